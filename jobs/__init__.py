@@ -1,0 +1,1 @@
+"""What people start: the winnow command, and YAML jobs that are promises."""

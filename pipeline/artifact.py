@@ -1,0 +1,125 @@
+"""A stage's folder in the store: one parquet per shard (00000.parquet …), small files, and `_done.json` last.
+
+A file that is there is right, for it was committed whole; `_done.json` says that all are there. The folder's name
+carries the fingerprint of everything that it was made from, so nothing has to be invalidated.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import StorageError
+
+DONE = "_done.json"
+_SUMMARY = b"winnow"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What one stage leaves in the store, by name; holding one does not mean that it is made already.
+
+    store: URL of the store. stage: its name. fingerprint: 8 hex digits over all that it is made from.
+    """
+
+    store: str
+    stage: str
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """Folder name, such as `embeddings-3fa2c17b`."""
+        return f"{self.stage}-{self.fingerprint}"
+
+    @property
+    def folder(self) -> str:
+        """URL of the folder."""
+        return storage.join(self.store, self.name)
+
+    def file(self, name: str) -> str:
+        """URL of a file in the folder."""
+        return storage.join(self.folder, name)
+
+    def shard(self, index: int) -> str:
+        """URL of the file of input shard `index`."""
+        return self.file(shard_name(index))
+
+    def present(self, suffix: str = ".parquet") -> set[int]:
+        """Indices of the shard files that are committed, by one list request."""
+        names = [storage.name_of(found.url) for found in storage.listing(self.folder)]
+        stems = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+        return {int(stem) for stem in stems if stem.isdigit()}
+
+    def read(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The table of shard `index`, these columns only; no other column's bytes are read."""
+        return read_table(self.shard(index), columns)
+
+    def write(self, index: int, table: pa.Table, summary: Mapping[str, object]) -> None:
+        """Commit the table of shard `index` with its summary (small JSON, such as counts) in the footer."""
+        write_table(self.shard(index), table, summary)
+
+    def summary(self, index: int) -> dict[str, object]:
+        """The summary that was committed with shard `index`; reads the footer only."""
+        return read_summary(self.shard(index))
+
+    def done(self) -> dict[str, object] | None:
+        """What `_done.json` says, None while the stage is not finished."""
+        url = self.file(DONE)
+        return read_json(url) if storage.exists(url) else None
+
+    def finish(self, report: Mapping[str, object]) -> None:
+        """Commit `_done.json`; call it after every other file."""
+        write_json(self.file(DONE), report)
+
+
+def shard_name(index: int, suffix: str = ".parquet") -> str:
+    """File name of shard `index`: five digits or more."""
+    return f"{index:05d}{suffix}"
+
+
+def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A parquet file's table; raises StorageError that names the file when it is not whole."""
+    with storage.open_read(url) as file:
+        try:
+            # fsspec reads ahead by itself; pre_buffer would fetch the columns that were not asked for
+            return pq.read_table(file, columns=None if columns is None else list(columns), pre_buffer=False)
+        except pa.ArrowException as error:
+            raise StorageError(f"{url} must be a whole parquet file: {error}; delete it to have it made anew") from error
+
+
+def write_table(url: str, table: pa.Table, summary: Mapping[str, object] | None = None) -> None:
+    """Commit a parquet file, with a small JSON summary in its footer when given."""
+    if summary is not None:
+        kept = table.schema.metadata or {}
+        table = table.replace_schema_metadata({**kept, _SUMMARY: _compact(summary)})
+    with storage.committing(url) as file:
+        # dictionaries and statistics of float vectors cost time and save nothing
+        flat = [field.name for field in table.schema if not pa.types.is_fixed_size_list(field.type)]
+        pq.write_table(table, file, compression="zstd", use_dictionary=False, write_statistics=flat)
+
+
+def read_summary(url: str) -> dict[str, object]:
+    """The JSON summary in a parquet file's footer, {} where there is none."""
+    with storage.open_read(url) as file:
+        try:
+            metadata = pq.read_schema(file).metadata or {}
+        except pa.ArrowException as error:
+            raise StorageError(f"{url} must be a whole parquet file: {error}; delete it to have it made anew") from error
+    return dict(json.loads(metadata.get(_SUMMARY, b"{}")))
+
+
+def read_json(url: str) -> dict[str, object]:
+    """A JSON object from a file."""
+    return dict(json.loads(storage.read_bytes(url)))
+
+
+def write_json(url: str, value: Mapping[str, object]) -> None:
+    """Commit a JSON object, indented for people."""
+    storage.write_bytes(url, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _compact(value: Mapping[str, object]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

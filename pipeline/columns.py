@@ -1,0 +1,36 @@
+"""Parquet columns as numpy arrays and back, without copying where the layouts agree; refuses nulls it was not told of."""
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import DataError
+
+
+def column(table: pa.Table, name: str, null: object = None) -> np.ndarray:
+    """A scalar column as an array (n,); nulls become `null`, and raise DataError when that is None."""
+    values = table[name]
+    if values.null_count:
+        if null is None:
+            raise DataError(f"column {name} must have no nulls here, but {values.null_count} came")
+        values = values.fill_null(null)
+    return np.asarray(values.to_numpy())
+
+
+def matrix(vectors: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A column of fixed-size lists as an array (n, d)."""
+    array = vectors.combine_chunks() if isinstance(vectors, pa.ChunkedArray) else vectors
+    width = array.type.list_size
+    flat = array.values.slice(array.offset * width, len(array) * width)
+    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(array), width)
+
+
+def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
+    """A column of fixed-size lists from an array (n, d)."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+
+
+def scattered(values: np.ndarray, rows: np.ndarray, length: int) -> pa.Array:
+    """A column of `length` rows that holds `values` (m,) at row numbers `rows` (m,) and null elsewhere."""
+    index = np.full(length, -1, np.int64)
+    index[rows] = np.arange(len(rows))
+    return pa.array(values).take(pa.array(index, mask=index < 0))

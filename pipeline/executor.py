@@ -1,0 +1,115 @@
+"""The contract of the executors: every item is done once, retried, and accounted for; refuses to lose one.
+
+An item is a shard, or a group of them. A task is a frozen dataclass: `open` makes what one worker needs once (a
+model, centroids), `run` does one item and commits its own file, returning only something small.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
+
+from pipeline.errors import AccountingError, JobError
+
+State = TypeVar("State")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+I_contra = TypeVar("I_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one worker takes: CPU cores, GPUs (fractions share one), and how often a failing item is tried again."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    retries: int = 2
+
+
+class Task(Protocol[State, I_contra, R_co]):
+    """Work on items that are independent of each other; must be picklable and without state of its own."""
+
+    def open(self) -> State:
+        """What a worker keeps between items; called once per worker."""
+        ...
+
+    def run(self, state: State, item: I_contra) -> R_co:
+        """Do one item. Running it again must give the same files and the same result."""
+        ...
+
+
+class Regroup(Protocol[I_contra, R_co]):
+    """Work that must see rows from many items together: scatter by part, decide, settle back by item.
+
+    No table passes through the driver. Every method must give the same tables when it is run again.
+    """
+
+    parts: int
+
+    def scatter(self, item: I_contra) -> Mapping[int, pa.Table]:
+        """Rows of one item for each part in [0, parts); a part without rows may be absent."""
+        ...
+
+    def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
+        """From all rows of a part (in order of item): rows for each item index that has any."""
+        ...
+
+    def settle(self, item: I_contra, tables: Sequence[pa.Table]) -> R_co:
+        """Commit one item's file from what the parts decided on it (in order of part)."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs tasks over items with a fixed number of workers; the answer never depends on which executor or how many."""
+
+    workers: int
+
+    def map(
+        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
+    ) -> Iterator[tuple[int, Result]]:
+        """(index of item, result) in any order, each exactly once.
+
+        An item that raises, or whose worker dies, is tried again `needs.retries` times. Raises FailedShards after
+        all others are done when some still fail.
+        """
+        ...
+
+    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
+        """Run a Regroup over all items; (index of item, result) in any order, each exactly once."""
+        ...
+
+    def close(self) -> None:
+        """End the workers that this executor started."""
+        ...
+
+
+def open_executor(kind: str, workers: int | None, address: str | None) -> Executor:
+    """The executor called `local` or `ray`; workers None means one per core.
+
+    address: of a running Ray cluster (`auto` for the one this machine belongs to); None starts a local one.
+    """
+    if kind == "local":
+        from pipeline.executor_local import LocalExecutor
+
+        if address:
+            raise JobError("--address names a Ray cluster, so it goes with --executor ray, not local")
+        return LocalExecutor(workers)
+    if kind == "ray":
+        # importing ray costs a second, which the local executor and its tests need not pay
+        from pipeline.executor_ray import RayExecutor
+
+        return RayExecutor(workers, address)
+    raise JobError(f"the executor must be 'local' or 'ray', but {kind!r} came")
+
+
+def describe(item: object) -> str:
+    """What an error message calls an item: its url where it has one."""
+    return str(getattr(item, "url", item))
+
+
+def check_once(label: str, done: Sequence[int], total: int) -> None:
+    """Raises AccountingError unless `done` is each index in [0, total) exactly once."""
+    if sorted(done) != list(range(total)):
+        raise AccountingError(f"{label}: each of {total} items must be done once, but {len(done)} results came")

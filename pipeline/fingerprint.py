@@ -1,0 +1,33 @@
+"""Names what a stage would compute: eight hex digits of its name, version, configuration and inputs."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+
+def fingerprint(value: object, digits: int = 8) -> str:
+    """First hex digits of the sha256 of the canonical JSON of `value`; 8 name a folder, 32 tell millions apart."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def canonical(value: object) -> object:
+    """Plain JSON of configuration: dataclasses become their class and fields, tuples become lists.
+
+    A field with metadata `fingerprint=False` (how to run, not what to compute) is left out; an object with a
+    `fingerprint` attribute (an artifact) stands as that. Raises TypeError for anything that has no canonical form.
+    """
+    known = getattr(value, "fingerprint", None)
+    if isinstance(known, str):
+        return known
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [f for f in dataclasses.fields(value) if f.metadata.get("fingerprint", True)]
+        return {"class": type(value).__name__, **{f.name: canonical(getattr(value, f.name)) for f in fields}}
+    if isinstance(value, Mapping):
+        return {str(key): canonical(item) for key, item in value.items()}
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if isinstance(value, Sequence):
+        return [canonical(item) for item in value]
+    raise TypeError(f"configuration is made of plain values, dataclasses and artifacts, but {type(value)} came")

@@ -1,0 +1,78 @@
+"""Says how far a stage is: one live line on a terminal, a plain line now and then in a log; writes no file."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_EVERY_S = 15.0
+
+
+class StageProgress:
+    """Counts items and rows of one stage; use as a context, call `advance` for each finished item.
+
+    total: items in all. ready: items that an earlier run finished. unit: what a row is called.
+    """
+
+    def __init__(self, label: str, total: int, ready: int = 0, stream: TextIO | None = None) -> None:
+        self._label, self._total, self._ready = label, total, ready
+        self._items = self._rows = 0
+        self._console = Console(file=stream or sys.stderr)
+        self._started = self._said = time.monotonic()
+        self._live: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._live.start()
+            self._live.add_task(self._label, total=self._total, completed=self._ready, rate="")
+        return self
+
+    def advance(self, rows: int = 0) -> None:
+        """One more item is done, with so many rows in it."""
+        self._items += 1
+        self._rows += rows
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], advance=1, rate=self._rate())
+        elif time.monotonic() - self._said > PLAIN_EVERY_S:
+            self._said = time.monotonic()
+            self._console.print(self._line(), highlight=False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._started, 1e-9)
+
+    def _rate(self) -> str:
+        return f"{self._rows / self._seconds():,.0f} samples/s" if self._rows else ""
+
+    def _line(self) -> str:
+        left = self._total - self._ready - self._items
+        eta = left * self._seconds() / self._items
+        rate = f", {self._rate()}" if self._rows else ""
+        return f"{self._label}: {self._ready + self._items} of {self._total} shards{rate}, {eta:,.0f} s left"

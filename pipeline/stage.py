@@ -1,0 +1,205 @@
+"""Runs stages in order, each into the artifact that its fingerprint names; what is done already is not done again.
+
+A stage is a frozen dataclass: its fields are its whole configuration and the artifacts that it reads. What only says
+how to run it (threads, devices) is marked `field(metadata={"fingerprint": False})`.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, cast
+
+from pipeline import storage
+from pipeline.artifact import DONE, Artifact, read_json, shard_name, write_json
+from pipeline.errors import AccountingError
+from pipeline.executor import Executor, Item, Needs, Result, State, Task
+from pipeline.fingerprint import canonical, fingerprint
+from pipeline.progress import StageProgress
+
+Summary = Mapping[str, object]
+
+PARTS = "_parts.json"
+
+
+class Stage(Protocol):
+    """One step from artifacts to an artifact."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+
+    def run(self, run: "Run", out: Artifact) -> Summary:
+        """Make every file of `out`; returns what `_done.json` shall say (counts, seconds, versions)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ShardItem:
+    """One input shard as an item of work: its number in the pool and its url."""
+
+    index: int
+    url: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage of a job shares.
+
+    shards: identity of each input shard, in the order of the pool. needs: what one worker takes by default.
+    """
+
+    store: str
+    executor: Executor
+    shards: tuple[storage.Identity, ...]
+    say: Callable[[str], None] = print
+
+    @property
+    def items(self) -> list[ShardItem]:
+        """Every input shard, in order."""
+        return [ShardItem(index, shard.url) for index, shard in enumerate(self.shards)]
+
+    def each(
+        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs | None = None
+    ) -> Iterator[tuple[int, Result]]:
+        """Executor.map with progress, and the check that every item came back exactly once."""
+        seen: set[int] = set()
+        with StageProgress(label, len(items)) as progress:
+            for index, result in self.executor.map(task, items, label, needs or Needs()):
+                progress.advance(_rows(result))
+                seen.add(index)
+                yield index, result
+        check_all(label, seen, len(items))
+
+    def fill(
+        self,
+        task: Task[State, ShardItem, Summary],
+        out: Artifact,
+        label: str,
+        needs: Needs | None = None,
+        items: Sequence[ShardItem] | None = None,
+        suffix: str = ".parquet",
+    ) -> list[Summary]:
+        """Run `task` for the shards whose file is not in `out` yet; the summaries of all, in order of shard.
+
+        The task commits `out.shard(item.index)` with its summary, so a shard that an earlier run finished costs one
+        read of its footer.
+        """
+        wanted = self.items if items is None else list(items)
+        present = out.present(suffix)
+        missing = [item for item in wanted if item.index not in present]
+        ready = [item for item in wanted if item.index in present]
+        summaries: dict[int, Summary] = {}
+        with StageProgress(label, len(wanted), len(ready)) as progress:
+            for position, found in self.executor.map(_Footer(out), ready, f"{label} (done before)", Needs()):
+                summaries[ready[position].index] = found
+            for position, made in self.executor.map(task, missing, label, needs or Needs()):
+                summaries[missing[position].index] = made
+                progress.advance(_rows(made))
+        check_all(label, {item.index for item in wanted} & set(summaries), len(wanted))
+        return [summaries[item.index] for item in wanted]
+
+
+@dataclass(frozen=True)
+class _Footer:
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> Summary:
+        return self.out.summary(item.index)
+
+
+def check_all(label: str, done: set[int], total: int) -> None:
+    """Raises AccountingError unless `total` items came back."""
+    if len(done) != total:
+        raise AccountingError(f"{label}: every one of {total} items must be accounted for, but {len(done)} came back")
+
+
+def total(summaries: Sequence[Summary], field: str) -> int:
+    """Sum of a count over per-shard summaries."""
+    return sum(cast(int, summary[field]) for summary in summaries)
+
+
+def artifact_of(stage: Stage, store: str) -> Artifact:
+    """The artifact that a stage makes in a store, by name; nothing is read or written."""
+    made_of = {"stage": stage.name, "version": stage.version, "config": canonical(stage)}
+    return Artifact(store, stage.name, fingerprint(made_of))
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What became of one stage: its artifact, its report, seconds now, and whether an earlier run had made it."""
+
+    stage: str
+    artifact: Artifact
+    report: Mapping[str, object]
+    seconds: float
+    reused: bool
+
+
+def execute(stage: Stage, run: Run) -> StepResult:
+    """Run a stage unless it is done; `_done.json` is written last."""
+    out = artifact_of(stage, run.store)
+    started = time.monotonic()
+    done = out.done()
+    if done is not None:
+        return StepResult(stage.name, out, done, time.monotonic() - started, reused=True)
+    report = stage.run(run, out)
+    seconds = round(time.monotonic() - started, 3)
+    out.finish({**report, "seconds": seconds, "stage": stage.name, "version": stage.version, "config": _plain(stage)})
+    return StepResult(stage.name, out, {**report, "seconds": seconds}, seconds, reused=False)
+
+
+def adopt(out: Artifact, recipe: str, parts: Sequence[str]) -> int:
+    """Copy into `out` the shard files that an artifact of the same recipe holds for the same input shards.
+
+    recipe: fingerprint of the stage without its input shards. parts: fingerprint of each input shard, in order.
+    Writes `_parts.json` so that later artifacts can adopt from this one. Returns how many files were copied: after
+    one changed or added shard, all others.
+    """
+    present = out.present()
+    wanted = {part: index for index, part in enumerate(parts) if index not in present}
+    copied = 0
+    for folder in storage.folders(out.store):
+        stage, _, mark = folder.rpartition("-")
+        if not wanted or stage != out.stage or mark == out.fingerprint:
+            continue
+        other = Artifact(out.store, stage, mark)
+        if not storage.exists(other.file(PARTS)):
+            continue
+        known = read_json(other.file(PARTS))
+        held = other.present()
+        for index, part in enumerate(cast(list[str], known["parts"]) if known["recipe"] == recipe else []):
+            if part in wanted and index in held:
+                _copy_shard(other, index, out, wanted.pop(part))
+                copied += 1
+    write_json(out.file(PARTS), {"recipe": recipe, "parts": list(parts)})
+    return copied
+
+
+def _copy_shard(source: Artifact, index: int, target: Artifact, position: int) -> None:
+    rejects = source.file(f"rejects/{shard_name(index)}")
+    if storage.exists(rejects):
+        storage.copy(rejects, target.file(f"rejects/{shard_name(position)}"))
+    storage.copy(source.shard(index), target.shard(position))
+
+
+def state_of(out: Artifact, shards: int) -> str:
+    """`done`, `12 of 40 shards`, or `to do`: for people."""
+    if storage.exists(out.file(DONE)):
+        return "done"
+    ready = len(out.present())
+    return f"{ready} of {shards} shards" if ready else "to do"
+
+
+def _plain(stage: Stage) -> object:
+    """A stage's configuration with artifacts by name, for people who read `_done.json`."""
+    fields = dataclasses.fields(cast(object, stage))  # type: ignore[arg-type]  # every stage is a dataclass
+    values = {field.name: getattr(stage, field.name) for field in fields}
+    return {name: v.name if isinstance(v, Artifact) else canonical(v) for name, v in values.items()}
+
+
+def _rows(result: object) -> int:
+    rows = result.get("rows", 0) if isinstance(result, Mapping) else 0
+    return rows if isinstance(rows, int) else 0

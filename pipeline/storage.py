@@ -1,0 +1,250 @@
+"""Files and objects by URL (local, memory, s3, gs …), the one home of fsspec; refuses to leave half a file behind.
+
+Every write goes through `committing`: the bytes appear under their final name whole, or not at all. Credentials
+come from the environment that fsspec's back ends read; no URL, log or artifact carries them.
+"""
+
+import glob as globbing
+import mmap
+import os
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import fsspec
+from braceexpand import braceexpand
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import PoolError, StorageError
+
+
+@dataclass(frozen=True, order=True)
+class Identity:
+    """What a file was when it was listed: a change of any field means other content.
+
+    size: bytes. stamp: the store's etag where it has one, else the time of last modification.
+    """
+
+    url: str
+    size: int
+    stamp: str
+
+
+def join(url: str, *parts: str) -> str:
+    """The URL of something below `url`."""
+    return "/".join([url.rstrip("/"), *parts])
+
+
+def name_of(url: str) -> str:
+    """The last part of a URL."""
+    return url.rstrip("/").rsplit("/", 1)[-1]
+
+
+def parent_of(url: str) -> str:
+    """The folder that a URL lies in; "." for a bare file name."""
+    head, _, _ = url.rstrip("/").rpartition("/")
+    return head or ("/" if url.startswith("/") else ".")
+
+
+def sibling(url: str, name: str) -> str:
+    """The URL of `name` in the same folder as `url`."""
+    return join(parent_of(url), name)
+
+
+def is_shared(url: str) -> bool:
+    """False for storage that only this process can see (`memory://`)."""
+    return not url.startswith("memory://")
+
+
+def open_read(url: str) -> BinaryIO:
+    """A seekable binary file; raises StorageError where there is none."""
+    filesystem, path = _resolve(url)
+    try:
+        return cast(BinaryIO, filesystem.open(path, "rb"))
+    except OSError as error:
+        raise _unreadable(url, error) from error
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole content; raises StorageError where there is none."""
+    with open_read(url) as file:
+        return file.read()
+
+
+@contextmanager
+def local_view(url: str) -> Iterator[memoryview]:
+    """The whole file as one read-only memoryview: mapped when local, else fetched into memory once."""
+    filesystem, path = _resolve(url)
+    if isinstance(filesystem, LocalFileSystem) and os.path.isfile(path) and os.path.getsize(path):
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            view = memoryview(mapped)
+            try:
+                yield view
+            finally:
+                _release(view)
+    else:
+        yield memoryview(read_bytes(url))
+
+
+def _release(view: memoryview) -> None:
+    try:
+        view.release()
+    except BufferError as error:  # slices outlive the mapping: closing it would crash their readers
+        raise StorageError("a shard's bytes may be used only while its view is open; copy what must stay") from error
+
+
+@contextmanager
+def committing(url: str) -> Iterator[BinaryIO]:
+    """Write a file that appears under `url` whole when the block ends, and not at all when it raises.
+
+    Local: a temporary name in the same folder, fsync, rename. Object stores: one upload, completed at the end.
+    Two writers of one URL never mix: the last to finish wins with a whole file.
+    """
+    filesystem, path = _resolve(url)
+    try:
+        if isinstance(filesystem, LocalFileSystem):
+            with _committing_local(Path(path)) as file:
+                yield file
+        else:
+            with _committing_remote(filesystem, path) as file:
+                yield file
+    except OSError as error:
+        raise StorageError(f"cannot write {url}: {error}; nothing was left under that name") from error
+
+
+@contextmanager
+def _committing_local(path: Path) -> Iterator[BinaryIO]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _committing_remote(filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[BinaryIO]:
+    # spooled first, then one upload: a streamed upload that fails half way may leave a short object behind
+    with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
+        spool = Path(folder, "upload")
+        with open(spool, "wb") as file:
+            yield file
+        filesystem.put_file(str(spool), path)
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Commit `data` under `url`, whole or not at all."""
+    with committing(url) as file:
+        file.write(data)
+
+
+def copy(source: str, target: str) -> None:
+    """Commit a copy of one file of this store under another name."""
+    with open_read(source) as reader, committing(target) as writer:
+        while block := reader.read(1 << 22):
+            writer.write(block)
+
+
+def exists(url: str) -> bool:
+    """True where a file or folder is."""
+    filesystem, path = _resolve(url)
+    return bool(filesystem.exists(path))
+
+
+def listing(url: str) -> list[Identity]:
+    """The files directly in a folder, sorted by URL, by one list request; [] where there is no such folder."""
+    filesystem, path = _resolve(url)
+    try:
+        infos = filesystem.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found = [_identity(join(url, name_of(info["name"])), info) for info in infos if info["type"] == "file"]
+    return sorted(identity for identity in found if not name_of(identity.url).startswith("."))
+
+
+def folders(url: str) -> list[str]:
+    """Names of the folders directly in a folder, sorted; [] where there is none."""
+    filesystem, path = _resolve(url)
+    try:
+        infos = filesystem.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name_of(info["name"]) for info in infos if info["type"] == "directory")
+
+
+def expand(patterns: Iterable[str]) -> list[str]:
+    """URLs of a pool from globs, braces, plain URLs and `.txt` lists of URLs, in their order; globs come sorted.
+
+    Raises PoolError for a pattern that matches nothing and for a file that is named twice.
+    """
+    urls: list[str] = []
+    for pattern in patterns:
+        if pattern.endswith(".txt"):
+            lines = read_bytes(pattern).decode().splitlines()
+            urls += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+            continue
+        for braced in braceexpand(pattern):
+            urls += _glob(braced) if globbing.has_magic(braced) else [braced]
+    repeated = {url for url in urls if urls.count(url) > 1} if len(set(urls)) < len(urls) else set()
+    if repeated:
+        raise PoolError(f"a shard may be in a pool once, but {sorted(repeated)[0]} is named more often")
+    return urls
+
+
+def _glob(pattern: str) -> list[str]:
+    filesystem, path = _resolve(pattern)
+    found = sorted(filesystem.glob(path))
+    if not found:
+        raise PoolError(f"a pool pattern must match at least one file, but nothing matches {pattern}")
+    prefix = pattern.split("://")[0] + "://" if "://" in pattern else ""
+    return [prefix + name.lstrip("/") if prefix and prefix != "file://" else name for name in found]
+
+
+def identify(urls: Iterable[str]) -> list[Identity]:
+    """The identity of each URL, in order; one list request per folder, not per file.
+
+    Raises PoolError that names the files which are not there.
+    """
+    wanted = list(urls)
+    known = {
+        (parent, name_of(found.url)): found
+        for parent in sorted({parent_of(url) for url in wanted})
+        for found in listing(parent)
+    }
+    missing = [url for url in wanted if (parent_of(url), name_of(url)) not in known]
+    if missing:
+        raise PoolError(
+            f"every shard of a pool must be there, but {len(missing)} of {len(wanted)} are not, first {missing[0]}"
+        )
+    return [
+        Identity(url, known[parent_of(url), name_of(url)].size, known[parent_of(url), name_of(url)].stamp)
+        for url in wanted
+    ]
+
+
+def _identity(url: str, info: dict[str, object]) -> Identity:
+    for field in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated", "created"):
+        if info.get(field):
+            return Identity(url, int(cast(int, info["size"])), str(info[field]).strip('"'))
+    raise StorageError(f"{url}: the store gives neither an etag nor a time, so a change could not be seen")
+
+
+def _resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    # listings are never cached: a run must see what another process committed a moment ago
+    filesystem, path = url_to_fs(url, use_listings_cache=False)
+    return filesystem, cast(str, path)
+
+
+def _unreadable(url: str, error: OSError) -> StorageError:
+    reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+    return StorageError(f"cannot read {url}: {reason}")

@@ -1,0 +1,72 @@
+"""128-bit sample names: 32 hex digits on paper, `u8,u8` pairs in memory, 16 big-endian bytes in parquet.
+
+The pair (high, low) is the DataComp subset format; structured arrays of it sort in the order of the hex text.
+"""
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+UID = np.dtype("u8,u8")
+"""numpy dtype of a uid: fields f0 (high 64 bits) and f1 (low 64 bits)."""
+
+UID_ARROW = pa.binary(16)
+"""parquet type of a uid: 16 big-endian bytes."""
+
+
+def content_hash(*parts: bytes | memoryview) -> bytes:
+    """xxh3-128 of the concatenated parts, 16 big-endian bytes."""
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def uids_from_bytes(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Array of dtype UID from a column of 16-byte binaries; no nulls allowed."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if len(array) == 0:
+        return np.empty(0, UID)
+    raw = np.frombuffer(array.buffers()[1], np.uint8)[16 * array.offset : 16 * (array.offset + len(array))]
+    pairs = raw.view(">u8").reshape(-1, 2)
+    return uids_from_pairs(pairs[:, 0], pairs[:, 1])
+
+
+def uids_from_pairs(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Array of dtype UID from its high and low 64-bit halves."""
+    uids = np.empty(len(high), UID)
+    uids["f0"] = high
+    uids["f1"] = low
+    return uids
+
+
+def uids_to_bytes(uids: np.ndarray) -> pa.Array:
+    """Parquet column of 16-byte binaries from an array of dtype UID."""
+    return pa.FixedSizeBinaryArray.from_buffers(UID_ARROW, len(uids), [None, pa.py_buffer(_big_endian(uids))])
+
+
+def uids_to_hex(uids: np.ndarray) -> list[str]:
+    """32 hex digits of each uid."""
+    text = _big_endian(uids).hex()
+    return [text[i : i + 32] for i in range(0, len(text), 32)]
+
+
+def uids_from_hex(texts: list[str]) -> np.ndarray:
+    """Array of dtype UID from 32-digit hex texts; ValueError names the first that is not one."""
+    for text in texts:
+        if not is_uid_hex(text):
+            raise ValueError(f"a uid is 32 hex digits, but {text!r} came")
+    raw = np.frombuffer(bytes.fromhex("".join(texts)), ">u8").reshape(-1, 2)
+    return uids_from_pairs(raw[:, 0], raw[:, 1])
+
+
+def is_uid_hex(text: object) -> bool:
+    """True for a string of exactly 32 hex digits."""
+    return isinstance(text, str) and len(text) == 32 and all(c in "0123456789abcdefABCDEF" for c in text)
+
+
+def _big_endian(uids: np.ndarray) -> bytes:
+    pairs = np.empty((len(uids), 2), ">u8")
+    pairs[:, 0] = uids["f0"]
+    pairs[:, 1] = uids["f1"]
+    return pairs.tobytes()

@@ -1,0 +1,1 @@
+"""The path a sample takes, one file per artifact: pool, embeddings, cuts, manifest, shards."""
