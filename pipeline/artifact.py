@@ -47,6 +47,10 @@ class Artifact:
         """URL of the file of input shard `index`."""
         return self.file(shard_name(index))
 
+    def columns(self, index: int) -> list[str]:
+        """Column names of the table of shard `index`; reads the footer only."""
+        return list(_schema(self.shard(index)).names)
+
     def present(self, suffix: str = ".parquet") -> set[int]:
         """Indices of the shard files that are committed, by one list request."""
         names = [storage.name_of(found.url) for found in storage.listing(self.folder)]
@@ -87,7 +91,7 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
             # fsspec reads ahead by itself; pre_buffer would fetch the columns that were not asked for
             return pq.read_table(file, columns=None if columns is None else list(columns), pre_buffer=False)
         except pa.ArrowException as error:
-            raise StorageError(f"{url} must be a whole parquet file: {error}; delete it to have it made anew") from error
+            raise _torn(url, error) from error
 
 
 def write_table(url: str, table: pa.Table, summary: Mapping[str, object] | None = None) -> None:
@@ -103,12 +107,20 @@ def write_table(url: str, table: pa.Table, summary: Mapping[str, object] | None 
 
 def read_summary(url: str) -> dict[str, object]:
     """The JSON summary in a parquet file's footer, {} where there is none."""
+    metadata = _schema(url).metadata or {}
+    return dict(json.loads(metadata.get(_SUMMARY, b"{}")))
+
+
+def _schema(url: str) -> pa.Schema:
     with storage.open_read(url) as file:
         try:
-            metadata = pq.read_schema(file).metadata or {}
+            return pq.read_schema(file)
         except pa.ArrowException as error:
-            raise StorageError(f"{url} must be a whole parquet file: {error}; delete it to have it made anew") from error
-    return dict(json.loads(metadata.get(_SUMMARY, b"{}")))
+            raise _torn(url, error) from error
+
+
+def _torn(url: str, error: Exception) -> StorageError:
+    return StorageError(f"{url} must be a whole parquet file: {error}; delete it to have it made anew")
 
 
 def read_json(url: str) -> dict[str, object]:

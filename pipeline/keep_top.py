@@ -81,7 +81,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rows have each next digit: cell int64 (m,) = group * 65536 + digit, ascending; count int64 (m,)."""
+    """Rows by next digit: cell int64 (m,) = group * 65536 + digit, ascending; count int64 (m,)."""
 
     cell: Int64[np.ndarray, "m"]
     count: Int64[np.ndarray, "m"]
@@ -89,7 +89,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rows that share their group's boundary prefix: group int64 (m,), key (m,) of dtype KEY; in any order."""
+    """Rows that share their group's boundary prefix, in any order: group int64 (m,), key (m,) of KEY."""
 
     group: Int64[np.ndarray, "m"]
     key: Shaped[np.ndarray, "m"]
@@ -112,7 +112,7 @@ class Pass:
     gather: bool
 
     def scan(self, rows: Rows) -> Partial:
-        """What one shard adds to this pass. Raises DataError for a group that has no quota. Cost O(n log n)."""
+        """What one shard adds to this pass, O(n log n). Raises DataError for a group without a quota."""
         _check_groups(rows, len(self.live))
         depth = self.prefix.shape[1]
         at = np.flatnonzero(rows.group >= 0)
@@ -150,7 +150,7 @@ class Selection:
 
     quota: int64 (groups,), rows to keep in each group, >= 0; more than a group has means all of it.
     candidate_limit: rows that may be gathered into this process at once (52 bytes each).
-    Raises DataError for a negative quota, and from `absorb` where rows differ between passes or share a place.
+    Raises DataError for a negative quota, and while passes run for rows that change or share a place.
     """
 
     def __init__(self, quota: Int64[np.ndarray, "groups"], candidate_limit: int = 1_000_000) -> None:
@@ -169,7 +169,7 @@ class Selection:
         """The reading that is needed next; None when every group is settled."""
         if not self._live.any():
             return None
-        gather = 0 < self._depth and self._inside[self._live].sum() <= self._limit
+        gather = self._depth > 0 and self._inside[self._live].sum() <= self._limit
         if self._depth == _DIGITS and not gather:
             raise _same_place(int(np.flatnonzero(self._live)[0]))
         return Pass(self._live.copy(), self._bound[:, : self._depth].copy(), bool(gather))
@@ -179,16 +179,16 @@ class Selection:
         merged = _merge_bounded(partials)
         if merged is None:  # a pool of no shards
             merged = Counts(np.empty(0, np.int64), np.empty(0, np.int64))
-        rows_in = merged.cell >> 16 if isinstance(merged, Counts) else merged.group
-        weight = merged.count if isinstance(merged, Counts) else np.ones(len(rows_in), np.int64)
-        seen = _sum_by(rows_in, weight, len(self._live))
+        groups = merged.cell >> 16 if isinstance(merged, Counts) else merged.group
+        weight = merged.count if isinstance(merged, Counts) else np.ones(len(groups), np.int64)
+        seen = _sum_by(groups, weight, len(self._live))
         if self._depth == 0:
             self._size = seen
         elif (changed := np.flatnonzero(self._live & (seen != self._inside))).size:
             g = changed[0]
             raise DataError(
-                f"every pass must see the same rows, but group {g} had {self._inside[g]} rows at its boundary "
-                f"and now {seen[g]}; pass all shards each time, each once, and do not change them meanwhile"
+                f"every pass must see the same rows, but group {g} had {self._inside[g]} rows at its "
+                f"boundary and now {seen[g]}; pass all shards each time, each once, unchanged"
             )
         if isinstance(merged, Counts):
             self._descend(merged)
@@ -198,7 +198,9 @@ class Selection:
     def thresholds(self) -> Thresholds:
         """The exact thresholds; DataError while a pass is still to be done."""
         if self._live.any():
-            raise DataError("thresholds need every pass absorbed, but a pass is left; loop until next_pass is None")
+            raise DataError(
+                "thresholds need every pass absorbed, but a pass is left; loop until next_pass is None"
+            )
         bound = self._bound.astype(">u2").view(KEY).reshape(-1)
         return Thresholds(bound, np.minimum(self._quota, self._size), self._size)
 
@@ -212,7 +214,7 @@ class Selection:
         at = np.flatnonzero((before < self._left[group]) & (self._left[group] <= within))
         g = group[at]
         self._bound[g, self._depth] = counts.cell[at] & 0xFFFF
-        # no such bin: the group is smaller than its quota. Quota met at a bin's end: the later digits stay ones.
+        # no such bin: the group is smaller than its quota. Quota met at a bin's end: later digits stay ones.
         self._live = np.zeros_like(self._live)
         self._live[g] = within[at] > self._left[g]
         self._left[g] -= before[at]
@@ -241,7 +243,8 @@ def merge(partials: Sequence[Partial]) -> Partial:
     found = [p for p in partials if isinstance(p, Candidates)]
     if bool(counts) == bool(found):
         raise DataError(
-            f"merge takes results of one pass, but {len(counts)} of counting and {len(found)} of gathering came"
+            f"merge takes results of one pass, but {len(counts)} Counts and {len(found)} Candidates came; "
+            f"merge each pass by itself"
         )
     if found:
         return Candidates(np.concatenate([p.group for p in found]), np.concatenate([p.key for p in found]))
@@ -314,13 +317,13 @@ def _sum_by(index: np.ndarray, weight: np.ndarray, length: int) -> np.ndarray:
 def _check_groups(rows: Rows, groups: int) -> None:
     if len(rows.group) and rows.group.max() >= groups:
         raise DataError(
-            f"every group must have a quota, but group {rows.group.max()} came in shard {rows.shard} and there "
-            f"are {groups} quotas; give the quota one entry a group"
+            f"every group must have a quota, but group {rows.group.max()} came in shard {rows.shard} and "
+            f"there are {groups} quotas; give the quota one entry a group"
         )
 
 
 def _same_place(group: int) -> DataError:
     return DataError(
-        f"every row must have its own place, but two rows of group {group} have the same value, uid, shard and "
-        f"row; pass each shard once, with its own index"
+        f"every row must have its own place, but two rows of group {group} have the same value, uid, "
+        f"shard and row; pass each shard once, with its own index"
     )

@@ -76,16 +76,13 @@ class Run:
         out: Artifact,
         label: str,
         needs: Needs | None = None,
-        items: Sequence[ShardItem] | None = None,
-        suffix: str = ".parquet",
     ) -> list[Summary]:
         """Run `task` for the shards whose file is not in `out` yet; the summaries of all, in order of shard.
 
         The task commits `out.shard(item.index)` with its summary, so a shard that an earlier run finished costs one
         read of its footer.
         """
-        wanted = self.items if items is None else list(items)
-        present = out.present(suffix)
+        wanted, present = self.items, out.present()
         missing = [item for item in wanted if item.index not in present]
         ready = [item for item in wanted if item.index in present]
         summaries: dict[int, Summary] = {}
@@ -97,6 +94,12 @@ class Run:
                 progress.advance(_rows(made))
         check_all(label, {item.index for item in wanted} & set(summaries), len(wanted))
         return [summaries[item.index] for item in wanted]
+
+
+    def summaries(self, made: Artifact) -> list[Summary]:
+        """The summaries of a finished artifact's shards, in order; footers only."""
+        found = dict(self.executor.map(_Footer(made), self.items, made.name, Needs()))
+        return [found[index] for index in range(len(self.items))]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,22 @@
+"""Image-text pairs to unit vectors: the one home of torch, open_clip, timm and PIL; writes nothing itself.
+
+The configuration is imported at once and without torch, so that reading a job stays quick;
+`Bank` and `EncodedBatch`, which need torch, are imported when first asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+from stages.encoders.config import Encoding, OpenClip, Timm, provenance
+
+if TYPE_CHECKING:
+    from stages.encoders.bank import Bank, EncodedBatch
+
+__all__ = ["Bank", "EncodedBatch", "Encoding", "OpenClip", "Timm", "provenance"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in ("Bank", "EncodedBatch"):
+        raise AttributeError(f"stages.encoders has no {name!r}")
+    from stages.encoders import bank
+
+    return getattr(bank, name)

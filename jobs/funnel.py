@@ -1,0 +1,75 @@
+"""Shows what a job came to: the funnel of counts, and the command that trains on what is left; writes no file."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import cast
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.run import Result
+from pipeline import storage
+from stages.encoders import OpenClip
+from stages.manifest import UIDS
+
+
+def show(result: Result, console: Console) -> None:
+    """Print the funnel, where the results lie, and the ready training command."""
+    console.print(funnel_table(result.counts))
+    console.print(f"manifest  {result.path.manifest.folder}", highlight=False)
+    console.print(f"uids      {result.path.manifest.file(UIDS)}", highlight=False)
+    if result.path.shards is not None:
+        console.print(f"shards    {result.path.shards.folder}", highlight=False)
+        console.print("\ntrain on them:", highlight=False)
+        console.print(training_command(result), soft_wrap=True, highlight=False, markup=False)
+
+
+def funnel_table(counts: Mapping[str, object]) -> Table:
+    """One row per way out of the pool, in order, with what was still in after it."""
+    pool = left = cast(int, counts["pool"])
+    table = Table("", "samples", "of the pool", "still in")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("pool", f"{pool:,}", "100.0 %", f"{pool:,}")
+    rejected = cast(Mapping[str, int], counts["rejected"])
+    dropped = cast(Mapping[str, int], counts["dropped"])
+    for name, count in [*((f"rejected: {k}", n) for k, n in rejected.items()), *dropped.items()]:
+        left -= count
+        table.add_row(name, f"-{count:,}", _share(count, pool), f"{left:,}")
+    table.add_section()
+    kept = cast(int, counts["kept"])
+    table.add_row("kept", f"{kept:,}", _share(kept, pool), f"{kept:,}", style="bold")
+    return table
+
+
+def training_command(result: Result) -> str:
+    """The open_clip_train command line for the shards; the model is that of the job's first CLIP encoder."""
+    shards = result.path.shards
+    if shards is None:
+        return ""
+    report = dict(result.steps)["shards"].report
+    count, samples = cast(int, report["shards"]), cast(int, report["samples"])
+    names = f"{{00000..{count - 1:05d}}}.tar" if count > 1 else "00000.tar"
+    model = next((e.model for e in result.job.embeddings.values() if isinstance(e, OpenClip)), "ViT-B-32")
+    if model.endswith(".json"):
+        model = "ViT-B-32"
+    words = ["python", "-m", "open_clip_train.main", "--dataset-type", "webdataset"]
+    words += ["--train-data", storage.join(shards.folder, names), "--train-num-samples", str(samples)]
+    return shlex.join([*words, "--model", model, "--batch-size", "256", "--workers", str(min(count, 8))])
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def status_table(store: str) -> Table:
+    """One row per finished job of a store."""
+    table = Table("job", "pool", "kept", "dropped", "rejected", "seconds")
+    for found in storage.listing(storage.join(store, "jobs")):
+        record = json.loads(storage.read_bytes(found.url))
+        counts = record["counts"]
+        dropped, rejected = (sum(counts[name].values()) for name in ("dropped", "rejected"))
+        numbers = [counts["pool"], counts["kept"], dropped, rejected, round(sum(record["seconds"].values()))]
+        table.add_row(record["name"], *[f"{number:,}" for number in numbers])
+    return table

@@ -1,0 +1,235 @@
+"""Reads a job file into its parts; refuses unknown keys with the nearest known name, and values of the wrong kind."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline import storage
+from pipeline.errors import JobError
+from pipeline.executor import Needs
+from stages.cut import Cut
+from stages.encoders import Encoding, OpenClip, Timm
+from stages.formats import FORMATS, Reader, VectorReader
+from stages.policy import CUTS
+from stages.pool import Pool
+
+_KEYS = ("name", "store", "pool", "embeddings", "encoding", "policy", "shards", "resources")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """samples_per_shard: samples in every output tar but the last."""
+
+    samples_per_shard: int = 10_000
+
+
+@dataclass(frozen=True)
+class Resources:
+    """workers: how many (all cores or GPUs when None). cpus, gpus: what one worker takes while it embeds.
+
+    retries: how often a failing shard is tried again.
+    """
+
+    workers: int | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+    retries: int = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what to read, how to embed it, what to keep, where to leave it.
+
+    resolved: the whole job as plain values, defaults filled in; stored with the result.
+    """
+
+    name: str
+    store: str
+    pool: Pool
+    embeddings: Mapping[str, OpenClip | Timm]
+    encoding: Encoding
+    policy: tuple[Cut, ...]
+    shards: ShardOptions | None
+    resources: Resources
+    resolved: Mapping[str, object]
+
+    @property
+    def needs(self) -> Needs:
+        """What one worker takes while it embeds."""
+        return Needs(self.resources.cpus, self.resources.gpus, self.resources.retries)
+
+
+def load(path: str, changes: Sequence[str] = ()) -> Job:
+    """The job in a YAML file, with `path.to.key=value` changes applied; raises JobError for anything it does not know."""
+    try:
+        values = yaml.safe_load(storage.read_bytes(path))
+    except yaml.YAMLError as error:
+        raise JobError(f"{path} must be YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise JobError(f"{path} must be a mapping with {', '.join(_KEYS)}, but it holds {type(values).__name__}")
+    for change in changes:
+        _change(values, change)
+    return parse(values)
+
+
+def parse(values: Mapping[str, object]) -> Job:
+    """The job of plain values, as a YAML file holds them."""
+    _known_keys("the job", values, _KEYS)
+    for key in ("name", "store", "pool"):
+        if not values.get(key):
+            raise JobError(f"a job must have {key}")
+    pool = _pool(_mapping("pool", values["pool"]))
+    embeddings = {
+        name: _encoder(name, _mapping(f"embeddings.{name}", options))
+        for name, options in _mapping("embeddings", values.get("embeddings") or {}).items()
+    }
+    policy = tuple(_cut(number, entry) for number, entry in enumerate(_list("policy", values.get("policy") or [])))
+    shards = values.get("shards")
+    job = Job(
+        name=str(values["name"]),
+        store=str(values["store"]).rstrip("/"),
+        pool=pool,
+        embeddings=embeddings,
+        encoding=_options(Encoding, "encoding", _mapping("encoding", values.get("encoding") or {})),
+        policy=policy,
+        shards=None if shards is None else _options(ShardOptions, "shards", _mapping("shards", shards)),
+        resources=_options(Resources, "resources", _mapping("resources", values.get("resources") or {})),
+        resolved={},
+    )
+    _check(job)
+    return dataclasses.replace(job, resolved=_resolved(job))
+
+
+def _check(job: Job) -> None:
+    vectors = isinstance(job.pool.reader, VectorReader)
+    names = job.pool.reader.encoders() if isinstance(job.pool.reader, VectorReader) else tuple(job.embeddings)
+    if vectors and job.embeddings:
+        raise JobError(f"this pool brings its vectors ({', '.join(names)}), so the job must not have embeddings")
+    if vectors and job.shards is not None:
+        raise JobError("this pool has no images, so no shards can be written: leave shards out and use uids.npy")
+    if not names:
+        raise JobError("a pool of images needs at least one encoder under embeddings")
+    for cut in job.policy:
+        by = getattr(cut, "by", None)
+        if by is not None and by not in names:
+            raise JobError(f"{cut.kind}.by must be an encoder of the job ({', '.join(names)}), but {by!r} came")
+    if job.shards is not None and job.shards.samples_per_shard < 1:
+        raise JobError(f"shards.samples_per_shard must be at least 1, but {job.shards.samples_per_shard} came")
+
+
+def _pool(values: Mapping[str, object]) -> Pool:
+    shards = values.get("shards")
+    patterns = (shards,) if isinstance(shards, str) else tuple(cast(Sequence[str], shards or ()))
+    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise JobError(f"pool.shards must be a pattern or a list of them, but {shards!r} came")
+    kind = values.get("format") or ("webdataset" if patterns[0].endswith(".tar") else "parquet")
+    if kind not in FORMATS:
+        raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, but {kind!r} came{_nearest(str(kind), FORMATS)}")
+    options = {key: value for key, value in values.items() if key not in ("shards", "format")}
+    return Pool(patterns, cast(Reader, _options(FORMATS[str(kind)], "pool", options)))
+
+
+def _encoder(name: str, values: Mapping[str, object]) -> OpenClip | Timm:
+    if "." in name:
+        raise JobError(f"an encoder's name must have no dot, but {name!r} came")
+    kind = Timm if "timm" in values else OpenClip
+    return _options(kind, f"embeddings.{name}", values)
+
+
+def _cut(number: int, entry: object) -> Cut:
+    values = _mapping(f"policy.{number}", entry)
+    if len(values) != 1:
+        raise JobError(f"policy.{number} must be one cut, such as rules: {{min_words: 3}}, but {list(values)} came")
+    [(kind, options)] = values.items()
+    if kind not in CUTS:
+        raise JobError(f"policy.{number} must be one of {', '.join(CUTS)}, but {kind!r} came{_nearest(kind, CUTS)}")
+    return cast(Cut, _options(CUTS[kind], f"policy.{number}.{kind}", _mapping(f"policy.{number}.{kind}", options or {})))
+
+
+def _options(kind: type[_T], where: str, values: Mapping[str, object]) -> _T:
+    """A dataclass of plain values; raises JobError for unknown keys and wrong types."""
+    described = getattr(kind, "__pydantic_fields__", {})
+    names = [field.name for field in dataclasses.fields(cast(Any, kind))]
+    _known_keys(where, values, [getattr(described.get(name), "alias", None) or name for name in names])
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join([where, *[str(part) for part in problem["loc"]]])
+        raise JobError(f"{place}: {problem['msg'].removeprefix('Value error, ')}, but {problem['input']!r} came") from error
+
+
+def _known_keys(where: str, values: Mapping[str, object], known: Sequence[str] | Mapping[str, object]) -> None:
+    for key in values:
+        if key not in known:
+            raise JobError(f"{where} has no key {key!r}{_nearest(str(key), known)}; it has {', '.join(known)}")
+
+
+def _nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _mapping(where: str, value: object) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise JobError(f"{where} must be a mapping, but {value!r} came")
+    return value
+
+
+def _list(where: str, value: object) -> Sequence[object]:
+    if not isinstance(value, list | tuple):
+        raise JobError(f"{where} must be a list, but {value!r} came")
+    return value
+
+
+def _change(values: dict[str, Any], change: str) -> None:
+    """Apply one `path.to.key=value`; list entries go by number, values are YAML."""
+    path, separator, text = change.partition("=")
+    if not separator:
+        raise JobError(f"a change must be path=value, but {change!r} came")
+    *parents, last = path.split(".")
+    place: Any = values
+    for part in parents:
+        place = _step(place, part, path)
+    value = yaml.safe_load(text)
+    if isinstance(place, list):
+        _step(place, last, path)
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise JobError(f"--set {path}: {last!r} must be inside a mapping or list of the job")
+
+
+def _step(place: Any, part: str, path: str) -> Any:
+    if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+        return place[int(part)]
+    if isinstance(place, dict):
+        return place.setdefault(part, {})
+    raise JobError(f"--set {path}: there is no {part!r} in the job at that place")
+
+
+def _resolved(job: Job) -> Mapping[str, object]:
+    """The whole job as plain values, every default written out."""
+    kinds = {kind: name for name, kind in FORMATS.items()}
+    return {
+        "name": job.name,
+        "store": job.store,
+        "pool": {"shards": list(job.pool.shards), "format": kinds[type(job.pool.reader)], **_plain(job.pool.reader)},
+        "embeddings": {name: _plain(encoder) for name, encoder in job.embeddings.items()},
+        "encoding": _plain(job.encoding),
+        "policy": [{cut.kind: _plain(cut)} for cut in job.policy],
+        "shards": None if job.shards is None else _plain(job.shards),
+        "resources": _plain(job.resources),
+    }
+
+
+def _plain(value: object) -> dict[str, object]:
+    adapter: TypeAdapter[object] = TypeAdapter(type(value))
+    return cast(dict[str, object], adapter.dump_python(value, mode="json", by_alias=True))

@@ -1,0 +1,114 @@
+"""Runs a job from end to end and leaves `jobs/<name>.json`: artifacts used, counts, seconds, the resolved job."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import cast
+
+from pipeline import storage
+from pipeline.artifact import Artifact, write_json
+from pipeline.errors import AccountingError, JobError
+from pipeline.executor import Executor
+from pipeline.stage import Run, StepResult, artifact_of, execute, state_of
+from jobs.job import Job
+from stages.policy import Path, lay_out
+
+_VERSIONS = ("torch", "open_clip_torch", "faiss-gpu", "faiss-cpu", "ray", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished job came to.
+
+    counts: pool, kept, dropped by cut, rejected by kind. steps: every stage by label, in order.
+    """
+
+    job: Job
+    path: Path
+    counts: Mapping[str, object]
+    steps: tuple[tuple[str, StepResult], ...]
+
+
+def laid_out(job: Job) -> tuple[Path, tuple[storage.Identity, ...]]:
+    """The stages of a job and its listed input shards; nothing is run."""
+    identities = job.pool.identities()
+    path = lay_out(
+        store=job.store,
+        pool=job.pool,
+        shards=identities,
+        embeddings=job.embeddings,
+        encoding=job.encoding,
+        needs=job.needs,
+        policy=job.policy,
+        samples_per_shard=None if job.shards is None else job.shards.samples_per_shard,
+    )
+    return path, identities
+
+
+def run(job: Job, executor: Executor, say: Callable[[str], None]) -> Result:
+    """Run every stage that is not done, check the accounting, and commit jobs/<name>.json.
+
+    say: is told one line per stage. Raises WinnowError; what finished stays, and the same call resumes.
+    """
+    path, identities = laid_out(job)
+    if not storage.is_shared(job.store) and type(executor).__name__ != "LocalExecutor":
+        raise JobError(f"{job.store} is seen by one process only, so it goes with the local executor")
+    shared = Run(job.store, executor, identities)
+    steps: list[tuple[str, StepResult]] = []
+    for label, stage in path.stages:
+        result = execute(stage, shared)
+        steps.append((label, result))
+        how = "done before" if result.reused else f"{result.seconds:.1f} s"
+        say(f"{label:22} {result.artifact.name:26} {how}")
+    counts = _counts(dict(steps)["manifest"].report)
+    if path.shards is not None:
+        _check_shards(dict(steps)["shards"].report, counts)
+    write_json(job_url(job.store, job.name), _record(job, counts, steps))
+    return Result(job, path, counts, tuple(steps))
+
+
+def job_url(store: str, name: str) -> str:
+    """Where the record of a job lies."""
+    return storage.join(store, "jobs", f"{name}.json")
+
+
+def plan(job: Job) -> list[tuple[str, Artifact, str]]:
+    """(label, artifact, state) of every stage of a job, in order; nothing is run or written."""
+    path, identities = laid_out(job)
+    found = [(label, artifact_of(stage, job.store)) for label, stage in path.stages]
+    return [(label, artifact, state_of(artifact, len(identities))) for label, artifact in found]
+
+
+def _counts(report: Mapping[str, object]) -> Mapping[str, object]:
+    return {name: report[name] for name in ("pool", "kept", "dropped", "rejected")}
+
+
+def _check_shards(report: Mapping[str, object], counts: Mapping[str, object]) -> None:
+    if report["samples"] != counts["kept"]:
+        raise AccountingError(
+            f"the shards must hold every kept sample, but they have {report['samples']} of {counts['kept']}"
+        )
+
+
+def _record(job: Job, counts: Mapping[str, object], steps: list[tuple[str, StepResult]]) -> Mapping[str, object]:
+    return {
+        "name": job.name,
+        "artifacts": {label: result.artifact.name for label, result in steps},
+        "counts": counts,
+        "seconds": {label: cast(float, result.report["seconds"]) for label, result in steps},
+        "seconds_now": {label: round(result.seconds, 3) for label, result in steps},
+        "versions": _versions(),
+        "job": job.resolved,
+    }
+
+
+def _versions() -> Mapping[str, str]:
+    from importlib.metadata import PackageNotFoundError
+
+    found = {}
+    for name in ("winnow", *_VERSIONS):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

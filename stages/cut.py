@@ -1,0 +1,194 @@
+"""What every cut shares: how much to keep, and the passes that keep exactly that; leaves `kept` beside each row.
+
+A cut is (value, group, quota). What differs between cuts is one pure function from a shard's columns to values, so
+that is what a cut's own file holds.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, cast
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.artifact import Artifact
+from pipeline.columns import scattered
+from pipeline.errors import AccountingError, JobError
+from pipeline.keep_top import Partial, Pass, Rows, Selection, Thresholds, kept
+from pipeline.stage import Run, ShardItem, Stage, Summary, total
+from stages.survivors import Survivors
+
+Of = Literal["survivors", "pool"]
+
+
+class Cut(Protocol):
+    """One entry of a job's policy, as written in its YAML."""
+
+    kind: ClassVar[str]
+
+    def stages(self, survivors: Survivors, store: str) -> list[Stage]:
+        """The stages that decide it, in order; the last one's artifact has `kept` beside every row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much of what is still in a cut keeps: exactly one of a fraction, a count, or values above a threshold.
+
+    of: what the fraction is of: the samples that are still in, or the whole pool with its rejects.
+    """
+
+    fraction: float | None = None
+    count: int | None = None
+    threshold: float | None = None
+    of: Of = "survivors"
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("fraction", "count", "threshold") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise JobError(f"a cut keeps one of fraction, count or threshold, but {given or 'none'} came")
+        if self.fraction is not None and not 0 <= self.fraction <= 1:
+            raise JobError(f"a fraction is between 0 and 1, but {self.fraction} came; 0.3 keeps 30 %")
+        if self.count is not None and self.count < 0:
+            raise JobError(f"a count is at least 0, but {self.count} came")
+
+    def number(self, survivors: Survivors) -> int:
+        """How many samples that is: int(fraction · total), never more than are still in."""
+        here = survivors.count()
+        if self.count is not None:
+            return min(self.count, here)
+        base = survivors.pool_count() if self.of == "pool" else here
+        return min(int(cast(float, self.fraction) * base), here)
+
+
+class Source(Protocol):
+    """A cut's values, shard by shard; picklable."""
+
+    @property
+    def survivors(self) -> Survivors:
+        """The samples that the cut sees."""
+        ...
+
+    def rows(self, item: ShardItem) -> Rows:
+        """Value, group and uid of every row of the shard; group -1 where it cannot stay."""
+        ...
+
+    def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
+        """What the manifest shall say of each row of the shard, null where it was out already."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Scan:
+    source: Source
+    step: Pass
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> Partial:
+        return self.step.scan(self.source.rows(item))
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """Commits `kept` and the cut's values of one shard, by exact thresholds or by a rule on the values."""
+
+    source: Source
+    keep: Callable[[Rows], np.ndarray]
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> Summary:
+        rows = self.source.rows(item)
+        before = self.source.survivors.mask(item.index)
+        return write_kept(self.out, item, before, self.keep(rows), self.source.columns(item, rows))
+
+
+@dataclass(frozen=True)
+class _Within:
+    thresholds: Thresholds
+
+    def __call__(self, rows: Rows) -> np.ndarray:
+        return kept(rows, self.thresholds)
+
+
+@dataclass(frozen=True)
+class _Above:
+    threshold: float
+
+    def __call__(self, rows: Rows) -> np.ndarray:
+        return (rows.group >= 0) & (rows.value > np.float32(self.threshold))
+
+
+def write_kept(
+    out: Artifact, item: ShardItem, before: np.ndarray, after: np.ndarray, columns: Mapping[str, pa.Array]
+) -> Summary:
+    """Commit one shard's verdicts; before, after: bool (n,), in before and after this cut."""
+    if (after & ~before).any():
+        raise AccountingError(f"{out.name}, {item.url}: a cut may only drop, but it brought back {(after & ~before).sum()}")
+    summary = {"rows": len(before), "in": int(before.sum()), "kept": int(after.sum())}
+    out.write(item.index, pa.table({"kept": pa.array(after), **columns}), summary)
+    return summary
+
+
+def funnel(summaries: list[Summary], **more: object) -> Summary:
+    """The report of a cut from its shards' summaries."""
+    came, stayed = total(summaries, "in"), total(summaries, "kept")
+    return {"in": came, "kept": stayed, "dropped": came - stayed, **more}
+
+
+def select(run: Run, source: Source, quota: np.ndarray, label: str) -> Thresholds:
+    """Exact thresholds for quota int64 (groups,), by as many passes over the shards as ties need (two, nearly always)."""
+    selection = Selection(quota)
+    count = 0
+    while (step := selection.next_pass()) is not None:
+        count += 1
+        partials = run.each(_Scan(source, step), run.items, f"{label} (pass {count})")
+        selection.absorb(partial for _, partial in partials)
+    return selection.thresholds()
+
+
+def keep_by_quota(run: Run, out: Artifact, source: Source, quota: np.ndarray, label: str) -> list[Summary]:
+    """Keep exactly min(quota_g, size_g) in every group and commit the verdicts; raises AccountingError otherwise."""
+    thresholds = select(run, source, quota, label)
+    summaries = run.fill(_Mark(source, _Within(thresholds), out), out, label)
+    if total(summaries, "kept") != int(thresholds.count.sum()):
+        raise AccountingError(
+            f"{out.name}: {int(thresholds.count.sum())} samples must stay, but {total(summaries, 'kept')} did; "
+            f"delete this folder and run again"
+        )
+    return summaries
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The stage of a cut with one group: the highest values of all that is still in."""
+
+    name: str
+    source: Source
+    survivors: Survivors
+    amount: Amount
+    version: ClassVar[int] = 1
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """Two passes for the threshold and one that commits."""
+        if self.amount.threshold is not None:
+            keep = _Above(self.amount.threshold)
+            return funnel(run.fill(_Mark(self.source, keep, out), out, self.name), threshold=self.amount.threshold)
+        wanted = self.amount.number(self.survivors)
+        summaries = keep_by_quota(run, out, self.source, np.array([wanted], np.int64), self.name)
+        return funnel(summaries, asked=wanted)
+
+
+def value_column(rows: Rows) -> pa.Array:
+    """A cut's values for the manifest: null where the row was out already."""
+    at = np.flatnonzero(rows.group >= 0)
+    return scattered(rows.value[at], at, len(rows.value))
+
+
+def one_group(mask: np.ndarray) -> np.ndarray:
+    """Group 0 for rows that are in, -1 for the others: int32 (n,)."""
+    return np.where(mask, 0, -1).astype(np.int32)

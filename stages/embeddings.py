@@ -1,0 +1,241 @@
+"""Leaves `embeddings-…/`: per input shard its readable samples with unit vectors, and `rejects/` with the others.
+
+Precomputed pools get the same files without vectors: those are read in place from the pool, never stored twice.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.artifact import Artifact, read_table, shard_name, write_table
+from pipeline.columns import vector_column
+from pipeline.errors import AccountingError
+from pipeline.executor import Needs
+from pipeline.fingerprint import fingerprint
+from pipeline.stage import Run, ShardItem, Summary, adopt, total
+from pipeline.uid import UID_ARROW
+from stages.encoders import Bank, Encoding, OpenClip, Timm, provenance
+from stages.formats import Datacomp, ImageReader, VectorReader
+from stages.formats.sample import Reject, Sample
+
+REJECTS = pa.schema(
+    [
+        ("position", pa.int64()),
+        ("key", pa.string()),
+        ("offset", pa.int64()),
+        ("kind", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+"""Columns of a rejects file; offset is -1 where the shard is no tar."""
+
+_PLACE = pa.schema(
+    [
+        ("position", pa.int64()),
+        ("key", pa.string()),
+        ("uid", UID_ARROW),
+        ("caption", pa.string()),
+        ("image_hash", UID_ARROW),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("extra_ranges", pa.list_(pa.int64())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Reads, decodes once, and runs every encoder over each sample of a pool with images.
+
+    provenance: per encoder, the hashes of its weights, so that new weights under an old name make a new artifact.
+    needs: what one worker takes. Neither it nor the paths of the weights change the result.
+    """
+
+    pool: Artifact
+    reader: ImageReader
+    encoders: tuple[tuple[str, OpenClip | Timm], ...] = field(metadata={"fingerprint": False})
+    provenance: tuple[tuple[str, Mapping[str, str]], ...]
+    batch_size: int
+    preprocess: str
+    precision: str
+    encoding: Encoding = field(metadata={"fingerprint": False})
+    needs: Needs = field(metadata={"fingerprint": False})
+    name: ClassVar[str] = "embeddings"
+    version: ClassVar[int] = 1
+
+    @classmethod
+    def of(
+        cls, pool: Artifact, reader: ImageReader, encoders: Mapping[str, OpenClip | Timm], encoding: Encoding, needs: Needs
+    ) -> "Embeddings":
+        """The stage for these encoders; reads their weights to hash them."""
+        return cls(
+            pool=pool,
+            reader=reader,
+            encoders=tuple(encoders.items()),
+            provenance=tuple((name, provenance(encoder)) for name, encoder in encoders.items()),
+            batch_size=encoding.batch_size,
+            preprocess=encoding.preprocess,
+            # on auto, bf16 of a GPU and fp32 of a CPU must not share an artifact
+            precision=_precision(encoding, needs),
+            encoding=encoding,
+            needs=needs,
+        )
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One file per shard; a shard whose file another artifact of the same recipe holds is copied."""
+        recipe = fingerprint([self.name, self.version, self.reader, self.provenance, self._numbers()])
+        adopted = adopt(out, recipe, [fingerprint(shard, digits=32) for shard in run.shards])
+        task = _Embed(self.reader, self.encoders, self.encoding, out)
+        return {**report(run.fill(task, out, self.name, self.needs)), "adopted": adopted}
+
+    def _numbers(self) -> tuple[int, str, str]:
+        return self.batch_size, self.preprocess, self.precision
+
+
+def _precision(encoding: Encoding, needs: Needs) -> str:
+    if encoding.precision != "auto":
+        return encoding.precision
+    on_gpu = needs.gpus > 0 or encoding.device.startswith("cuda")
+    return "bf16" if on_gpu else "fp32"
+
+
+def report(summaries: list[Summary]) -> Summary:
+    """Counts over all shards: kept (readable samples), rejected, and rejects by kind."""
+    kinds = Counter[str]()
+    for summary in summaries:
+        kinds.update(summary["rejects"])  # type: ignore[arg-type]  # JSON of our own: kind -> count
+    return {"kept": total(summaries, "rows"), "rejected": kinds.total(), "rejects": dict(sorted(kinds.items()))}
+
+
+@dataclass(frozen=True)
+class _Embed:
+    reader: ImageReader
+    encoders: tuple[tuple[str, OpenClip | Timm], ...]
+    encoding: Encoding
+    out: Artifact
+
+    def open(self) -> Bank:
+        return Bank.open(dict(self.encoders), self.encoding)
+
+    def run(self, state: Bank, item: ShardItem) -> Summary:
+        seen = 0
+
+        def counted() -> Iterator[Sample | Reject]:
+            nonlocal seen
+            for sample in self.reader.samples(item.url):
+                seen += 1
+                yield sample
+
+        parts = {name: [np.empty((0, width), np.float16)] for name, width in state.columns().items()}
+        samples: list[Sample] = []
+        rejects: list[Reject] = []
+        sides = [np.empty((2, 0), np.int32)]
+        for batch in state.encode(counted()):
+            samples += batch.samples
+            rejects += batch.rejects
+            sides.append(np.stack([batch.widths, batch.heights]))
+            for name, vectors in batch.vectors.items():
+                parts[name].append(vectors)
+        if len(samples) + len(rejects) != seen:
+            raise AccountingError(
+                f"{item.url}: each of {seen} samples must be embedded or rejected, but {len(samples)} + {len(rejects)} are"
+            )
+        width, height = np.concatenate(sides, axis=1)
+        table = _place(samples).append_column("width", pa.array(width)).append_column("height", pa.array(height))
+        vectors = {name: np.concatenate(blocks) for name, blocks in parts.items()}
+        return commit(self.out, item, with_similarity(table, vectors), vectors, rejects)
+
+
+@dataclass(frozen=True)
+class Precomputed:
+    """The same artifact for a pool that brings its vectors: places, captions and cosines, no copy of any vector."""
+
+    pool: Artifact
+    reader: VectorReader
+    name: ClassVar[str] = "embeddings"
+    version: ClassVar[int] = 1
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One file per shard, without vectors."""
+        recipe = fingerprint([self.name, self.version, self.reader])
+        adopted = adopt(out, recipe, [fingerprint(shard, digits=32) for shard in run.shards])
+        return {**report(run.fill(_Read(self.reader, out), out, self.name)), "adopted": adopted}
+
+
+@dataclass(frozen=True)
+class _Read:
+    reader: VectorReader
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> Summary:
+        table, rejects = self.reader.rows(item.url)
+        positions = np.asarray(table["position"])
+        for name in self.reader.encoders():
+            if has_text(self.reader):
+                image = self.reader.vectors(item.url, name, "image", positions)
+                text = self.reader.vectors(item.url, name, "text", positions)
+                table = with_similarity(table, {f"{name}.image": image, f"{name}.text": text})
+        return commit(self.out, item, table, {}, rejects)
+
+
+def has_text(reader: VectorReader) -> bool:
+    """True where the pool brings text vectors too."""
+    return isinstance(reader, Datacomp) or bool(reader.text)
+
+
+def cosine(image: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Row-wise cosine of unit vectors (n, d) float16: float32 (n,).
+
+    Summed in float64, where products of float16 are exact, so the value does not depend on blocks or threads.
+    """
+    products = image.astype(np.float32) * text.astype(np.float32)  # (n, d)
+    return products.sum(axis=1, dtype=np.float64).astype(np.float32)
+
+
+def with_similarity(table: pa.Table, vectors: Mapping[str, np.ndarray]) -> pa.Table:
+    """The table with `<encoder>.similarity` for each encoder that has both towers."""
+    for column in vectors:
+        name, _, tower = column.rpartition(".")
+        if tower == "text":
+            values = cosine(vectors[f"{name}.image"], vectors[column])
+            table = table.append_column(f"{name}.similarity", pa.array(values))
+    return table
+
+
+def commit(
+    out: Artifact, item: ShardItem, table: pa.Table, vectors: Mapping[str, np.ndarray], rejects: Sequence[Reject]
+) -> Summary:
+    """Commit one shard: its rejects first, then its samples, whose file says that both are there."""
+    kinds = dict(sorted(Counter(reject.kind for reject in rejects).items()))
+    if rejects:
+        rows = [{name: getattr(reject, name) for name in REJECTS.names} for reject in rejects]
+        write_table(_rejects_url(out, item.index), pa.Table.from_pylist(rows, REJECTS))
+    for name, values in vectors.items():
+        table = table.append_column(name, vector_column(values))
+    summary = {"rows": table.num_rows, "kept": table.num_rows, "rejects": kinds}
+    out.write(item.index, table, summary)
+    return summary
+
+
+def read_rejects(out: Artifact, index: int) -> pa.Table:
+    """The rejects of one shard, columns REJECTS; empty where there are none."""
+    if not out.summary(index)["rejects"]:
+        return REJECTS.empty_table()
+    return read_table(_rejects_url(out, index))
+
+
+def _rejects_url(out: Artifact, index: int) -> str:
+    return storage.join(out.folder, "rejects", shard_name(index))
+
+
+def _place(samples: Sequence[Sample]) -> pa.Table:
+    rows = {name: [getattr(sample, name) for sample in samples] for name in _PLACE.names}
+    return pa.Table.from_pydict({name: values for name, values in rows.items()}, _PLACE)

@@ -1,0 +1,276 @@
+"""All encoders of a job, opened once per worker: samples in, batches of unit vectors out; no zeros, no NaN.
+
+Reading, decoding and the models run beside one another, each step a window of bounded size; order is kept.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.errors import JobError, ModelError, SampleError
+from stages.encoders import clip, timm_image
+from stages.encoders.config import Encoding, OpenClip, Timm
+from stages.encoders.pixels import decode
+from stages.encoders.towers import Towers
+from stages.formats.sample import Reject, Sample
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """The next samples of the input, in its order, and the rejects that came between them.
+
+    samples: n samples without their image bytes.
+    widths, heights: int32 (n,), pixels of the image as it came.
+    vectors: column, as `Bank.columns` names it → float16 (n, d), finite, unit norm.
+    rejects: those that came in, and those that could not be encoded, in the order of the input.
+    """
+
+    samples: list[Sample]
+    widths: np.ndarray
+    heights: np.ndarray
+    vectors: dict[str, np.ndarray]
+    rejects: list[Reject]
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    sample: Sample
+    size: tuple[int, int]
+    pixels: list[np.ndarray]  # uint8 (h, w, 3), one an encoder
+
+
+@dataclass
+class _Work:
+    """A batch on its way to the models; `order` holds samples and rejects as they came."""
+
+    rows: list[_Decoded] = field(default_factory=list)
+    order: list[Sample | Reject] = field(default_factory=list)
+    tokens: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Bank:
+    """Encoders on one device. Make it with `Bank.open`.
+
+    On CPU every operation of a model runs on one thread and batches run in parallel, because matrix kernels
+    split over two threads give other last bits than over one; so the vectors of a shard depend on
+    `batch_size` and nothing else: not on cores, threads or the number of workers.
+    """
+
+    def __init__(
+        self, towers: Mapping[str, Towers], encoding: Encoding, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._towers = dict(towers)
+        self._preprocesses = [tower.preprocess for tower in self._towers.values()]
+        self._encoding = encoding
+        self._device = device
+        self._dtype = dtype
+        threads = encoding.decode_threads or _cores()
+        self._in_flight = threads if device.type == "cpu" else 1
+        self._decoders = ThreadPoolExecutor(threads, "decode")
+        self._models = ThreadPoolExecutor(self._in_flight, "model")
+        self._columns = self._widths()
+
+    @classmethod
+    def open(cls, encoders: Mapping[str, OpenClip | Timm], encoding: Encoding) -> "Bank":
+        """Load every encoder onto the device that `encoding` names.
+
+        Raises: ModelError where a model or its weights cannot be loaded; JobError where the device or the
+            precision is not to be had here.
+        """
+        device = _device(encoding.device)
+        dtype = _dtype(encoding.precision, device)
+        return cls(
+            {name: _load(encoder, device) for name, encoder in encoders.items()}, encoding, device, dtype
+        )
+
+    def columns(self) -> dict[str, int]:
+        """Vector columns and their width d: `NAME.image`, and `NAME.text` where there is a text tower."""
+        return dict(self._columns)
+
+    def encode(self, samples: Iterable[Sample | Reject]) -> Iterator[EncodedBatch]:
+        """Batches of at most `batch_size` samples; all in order, every input in exactly one of them.
+
+        An image is copied when its sample is drawn, so a reader's memory may go away after its last sample.
+        A sample that cannot be encoded becomes a Reject of kind `image-empty`, `image-too-large`,
+        `image-decode`, `vector-zero` or `vector-not-finite`.
+        Memory: (batches in flight + 3) x batch_size images, decoded to the encoders' sizes.
+        """
+        ahead = 2 * self._encoding.batch_size
+        with _one_thread_an_operation(self._device):
+            owned = (_own(sample) for sample in samples)
+            decoded = _in_order(self._decoders, self._decode, owned, ahead)
+            yield from _in_order(self._models, self._forward, self._batches(decoded), self._in_flight)
+
+    def _decode(self, item: Sample | Reject) -> _Decoded | Reject:
+        if isinstance(item, Reject):
+            return item
+        try:
+            fast = self._encoding.preprocess == "fast"
+            size, pixels = decode(item.image, self._preprocesses, fast)
+        except SampleError as error:
+            return _reject(item, error.kind, str(error))
+        return _Decoded(replace(item, image=b""), size, pixels)
+
+    def _batches(self, decoded: Iterable[_Decoded | Reject]) -> Iterator[_Work]:
+        work = _Work()
+        for item in decoded:
+            if isinstance(item, Reject):
+                work.order.append(item)
+                continue
+            work.order.append(item.sample)
+            work.rows.append(item)
+            if len(work.rows) == self._encoding.batch_size:
+                yield self._tokenize(work)
+                work = _Work()
+        if work.order:
+            yield self._tokenize(work)
+
+    def _tokenize(self, work: _Work) -> _Work:
+        """By the one thread that builds batches: tokenizers hold the GIL, and not all bear two threads."""
+        captions = [row.sample.caption for row in work.rows]
+        for name, tower in self._towers.items():
+            if tower.tokenize is not None and captions:
+                work.tokens[name] = tower.tokenize(captions)
+        return work
+
+    def _forward(self, work: _Work) -> EncodedBatch:
+        raw: dict[str, np.ndarray] = {}
+        for i, (name, tower) in enumerate(self._towers.items()):
+            if work.rows:
+                pixels = np.stack([row.pixels[i] for row in work.rows])  # (b, h, w, 3)
+                raw |= self._vectors(name, tower, pixels, work.tokens.get(name))
+        if not work.rows:
+            raw = {column: np.empty((0, width), np.float32) for column, width in self._columns.items()}
+        return _finish(work, raw)
+
+    def _vectors(
+        self, name: str, tower: Towers, pixels: np.ndarray, tokens: torch.Tensor | None
+    ) -> dict[str, np.ndarray]:
+        """float32 (b, d) of each of the encoder's columns, not normalised."""
+        autocast = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+        with torch.inference_mode(), autocast:
+            found = {f"{name}.image": tower.image(tower.preprocess.tensor(pixels, self._device))}
+            if tower.text is not None and tokens is not None:
+                found[f"{name}.text"] = tower.text(tokens.to(self._device))
+            return {column: tensor.float().cpu().numpy() for column, tensor in found.items()}
+
+    def _widths(self) -> dict[str, int]:
+        """Columns and widths, from one black image and one empty caption; also the first warm-up."""
+        widths: dict[str, int] = {}
+        for name, tower in self._towers.items():
+            pixels = np.stack([tower.preprocess.resize(Image.new("RGB", (8, 8)))])  # (1, h, w, 3)
+            tokens = None if tower.tokenize is None else tower.tokenize([""])
+            found = self._vectors(name, tower, pixels, tokens)
+            flat = {column: vectors.shape for column, vectors in found.items()}
+            if any(len(shape) != 2 for shape in flat.values()):
+                raise ModelError(
+                    f"an encoder returns one vector a sample, but {name} returns {flat}; "
+                    "choose a model with pooled output"
+                )
+            widths |= {column: shape[1] for column, shape in flat.items()}
+        return widths
+
+
+def _finish(work: _Work, raw: dict[str, np.ndarray]) -> EncodedBatch:
+    """Unit float16 vectors of the rows whose every vector has a direction; the other rows become rejects."""
+    norms = {column: np.linalg.norm(vectors, axis=1) for column, vectors in raw.items()}  # (b,) float32
+    good = np.ones(len(work.rows), bool)
+    refused: dict[int, Reject] = {}
+    for column, norm in norms.items():
+        good &= np.isfinite(norm) & (norm > 0)
+        for row in np.flatnonzero(~np.isfinite(norm) | (norm == 0)):
+            kind = "vector-zero" if norm[row] == 0 else "vector-not-finite"
+            sample = work.rows[row].sample
+            message = f"a vector has a finite length above 0, but {column} has {norm[row]}"
+            refused.setdefault(id(sample), _reject(sample, kind, message))
+    order = [refused.get(id(item), item) for item in work.order]
+    sizes = np.array([row.size for row in work.rows], np.int32).reshape(-1, 2)[good]  # (n, 2)
+    return EncodedBatch(
+        samples=[item for item in order if isinstance(item, Sample)],
+        widths=sizes[:, 0],
+        heights=sizes[:, 1],
+        vectors={c: (raw[c][good] / norms[c][good, None]).astype(np.float16) for c in raw},
+        rejects=[item for item in order if isinstance(item, Reject)],
+    )
+
+
+def _in_order(
+    pool: Executor, function: Callable[[_In], _Out], items: Iterable[_In], ahead: int
+) -> Iterator[_Out]:
+    """function(item) of each item, in order, with at most `ahead` more under way than were asked for."""
+    pending: deque[Future[_Out]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+@contextmanager
+def _one_thread_an_operation(device: torch.device) -> Iterator[None]:
+    """torch's thread count is the process's; others, such as k-means, get theirs back."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _own(item: Sample | Reject) -> Sample | Reject:
+    """The sample with bytes of its own: a view into a shard dies with the reader, threads may come later."""
+    return item if isinstance(item, Reject) else replace(item, image=bytes(item.image))
+
+
+def _reject(sample: Sample, kind: str, message: str) -> Reject:
+    return Reject(sample.position, sample.key, kind, message, sample.offset)
+
+
+def _load(encoder: OpenClip | Timm, device: torch.device) -> Towers:
+    return clip.load(encoder, device) if isinstance(encoder, OpenClip) else timm_image.load(encoder, device)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise JobError(f"a device is auto, cpu, cuda or cuda:N, but {name!r} came") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise JobError(
+            f"device {name} needs a GPU that torch can use, but there is none here; use auto or cpu"
+        )
+    return device
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    if precision != "fp32" and device.type != "cuda":
+        raise JobError(f"precision {precision} needs a GPU, but the device is {device}; use auto or fp32")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _cores() -> int:
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdigit() and int(told) > 0:
+        return int(told)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,103 @@
+"""open_clip models with their own transform and tokenizer; refuses a model without the weights it names."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+
+from pipeline.errors import ModelError
+from stages.encoders.config import RANDOM, OpenClip, carries_weights, checkpoint_file, config_file
+from stages.encoders.pixels import Preprocess, pil_pieces
+from stages.encoders.towers import Towers, does_not_load
+
+
+def load(encoder: OpenClip, device: torch.device) -> Towers:
+    """Both towers in eval mode and float32 on `device`.
+
+    Raises: ModelError where the model is unknown, or its weights are missing, unreachable or another model's.
+    """
+    own = carries_weights(encoder)
+    name = encoder.model if own else _known(encoder)
+    tag = {} if own else _tag(name, encoder.pretrained or "")
+    random = encoder.pretrained == RANDOM
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # random weights must be the same in every worker
+            model = open_clip.create_model(
+                name,
+                None if random else encoder.pretrained,
+                # OpenAI's weights are wrong by a whole activation without it, and open_clip only warns
+                force_quick_gelu=bool(tag.get("quick_gelu")),
+                pretrained_text=False,
+                require_pretrained=not random,
+                weights_only=True,
+            )
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:
+        raise does_not_load(encoder.model, encoder.pretrained, error) from error
+    model.to(device).eval()
+    return Towers(_preprocess(model), model.encode_image, tokenizer, model.encode_text)
+
+
+def _preprocess(model: Any) -> Preprocess:
+    cfg = PreprocessCfg(**model.visual.preprocess_cfg)
+    transform = image_transform_v2(cfg, is_train=False)
+    height, width = (cfg.size, cfg.size) if isinstance(cfg.size, int) else cfg.size
+    normalize = transform.transforms[-1]
+    return Preprocess(
+        pil_pieces(transform.transforms),
+        cfg.resize_mode,
+        (height, width),
+        tuple(normalize.mean),
+        tuple(normalize.std),
+    )
+
+
+def _known(encoder: OpenClip) -> str:
+    """The name under which open_clip's registry has the model; a configuration file is registered first."""
+    path = config_file(encoder)
+    if path is not None:
+        _check_config(path)
+        open_clip.add_model_config(path)
+        return path.stem
+    name = encoder.model.replace("/", "-")  # OpenAI writes ViT-B/32
+    names = open_clip.list_models()
+    if name not in names:
+        nearest = ", ".join(difflib.get_close_matches(name, names, cutoff=0.4)) or "none"
+        raise ModelError(
+            "a model is a name of open_clip, a configuration .json, local-dir:FOLDER or hf-hub:OWNER/NAME, "
+            f"but {encoder.model!r} came; the nearest known names are: {nearest}"
+        )
+    return name
+
+
+def _check_config(path: Path) -> None:
+    """open_clip skips a file without these keys in silence, and a broken one breaks every later look-up."""
+    try:
+        keys = set(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ModelError(f"a model configuration is a JSON object, but {path} is not: {error}") from error
+    missing = sorted({"embed_dim", "vision_cfg", "text_cfg"} - keys)
+    if missing:
+        raise ModelError(
+            f"a model configuration has embed_dim, vision_cfg and text_cfg, but {path} lacks {missing}; "
+            "see the files in open_clip/model_configs"
+        )
+
+
+def _tag(name: str, pretrained: str) -> dict[str, object]:
+    """open_clip's entry of a pretrained tag, {} for a checkpoint file or random weights."""
+    if pretrained == RANDOM or checkpoint_file(pretrained) is not None:
+        return {}
+    tag: dict[str, object] = open_clip.get_pretrained_cfg(name, pretrained)
+    if not tag:
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise ModelError(
+            f"`pretrained` is a tag of {name} or a checkpoint file, but {pretrained!r} came; "
+            f"the known tags are: {known}"
+        )
+    return tag

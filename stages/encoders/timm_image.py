@@ -1,0 +1,79 @@
+"""Image-only timm models such as DINOv2, with timm's own transform; refuses weights that do not fit."""
+
+import difflib
+import math
+import sys
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.data import create_transform, resolve_data_config
+from timm.models import load_checkpoint
+
+from pipeline.errors import ModelError
+from stages.encoders.config import RANDOM, Timm, checkpoint_file
+from stages.encoders.pixels import Preprocess, pil_pieces, to_rgb
+from stages.encoders.towers import Towers, does_not_load
+
+_MODES: dict[str, Literal["shortest", "squash", "longest"]] = {
+    "center": "shortest",
+    "squash": "squash",
+    "border": "longest",
+}
+
+
+def load(encoder: Timm, device: torch.device) -> Towers:
+    """The model without its classifier, so that it returns pooled features, in eval mode on `device`.
+
+    Raises: ModelError where the model is unknown, or its weights are missing, unreachable or another model's.
+    """
+    path = None if encoder.checkpoint is None else checkpoint_file(encoder.checkpoint)
+    if path is None and encoder.checkpoint not in (None, RANDOM):
+        raise ModelError(
+            f"`checkpoint` is a file or `random`, but {encoder.checkpoint!r} came; "
+            "a tag belongs to the name, as in vit_large_patch14_dinov2.lvd142m"
+        )
+    base = encoder.timm.partition(".")[0]
+    if not timm.is_model(base):
+        nearest = ", ".join(difflib.get_close_matches(base, timm.list_models(), cutoff=0.4)) or "none"
+        raise ModelError(f"timm must know the model, but {encoder.timm!r} came; the nearest are: {nearest}")
+    size = {} if encoder.image_size is None else {"img_size": encoder.image_size}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # random weights must be the same in every worker
+            model = timm.create_model(
+                encoder.timm, pretrained=encoder.checkpoint is None, num_classes=0, **size
+            )
+        if path is not None:
+            load_checkpoint(model, str(path), filter_fn=_without_classifier)
+    except Exception as error:
+        raise does_not_load(encoder.timm, encoder.checkpoint, error) from error
+    model.to(device).eval()
+    return Towers(_preprocess(model, size), model)
+
+
+def _without_classifier(state: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
+    """A checkpoint as this model wants it: converted and resampled by timm, without the classifier.
+
+    timm's loader for tags forgives missing weights as soon as the classifier is left out; a strict load of
+    what this returns does not.
+    """
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is not None:
+        state = convert(state, model)
+    names = model.pretrained_cfg.get("classifier") or ()
+    prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+    return {key: value for key, value in state.items() if not key.startswith(prefixes)}
+
+
+def _preprocess(model: Any, size: dict[str, int]) -> Preprocess:
+    data = resolve_data_config(size, model=model)
+    height, width = data["input_size"][1:]
+    transform = create_transform(**data, is_training=False)
+    return Preprocess(
+        (to_rgb, *pil_pieces(transform.transforms)),  # timm's datasets convert before its transform
+        _MODES[data["crop_mode"]],
+        (math.floor(height / data["crop_pct"]), math.floor(width / data["crop_pct"])),
+        tuple(data["mean"]),
+        tuple(data["std"]),
+    )

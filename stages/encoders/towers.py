@@ -1,0 +1,34 @@
+"""One loaded encoder: its towers, tokenizer and preprocessing; refuses weights that do not load."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.errors import ModelError
+from stages.encoders.pixels import Preprocess
+
+
+@dataclass(frozen=True)
+class Towers:
+    """What the bank needs of a model; `tokenize` and `text` are None for image-only models.
+
+    image: float32 (b, 3, h, w) → (b, d), not normalised.
+    tokenize: b captions → int64 (b, context).
+    text: int64 (b, context) → (b, d), not normalised.
+    """
+
+    preprocess: Preprocess
+    image: Callable[[torch.Tensor], torch.Tensor]
+    tokenize: Callable[[list[str]], torch.Tensor] | None = None
+    text: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+def does_not_load(name: str, weights: str | None, error: Exception) -> ModelError:
+    """The one error for the dozen types that open_clip, timm and torch raise when weights do not load."""
+    return ModelError(
+        f"{name} must load with the weights {weights or 'of its own'}, but "
+        f"{type(error).__name__} came: {error}\n"
+        "Where a tag cannot be downloaded, give a checkpoint file; where names or sizes of weights differ, "
+        "the file belongs to another model."
+    )

@@ -1,0 +1,202 @@
+"""Streams the vectors of one file in blocks; refuses other shapes and types, and NaN and zero vectors."""
+
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Float, Float16, Float32, Int64
+from numpy.lib import format as npy
+
+from pipeline.errors import DataError, PoolError, ShardError
+from pipeline.storage import open_read
+from stages.formats.columns import need_column, open_parquet, whole_shard
+
+_BLOCK_ROWS = 4096  # about 6 MB at 768 float16, in float32 twice that: stays in the processor's cache
+_UNIT_TOLERANCE = 1e-3  # float16 rounds each number by up to 4.9e-4 of itself: such rows are taken bit by bit
+_VANISHED = 1e-30  # squares below about 1e-38 lose digits in float32, so such a norm is no longer a norm
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """All vectors of one file, to be read once while it is open: parts are (m, width), in row order.
+
+    parts: float16, float32 or float64 arrays; together `rows` rows. A missing vector is a row of NaN.
+    """
+
+    rows: int
+    width: int
+    parts: Iterator[Float[np.ndarray, "m d"]]
+
+
+@contextmanager
+def npy_blocks(url: str) -> Iterator[Blocks]:
+    """Blocks of a .npy file of shape (rows, width). Raises ShardError when it is no such file."""
+    with whole_shard(url), open_read(url) as file:
+        yield _npy(file, url)
+
+
+@contextmanager
+def npz_blocks(url: str, name: str) -> Iterator[Blocks]:
+    """Blocks of the array `name` of a .npz file; its other arrays are not read. Raises ShardError."""
+    with whole_shard(url), open_read(url) as file, zipfile.ZipFile(file) as archive:
+        if f"{name}.npy" not in archive.namelist():
+            found = ", ".join(member.removesuffix(".npy") for member in archive.namelist())
+            raise ShardError(f"{url}: the archive must hold {name}, but holds {found}")
+        with archive.open(f"{name}.npy") as member:
+            yield _npy(member, f"{url}: {name}")
+
+
+@contextmanager
+def list_blocks(url: str, column: str) -> Iterator[Blocks]:
+    """Blocks of a parquet column of lists of floats, null and empty lists as NaN rows.
+
+    Raises PoolError for a missing column or one of another type, ShardError for lists of several lengths.
+    """
+    with open_parquet(url) as file:
+        need_column(file.schema_arrow, (column,), "image or pool.text", url)
+        kind = file.schema_arrow.field(column).type
+        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        if not lists or not pa.types.is_floating(kind.value_type):
+            raise PoolError(f"{url}: column {column} must hold lists of floats, but is {kind}")
+        dtype = kind.value_type.to_pandas_dtype()
+        width = _width(file, column)
+        parts = (_dense(part, width, dtype, f"{url}: {column}") for part in _lists(file, column))
+        yield Blocks(file.metadata.num_rows, width, parts)
+
+
+def squared_norms(
+    blocks: Blocks, see: Callable[[int, np.ndarray], None] | None = None
+) -> Float32[np.ndarray, "rows"]:
+    """‖x‖² of every row, in float32: not finite where x is not, or overflows; 0 where x is zero or vanishes.
+
+    see: called with (first row, part as stored) of every part. Cost: one read of the file, a block in memory.
+    """
+    norms = np.empty(blocks.rows, np.float32)
+    start = 0
+    for part in blocks.parts:
+        if see:
+            see(start, part)
+        norms[start : start + len(part)] = _squared(_float32(part))
+        start += len(part)
+    return norms
+
+
+def unit_rows(
+    blocks: Blocks, positions: Int64[np.ndarray, "n"] | None, url: str
+) -> Float16[np.ndarray, "n d"]:
+    """float16 unit vectors of the rows asked for, in the order of `positions`; None for every row.
+
+    Rows whose norm is 1 within 0.001 keep their numbers (rounded to float16 if wider); others are divided by
+    their norm in float32. Any order and repeats are allowed. Cost: one read of the file up to the last row
+    asked for; the answer and a block in memory.
+    Raises DataError for positions out of range, and for rows without a direction (NaN, infinite, zero):
+    such are rejects and must not be asked for.
+    """
+    rows = blocks.rows
+    wanted = np.arange(rows) if positions is None else positions
+    order = np.argsort(wanted, kind="stable")
+    ascending = wanted[order]
+    if len(wanted) and (ascending[0] < 0 or ascending[-1] >= rows):
+        raise DataError(
+            f"{url}: positions must be in 0..{rows - 1}, but {ascending[0]}..{ascending[-1]} came"
+        )
+    unit = np.empty((len(wanted), blocks.width), np.float16)
+    start = done = 0
+    for part in blocks.parts:
+        if done == len(wanted):
+            break
+        last = int(np.searchsorted(ascending, start + len(part)))
+        unit[order[done:last]] = _unit(part[ascending[done:last] - start], ascending[done:last], url)
+        start, done = start + len(part), last
+    return unit
+
+
+def _unit(part: np.ndarray, rows: np.ndarray, url: str) -> np.ndarray:
+    x = _float32(part)
+    squared = _squared(x)
+    bad = ~np.isfinite(squared) | (squared == 0)
+    if bad.any():
+        raise DataError(
+            f"{url}: the vector of row {rows[bad][0]} is zero or not finite, so it has no direction; "
+            "ask only for the positions that rows() returns"
+        )
+    norms = np.sqrt(squared)
+    norms[np.abs(norms - 1) <= _UNIT_TOLERANCE] = 1
+    same = (norms == 1).all()
+    unit: np.ndarray = (part if same else x / norms[:, None]).astype(np.float16, copy=False)
+    return unit
+
+
+def _float32(part: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):  # float64 beyond float32 becomes infinite: a reject
+        return part.astype(np.float32)
+
+
+def _squared(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        squared: np.ndarray = np.einsum("nd,nd->n", x, x)  # (n, d) -> (n,)
+    squared[squared < _VANISHED] = 0
+    return squared
+
+
+def _npy(stream: IO[bytes], what: str) -> Blocks:
+    version = npy.read_magic(stream)
+    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read_header(stream)
+    if len(shape) != 2 or fortran or dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
+        layout = "Fortran" if fortran else "C"
+        raise ShardError(
+            f"{what}: vectors must be float16, float32 or float64 of shape (rows, width) in C order, "
+            f"but {dtype} of shape {shape} in {layout} order came"
+        )
+    return Blocks(shape[0], shape[1], _npy_parts(stream, shape[0], shape[1], dtype, what))
+
+
+def _npy_parts(stream: IO[bytes], rows: int, width: int, dtype: np.dtype, what: str) -> Iterator[np.ndarray]:
+    for start in range(0, rows, _BLOCK_ROWS):
+        count = min(_BLOCK_ROWS, rows - start)
+        size = count * width * dtype.itemsize
+        raw = stream.read(size)
+        if len(raw) != size:
+            raise ShardError(
+                f"{what}: {rows} rows must follow the header, but the file ends in row {start} or later"
+            )
+        yield np.frombuffer(raw, dtype).reshape(count, width)
+
+
+def _lists(file: pq.ParquetFile, column: str) -> Iterator[pa.Array]:
+    for batch in file.iter_batches(_BLOCK_ROWS, columns=[column]):
+        yield batch.column(column)
+
+
+def _width(file: pq.ParquetFile, column: str) -> int:
+    """Length of the first list that is neither null nor empty; 1 where there is none."""
+    for part in _lists(file, column):
+        longest: int | None = pc.max(pc.list_value_length(part)).as_py()
+        if longest:
+            return longest
+    return 1
+
+
+def _dense(part: pa.Array, width: int, dtype: np.dtype, what: str) -> np.ndarray:
+    """(m, width) of a column of lists."""
+    lengths = pc.fill_null(pc.list_value_length(part), 0).to_numpy()
+    present = lengths > 0
+    if (lengths[present] != width).any():
+        other = lengths[present & (lengths != width)][0]
+        raise ShardError(f"{what}: vectors must have one length, but {width} and {other} came")
+    flat = part.flatten()  # without the values below nulls
+    numbers: np.ndarray = flat.to_numpy(zero_copy_only=flat.null_count == 0).reshape(
+        -1, width
+    )  # null numbers become NaN
+    if present.all():
+        return numbers
+    dense = np.full((len(part), width), np.nan, dtype)
+    dense[present] = numbers
+    return dense

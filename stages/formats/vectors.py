@@ -1,0 +1,117 @@
+"""Reads vector columns of parquet files in place; refuses lists of several lengths and towers that differ."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float16, Int64
+
+from pipeline.errors import JobError, ShardError
+from stages.formats.columns import need_column, need_text, uids_of
+from stages.formats.precomputed import (
+    Faults,
+    captions_of,
+    hashed_uids,
+    known_encoder,
+    read_columns,
+    row_table,
+)
+from stages.formats.sample import Reject
+from stages.formats.vector_blocks import list_blocks, squared_norms, unit_rows
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A pool of parquet files with the vectors in columns of lists of float16, float32 or float64.
+
+    image: column of image vectors. text: column of text vectors, or None.
+    caption: text column; None for the first there is of caption, text, TEXT that is not nested, and ""
+        where there is none.
+    uid: `auto`, the column `uid` where it is 32 hex digits (or 16 bytes), else xxh3-128 of the image vector's
+        bytes as stored and the caption; else a column, which every row must then have filled.
+    encoder: what this job calls the model that made the vectors.
+    Raises JobError for an empty name.
+    """
+
+    image: str = "image"
+    text: str | None = None
+    caption: str | None = None
+    uid: str = "auto"
+    encoder: str = "vectors"
+
+    def __post_init__(self) -> None:
+        if not (self.image and self.uid and self.encoder) or self.text == "" or self.caption == "":
+            raise JobError("options of pool must name columns, but an empty name came")
+
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the encoders whose vectors the pool offers: one."""
+        return (self.encoder,)
+
+    def companions(self, url: str) -> list[str]:
+        """None: everything is in the parquet."""
+        return []
+
+    def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
+        """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
+
+        Kinds: no-uid, no-caption, caption-not-utf8, vector-not-finite (also for null), vector-zero.
+        Raises PoolError for missing columns or other types, ShardError for vectors of several lengths.
+        """
+        captions_asked = (self.caption,) if self.caption else ("caption", "text", "TEXT")
+        uid_column = "uid" if self.uid == "auto" else self.uid
+        towers = [self.image] if self.text is None else [self.image, self.text]
+        wanted = (uid_column, "key", "url", *captions_asked, "width", "height")
+        meta, schema = read_columns(url, [name for name in wanted if name not in towers])
+        if self.caption:
+            need_text(schema, need_column(schema, captions_asked, "caption", url), "caption", url)
+        if self.uid != "auto":
+            need_column(schema, (self.uid,), "uid", url)
+        faults = Faults(len(meta))
+        uids, known = np.zeros((len(meta), 16), np.uint8), np.zeros(len(meta), bool)
+        if uid_column in meta.column_names:
+            uids, known = uids_of(meta[uid_column])
+        if self.uid != "auto":
+            faults.mark(~known, "no-uid", f"a uid must be 32 hex digits or 16 bytes, but {self.uid} is not")
+            known = np.ones(len(meta), bool)
+        caption = next((name for name in captions_asked if name in meta.column_names), None)
+        captions = captions_of(meta, caption, faults, url)
+        stored = self._mark(url, towers, faults, known)
+        uids = hashed_uids(uids, known, stored, captions)
+        return row_table(meta, uids, captions, faults, (("width",), ("height",)))
+
+    def vectors(
+        self,
+        url: str,
+        encoder: str,
+        tower: Literal["image", "text"],
+        positions: Int64[np.ndarray, "n"] | None,
+    ) -> Float16[np.ndarray, "n d"]:
+        """Unit vectors of the rows at `positions` (None: of every row), in their order.
+
+        Raises JobError for an encoder or tower the pool has not, DataError for rows that are rejects,
+        PoolError for a missing column, ShardError for a broken file.
+        """
+        known_encoder(encoder, self.encoders(), url)
+        column = self.image if tower == "image" else self.text
+        if column is None:
+            raise JobError(f"{url}: the pool must have text vectors for this job, but pool.text names none")
+        with list_blocks(url, column) as blocks:
+            return unit_rows(blocks, positions, url)
+
+    def _mark(self, url: str, towers: list[str], faults: Faults, known: np.ndarray) -> list[bytes]:
+        """Marks bad vectors; answers the bytes, as stored, of the image vectors whose uid is not known."""
+        stored: list[bytes] = []
+
+        def keep(start: int, part: np.ndarray) -> None:
+            stored.extend(row.tobytes() for row in part[~known[start : start + len(part)]])
+
+        widths = []
+        for tower in towers:
+            with list_blocks(url, tower) as blocks:
+                see = keep if tower == self.image and not known.all() else None
+                faults.mark_norms(squared_norms(blocks, see), url, tower)
+                widths.append(blocks.width)
+        if len(set(widths)) > 1:
+            raise ShardError(f"{url}: {' and '.join(towers)} must be as wide, but are {widths}")
+        return stored

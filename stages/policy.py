@@ -1,0 +1,82 @@
+"""The table of cuts by the name that a job gives them, and the list of stages that a whole job is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.artifact import Artifact
+from pipeline.executor import Needs
+from pipeline.stage import Stage, artifact_of
+from pipeline.storage import Identity
+from stages.cut import Cut
+from stages.density import Density
+from stages.duplicates import Duplicates
+from stages.embeddings import Embeddings, Precomputed
+from stages.encoders import Encoding, OpenClip, Timm
+from stages.formats import VectorReader
+from stages.manifest import Manifest
+from stages.pool import Pool, PoolStage
+from stages.random import Random
+from stages.rules import Rules
+from stages.score import Score
+from stages.shards import Shards
+from stages.similarity import Similarity
+from stages.survivors import Survivors
+
+CUTS: dict[str, type[Cut]] = {
+    cut.kind: cut for cut in (Rules, Duplicates, Similarity, Density, Random, Score)
+}
+"""Every cut a policy can name. A new method is one file, one test file, and one name here."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """The stages of a job in order, and which of them decide what.
+
+    stages: (label, stage); the stages that prepare a cut are labelled `<cut>.<stage>`, such as `density.clusters`.
+    cuts: (name, artifact) of each cut of the policy; a second cut of one kind is named `<kind>_2`.
+    """
+
+    stages: tuple[tuple[str, Stage], ...]
+    cuts: tuple[tuple[str, Artifact], ...]
+    manifest: Artifact
+    shards: Artifact | None
+
+
+def lay_out(
+    store: str,
+    pool: Pool,
+    shards: tuple[Identity, ...],
+    embeddings: Mapping[str, OpenClip | Timm],
+    encoding: Encoding,
+    needs: Needs,
+    policy: Sequence[Cut],
+    samples_per_shard: int | None,
+) -> Path:
+    """Every stage of a job; only fingerprints are computed, nothing is run. Cost O(shards) for their identities."""
+    listing = PoolStage(shards)
+    listed = artifact_of(listing, store)
+    first: Stage
+    if isinstance(pool.reader, VectorReader):
+        first = Precomputed(listed, pool.reader)
+    else:
+        first = Embeddings.of(listed, pool.reader, embeddings, encoding, needs)
+    embedded = artifact_of(first, store)
+    stages: list[tuple[str, Stage]] = [(listing.name, listing), (first.name, first)]
+    survivors = Survivors(embedded, None, pool.reader)
+    cuts: list[tuple[str, Artifact]] = []
+    for cut in policy:
+        *before, last = cut.stages(survivors, store)
+        made = artifact_of(last, store)
+        again = sum(name.partition("_")[0] == cut.kind for name, _ in cuts)
+        name = f"{cut.kind}_{again + 1}" if again else cut.kind
+        stages += [*[(f"{name}.{stage.name}", stage) for stage in before], (name, last)]
+        cuts.append((name, made))
+        survivors = Survivors(embedded, made, pool.reader)
+    manifest = Manifest(embedded, tuple(cuts))
+    stages.append((manifest.name, manifest))
+    written: Artifact | None = None
+    if samples_per_shard is not None and not isinstance(pool.reader, VectorReader):
+        shards_stage = Shards(survivors, pool.reader, samples_per_shard)
+        stages.append((shards_stage.name, shards_stage))
+        written = artifact_of(shards_stage, store)
+    return Path(tuple(stages), tuple(cuts), artifact_of(manifest, store), written)

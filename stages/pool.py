@@ -1,0 +1,63 @@
+"""Leaves `pool-…/shards.parquet`: the input shards of a run in their fixed order, each with its identity."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.artifact import Artifact, write_table
+from pipeline.errors import PoolError
+from pipeline.stage import Run, Summary
+from pipeline.storage import Identity
+from stages.formats import Reader, VectorReader
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All input shards of a run: where they are, and how they are read.
+
+    shards: globs, braces, URLs, or .txt files of URLs. reader: the format with its options.
+    """
+
+    shards: tuple[str, ...]
+    reader: Reader
+
+    def identities(self) -> tuple[Identity, ...]:
+        """The identity of each shard, in order; that of its companion files is part of it.
+
+        Raises PoolError where nothing matches or a file is missing.
+        """
+        urls = storage.expand(self.shards)
+        if not urls:
+            raise PoolError(f"a pool has at least one shard, but {', '.join(self.shards)} names none")
+        companions = [self._companions(url) for url in urls]
+        known = iter(storage.identify([name for url, more in zip(urls, companions, strict=True) for name in (url, *more)]))
+        found = []
+        for more in companions:
+            files = [next(known) for _ in range(1 + len(more))]
+            size, stamp = sum(file.size for file in files), "+".join(file.stamp for file in files)
+            found.append(Identity(files[0].url, size, stamp))
+        return tuple(found)
+
+    def _companions(self, url: str) -> list[str]:
+        return self.reader.companions(url) if isinstance(self.reader, VectorReader) else []
+
+
+@dataclass(frozen=True)
+class PoolStage:
+    """Writes the listing that every other artifact of the run refers to."""
+
+    shards: tuple[Identity, ...]
+    name: ClassVar[str] = "pool"
+    version: ClassVar[int] = 1
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One small file."""
+        columns = {
+            "url": [shard.url for shard in self.shards],
+            "size": [shard.size for shard in self.shards],
+            "stamp": [shard.stamp for shard in self.shards],
+        }
+        write_table(out.file("shards.parquet"), pa.table({"shard": range(len(self.shards)), **columns}))
+        return {"shards": len(self.shards), "bytes": sum(shard.size for shard in self.shards)}

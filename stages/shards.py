@@ -1,0 +1,197 @@
+"""Leaves `shards-…/`: tars of exactly samples_per_shard kept samples, members byte for byte, and sizes.json.
+
+Output shard i is planned from counts alone, so each is a task of its own that copies byte ranges and never decodes.
+"""
+
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, ClassVar, cast
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.artifact import Artifact, shard_name, write_json
+from pipeline.columns import column
+from pipeline.errors import AccountingError, ShardError
+from pipeline.stage import Run, ShardItem, Summary
+from stages.formats import ImageReader, Parquet
+from stages.survivors import Survivors
+
+SIZES = "sizes.json"
+_RECORD = tarfile.RECORDSIZE
+_COLUMNS = ("position", "key", "caption", "offset", "size", "extra_ranges")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of an output shard: kept samples first to last - 1 (counted among the kept) of one input shard."""
+
+    item: ShardItem
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class OutputShard:
+    """One output shard and the pieces that it is made of, in order."""
+
+    index: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def samples(self) -> int:
+        """How many samples it holds."""
+        return sum(piece.last - piece.first for piece in self.pieces)
+
+
+def plan_shards(items: Sequence[ShardItem], kept: Sequence[int], samples_per_shard: int) -> list[OutputShard]:
+    """Cut the kept samples of all input shards, in order, into shards of exactly samples_per_shard (the last: the rest).
+
+    kept: number of kept samples of each input shard. Cost O(input + output shards).
+    """
+    pieces: list[list[Piece]] = [[]]
+    room = samples_per_shard
+    for item, count in zip(items, kept, strict=True):
+        first = 0
+        while first < count:
+            if not room:
+                pieces.append([])
+                room = samples_per_shard
+            last = min(count, first + room)
+            pieces[-1].append(Piece(item, first, last))
+            room -= last - first
+            first = last
+    return [OutputShard(index, tuple(found)) for index, found in enumerate(pieces) if found]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Writes the samples that are kept as training shards."""
+
+    survivors: Survivors
+    reader: ImageReader
+    samples_per_shard: int
+    name: ClassVar[str] = "shards"
+    version: ClassVar[int] = 1
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One tar per planned shard, then sizes.json."""
+        kept = [summary["kept"] for summary in run.summaries(self.survivors.source)]
+        planned = plan_shards(run.items, cast(list[int], kept), self.samples_per_shard)
+        present = out.present(".tar")
+        missing = [shard for shard in planned if shard.index not in present]
+        for _ in run.each(_Write(self, out), missing, self.name):
+            pass
+        sizes = {shard_name(shard.index, ".tar"): shard.samples for shard in planned}
+        write_json(out.file(SIZES), sizes)
+        written = sum(found.size for found in storage.listing(out.folder) if found.url.endswith(".tar"))
+        return {"samples": sum(sizes.values()), "shards": len(sizes), "bytes": written}
+
+
+@dataclass(frozen=True)
+class _Write:
+    stage: Shards
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: OutputShard) -> Summary:
+        with storage.committing(self.out.file(shard_name(item.index, ".tar"))) as file:
+            writer = TarShard(file)
+            for piece in item.pieces:
+                self._copy(piece, writer)
+            writer.finish()
+        if writer.samples != item.samples:
+            raise AccountingError(f"output shard {item.index} must hold {item.samples}, but {writer.samples} were written")
+        return {"rows": writer.samples}
+
+    def _copy(self, piece: Piece, writer: "TarShard") -> None:
+        survivors, index = self.stage.survivors, piece.item.index
+        rows = np.flatnonzero(survivors.mask(index))[piece.first : piece.last]
+        if isinstance(self.stage.reader, Parquet):
+            positions = column(survivors.table(index, ["position"]), "position")[rows]
+            for key, members in self.stage.reader.members(piece.item.url, positions):
+                writer.add_members(key, members)
+            return
+        table = survivors.table(index, _COLUMNS).take(pa.array(rows))
+        with storage.local_view(piece.item.url) as view:
+            for sample in table.to_pylist():
+                spans = _spans(sample, len(view), piece.item.url)
+                blocks = [bytes(view[start:stop]) for start, stop in spans]
+                caption = None if self.stage.reader.caption == "txt" else sample["caption"]
+                writer.add_ranges(sample["key"], blocks, caption)
+
+
+def _spans(sample: dict[str, object], length: int, url: str) -> Iterator[tuple[int, int]]:
+    extra = sample["extra_ranges"] or []
+    flat = [sample["offset"], sample["size"], *extra]  # type: ignore[misc]  # list[int] from our own column
+    for start, size in zip(flat[::2], flat[1::2], strict=True):
+        # the very last member of a tar may lack its padding; more than that missing means another file
+        if start + size > length + tarfile.BLOCKSIZE:
+            raise ShardError(f"{url} must be as long as when it was embedded, but ends before {sample['key']}; run again")
+        yield start, min(start + size, length)
+
+
+class TarShard:
+    """Appends whole samples to a tar; keys that come again in it are renamed, for readers would merge them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = 0
+        self._keys: set[str] = set()
+        self.samples = 0
+
+    def add_ranges(self, key: str, blocks: Sequence[bytes], caption: str | None) -> None:
+        """A sample as blocks of whole tar members, header, data and padding, which are copied as they are.
+
+        caption: where it is no member of its own, the text of the `.txt` that is added, for training reads that.
+        """
+        if key in self._keys or caption is not None:
+            members = [member for block in blocks for member in _members(block)]
+            if caption is not None and all(suffix != "txt" for suffix, _ in members):
+                members.append(("txt", caption.encode()))
+            self.add_members(key, members)
+            return
+        self._keys.add(key)
+        for block in blocks:
+            self._append(block)
+        self.samples += 1
+
+    def add_members(self, key: str, members: Sequence[tuple[str, bytes]]) -> None:
+        """A sample as (suffix, content) pairs."""
+        name, again = key, 1
+        while name in self._keys:
+            name, again = f"{key}_{again}", again + 1
+        self._keys.add(name)
+        for suffix, content in members:
+            header = tarfile.TarInfo(f"{name}.{suffix}")
+            header.size = len(content)
+            self._append(header.tobuf(tarfile.GNU_FORMAT) + content)
+        self.samples += 1
+
+    def finish(self) -> None:
+        """The end of a tar: two empty blocks, filled up to a whole record."""
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._write(bytes(-self._size % _RECORD))
+
+    def _append(self, block: bytes) -> None:
+        self._write(block)
+        self._write(bytes(-self._size % tarfile.BLOCKSIZE))
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._size += len(data)
+
+
+def _members(block: bytes) -> list[tuple[str, bytes]]:
+    """(suffix, content) of each regular member in a block of whole tar members."""
+    found = []
+    with tarfile.open(fileobj=io.BytesIO(block + bytes(2 * tarfile.BLOCKSIZE)), mode="r:") as tar:
+        for member in tar:
+            if (content := tar.extractfile(member)) is not None:
+                found.append((member.name.rpartition("/")[2].partition(".")[2], content.read()))
+    return found

@@ -1,0 +1,117 @@
+"""Spherical k-means: planted clusters, a plain argmax as oracle, one answer for any split or threads."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import DataError
+from stages.kmeans import assign, fit
+
+
+def unit(x, dtype=np.float32):
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(dtype)
+
+
+def planted(n, d, k, seed=0, spread=0.2):
+    """n unit rows around k far directions, and the direction of each."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, k, n)
+    return unit(np.eye(d)[label] + spread * rng.normal(size=(n, d)) / np.sqrt(d)), label
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_planted_clusters_are_found(dtype):
+    x, label = planted(3_000, 32, 4)
+    centroids = fit(x.astype(dtype), 4, iterations=30, seed=1)
+    cluster, distance = assign(x.astype(dtype), centroids)
+    assert len({(a, b) for a, b in zip(cluster.tolist(), label.tolist(), strict=True)}) == 4
+    assert np.linalg.norm(centroids, axis=1) == pytest.approx(1, abs=1e-6)
+    assert distance.max() < 0.2
+
+
+def test_assign_equals_an_argmax():
+    x, _ = planted(2_000, 24, 9, spread=3.0)
+    mu = x[::17]
+    cosine = x.astype(float) @ mu.astype(float).T
+    cluster, distance = assign(x, mu, block=300)
+    assert np.array_equal(cluster, cosine.argmax(axis=1))
+    assert distance.tolist() == pytest.approx(1 - cosine.max(axis=1), abs=1e-6)
+    assert distance.min() >= 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_assign_is_the_same_for_any_split(data):
+    """With centroids that all but coincide, so that the last bits of a matrix product would decide."""
+    n = 200
+    x, _ = planted(n, 48, 3, seed=data.draw(st.integers(0, 5)), spread=2.0)
+    mu = unit(np.repeat(x[:10], 6, axis=0) + np.float32(2e-7) * x[10:70])
+    whole = assign(x, mu)
+    cuts = [0, *sorted(data.draw(st.lists(st.integers(0, n), max_size=5))), n]
+    block = data.draw(st.integers(1, n))
+    parts = [assign(x[a:b], mu, block=block) for a, b in pairwise(cuts)]
+    for i in range(2):
+        assert np.concatenate([p[i] for p in parts]).tobytes() == whole[i].tobytes()
+    assert np.array_equal(whole[0], oracle_of_single_rows(x, mu))
+
+
+def oracle_of_single_rows(x, mu):
+    wide = mu.astype(np.float64)
+    return np.array([np.vecdot(np.broadcast_to(row, wide.shape).astype(float), wide).argmax() for row in x])
+
+
+def test_equal_centroids_go_to_the_lowest_index():
+    x, _ = planted(500, 8, 3)
+    cluster, _ = assign(x, np.concatenate([x[:5], x[:5], x[:5]]))
+    assert cluster.max() < 5
+
+
+def test_fit_does_not_depend_on_threads():
+    x, _ = planted(5_003, 33, 12, spread=4.0)
+    one, two = (fit(x, 17, iterations=15, seed=4, threads=t) for t in (1, 2))
+    assert one.tobytes() == two.tobytes()
+    assert fit(x, 17, iterations=15, seed=5).tobytes() != one.tobytes()
+
+
+def test_few_distinct_rows_give_finite_centroids(capfd):
+    x = np.repeat(np.eye(6, dtype=np.float32)[:3], 20, axis=0)
+    centroids = fit(x, 10, iterations=20)
+    cluster, distance = assign(x, centroids)
+    assert np.linalg.norm(centroids, axis=1) == pytest.approx(1, abs=1e-6)
+    assert distance.max() < 1e-3
+    assert len(set(cluster.tolist())) >= 3
+    assert capfd.readouterr() == ("", "")
+
+
+def test_rows_that_cancel_still_give_a_unit_centroid():
+    x = np.array([[1, 0], [-1, 0]], np.float32)
+    centroids = fit(x, 1)
+    assert np.linalg.norm(centroids, axis=1) == pytest.approx(1)
+    assert assign(x, centroids)[1].tolist() == [0, 2]
+
+
+def test_as_many_clusters_as_samples_and_no_rows():
+    x = np.eye(4, dtype=np.float32)
+    assert sorted(assign(x, fit(x, 4))[0].tolist()) == [0, 1, 2, 3]
+    cluster, distance = assign(x[:0], x)
+    assert (cluster.dtype, distance.dtype, len(cluster)) == (np.int32, np.float32, 0)
+    assert assign(x, x[:1])[0].tolist() == [0, 0, 0, 0]
+
+
+def test_broken_questions_are_refused():
+    x = np.eye(4, dtype=np.float32)
+    with pytest.raises(DataError, match="5 clusters and 4 samples came; ask for between 1 and 4 clusters"):
+        fit(x, 5)
+    with pytest.raises(DataError, match="0 clusters"):
+        fit(x, 0)
+    broken = x.copy()
+    broken[2] = np.nan
+    with pytest.raises(DataError, match="1 of 4 are not, first at 2 with norm nan"):
+        fit(broken, 2)
+    with pytest.raises(DataError, match=r"first at 3 with norm 0\.0"):
+        assign(np.concatenate([x[:3], x[:1] * 0]), x, block=2)
+    with pytest.raises(DataError, match="use those of one encoder"):
+        assign(x, x[:0])
