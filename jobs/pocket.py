@@ -31,7 +31,7 @@ def train(
     shards: str,
     out: Path,
     *,
-    epochs: int = 5,
+    epochs: int = 6,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
     warmup_steps: int = 40,

@@ -81,21 +81,11 @@ def local_view(url: str) -> Iterator[memoryview]:
     """The whole file as one read-only memoryview: mapped when local, else fetched into memory once."""
     filesystem, path = _resolve(url)
     if isinstance(filesystem, LocalFileSystem) and os.path.isfile(path) and os.path.getsize(path):
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            view = memoryview(mapped)
-            try:
-                yield view
-            finally:
-                _release(view)
+        with open(path, "rb") as file:
+            # not closed by hand: slices that a reader still holds keep the mapping, and the last one ends it
+            yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     else:
         yield memoryview(read_bytes(url))
-
-
-def _release(view: memoryview) -> None:
-    try:
-        view.release()
-    except BufferError as error:  # slices outlive the mapping: closing it would crash their readers
-        raise StorageError("a shard's bytes may be used only while its view is open; copy what must stay") from error
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Precomputed pools get the same files without vectors: those are read in place fr
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -73,6 +73,7 @@ class Embeddings:
         cls, pool: Artifact, reader: ImageReader, encoders: Mapping[str, OpenClip | Timm], encoding: Encoding, needs: Needs
     ) -> "Embeddings":
         """The stage for these encoders; reads their weights to hash them."""
+        encoding = _resolved(encoding, needs)
         return cls(
             pool=pool,
             reader=reader,
@@ -80,8 +81,7 @@ class Embeddings:
             provenance=tuple((name, provenance(encoder)) for name, encoder in encoders.items()),
             batch_size=encoding.batch_size,
             preprocess=encoding.preprocess,
-            # on auto, bf16 of a GPU and fp32 of a CPU must not share an artifact
-            precision=_precision(encoding, needs),
+            precision=encoding.precision,
             encoding=encoding,
             needs=needs,
         )
@@ -97,11 +97,12 @@ class Embeddings:
         return self.batch_size, self.preprocess, self.precision
 
 
-def _precision(encoding: Encoding, needs: Needs) -> str:
-    if encoding.precision != "auto":
-        return encoding.precision
-    on_gpu = needs.gpus > 0 or encoding.device.startswith("cuda")
-    return "bf16" if on_gpu else "fp32"
+def _resolved(encoding: Encoding, needs: Needs) -> Encoding:
+    """The encoding with `auto` decided by the job alone, so that no artifact depends on the machine it was made on."""
+    device = encoding.device if encoding.device != "auto" else ("cuda" if needs.gpus > 0 else "cpu")
+    automatic = "bf16" if device.startswith("cuda") else "fp32"
+    precision = automatic if encoding.precision == "auto" else encoding.precision
+    return replace(encoding, device=device, precision=precision)
 
 
 def report(summaries: list[Summary]) -> Summary:

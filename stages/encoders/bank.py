@@ -4,10 +4,10 @@ Reading, decoding and the models run beside one another, each step a window of b
 """
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -21,6 +21,8 @@ from stages.encoders.config import Encoding, OpenClip, Timm
 from stages.encoders.pixels import decode
 from stages.encoders.towers import Towers
 from stages.formats.sample import Reject, Sample
+
+_LOADING = threading.Lock()  # open_clip and timm build models with the process's one random generator
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -78,7 +80,9 @@ class Bank:
         threads = encoding.decode_threads or _cores()
         self._in_flight = threads if device.type == "cpu" else 1
         self._decoders = ThreadPoolExecutor(threads, "decode")
-        self._models = ThreadPoolExecutor(self._in_flight, "model")
+        # torch keeps its thread count per calling thread, so each thread of the pool has to be told
+        one = (1,) if device.type == "cpu" else (torch.get_num_threads(),)
+        self._models = ThreadPoolExecutor(self._in_flight, "model", torch.set_num_threads, one)
         self._columns = self._widths()
 
     @classmethod
@@ -90,9 +94,9 @@ class Bank:
         """
         device = _device(encoding.device)
         dtype = _dtype(encoding.precision, device)
-        return cls(
-            {name: _load(encoder, device) for name, encoder in encoders.items()}, encoding, device, dtype
-        )
+        with _LOADING:
+            towers = {name: _load(encoder, device) for name, encoder in encoders.items()}
+        return cls(towers, encoding, device, dtype)
 
     def columns(self) -> dict[str, int]:
         """Vector columns and their width d: `NAME.image`, and `NAME.text` where there is a text tower."""
@@ -107,10 +111,9 @@ class Bank:
         Memory: (batches in flight + 3) x batch_size images, decoded to the encoders' sizes.
         """
         ahead = 2 * self._encoding.batch_size
-        with _one_thread_an_operation(self._device):
-            owned = (_own(sample) for sample in samples)
-            decoded = _in_order(self._decoders, self._decode, owned, ahead)
-            yield from _in_order(self._models, self._forward, self._batches(decoded), self._in_flight)
+        owned = (_own(sample) for sample in samples)
+        decoded = _in_order(self._decoders, self._decode, owned, ahead)
+        yield from _in_order(self._models, self._forward, self._batches(decoded), self._in_flight)
 
     def _decode(self, item: Sample | Reject) -> _Decoded | Reject:
         if isinstance(item, Reject):
@@ -220,18 +223,6 @@ def _in_order(
     finally:
         for future in pending:
             future.cancel()
-
-
-@contextmanager
-def _one_thread_an_operation(device: torch.device) -> Iterator[None]:
-    """torch's thread count is the process's; others, such as k-means, get theirs back."""
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _own(item: Sample | Reject) -> Sample | Reject:

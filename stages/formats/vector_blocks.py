@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,11 @@ class Blocks:
     rows: int
     width: int
     parts: Iterator[Float[np.ndarray, "m d"]]
+
+
+@runtime_checkable
+class _Stream(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 @contextmanager
@@ -64,7 +69,7 @@ def list_blocks(url: str, column: str) -> Iterator[Blocks]:
         lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
         if not lists or not pa.types.is_floating(kind.value_type):
             raise PoolError(f"{url}: column {column} must hold lists of floats, but is {kind}")
-        dtype = kind.value_type.to_pandas_dtype()
+        dtype = np.dtype(kind.value_type.to_pandas_dtype())
         width = _width(file, column)
         parts = (_dense(part, width, dtype, f"{url}: {column}") for part in _lists(file, column))
         yield Blocks(file.metadata.num_rows, width, parts)
@@ -145,7 +150,7 @@ def _squared(x: np.ndarray) -> np.ndarray:
     return squared
 
 
-def _npy(stream: IO[bytes], what: str) -> Blocks:
+def _npy(stream: _Stream, what: str) -> Blocks:
     version = npy.read_magic(stream)
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read_header(stream)
@@ -158,7 +163,7 @@ def _npy(stream: IO[bytes], what: str) -> Blocks:
     return Blocks(shape[0], shape[1], _npy_parts(stream, shape[0], shape[1], dtype, what))
 
 
-def _npy_parts(stream: IO[bytes], rows: int, width: int, dtype: np.dtype, what: str) -> Iterator[np.ndarray]:
+def _npy_parts(stream: _Stream, rows: int, width: int, dtype: np.dtype, what: str) -> Iterator[np.ndarray]:
     for start in range(0, rows, _BLOCK_ROWS):
         count = min(_BLOCK_ROWS, rows - start)
         size = count * width * dtype.itemsize
