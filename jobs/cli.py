@@ -1,6 +1,7 @@
 """The `winnow` command: run, plan, status; prints results on stdout, progress and errors on stderr."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -74,6 +75,29 @@ def status(store: Annotated[str, typer.Argument(help="URL of a store")]) -> None
             done = storage.exists(storage.join(store, name, DONE))
             table.add_row(name, "done" if done else "unfinished")
     console.print(table)
+
+
+@app.command()
+def quickstart(
+    folder: Annotated[Path, typer.Option(help="where everything lands")] = Path("out/quickstart"),
+    executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
+    workers: Annotated[int | None, typer.Option(help="how many; one per core by default")] = None,
+) -> None:
+    """Render a world, train a filter network on it, filter its noisy pool, compare with the planted truth."""
+    from jobs import quickstart as whole
+
+    stderr, stdout = Console(stderr=True), Console()
+    result = whole.quickstart(folder, executor, workers, lambda line: stderr.print(line, highlight=False))
+    funnel.show(result, stdout)
+    verdicts = whole.judged(result, folder)
+    stdout.print("\nwhat became of what was planted:", highlight=False)
+    stdout.print(whole.truth_table(verdicts, [name for name, _ in result.path.cuts]))
+    broken = 0
+    for check in whole.checks(result, verdicts):
+        broken += not check.holds
+        stdout.print(f"{'ok  ' if check.holds else 'NOT '} {check.promise}: {check.seen}", highlight=False)
+    if broken:
+        raise typer.Exit(1)
 
 
 def main() -> None:

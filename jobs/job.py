@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -10,15 +11,19 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline import storage
-from pipeline.errors import JobError
+from pipeline.errors import JobError, StorageError
 from pipeline.executor import Needs
 from stages.cut import Cut
+from stages.duplicates import Duplicates
+from stages.embeddings import has_text
 from stages.encoders import Encoding, OpenClip, Timm
 from stages.formats import FORMATS, Reader, VectorReader
 from stages.policy import CUTS
 from stages.pool import Pool
+from stages.similarity import Similarity
 
 _KEYS = ("name", "store", "pool", "embeddings", "encoding", "policy", "shards", "resources")
+_NAME = re.compile(r"\w[\w.-]*")  # it names a file of the store
 _T = TypeVar("_T")
 
 
@@ -69,6 +74,8 @@ def load(path: str, changes: Sequence[str] = ()) -> Job:
     """The job in a YAML file, with `path.to.key=value` changes applied; raises JobError for anything it does not know."""
     try:
         values = yaml.safe_load(storage.read_bytes(path))
+    except StorageError as error:
+        raise JobError(f"a job is a YAML file, but: {error}") from error
     except yaml.YAMLError as error:
         raise JobError(f"{path} must be YAML: {error}") from error
     if not isinstance(values, dict):
@@ -116,23 +123,40 @@ def _check(job: Job) -> None:
     if not names:
         raise JobError("a pool of images needs at least one encoder under embeddings")
     for cut in job.policy:
-        by = getattr(cut, "by", None)
-        if by is not None and by not in names:
-            raise JobError(f"{cut.kind}.by must be an encoder of the job ({', '.join(names)}), but {by!r} came")
+        _check_cut(cut, job, names)
+    if not _NAME.fullmatch(job.name):
+        raise JobError(f"a job's name must be letters, digits, dot, dash or underscore, but {job.name!r} came")
+    if (job.resources.workers or 1) < 1 or job.resources.retries < 0:
+        raise JobError(f"resources need workers >= 1 and retries >= 0, but {job.resources} came")
     if job.shards is not None and job.shards.samples_per_shard < 1:
         raise JobError(f"shards.samples_per_shard must be at least 1, but {job.shards.samples_per_shard} came")
 
 
+def _check_cut(cut: Cut, job: Job, names: Sequence[str]) -> None:
+    reader = job.pool.reader
+    by = getattr(cut, "by", None)
+    if by is not None and by not in names:
+        raise JobError(f"{cut.kind}.by must be an encoder of the job ({', '.join(names)}), but {by!r} came")
+    if isinstance(cut, Similarity):
+        text = has_text(reader) if isinstance(reader, VectorReader) else isinstance(job.embeddings[cut.by], OpenClip)
+        if not text:
+            raise JobError(f"similarity compares image and text, but {cut.by} has no text vectors; name a CLIP")
+    if isinstance(cut, Duplicates) and cut.exact and isinstance(reader, VectorReader):
+        raise JobError(
+            "duplicates.exact compares the bytes of images, which this pool has not: set exact: false and an epsilon"
+        )
+
+
 def _pool(values: Mapping[str, object]) -> Pool:
     shards = values.get("shards")
-    patterns = (shards,) if isinstance(shards, str) else tuple(cast(Sequence[str], shards or ()))
-    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+    patterns = [shards] if isinstance(shards, str) else shards
+    if not isinstance(patterns, list | tuple) or not patterns or not all(isinstance(p, str) for p in patterns):
         raise JobError(f"pool.shards must be a pattern or a list of them, but {shards!r} came")
-    kind = values.get("format") or ("webdataset" if patterns[0].endswith(".tar") else "parquet")
+    kind = str(values.get("format") or ("parquet" if patterns[0].endswith(".parquet") else "webdataset"))
     if kind not in FORMATS:
-        raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, but {kind!r} came{_nearest(str(kind), FORMATS)}")
+        raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, but {kind!r} came{_nearest(kind, FORMATS)}")
     options = {key: value for key, value in values.items() if key not in ("shards", "format")}
-    return Pool(patterns, cast(Reader, _options(FORMATS[str(kind)], "pool", options)))
+    return Pool(tuple(patterns), cast(Reader, _options(FORMATS[kind], "pool", options)))
 
 
 def _encoder(name: str, values: Mapping[str, object]) -> OpenClip | Timm:
@@ -149,7 +173,12 @@ def _cut(number: int, entry: object) -> Cut:
     [(kind, options)] = values.items()
     if kind not in CUTS:
         raise JobError(f"policy.{number} must be one of {', '.join(CUTS)}, but {kind!r} came{_nearest(kind, CUTS)}")
-    return cast(Cut, _options(CUTS[kind], f"policy.{number}.{kind}", _mapping(f"policy.{number}.{kind}", options or {})))
+    where = f"policy.{number}.{kind}"
+    known = _mapping(where, options or {})
+    try:
+        return cast(Cut, _options(CUTS[kind], where, known))
+    except JobError as error:
+        raise error if str(error).startswith(where) else JobError(f"{where}: {error}") from error
 
 
 def _options(kind: type[_T], where: str, values: Mapping[str, object]) -> _T:
@@ -197,7 +226,10 @@ def _change(values: dict[str, Any], change: str) -> None:
     place: Any = values
     for part in parents:
         place = _step(place, part, path)
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise JobError(f"--set {path}: the value must be YAML, but {text!r} came") from error
     if isinstance(place, list):
         _step(place, last, path)
         place[int(last)] = value

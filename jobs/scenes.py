@@ -27,6 +27,7 @@ COLOURS: dict[str, Colour] = {
     "gray": (140, 142, 146),
     "black": (28, 28, 32),
 }
+PLURALS = {"box": "boxes", "cross": "crosses", "fish": "fish"}
 NUMBERS = ("no", "one", "two", "three", "four")
 SIZES = {"small": 0.62, "big": 1.0}
 TEXTURES = ("plain", "striped", "spotted")
@@ -131,12 +132,15 @@ class Scene:
 
 def imagine(concept: Concept, rng: Random) -> Scene:
     """One scene of the concept; the larger its variety, the more of the scene is free."""
-    colour, ground_colour = rng.sample(sorted(COLOURS), 2)
     still, crowded = concept.variety == 0, concept.variety == 2
+    names = sorted(COLOURS)
+    # a still concept has four ground colours of its own, as product photographs have few backdrops
+    ground_colour = rng.choice(Random(concept.name).sample(names, 4) if still else names)
+    colour = rng.choice([name for name in names if name != ground_colour])
     companion = None
     if rng.random() < (0.0, 0.4, 0.8)[concept.variety]:
         other = rng.choice([noun for noun in NOUNS if noun != concept.noun])
-        tint = rng.choice([name for name in sorted(COLOURS) if name != ground_colour])
+        tint = rng.choice([name for name in names if name != ground_colour])
         companion = (other, tint, rng.choice(list(RELATIONS)))
     return Scene(
         concept,
@@ -153,15 +157,12 @@ def imagine(concept: Concept, rng: Random) -> Scene:
 def describe(scene: Scene, rng: Random) -> str:
     """A true caption of the scene, by one of several templates; at least five words."""
     noun = scene.concept.noun
-    looks = [
-        word for word in (scene.size, scene.texture if scene.texture != "plain" else "", scene.colour) if word
-    ]
+    texture = "" if scene.texture == "plain" else scene.texture
+    looks = [word for word in (scene.size, texture, scene.colour) if word]
     if scene.count == 1:
         subject = f"a {' '.join(looks)} {noun}"
     else:
-        plural = noun + ("es" if noun[-1] in "xsh" and noun != "fish" else "")
-        plural = plural if plural != noun or noun == "fish" else noun + "s"
-        subject = f"{NUMBERS[scene.count]} {' '.join(looks)} {plural}"
+        subject = f"{NUMBERS[scene.count]} {' '.join(looks)} {PLURALS.get(noun, noun + 's')}"
     if scene.companion:
         other, tint, relation = scene.companion
         subject += f" {relation} a {tint} {other}"

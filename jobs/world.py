@@ -226,7 +226,7 @@ def _alter(image: bytes, how: str, rng: Random) -> tuple[bytes, tuple[int, int]]
         left, top = rng.randint(0, 2), rng.randint(0, 2)
         picture = picture.crop((left, top, width - 2 + left, height - 2 + top))
     else:
-        picture = ImageEnhance.Contrast(picture).enhance(rng.choice((0.94, 1.06)))
+        picture = ImageEnhance.Contrast(picture).enhance(rng.choice((0.95, 1.05)))
     return _jpeg(picture, quality), picture.size
 
 

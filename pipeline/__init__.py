@@ -1,1 +1,1 @@
-"""The engine: storage, artifacts, fingerprints, executors, errors, progress. Knows shards and columns, no image."""
+"""The engine: storage, artifacts, fingerprints, executors, errors, progress. Knows shards, not images."""

@@ -1,7 +1,7 @@
 """A stage's folder in the store: one parquet per shard (00000.parquet …), small files, and `_done.json` last.
 
-A file that is there is right, for it was committed whole; `_done.json` says that all are there. The folder's name
-carries the fingerprint of everything that it was made from, so nothing has to be invalidated.
+A file that is there is right, for it was committed whole; `_done.json` says that all are there. The folder's
+name carries the fingerprint of everything that it was made from, so nothing has to be invalidated.
 """
 
 import json
@@ -90,7 +90,7 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
         try:
             # fsspec reads ahead by itself; pre_buffer would fetch the columns that were not asked for
             return pq.read_table(file, columns=None if columns is None else list(columns), pre_buffer=False)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:  # a page that does not decompress is an OSError
             raise _torn(url, error) from error
 
 

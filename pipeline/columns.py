@@ -1,4 +1,4 @@
-"""Parquet columns as numpy arrays and back, without copying where the layouts agree; refuses nulls it was not told of."""
+"""Parquet columns as numpy arrays and back, not copied where the layouts agree; refuses unexpected nulls."""
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,9 @@ def column(table: pa.Table, name: str, null: object = None) -> np.ndarray:
 
 
 def matrix(vectors: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """A column of fixed-size lists as an array (n, d)."""
+    """A column of fixed-size lists as an array (n, d); DataError for nulls."""
+    if vectors.null_count:
+        raise DataError(f"every row must have its vector here, but {vectors.null_count} nulls came")
     array = vectors.combine_chunks() if isinstance(vectors, pa.ChunkedArray) else vectors
     width = array.type.list_size
     flat = array.values.slice(array.offset * width, len(array) * width)

@@ -6,7 +6,7 @@ WinnowError                     exit 1
 ├── StorageError                        a file or object cannot be read or written
 ├── ModelError                          weights or a model's configuration cannot be loaded
 ├── DataError                           a value column breaks its contract (NaN, wrong length, unknown uid)
-├── ShardError                          one shard cannot be read as a whole; it is retried, then counted failed
+├── ShardError                          one shard cannot be read as a whole; it is retried, then failed
 ├── FailedShards                        some shards failed after every retry; the run can be resumed
 ├── AccountingError                     pool = kept + dropped + rejected does not hold
 └── SampleError                         one sample cannot be read: never ends a run, becomes a reject row

@@ -1,7 +1,7 @@
 """The contract of the executors: every item is done once, retried, and accounted for; refuses to lose one.
 
-An item is a shard, or a group of them. A task is a frozen dataclass: `open` makes what one worker needs once (a
-model, centroids), `run` does one item and commits its own file, returning only something small.
+An item is a shard, or a group of them. A task is a frozen dataclass: `open` makes what one worker needs once
+(a model, centroids), `run` does one item and commits its own file, returning only something small.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
-from pipeline.errors import AccountingError, JobError
+from pipeline.errors import JobError
 
 State = TypeVar("State")
 Item = TypeVar("Item")
@@ -21,7 +21,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True)
 class Needs:
-    """What one worker takes: CPU cores, GPUs (fractions share one), and how often a failing item is tried again."""
+    """What one worker takes: CPU cores, GPUs (fractions share one); how often a failing item is retried."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -62,22 +62,32 @@ class Regroup(Protocol[I_contra, R_co]):
 
 
 class Executor(Protocol):
-    """Runs tasks over items with a fixed number of workers; the answer never depends on which executor or how many."""
+    """Runs tasks over items with some workers; the answer never depends on which executor or how many."""
 
-    workers: int
+    @property
+    def workers(self) -> int:
+        """Number of items that are done at the same time."""
+        ...
 
     def map(
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:
         """(index of item, result) in any order, each exactly once.
 
-        An item that raises, or whose worker dies, is tried again `needs.retries` times. Raises FailedShards after
-        all others are done when some still fail.
+        An item that raises a WinnowError or an OSError, or whose worker dies, is tried again `needs.retries`
+        times. Raises FailedShards after all others are done when some still fail. Any other exception is a
+        bug and surfaces at once.
         """
         ...
 
-    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
-        """Run a Regroup over all items; (index of item, result) in any order, each exactly once."""
+    def regroup(
+        self, work: Regroup[Item, Result], items: Sequence[Item], label: str
+    ) -> Iterator[tuple[int, Result]]:
+        """Run a Regroup over all items; (index of item, result) in any order, each exactly once.
+
+        Each of its calls is retried as in `map`. Raises FailedShards, naming items or parts, after a step of
+        which some calls still fail; ValueError for a part that is not in [0, parts).
+        """
         ...
 
     def close(self) -> None:
@@ -109,7 +119,7 @@ def describe(item: object) -> str:
     return str(getattr(item, "url", item))
 
 
-def check_once(label: str, done: Sequence[int], total: int) -> None:
-    """Raises AccountingError unless `done` is each index in [0, total) exactly once."""
-    if sorted(done) != list(range(total)):
-        raise AccountingError(f"{label}: each of {total} items must be done once, but {len(done)} results came")
+def check_part(label: str, part: int, parts: int) -> None:
+    """Raises ValueError for rows that are scattered to no part: they would vanish."""
+    if not 0 <= part < parts:
+        raise ValueError(f"{label}: rows go to a part in [0, {parts}), but part {part} came; mend `scatter`")

@@ -1,23 +1,26 @@
 """Runs tasks in a pool of Ray actors, the one home of ray; survives the death of any worker.
 
-Only references, summaries and errors reach the driver: an actor reads its shard from storage and commits its own
-file. Ray core actors, not Ray Data: docs/LOG.md has the measurement.
+Only references, summaries and errors reach the driver: an actor reads its shard from storage and commits its
+own file. Ray core actors, not Ray Data: docs/LOG.md has the measurement.
 """
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
-from pipeline.errors import FailedShards, WinnowError
-from pipeline.executor import Item, Needs, Regroup, Result, State, Task, describe
+from pipeline.errors import FailedShards, JobError, WinnowError
+from pipeline.executor import Item, Needs, Regroup, Result, State, Task, check_part, describe
 
-_BLOCKS = 256  # items of a regroup travel in at most this many blocks, so that references stay few: blocks x parts
+_BLOCKS = 256  # a regroup's items travel in at most this many blocks: references are blocks x parts
+_DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError)
+_Failures = list[tuple[str, str]]  # (name, message) of what went wrong
 
 
 class Worker:
@@ -27,8 +30,11 @@ class Worker:
         self._call = -1
         self._state: Any = None
 
+    def greet(self) -> None:
+        """Answers once the actor runs."""
+
     def run(self, call: int, task: Task[Any, Any, Any], item: object) -> tuple[bool, object]:
-        """(True, result), or (False, message) when the item's data is at fault."""
+        """(True, result), or (False, failures) when the item's data is at fault."""
         try:
             if call != self._call:
                 self._state = None  # the last task's model must leave the memory before the next one's comes
@@ -36,15 +42,20 @@ class Worker:
                 self._call = call
             return True, task.run(self._state, item)
         except (WinnowError, OSError) as error:
-            return False, str(error)
+            return False, [(describe(item), str(error))]
 
     def scatter(self, work: Regroup[Any, Any], block: Sequence[Any]) -> tuple[object, ...]:
         """Outcome, then one list of tables per part."""
-        try:
-            scattered = [work.scatter(item) for item in block]
-        except (WinnowError, OSError) as error:
-            return (False, str(error)), *[None] * work.parts
-        return (True, None), *[[t[part] for t in scattered if part in t] for part in range(work.parts)]
+        parts: list[list[pa.Table]] = [[] for _ in range(work.parts)]
+        failures: _Failures = []
+        for item in block:
+            try:
+                for part, table in work.scatter(item).items():
+                    check_part(describe(item), part, work.parts)
+                    parts[part].append(table)
+            except (WinnowError, OSError) as error:
+                failures.append((describe(item), str(error)))
+        return (not failures, failures), *parts
 
     def decide(
         self, work: Regroup[Any, Any], part: int, starts: Sequence[int], *blocks: list[pa.Table]
@@ -54,21 +65,21 @@ class Worker:
             tables = [table for block in blocks for table in block]
             decided = work.decide(part, tables) if tables else {}
         except (WinnowError, OSError) as error:
-            return (False, str(error)), *[None] * (len(starts) - 1)
-        bounds = zip(starts[:-1], starts[1:], strict=True)
-        return (True, None), *[{i: t for i, t in decided.items() if a <= i < b} for a, b in bounds]
+            return (False, [(f"part {part}", str(error))]), *[None] * (len(starts) - 1)
+        return (True, None), *[{i: t for i, t in decided.items() if a <= i < b} for a, b in pairwise(starts)]
 
     def settle(
         self, work: Regroup[Any, Any], start: int, block: Sequence[Any], *decided: Mapping[int, pa.Table]
     ) -> tuple[bool, object]:
-        """(True, results of the block's items), or (False, message)."""
-        try:
-            return True, [
-                work.settle(item, [tables[start + i] for tables in decided if start + i in tables])
-                for i, item in enumerate(block)
-            ]
-        except (WinnowError, OSError) as error:
-            return False, str(error)
+        """(True, results of the block's items), or (False, failures) when all others are committed."""
+        results: list[object] = []
+        failures: _Failures = []
+        for index, item in enumerate(block, start):
+            try:
+                results.append(work.settle(item, [tables[index] for tables in decided if index in tables]))
+            except (WinnowError, OSError) as error:
+                failures.append((describe(item), str(error)))
+        return not failures, failures or results
 
 
 @dataclass
@@ -82,11 +93,48 @@ class _Call:
     references: list[Any] = field(default_factory=list)
 
 
+@dataclass
+class _Seat:
+    """One actor of the pool, seen from the driver: whether it answers, and which calls lie with it."""
+
+    actor: Any
+    greeting: Any  # reference that is ready once the actor runs; None while it is known to
+    sent: dict[Any, _Call] = field(default_factory=dict)  # by reference of the outcome, oldest first
+    missed: int = 0
+
+    def greet(self) -> None:
+        """Give it no work until it answers: one that finds no room in the cluster would hold it for ever."""
+        self.greeting = self.actor.greet.remote()
+
+    def take(self, call: _Call) -> None:
+        """Send a call."""
+        answer = call.send(self.actor)
+        call.references = answer if isinstance(answer, list) else [answer]
+        self.sent[call.references[0]] = call
+
+    def answered(self, reference: Any) -> _Call | None:
+        """The call that this reference is the outcome of; None when it only greets."""
+        if reference == self.greeting:
+            self.greeting, self.missed = None, 0
+            return None
+        return self.sent.pop(reference)
+
+    def lost(self) -> list[_Call]:
+        """The calls that went down with it, the one that was running first."""
+        calls = list(self.sent.values())
+        self.sent.clear()
+        self.missed += not calls
+        self.greet()
+        return calls
+
+
 class RayExecutor:
     """A pool of actors that is kept from stage to stage while the needs stay the same."""
 
     def __init__(self, workers: int | None = None, address: str | None = None) -> None:
         self._started = not ray.is_initialized()
+        # a cluster of our own never grows; any other may be waiting for work to do so
+        self._fixed = self._started and not _elsewhere(address)
         if self._started:
             _connect(workers, address)
         self._asked = workers
@@ -102,7 +150,7 @@ class RayExecutor:
     def map(
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:
-        """See Executor.map."""
+        """See Executor.map. Raises JobError when one worker is more than a local cluster has."""
         if not items:
             return
         self._calls += 1
@@ -114,7 +162,9 @@ class RayExecutor:
         calls = [_Call(index, describe(item), sender(item)) for index, item in enumerate(items)]
         yield from self._drive(calls, label, needs)
 
-    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
+    def regroup(
+        self, work: Regroup[Item, Result], items: Sequence[Item], label: str
+    ) -> Iterator[tuple[int, Result]]:
         """See Executor.regroup; tables lie in Ray's object store, which spills to disk."""
         if not items:
             return
@@ -134,14 +184,15 @@ class RayExecutor:
         shared = ray.put(work)
         count = min(_BLOCKS, len(items))
         starts = [len(items) * i // count for i in range(count + 1)]
-        blocks = [items[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        blocks = [items[a:b] for a, b in pairwise(starts)]
 
         def scatter(block: Sequence[Item]) -> Callable[[Any], Any]:
             return lambda actor: actor.scatter.options(num_returns=1 + work.parts).remote(shared, block)
 
         def decide(part: int) -> Callable[[Any], Any]:
             tables = [call.references[1 + part] for call in scattered]
-            return lambda actor: actor.decide.options(num_returns=1 + count).remote(shared, part, starts, *tables)
+            more = {"num_returns": 1 + count}
+            return lambda actor: actor.decide.options(**more).remote(shared, part, starts, *tables)
 
         def settle(number: int) -> Callable[[Any], Any]:
             decided = [call.references[1 + number] for call in parts]
@@ -156,32 +207,35 @@ class RayExecutor:
 
     def _drive(self, calls: Sequence[_Call], label: str, needs: Needs) -> Iterator[tuple[int, Any]]:
         """Send every call to some actor, again when it fails, and yield (index, result) as they come."""
-        actors = self._pool(needs, len(calls))
-        waiting, sent = deque(calls), {}
-        load = dict.fromkeys(range(len(actors)), 0)
-        failures: list[tuple[str, str]] = []
-        while waiting or sent:
-            # a second call waits at each actor so that none idles, but not at the end, where it would sit in a queue
-            depth = 2 if len(waiting) > 2 * len(actors) else 1
-            for number in sorted(load, key=lambda n: load[n]):
-                if waiting and load[number] < depth:
-                    call = waiting.popleft()
-                    answer = call.send(actors[number])
-                    call.references = answer if isinstance(answer, list) else [answer]
-                    sent[call.references[0]] = call, number
-                    load[number] += 1
-            ready, _ = ray.wait(list(sent), num_returns=1)
-            call, number = sent.pop(ready[0])
-            load[number] -= 1
-            good, value = _outcome(ready[0])
+        seats = [_Seat(actor, actor.greet.remote()) for actor in self._pool(needs, len(calls))]
+        waiting = deque(calls)
+        failures: _Failures = []
+        while waiting or any(seat.sent for seat in seats):
+            _hand_out(waiting, seats)
+            at = {reference: seat for seat in seats for reference in seat.sent}
+            at |= {seat.greeting: seat for seat in seats if seat.greeting is not None}
+            ready, _ = ray.wait(list(at), num_returns=1)
+            seat = at[ready[0]]
+            try:
+                good, value = _outcome(ready[0])
+                call = seat.answered(ready[0])
+            except _DEATHS as error:
+                # only the running call can be at fault: those that were queued behind it go again uncounted
+                lost = seat.lost()
+                call = lost[0] if lost else None
+                waiting.extendleft(reversed(lost[1:]))
+                if call is None and seat.missed > needs.retries:
+                    raise  # it cannot even start
+                good, value = False, [(call.name if call else "", f"its worker died: {_first_line(error)}")]
+            if call is None:
+                continue
             if good:
                 yield call.index, value
-                continue
-            call.failed += 1
-            if call.failed > needs.retries:
-                failures.append((call.name, str(value)))
-            else:
+            elif call.failed < needs.retries:
+                call.failed += 1
                 waiting.append(call)
+            else:
+                failures += value
         if failures:
             raise FailedShards(label, sorted(failures), len(calls))
 
@@ -195,12 +249,13 @@ class RayExecutor:
         return self._actors
 
     def _size(self, needs: Needs) -> int:
-        if self._asked:
-            return self._asked
-        resources = ray.cluster_resources()
-        fits = [int(resources.get("CPU", 1) / needs.cpus)] if needs.cpus else []
-        fits += [int(resources.get("GPU", 0) / needs.gpus)] if needs.gpus else []
-        return max(1, min(fits, default=1))
+        has = ray.cluster_resources()
+        asked = {"CPU": needs.cpus, "GPU": needs.gpus}
+        fit = min((int(has.get(name, 0) / amount) for name, amount in asked.items() if amount), default=1)
+        if self._fixed and not fit:
+            have = {name: has.get(name, 0) for name in asked}
+            raise JobError(f"one worker must fit in this machine, but it needs {asked} of {have}")
+        return self._asked or max(1, fit)
 
     def _release(self) -> None:
         for actor in self._actors:
@@ -215,20 +270,36 @@ class RayExecutor:
                 ray.shutdown()
 
 
+def _hand_out(waiting: deque[_Call], seats: Sequence[_Seat]) -> None:
+    # a second call waits at each actor so that none idles, but not at the end, where it would sit in a queue
+    depth = 2 if len(waiting) > 2 * len(seats) else 1
+    for filled in range(depth):
+        for seat in seats:
+            if waiting and seat.greeting is None and len(seat.sent) == filled:
+                seat.take(waiting.popleft())
+
+
 def _outcome(reference: Any) -> tuple[bool, Any]:
     try:
-        good, value = ray.get(reference)
-    except RayActorError as error:
-        return False, f"its worker died: {str(error).splitlines()[0]}"
+        answer = ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, ObjectLostError):
             raise error.cause from error
         raise  # a bug, not bad data: the traceback is worth more than the other shards
-    return bool(good), value
+    return (True, None) if answer is None else answer  # None: a greeting
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _elsewhere(address: str | None) -> bool:
+    # the variable is how a submitted Ray job finds its cluster
+    return bool(address or "RAY_ADDRESS" in os.environ)
 
 
 def _connect(workers: int | None, address: str | None) -> None:
-    if address or "RAY_ADDRESS" in os.environ:  # the latter is how a submitted Ray job finds its cluster
+    if _elsewhere(address):
         ray.init(address=address, log_to_driver=False, logging_level="warning")
     else:
         # bound to loopback without a dashboard: a filter on a laptop must not open doors

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 
 def fingerprint(value: object, digits: int = 8) -> str:
-    """First hex digits of the sha256 of the canonical JSON of `value`; 8 name a folder, 32 tell millions apart."""
+    """First hex digits of the sha256 of the canonical JSON of `value`; 8 name a folder, 32 a shard."""
     text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
@@ -16,7 +16,7 @@ def canonical(value: object) -> object:
     """Plain JSON of configuration: dataclasses become their class and fields, tuples become lists.
 
     A field with metadata `fingerprint=False` (how to run, not what to compute) is left out; an object with a
-    `fingerprint` attribute (an artifact) stands as that. Raises TypeError for anything that has no canonical form.
+    `fingerprint` attribute (an artifact) stands as that. Raises TypeError for what has no canonical form.
     """
     known = getattr(value, "fingerprint", None)
     if isinstance(known, str):
@@ -30,4 +30,4 @@ def canonical(value: object) -> object:
         return value
     if isinstance(value, Sequence):
         return [canonical(item) for item in value]
-    raise TypeError(f"configuration is made of plain values, dataclasses and artifacts, but {type(value)} came")
+    raise TypeError(f"configuration is plain values, dataclasses and artifacts, but {type(value)} came")

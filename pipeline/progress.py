@@ -1,4 +1,4 @@
-"""Says how far a stage is: one live line on a terminal, a plain line now and then in a log; writes no file."""
+"""Says how far a stage is: one live line on a terminal, a plain line now and then in a log; lands no file."""
 
 import sys
 import time
@@ -57,7 +57,7 @@ class StageProgress:
             self._live.update(self._live.task_ids[0], advance=1, rate=self._rate())
         elif time.monotonic() - self._said > PLAIN_EVERY_S:
             self._said = time.monotonic()
-            self._console.print(self._line(), highlight=False)
+            self._console.print(self._line(), highlight=False, markup=False, soft_wrap=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,14 +1,14 @@
-"""Runs stages in order, each into the artifact that its fingerprint names; what is done already is not done again.
+"""Runs stages in order, each into the artifact that its fingerprint names; what is done is not done again.
 
-A stage is a frozen dataclass: its fields are its whole configuration and the artifacts that it reads. What only says
-how to run it (threads, devices) is marked `field(metadata={"fingerprint": False})`.
+A stage is a frozen dataclass: its fields are its whole configuration and the artifacts that it reads. What
+only says how to run it (threads, devices) is marked `field(metadata={"fingerprint": False})`.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, cast
+from typing import Protocol, cast
 
 from pipeline import storage
 from pipeline.artifact import DONE, Artifact, read_json, shard_name, write_json
@@ -25,8 +25,15 @@ PARTS = "_parts.json"
 class Stage(Protocol):
     """One step from artifacts to an artifact."""
 
-    name: ClassVar[str]
-    version: ClassVar[int]
+    @property
+    def name(self) -> str:
+        """First part of the artifact's folder name."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Goes up when the same configuration would give other files."""
+        ...
 
     def run(self, run: "Run", out: Artifact) -> Summary:
         """Make every file of `out`; returns what `_done.json` shall say (counts, seconds, versions)."""
@@ -45,13 +52,12 @@ class ShardItem:
 class Run:
     """What every stage of a job shares.
 
-    shards: identity of each input shard, in the order of the pool. needs: what one worker takes by default.
+    shards: identity of each input shard, in the order of the pool.
     """
 
     store: str
     executor: Executor
     shards: tuple[storage.Identity, ...]
-    say: Callable[[str], None] = print
 
     @property
     def items(self) -> list[ShardItem]:
@@ -62,11 +68,11 @@ class Run:
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs | None = None
     ) -> Iterator[tuple[int, Result]]:
         """Executor.map with progress, and the check that every item came back exactly once."""
-        seen: set[int] = set()
+        seen: list[int] = []
         with StageProgress(label, len(items)) as progress:
             for index, result in self.executor.map(task, items, label, needs or Needs()):
                 progress.advance(_rows(result))
-                seen.add(index)
+                seen.append(index)
                 yield index, result
         check_all(label, seen, len(items))
 
@@ -79,22 +85,22 @@ class Run:
     ) -> list[Summary]:
         """Run `task` for the shards whose file is not in `out` yet; the summaries of all, in order of shard.
 
-        The task commits `out.shard(item.index)` with its summary, so a shard that an earlier run finished costs one
-        read of its footer.
+        The task commits `out.shard(item.index)` with its summary, so a shard that an earlier run finished
+        costs one read of its footer.
         """
         wanted, present = self.items, out.present()
         missing = [item for item in wanted if item.index not in present]
         ready = [item for item in wanted if item.index in present]
-        summaries: dict[int, Summary] = {}
+        summaries: list[tuple[int, Summary]] = []
         with StageProgress(label, len(wanted), len(ready)) as progress:
             for position, found in self.executor.map(_Footer(out), ready, f"{label} (done before)", Needs()):
-                summaries[ready[position].index] = found
+                summaries.append((ready[position].index, found))
             for position, made in self.executor.map(task, missing, label, needs or Needs()):
-                summaries[missing[position].index] = made
+                summaries.append((missing[position].index, made))
                 progress.advance(_rows(made))
-        check_all(label, {item.index for item in wanted} & set(summaries), len(wanted))
-        return [summaries[item.index] for item in wanted]
-
+        check_all(label, [index for index, _ in summaries], len(wanted))
+        found_at = dict(summaries)
+        return [found_at[item.index] for item in wanted]
 
     def summaries(self, made: Artifact) -> list[Summary]:
         """The summaries of a finished artifact's shards, in order; footers only."""
@@ -113,10 +119,10 @@ class _Footer:
         return self.out.summary(item.index)
 
 
-def check_all(label: str, done: set[int], total: int) -> None:
-    """Raises AccountingError unless `total` items came back."""
-    if len(done) != total:
-        raise AccountingError(f"{label}: every one of {total} items must be accounted for, but {len(done)} came back")
+def check_all(label: str, done: Sequence[int], total: int) -> None:
+    """Raises AccountingError unless each index in [0, total) came back once."""
+    if sorted(done) != list(range(total)):
+        raise AccountingError(f"{label}: {total} items must come back once each, but {len(done)} results came")
 
 
 def total(summaries: Sequence[Summary], field: str) -> int:
@@ -132,7 +138,7 @@ def artifact_of(stage: Stage, store: str) -> Artifact:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What became of one stage: its artifact, its report, seconds now, and whether an earlier run had made it."""
+    """What became of one stage: its artifact, its report, seconds now, and whether it was there already."""
 
     stage: str
     artifact: Artifact
@@ -150,16 +156,17 @@ def execute(stage: Stage, run: Run) -> StepResult:
         return StepResult(stage.name, out, done, time.monotonic() - started, reused=True)
     report = stage.run(run, out)
     seconds = round(time.monotonic() - started, 3)
-    out.finish({**report, "seconds": seconds, "stage": stage.name, "version": stage.version, "config": _plain(stage)})
-    return StepResult(stage.name, out, {**report, "seconds": seconds}, seconds, reused=False)
+    report = {**report, "seconds": seconds}
+    out.finish({**report, "stage": stage.name, "version": stage.version, "config": _plain(stage)})
+    return StepResult(stage.name, out, report, seconds, reused=False)
 
 
 def adopt(out: Artifact, recipe: str, parts: Sequence[str]) -> int:
     """Copy into `out` the shard files that an artifact of the same recipe holds for the same input shards.
 
-    recipe: fingerprint of the stage without its input shards. parts: fingerprint of each input shard, in order.
-    Writes `_parts.json` so that later artifacts can adopt from this one. Returns how many files were copied: after
-    one changed or added shard, all others.
+    recipe: fingerprint of the stage without its input shards. parts: that of each input shard, in order.
+    Writes `_parts.json` so that later artifacts can adopt from this one. Returns how many files were copied:
+    after one changed or added shard, all others.
     """
     present = out.present()
     wanted = {part: index for index, part in enumerate(parts) if index not in present}

@@ -1,7 +1,7 @@
-"""Files and objects by URL (local, memory, s3, gs …), the one home of fsspec; refuses to leave half a file behind.
+"""Files and objects by URL (local, memory, s3, gs …), the one home of fsspec; refuses to leave half a file.
 
-Every write goes through `committing`: the bytes appear under their final name whole, or not at all. Credentials
-come from the environment that fsspec's back ends read; no URL, log or artifact carries them.
+Every write goes through `committing`: the bytes appear under their final name whole, or not at all.
+Credentials come from the environment that fsspec's back ends read; no URL, log or artifact carries them.
 """
 
 import glob as globbing
@@ -9,6 +9,7 @@ import mmap
 import os
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import fsspec
-from braceexpand import braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from pipeline.errors import PoolError, StorageError
 
@@ -65,9 +67,15 @@ def open_read(url: str) -> BinaryIO:
     """A seekable binary file; raises StorageError where there is none."""
     filesystem, path = _resolve(url)
     try:
-        return cast(BinaryIO, filesystem.open(path, "rb"))
+        file = filesystem.open(path, "rb")
     except OSError as error:
         raise _unreadable(url, error) from error
+    if isinstance(filesystem, MemoryFileSystem):
+        # all readers of a file in memory are given the same object, and would share its position
+        file = MemoryFile(filesystem, path, file.getvalue())
+    if not isinstance(filesystem, LocalFileSystem):
+        file.name, file.mode = url, "rb"  # every BinaryIO has them, but not every fsspec file
+    return cast(BinaryIO, file)
 
 
 def read_bytes(url: str) -> bytes:
@@ -92,7 +100,7 @@ def local_view(url: str) -> Iterator[memoryview]:
 def committing(url: str) -> Iterator[BinaryIO]:
     """Write a file that appears under `url` whole when the block ends, and not at all when it raises.
 
-    Local: a temporary name in the same folder, fsync, rename. Object stores: one upload, completed at the end.
+    Local: a temporary name in the same folder, fsync, rename. Object stores: one upload when the block ends.
     Two writers of one URL never mix: the last to finish wins with a whole file.
     """
     filesystem, path = _resolve(url)
@@ -152,7 +160,7 @@ def exists(url: str) -> bool:
 
 
 def listing(url: str) -> list[Identity]:
-    """The files directly in a folder, sorted by URL, by one list request; [] where there is no such folder."""
+    """The files directly in a folder, sorted by URL, by one list request; [] where there is no folder."""
     filesystem, path = _resolve(url)
     try:
         infos = filesystem.ls(path, detail=True)
@@ -173,22 +181,29 @@ def folders(url: str) -> list[str]:
 
 
 def expand(patterns: Iterable[str]) -> list[str]:
-    """URLs of a pool from globs, braces, plain URLs and `.txt` lists of URLs, in their order; globs come sorted.
+    """URLs of a pool from globs, braces, URLs and `.txt` lists of URLs, in their order; globs come sorted.
 
     Raises PoolError for a pattern that matches nothing and for a file that is named twice.
     """
     urls: list[str] = []
     for pattern in patterns:
         if pattern.endswith(".txt"):
-            lines = read_bytes(pattern).decode().splitlines()
-            urls += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+            lines = [line.strip() for line in read_bytes(pattern).decode().splitlines()]
+            urls += [line for line in lines if line and not line.startswith("#")]
             continue
-        for braced in braceexpand(pattern):
+        for braced in _braces(pattern):
             urls += _glob(braced) if globbing.has_magic(braced) else [braced]
-    repeated = {url for url in urls if urls.count(url) > 1} if len(set(urls)) < len(urls) else set()
+    repeated = [url for url, times in Counter(urls).items() if times > 1]
     if repeated:
-        raise PoolError(f"a shard may be in a pool once, but {sorted(repeated)[0]} is named more often")
+        raise PoolError(f"a shard may be in a pool once, but {repeated[0]} is named more often")
     return urls
+
+
+def _braces(pattern: str) -> list[str]:
+    try:
+        return list(braceexpand(pattern))
+    except UnbalancedBracesError as error:
+        raise PoolError(f"every brace of a pool pattern must close, but {pattern} came") from error
 
 
 def _glob(pattern: str) -> list[str]:
@@ -214,7 +229,8 @@ def identify(urls: Iterable[str]) -> list[Identity]:
     missing = [url for url in wanted if (parent_of(url), name_of(url)) not in known]
     if missing:
         raise PoolError(
-            f"every shard of a pool must be there, but {len(missing)} of {len(wanted)} are not, first {missing[0]}"
+            f"every shard of a pool must be there, but {len(missing)} of {len(wanted)} are not: "
+            f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}"
         )
     return [
         Identity(url, known[parent_of(url), name_of(url)].size, known[parent_of(url), name_of(url)].stamp)

@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from pipeline.errors import DataError
+
 UID = np.dtype("u8,u8")
 """numpy dtype of a uid: fields f0 (high 64 bits) and f1 (low 64 bits)."""
 
@@ -23,7 +25,9 @@ def content_hash(*parts: bytes | memoryview) -> bytes:
 
 
 def uids_from_bytes(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Array of dtype UID from a column of 16-byte binaries; no nulls allowed."""
+    """Array of dtype UID from a column of 16-byte binaries; DataError for another type, and for nulls."""
+    if column.type != UID_ARROW or column.null_count:
+        raise DataError(f"uids are {UID_ARROW} without nulls, but {column.type}, {column.null_count} nulls came")
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if len(array) == 0:
         return np.empty(0, UID)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.artifact import Artifact, write_table
@@ -26,7 +26,7 @@ Moments = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Clusters that occur in a shard, their sizes, and their sums of distances in units of 2^-30: int64 (m,) each."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Density:
     """Density-based pruning (Abbas et al. 2024, arXiv 2401.04578).
 
@@ -45,9 +45,9 @@ class Density:
     keep: Literal["hard", "easy", "random"] = "hard"
     balance: float = 0.0
     of: Of = "survivors"
-    iterations: int = 100
-    sample_per_cluster: int = 256
-    seed: int = 0
+    iterations: int = Field(default=100, ge=1)
+    sample_per_cluster: int = Field(default=256, ge=1)
+    seed: int = Field(default=0, ge=0, lt=1 << 31)
     kind: ClassVar[str] = "density"
 
     def __post_init__(self) -> None:

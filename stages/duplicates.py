@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.artifact import Artifact
@@ -28,7 +28,7 @@ _PART_ROWS = 2_000_000  # of (hash, uid, place): 60 bytes each
 _PART_BYTES = 512 << 20  # of vectors that one worker compares at a time
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Duplicates:
     """Keep one of every set of duplicates.
 
@@ -42,11 +42,11 @@ class Duplicates:
     by: str | None = None
     exact: bool = True
     epsilon: float | None = None
-    clusters: int | None = None
+    clusters: int | None = Field(default=None, ge=1)
     method: Method = "greedy"
-    iterations: int = 100
-    sample_per_cluster: int = 256
-    seed: int = 0
+    iterations: int = Field(default=100, ge=1)
+    sample_per_cluster: int = Field(default=256, ge=1)
+    seed: int = Field(default=0, ge=0, lt=1 << 31)
     kind: ClassVar[str] = "duplicates"
 
     def __post_init__(self) -> None:
@@ -212,7 +212,7 @@ def _split(table: pa.Table, part: np.ndarray) -> Mapping[int, pa.Table]:
     """Rows of a table by part: int64 (n,) >= 0."""
     order = np.argsort(part, kind="stable")
     found, starts = np.unique(part[order], return_index=True)
-    stops = np.r_[starts[1:], len(order)]
+    stops = np.r_[starts, len(order)][1:]
     return {int(p): table.take(pa.array(order[a:b])) for p, a, b in zip(found, starts, stops, strict=True)}
 
 

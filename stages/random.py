@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.keep_top import Rows
@@ -14,13 +14,13 @@ from stages.cut import Amount, Of, Ranked, one_group, value_column
 from stages.survivors import Survivors
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Random:
     """Keep a uniform sample: a fraction or a count. The same seed keeps a smaller sample inside a larger one."""
 
     fraction: float | None = None
     count: int | None = None
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 31)
     of: Of = "survivors"
     kind: ClassVar[str] = "random"
 

@@ -20,7 +20,7 @@ from stages.survivors import Survivors
 _COLUMNS = ("caption", "width", "height")
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Rules:
     """Keep samples that pass every rule given; a rule that is not given is not asked.
 

@@ -14,12 +14,13 @@ from pipeline.columns import column
 from pipeline.errors import DataError
 from pipeline.keep_top import Rows
 from pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
-from pipeline.uid import UID, uids_from_bytes, uids_from_hex, uids_to_hex
-from stages.cut import Amount, Of, Ranked, one_group, value_column
+from pipeline.uid import uids_from_pairs, uids_to_hex
+from stages.cut import Amount, Of, Ranked, one_group
+from stages.formats.columns import uids_of
 from stages.survivors import Survivors
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", populate_by_name=True))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True))
 class Score:
     """Keep samples by a value column of parquet files that the user brings.
 
@@ -98,12 +99,12 @@ def _columns(url: str, value: str, uid: str) -> pa.Table:
 
 
 def _uids(values: pa.ChunkedArray, url: str) -> np.ndarray:
-    if pa.types.is_fixed_size_binary(values.type) and values.type.byte_width == UID.itemsize:
-        return uids_from_bytes(values)
-    try:
-        return uids_from_hex(values.to_pylist())
-    except ValueError as error:
-        raise DataError(f"{url}: {error}") from error
+    raw, known = uids_of(values)
+    if not known.all():
+        first = values[int(np.flatnonzero(~known)[0])].as_py()
+        raise DataError(f"{url}: a uid is 32 hex digits or 16 bytes, but {(~known).sum()} are not, first {first!r}")
+    pairs = raw.view(">u8")  # (n, 16) bytes -> (n, 2)
+    return uids_from_pairs(pairs[:, 0], pairs[:, 1])
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class _Join:
                 f"have none, first {uids_to_hex(uids[lost[:1]])[0]}; set missing: drop to drop them"
             )
         summary = {"rows": len(uids), "missing": len(lost)}
-        self.out.write(item.index, pa.table({"value": pa.array(values, mask=~there)}), summary)
+        self.out.write(item.index, pa.table({"value": pa.array(values, mask=~(mask & there))}), summary)
         return summary
 
 

@@ -121,7 +121,7 @@ class _Write:
         with storage.local_view(piece.item.url) as view:
             for sample in table.to_pylist():
                 spans = _spans(sample, len(view), piece.item.url)
-                blocks = [bytes(view[start:stop]) for start, stop in spans]
+                blocks = [_block(view, span, sample["key"], piece.item.url) for span in spans]
                 caption = None if self.stage.reader.caption == "txt" else sample["caption"]
                 writer.add_ranges(sample["key"], blocks, caption)
 
@@ -130,10 +130,22 @@ def _spans(sample: dict[str, object], length: int, url: str) -> Iterator[tuple[i
     extra = sample["extra_ranges"] or []
     flat = [sample["offset"], sample["size"], *extra]  # type: ignore[misc]  # list[int] from our own column
     for start, size in zip(flat[::2], flat[1::2], strict=True):
-        # the very last member of a tar may lack its padding; more than that missing means another file
-        if start + size > length + tarfile.BLOCKSIZE:
+        if start + size > length:
             raise ShardError(f"{url} must be as long as when it was embedded, but ends before {sample['key']}; run again")
-        yield start, min(start + size, length)
+        yield start, start + size
+
+
+def _block(view: memoryview, span: tuple[int, int], key: str, url: str) -> bytes:
+    """The bytes of a span; raises ShardError unless a member of the sample begins there."""
+    block = bytes(view[slice(*span)])
+    try:
+        header = tarfile.TarInfo.frombuf(block[: tarfile.BLOCKSIZE], "utf-8", "backslashreplace")
+    except tarfile.HeaderError:
+        header = None
+    # a long name stands in a member of its own before the one that it names
+    if header is None or (header.type in tarfile.REGULAR_TYPES and not header.name.startswith(f"{key}.")):
+        raise ShardError(f"{url} must be as it was when it was embedded, but {key} is not at {span[0]}; run again")
+    return block
 
 
 class TarShard:

@@ -14,7 +14,7 @@ from stages.cut import Amount, Of, Ranked, one_group, value_column
 from stages.survivors import Survivors
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Similarity:
     """Keep the pairs of highest cosine between image and text (Fang et al. 2023, arXiv 2309.17425).
 

@@ -46,17 +46,19 @@ class EncodedBatch:
 
 
 @dataclass(frozen=True)
-class _Decoded:
+class Decoded:
+    """A sample whose image is ready for every encoder."""
+
     sample: Sample
     size: tuple[int, int]
     pixels: list[np.ndarray]  # uint8 (h, w, 3), one an encoder
 
 
 @dataclass
-class _Work:
+class Work:
     """A batch on its way to the models; `order` holds samples and rejects as they came."""
 
-    rows: list[_Decoded] = field(default_factory=list)
+    rows: list[Decoded] = field(default_factory=list)
     order: list[Sample | Reject] = field(default_factory=list)
     tokens: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -110,12 +112,14 @@ class Bank:
         `image-decode`, `vector-zero` or `vector-not-finite`.
         Memory: (batches in flight + 3) x batch_size images, decoded to the encoders' sizes.
         """
-        ahead = 2 * self._encoding.batch_size
-        owned = (_own(sample) for sample in samples)
-        decoded = _in_order(self._decoders, self._decode, owned, ahead)
-        yield from _in_order(self._models, self._forward, self._batches(decoded), self._in_flight)
+        yield from self.forwarded(self.batches(self.decoded(samples)))
 
-    def _decode(self, item: Sample | Reject) -> _Decoded | Reject:
+    def decoded(self, samples: Iterable[Sample | Reject]) -> Iterator[Decoded | Reject]:
+        """First step of `encode`: pixels for every encoder, in order."""
+        owned = (_own(sample) for sample in samples)
+        return _in_order(self._decoders, self._decode, owned, 2 * self._encoding.batch_size)
+
+    def _decode(self, item: Sample | Reject) -> Decoded | Reject:
         if isinstance(item, Reject):
             return item
         try:
@@ -123,10 +127,11 @@ class Bank:
             size, pixels = decode(item.image, self._preprocesses, fast)
         except SampleError as error:
             return _reject(item, error.kind, str(error))
-        return _Decoded(replace(item, image=b""), size, pixels)
+        return Decoded(replace(item, image=b""), size, pixels)
 
-    def _batches(self, decoded: Iterable[_Decoded | Reject]) -> Iterator[_Work]:
-        work = _Work()
+    def batches(self, decoded: Iterable[Decoded | Reject]) -> Iterator[Work]:
+        """Second step of `encode`: groups of `batch_size` decoded samples, their captions tokenized."""
+        work = Work()
         for item in decoded:
             if isinstance(item, Reject):
                 work.order.append(item)
@@ -135,11 +140,15 @@ class Bank:
             work.rows.append(item)
             if len(work.rows) == self._encoding.batch_size:
                 yield self._tokenize(work)
-                work = _Work()
+                work = Work()
         if work.order:
             yield self._tokenize(work)
 
-    def _tokenize(self, work: _Work) -> _Work:
+    def forwarded(self, batches: Iterable[Work]) -> Iterator[EncodedBatch]:
+        """Last step of `encode`: every model over every batch, in order."""
+        return _in_order(self._models, self._forward, batches, self._in_flight)
+
+    def _tokenize(self, work: Work) -> Work:
         """By the one thread that builds batches: tokenizers hold the GIL, and not all bear two threads."""
         captions = [row.sample.caption for row in work.rows]
         for name, tower in self._towers.items():
@@ -147,7 +156,7 @@ class Bank:
                 work.tokens[name] = tower.tokenize(captions)
         return work
 
-    def _forward(self, work: _Work) -> EncodedBatch:
+    def _forward(self, work: Work) -> EncodedBatch:
         raw: dict[str, np.ndarray] = {}
         for i, (name, tower) in enumerate(self._towers.items()):
             if work.rows:
@@ -185,7 +194,7 @@ class Bank:
         return widths
 
 
-def _finish(work: _Work, raw: dict[str, np.ndarray]) -> EncodedBatch:
+def _finish(work: Work, raw: dict[str, np.ndarray]) -> EncodedBatch:
     """Unit float16 vectors of the rows whose every vector has a direction; the other rows become rejects."""
     norms = {column: np.linalg.norm(vectors, axis=1) for column, vectors in raw.items()}  # (b,) float32
     good = np.ones(len(work.rows), bool)

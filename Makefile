@@ -1,0 +1,33 @@
+# The one door: every target makes the environment it needs.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: quickstart test check format bench clean
+
+quickstart: $(VENV)/.installed  ## render a world, train a filter network on it, filter its noisy pool on Ray
+	$(RUN) -m jobs quickstart --folder out/quickstart
+
+test: check  ## everything that must pass before a commit
+	$(RUN) -m pytest
+
+check: $(VENV)/.installed  ## lint, format and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: $(VENV)/.installed  ## embed and shard-writing rates beside their limits
+	$(RUN) -m jobs.bench --folder out/bench
+
+format: $(VENV)/.installed
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+# pip of a fresh venv is used as it is; constraints.txt pins names and versions, no source
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:  ## what the targets made, but not the environment
+	rm -rf out build *.egg-info

@@ -1,0 +1,172 @@
+"""Times the embed stage and the writing of shards beside their limits, in one run; prints one table, keeps nothing.
+
+python -m jobs.bench [--folder out/bench] [--pool GLOB]. Absolute rates are this machine's; read the ratios.
+"""
+
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs import pocket, world
+from jobs.job import Job, parse
+from jobs.run import run
+from pipeline import storage
+from pipeline.executor import Executor, Needs, open_executor
+from pipeline.stage import ShardItem
+from stages.encoders import Bank, Encoding, OpenClip
+from stages.encoders.limits import decode_only, forward_only
+from stages.formats import Webdataset
+
+_PAYLOAD_BYTES = 256 * 1024  # of each sample whose shard is copied, so that bytes and not members are timed
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Times decoding alone or the models alone over one shard, on a worker like those of the embed stage."""
+
+    encoder: OpenClip
+    encoding: Encoding
+    forward: bool
+
+    def open(self) -> Bank:
+        """Load the model; not timed, because the first item only warms up."""
+        return Bank.open({"clip": self.encoder}, self.encoding)
+
+    def run(self, state: Bank, item: ShardItem) -> tuple[int, float]:
+        """(samples, seconds)."""
+        samples = Webdataset().samples(item.url)
+        if self.forward:
+            return forward_only(state, samples)
+        started = time.perf_counter()
+        return decode_only(state, samples), time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Whole(Limit):
+    """Times reading, decoding, tokenizing and the models together, as the embed stage runs them."""
+
+    def run(self, state: Bank, item: ShardItem) -> tuple[int, float]:
+        """(samples, seconds)."""
+        started = time.perf_counter()
+        count = sum(len(batch.samples) for batch in state.encode(Webdataset().samples(item.url)))
+        return count, time.perf_counter() - started
+
+
+def rate(task: Limit, executor: Executor, urls: list[str]) -> float:
+    """Samples per second of all workers together, after each worker has done one shard unmeasured."""
+    items = [ShardItem(index, url) for index, url in enumerate(urls)]
+    done = [result for _, result in executor.map(task, [*items[: executor.workers], *items], "bench", Needs())]
+    samples = sum(count for count, _ in done)
+    return samples / (sum(seconds for _, seconds in done) / executor.workers)
+
+
+def bench_embed(table: Table, name: str, encoder: OpenClip, urls: list[str], executor: Executor) -> None:
+    """Decode only, models only, both together, for each way of decoding."""
+    for preprocess in ("exact", "fast"):
+        encoding = Encoding(preprocess="fast" if preprocess == "fast" else "exact", device="cpu")
+        decode = rate(Limit(encoder, encoding, forward=False), executor, urls)
+        forward = rate(Limit(encoder, encoding, forward=True), executor, urls)
+        whole = rate(Whole(encoder, encoding, forward=True), executor, urls)
+        limit = 1 / (1 / decode + 1 / forward)
+        label = f"{name}, {preprocess}"
+        table.add_row(f"{label}: read + decode only", f"{decode:,.0f} samples/s", "")
+        table.add_row(f"{label}: models only", f"{forward:,.0f} samples/s", "")
+        table.add_row(f"{label}: embed", f"{whole:,.0f} samples/s", f"{whole / limit:.2f} of 1/(1/decode + 1/models)")
+
+
+def bench_shards(table: Table, folder: Path, executor: Executor, samples: int) -> None:
+    """Write a quarter of a pool of large samples, beside cp of the bytes that were written."""
+    source = folder / "large"
+    if not source.exists():
+        _large_pool(folder / "world" / "pool", source, samples)
+    job = _large_job(folder, source)
+    shutil.rmtree(job.store, ignore_errors=True)
+    result = run(job, executor, lambda line: None)
+    step = dict(result.steps)["shards"]
+    written, seconds = int(str(step.report["bytes"])), step.seconds
+    made = Path(step.artifact.folder)
+    copy = _seconds(lambda: _copy(made, folder / "copy", sync=False))
+    synced = _seconds(lambda: _copy(made, folder / "copy", sync=True))
+    megabytes = written / 1e6
+    table.add_row("shards: write (planned copy, fsync)", f"{megabytes / seconds:,.0f} MB/s", f"{megabytes:,.0f} MB")
+    table.add_row("shards: cp of the same bytes", f"{megabytes / copy:,.0f} MB/s", f"{copy / seconds:.2f} of cp")
+    table.add_row("shards: cp and fsync", f"{megabytes / synced:,.0f} MB/s", f"{synced / seconds:.2f} of cp and fsync")
+
+
+def _large_job(folder: Path, source: Path) -> Job:
+    return parse(
+        {
+            "name": "bench",
+            "store": str(folder / "store"),
+            "pool": {"shards": f"{source}/*.tar"},
+            "embeddings": {"clip": {"model": str(pocket.CONFIG), "pretrained": "random"}},
+            "policy": [{"random": {"fraction": 0.25}}],
+            "shards": {"samples_per_shard": 200},
+        }
+    )
+
+
+def _large_pool(small: Path, folder: Path, samples: int) -> None:
+    """The small pool's samples with a large member each."""
+    folder.mkdir(parents=True)
+    payload = np.random.default_rng(0).bytes(_PAYLOAD_BYTES)
+    found = (s for url in sorted(small.glob("*.tar")) for s in Webdataset().samples(str(url)))
+    readable = [sample for sample in found if hasattr(sample, "image")][:samples]
+    for number in range(0, len(readable), 500):
+        with tarfile.open(folder / f"{number // 500:05d}.tar", "w") as tar:
+            for sample in readable[number : number + 500]:
+                members = {"jpg": bytes(sample.image), "txt": sample.caption.encode(), "bin": payload}
+                for suffix, content in members.items():
+                    header = tarfile.TarInfo(f"{sample.key}.{suffix}")
+                    header.size = len(content)
+                    tar.addfile(header, io.BytesIO(content))
+
+
+def _copy(source: Path, target: Path, sync: bool) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    subprocess.run(["cp", "-r", str(source), str(target)], check=True)
+    if sync:
+        subprocess.run(["sync", *map(str, target.glob("*.tar"))], check=True)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="scratch space, about 2 GB")] = Path("out/bench"),
+    pool: Annotated[str | None, typer.Option(help="tars to embed instead of the rendered world's")] = None,
+    workers: Annotated[int | None, typer.Option(help="one per core by default")] = None,
+    large_samples: Annotated[int, typer.Option(help="samples of 256 KiB to write a quarter of")] = 3000,
+) -> None:
+    """Print every rate beside its limit."""
+    if not (folder / "world" / "truth.parquet").exists():
+        world.render(world.World(), folder / "world")
+    urls = storage.expand([pool or f"{folder}/world/pool/*.tar"])
+    table = Table("what", "rate", "ratio", title=f"{os.cpu_count()} cores")
+    executor = open_executor("ray", workers, None)
+    try:
+        bench_embed(table, "pocket", OpenClip(str(pocket.CONFIG), "random"), urls, executor)
+        bench_embed(table, "ViT-B-32", OpenClip("ViT-B-32", "random"), urls[:1], executor)
+        bench_shards(table, folder, executor, large_samples)
+    finally:
+        executor.close()
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,23 @@
+"""What a bank can do at most on this machine: decoding alone, the models alone; writes nothing.
+
+The embed stage is measured against these, on the same threads and data.
+"""
+
+import time
+from collections.abc import Iterable
+
+from stages.encoders.bank import Bank
+from stages.formats.sample import Reject, Sample
+
+
+def decode_only(bank: Bank, samples: Iterable[Sample | Reject]) -> int:
+    """Read, decode and resize every sample for every encoder and throw the pixels away; how many there were."""
+    return sum(1 for _ in bank.decoded(samples))
+
+
+def forward_only(bank: Bank, samples: Iterable[Sample | Reject]) -> tuple[int, float]:
+    """Decode and tokenize first, then run the models alone: samples, and seconds that the models took."""
+    ready = list(bank.batches(bank.decoded(samples)))
+    started = time.perf_counter()
+    count = sum(len(batch.samples) for batch in bank.forwarded(ready))
+    return count, time.perf_counter() - started

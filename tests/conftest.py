@@ -1,0 +1,114 @@
+"""Real servers that a test may ask for, started once, never by themselves: a Ray cluster, an S3 store."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from pipeline.executor import Executor
+from pipeline.executor_local import LocalExecutor
+
+CPUS = 2
+
+# the first example pays for imports, and a busy machine for its neighbours: pytest's timeout ends what hangs
+settings.register_profile("winnow", deadline=None)
+settings.load_profile("winnow")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray cluster of two cores that every test of a session shares."""
+    with pytest.MonkeyPatch.context() as environment:
+        # ray warns that a later version will not hide GPUs from actors which ask for none
+        environment.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # a worker imports the task's module, which lies with the tests
+        here = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+        environment.setenv("PYTHONPATH", here)
+        import ray  # only here: whoever asks for no cluster does not pay for the import
+
+        ray.init(
+            num_cpus=CPUS,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            object_store_memory=100 << 20,
+            _node_ip_address="127.0.0.1",
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_executor(ray_cluster: None) -> Iterator[Executor]:
+    """Two Ray actors; the session's cluster outlives it."""
+    from pipeline.executor_ray import RayExecutor
+
+    executor = RayExecutor(CPUS)
+    yield executor
+    executor.close()
+
+
+@pytest.fixture(params=["local", "ray"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    """Each executor in turn."""
+    if request.param == "local":
+        return LocalExecutor(CPUS)
+    found: Executor = request.getfixturevalue("ray_executor")
+    return found
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[None]:
+    """A real S3 server process on a free loopback port, known to clients by the usual environment alone."""
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": url,
+        }.items():
+            environment.setenv(name, value)
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            _wait_until(lambda: _listens(port), "the S3 server must listen")
+            yield
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def s3_store(s3_server: None) -> str:
+    """URL of an empty bucket."""
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="store")
+    return "s3://store"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait_until(true: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+    end = time.monotonic() + timeout_s
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} within {timeout_s} s")
+        time.sleep(0.1)

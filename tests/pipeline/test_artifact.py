@@ -1,0 +1,106 @@
+"""A stage's folder: tables with their summaries, what is there and what is done, and files that are torn."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import storage
+from pipeline.artifact import (
+    DONE,
+    Artifact,
+    read_json,
+    read_summary,
+    read_table,
+    shard_name,
+    write_json,
+    write_table,
+)
+from pipeline.columns import matrix, vector_column
+from pipeline.errors import StorageError
+
+TABLE = pa.table({"row": [0, 1, 2], "caption": ["a", None, "c"]})
+
+
+@pytest.fixture
+def artifact(tmp_path) -> Artifact:
+    return Artifact(str(tmp_path), "embeddings", "3fa2c17b")
+
+
+def test_names_follow_from_stage_and_fingerprint():
+    artifact = Artifact("s3://bucket/store/", "embeddings", "3fa2c17b")
+    assert artifact.name == "embeddings-3fa2c17b"
+    assert artifact.folder == "s3://bucket/store/embeddings-3fa2c17b"
+    assert artifact.shard(7) == "s3://bucket/store/embeddings-3fa2c17b/00007.parquet"
+    assert shard_name(123_456, ".tar") == "123456.tar"
+
+
+def test_nothing_is_there_before_it_is_made(artifact):
+    assert artifact.present() == set()
+    assert artifact.done() is None
+    assert not storage.exists(artifact.folder)
+
+
+def test_a_table_comes_back_with_its_summary(artifact):
+    artifact.write(3, TABLE, {"rows": 3, "kinds": {"decode": 1}})
+    assert artifact.read(3).equals(TABLE)
+    assert artifact.read(3, ["caption"]).equals(TABLE.select(["caption"]))
+    assert artifact.read(3, []).num_columns == 0
+    assert artifact.columns(3) == ["row", "caption"]
+    assert artifact.summary(3) == {"rows": 3, "kinds": {"decode": 1}}
+
+
+def test_a_table_without_summary_has_none(tmp_path):
+    url = str(tmp_path / "table.parquet")
+    write_table(url, TABLE)
+    assert read_table(url).equals(TABLE)
+    assert read_summary(url) == {}
+
+
+@pytest.mark.parametrize("rows", [0, 5])
+def test_vectors_keep_their_bits(artifact, rows):
+    vectors = np.random.default_rng(0).standard_normal((rows, 8)).astype(np.float16)
+    artifact.write(0, pa.table({"image": vector_column(vectors), "row": np.arange(rows)}), {})
+    assert np.array_equal(matrix(artifact.read(0, ["image"])["image"]), vectors)
+
+
+def test_equal_tables_make_equal_bytes(artifact):
+    for index in (0, 1):
+        artifact.write(index, TABLE, {"b": 1, "a": 2} if index else {"a": 2, "b": 1})
+    assert storage.read_bytes(artifact.shard(0)) == storage.read_bytes(artifact.shard(1))
+
+
+def test_present_is_the_shards_alone(artifact):
+    for index in (0, 2, 123_456):
+        artifact.write(index, TABLE, {})
+    for name in ("centroids.npy", "size.parquet", "rejects/00001.parquet", ".00003.parquet.tmp", "00004.tar"):
+        storage.write_bytes(artifact.file(name), b"")
+    assert artifact.present() == {0, 2, 123_456}
+    assert artifact.present(".tar") == {4}
+
+
+def test_done_is_what_finish_said(artifact):
+    artifact.finish({"rows": 3})
+    assert artifact.done() == {"rows": 3}
+    assert storage.read_bytes(artifact.file(DONE)) == b'{\n  "rows": 3\n}\n'
+
+
+def test_json_comes_back(tmp_path):
+    url = str(tmp_path / "a" / "b.json")
+    write_json(url, {"name": "größe", "list": [1, 2.5, None]})
+    assert read_json(url) == {"name": "größe", "list": [1, 2.5, None]}
+
+
+def test_a_missing_shard_is_named(artifact):
+    for read in (artifact.read, artifact.summary, artifact.columns):
+        with pytest.raises(StorageError, match=r"cannot read .*00009\.parquet: there is no such file"):
+            read(9)
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "page"])
+def test_a_torn_file_is_named_with_what_to_do(artifact, damage):
+    artifact.write(0, pa.table({"v": np.random.default_rng(0).integers(0, 9, 50_000)}), {})
+    data = bytearray(storage.read_bytes(artifact.shard(0)))
+    damaged = {"empty": b"", "short": data[: len(data) // 2], "page": data[:100] + bytes(2000) + data[2100:]}
+    storage.write_bytes(artifact.shard(0), bytes(damaged[damage]))
+    with pytest.raises(StorageError, match=r"00000\.parquet must be a whole parquet file: .*delete it"):
+        artifact.read(0)

@@ -1,0 +1,62 @@
+"""The tree of errors is the one its docstring draws, and every error crosses processes."""
+
+import pickle
+import re
+
+import pytest
+
+from pipeline import errors
+from pipeline.errors import FailedShards, SampleError, WinnowError
+
+
+def tree(of: type[WinnowError]) -> list[type[WinnowError]]:
+    mine = [c for c in of.__subclasses__() if c.__module__ == errors.__name__]
+    return [of, *(c for child in mine for c in tree(child))]
+
+
+def example(kind: type[WinnowError]) -> WinnowError:
+    if kind is FailedShards:
+        return FailedShards("embeddings", [("s3://pool/0.tar", "it is no tar")], 3)
+    if kind is SampleError:
+        return SampleError("image-decode", "broken JPEG")
+    return kind("one invariant, what came, and what to do")
+
+
+def test_the_docstring_draws_the_tree():
+    drawn = re.findall(r"^(?P<branch>[│├└─ ]*)(?P<name>\w+Error|FailedShards)\b", errors.__doc__, re.M)
+    assert [name for _, name in drawn] == ["WinnowError", *(name for _, name in drawn[1:])]
+    assert {name for _, name in drawn} == {kind.__name__ for kind in tree(WinnowError)}
+    assert len(drawn) == len(tree(WinnowError))
+    for branch, name in drawn[1:]:
+        assert len(branch) == 4, "every error is a child of WinnowError"
+        assert getattr(errors, name).__bases__ == (WinnowError,)
+
+
+def test_the_docstring_says_the_exit_codes():
+    for name, code in re.findall(r"(\w+)\s+exit (\d)", errors.__doc__):
+        assert getattr(errors, name).exit_code == int(code)
+    assert {kind.__name__: kind.exit_code for kind in tree(WinnowError) if kind.exit_code != 1} == {
+        "JobError": 2
+    }
+
+
+@pytest.mark.parametrize("kind", tree(WinnowError), ids=lambda kind: kind.__name__)
+def test_every_error_crosses_processes(kind):
+    error = example(kind)
+    back = pickle.loads(pickle.dumps(error))  # noqa: S301  # made here, as Ray does
+    assert type(back) is kind
+    assert str(back) == str(error)
+    assert vars(back) == vars(error)
+
+
+def test_failed_shards_names_some_and_counts_all():
+    few = str(FailedShards("embeddings", [("s3://pool/0.tar", "it is no tar")], 3))
+    assert few == (
+        "embeddings: every shard must finish, but 1 of 3 failed after retries:\n"
+        "  s3://pool/0.tar: it is no tar\n"
+        "The others are kept; mend the cause and run the same command again to resume."
+    )
+    many = FailedShards("embeddings", [(str(i), "bad") for i in range(25)], 30)
+    assert "25 of 30" in str(many)
+    assert "  19: bad\n  … and 5 more\n" in str(many)
+    assert len(many.failures) == 25

@@ -1,0 +1,293 @@
+"""One contract for both executors: every item once, retried, accounted for, and worker deaths survived."""
+
+import os
+import signal
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import FailedShards, JobError, ShardError
+from pipeline.executor import Needs, describe, open_executor
+from pipeline.executor_local import LocalExecutor
+
+
+@dataclass(frozen=True)
+class Named:
+    """An item with a url, such as a shard."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class Square:
+    """Squares a number after whatever shall befall it; each attempt and each opening is a byte in a file."""
+
+    folder: str
+    bad: tuple[int, ...] = ()
+    bad_until: int = 0  # attempts on a bad item that fail; 0: all of them
+    kills: tuple[int, ...] = ()
+    kills_once: bool = False
+    buggy: int = -1
+    slow: float = 0
+
+    def open(self) -> str:
+        mark(self.folder, f"open-{os.getpid()}")
+        return "opened"
+
+    def run(self, state: str, item: int) -> int:
+        tried = mark(self.folder, f"item-{item}")
+        time.sleep(self.slow)
+        if item in self.kills and not (self.kills_once and tried > 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if item in self.bad and (not self.bad_until or tried <= self.bad_until):
+            raise ShardError(f"shard {item} is bad")
+        if item == self.buggy:
+            return "text" * "text"  # type: ignore[operator]  # the bug
+        assert state == "opened"
+        return item * item
+
+
+def mark(folder: str, name: str) -> int:
+    """Add a byte to a file; how many there are now."""
+    path = Path(folder, name)
+    with open(path, "ab") as file:
+        file.write(b"x")
+    return path.stat().st_size
+
+
+def marks(folder: Path, kind: str) -> dict[str, int]:
+    return {path.name.split("-")[1]: path.stat().st_size for path in folder.glob(f"{kind}-*")}
+
+
+def attempts(folder: Path) -> dict[int, int]:
+    return {int(item): count for item, count in marks(folder, "item").items()}
+
+
+def collected(results, failing=FailedShards):
+    """All results that come before the error, and the error."""
+    found = []
+    try:
+        for pair in results:
+            found.append(pair)
+    except failing as error:
+        return found, error
+    pytest.fail(f"{failing.__name__} must be raised, but {found} came")
+
+
+def test_every_item_is_done_once_and_its_result_comes_with_its_index(executor, tmp_path):
+    items = [3, 1, 4, 1, 5, 9, 2, 6, *range(10, 40)]
+    results = list(executor.map(Square(str(tmp_path)), items, "squares", Needs()))
+    assert sorted(results) == [(i, item * item) for i, item in enumerate(items)]
+    assert attempts(tmp_path) == {item: items.count(item) for item in items}
+
+
+def test_nothing_to_do_is_done(executor, tmp_path):
+    assert list(executor.map(Square(str(tmp_path)), [], "squares", Needs())) == []
+    assert list(executor.regroup(Spread(3), [], "spread")) == []
+    assert marks(tmp_path, "open") == {}
+
+
+def test_a_worker_opens_a_task_once(executor, tmp_path):
+    for task in ("one", "two"):
+        folder = tmp_path / task
+        folder.mkdir()
+        list(executor.map(Square(str(folder), slow=0.01), range(12), task, Needs()))
+        opened = marks(folder, "open")
+        if isinstance(executor, LocalExecutor):
+            assert 1 <= sum(opened.values()) <= executor.workers
+        else:
+            assert 1 <= len(opened) <= executor.workers
+            assert set(opened.values()) == {1}
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_bad_item_is_retried_then_named_while_the_others_are_done(executor, tmp_path, retries):
+    task = Square(str(tmp_path), bad=(3, 7))
+    found, error = collected(executor.map(task, range(20), "squares", Needs(retries=retries)))
+    assert sorted(found) == [(i, i * i) for i in range(20) if i not in (3, 7)]
+    assert error.failures == [("3", "shard 3 is bad"), ("7", "shard 7 is bad")]
+    assert "squares: every shard must finish, but 2 of 20 failed" in str(error)
+    assert attempts(tmp_path) == {i: 1 + retries * (i in (3, 7)) for i in range(20)}
+
+
+def test_an_item_that_is_bad_for_a_while_is_done_in_the_end(executor, tmp_path):
+    task = Square(str(tmp_path), bad=(0, 5), bad_until=2)
+    assert len(list(executor.map(task, range(6), "squares", Needs(retries=2)))) == 6
+    assert attempts(tmp_path) == {0: 3, 1: 1, 2: 1, 3: 1, 4: 1, 5: 3}
+
+
+def test_a_bug_surfaces_with_its_traceback(executor, tmp_path):
+    task = Square(str(tmp_path), buggy=2)
+    _, error = collected(executor.map(task, range(4), "squares", Needs()), TypeError)
+    from_here = "".join(str(entry.path) for entry in pytest.ExceptionInfo.from_exception(error).traceback)
+    assert __file__ in from_here or '"text" * "text"' in str(error)
+    assert attempts(tmp_path)[2] == 1
+
+
+def test_the_executor_works_on_after_a_failure(executor, tmp_path):
+    collected(executor.map(Square(str(tmp_path), buggy=0), range(8), "squares", Needs()), TypeError)
+    folder = tmp_path / "next"
+    folder.mkdir()
+    assert len(list(executor.map(Square(str(folder)), range(8), "squares", Needs()))) == 8
+
+
+def test_a_failed_item_goes_by_its_url():
+    assert describe(Named("s3://pool/0.tar")) == "s3://pool/0.tar"
+    assert describe(7) == "7"
+
+
+def test_a_killed_worker_costs_its_item_one_more_attempt(ray_executor, tmp_path):
+    task = Square(str(tmp_path), kills=(4,), kills_once=True)
+    results = list(ray_executor.map(task, range(12), "squares", Needs(retries=1)))
+    assert sorted(results) == [(i, i * i) for i in range(12)]
+    assert attempts(tmp_path)[4] == 2
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_items_that_always_kill_their_worker_fail_alone(ray_executor, tmp_path, retries):
+    poison = (0, 1, 6)
+    task = Square(str(tmp_path), kills=poison)
+    found, error = collected(ray_executor.map(task, range(14), "squares", Needs(retries=retries)))
+    assert sorted(found) == [(i, i * i) for i in range(14) if i not in poison]
+    assert [name for name, _ in error.failures] == ["0", "1", "6"]
+    assert all("its worker died" in message for _, message in error.failures)
+    assert {item: attempts(tmp_path)[item] for item in poison} == dict.fromkeys(poison, 1 + retries)
+
+
+def test_actors_that_find_no_room_hold_no_items(ray_executor, tmp_path):
+    from pipeline.executor_ray import RayExecutor
+
+    ray_executor.close()  # its actors hold the cores that these need
+    crowd = RayExecutor(5)
+    try:
+        results = list(crowd.map(Square(str(tmp_path)), range(12), "squares", Needs()))
+    finally:
+        crowd.close()
+    assert sorted(results) == [(i, i * i) for i in range(12)]
+
+
+def test_a_kind_of_executor_that_is_not_there():
+    with pytest.raises(JobError, match="must be 'local' or 'ray', but 'spark' came"):
+        open_executor("spark", None, None)
+    with pytest.raises(JobError, match="goes with --executor ray"):
+        open_executor("local", None, "auto")
+    local = open_executor("local", 3, None)
+    assert local.workers == 3
+    local.close()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Item i holds 0..i+1; part v % parts tells it the sum of the numbers there up to its own largest."""
+
+    parts: int
+    folder: str = ""
+    fails_at: str = ""
+    kills_at: str = ""
+    stray: bool = False
+
+    def scatter(self, item: int) -> dict[int, pa.Table]:
+        self.mishap(f"scatter{item}")
+        rows = defaultdict(list)
+        for v in range(item + 2):
+            rows[v % self.parts + 99 * self.stray].append(v)
+        return {part: pa.table({"item": [item] * len(v), "v": v}) for part, v in rows.items()}
+
+    def decide(self, part: int, tables: list[pa.Table]) -> dict[int, pa.Table]:
+        self.mishap(f"decide{part}")
+        items = [item for table in tables for item in table["item"].to_pylist()]
+        assert items == sorted(items)  # rows come in order of item
+        numbers = [v for table in tables for v in table["v"].to_pylist()]
+        return {
+            item: pa.table({"part": [part], "sum": [sum(v for v in numbers if v <= item + 1)]})
+            for item in set(items)
+        }
+
+    def settle(self, item: int, tables: list[pa.Table]) -> tuple[int, list[tuple[int, int]]]:
+        self.mishap(f"settle{item}")
+        return item, [(row["part"], row["sum"]) for table in tables for row in table.to_pylist()]
+
+    def mishap(self, step: str) -> None:
+        if step == self.kills_at and mark(self.folder, step) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == self.fails_at:
+            mark(self.folder, step)
+            raise ShardError(f"{step} is bad")
+
+
+def spread_oracle(parts: int, items: list[int]) -> list[tuple[int, tuple[int, list[tuple[int, int]]]]]:
+    """The same with one plain list of (item, number)."""
+    held = [(item, v) for item in items for v in range(item + 2)]
+    answer = []
+    for index, item in enumerate(items):
+        mine = sorted({v % parts for v in range(item + 2)})
+        sums = [(p, sum(v for _, v in held if v % parts == p and v <= item + 1)) for p in mine]
+        answer.append((index, (item, sums)))
+    return answer
+
+
+@given(parts=st.integers(1, 5), count=st.integers(0, 8))
+@settings(max_examples=30, deadline=None)
+def test_regroup_is_a_dictionary_of_all_rows(parts, count):
+    results = LocalExecutor(2).regroup(Spread(parts), range(count), "spread")
+    assert sorted(results) == spread_oracle(parts, list(range(count)))
+
+
+@pytest.mark.parametrize(("parts", "count"), [(3, 1), (2, 7)])
+def test_regroup_is_the_same_on_both(executor, parts, count):
+    results = executor.regroup(Spread(parts), range(count), "spread")
+    assert sorted(results) == spread_oracle(parts, list(range(count)))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Each item sends its number to one of two parts and is told its rank there; cheap for many items."""
+
+    parts: int = 2
+
+    def scatter(self, item: int) -> dict[int, pa.Table]:
+        return {item % 2: pa.table({"item": [item]})}
+
+    def decide(self, part: int, tables: list[pa.Table]) -> dict[int, pa.Table]:
+        return {table["item"][0].as_py(): pa.table({"rank": [rank]}) for rank, table in enumerate(tables)}
+
+    def settle(self, item: int, tables: list[pa.Table]) -> int:
+        return tables[0]["rank"][0].as_py()
+
+
+def test_regroup_of_more_items_than_blocks(executor):
+    results = executor.regroup(Ranks(), range(300), "ranks")
+    assert sorted(results) == [(i, i // 2) for i in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "label"),
+    [
+        ("scatter1", "1", "spread (scatter)"),
+        ("decide1", "part 1", "spread (decide)"),
+        ("settle2", "2", "spread"),
+    ],
+)
+def test_a_bad_item_of_a_regroup_is_retried_then_named(executor, tmp_path, step, name, label):
+    work = Spread(2, folder=str(tmp_path), fails_at=step)
+    _, error = collected(executor.regroup(work, range(5), "spread"))
+    assert error.failures == [(name, f"{step} is bad")]
+    assert str(error).startswith(f"{label}: ")
+    assert (tmp_path / step).stat().st_size == 1 + Needs().retries
+
+
+def test_rows_for_a_part_that_is_not_there_do_not_vanish(executor):
+    collected(executor.regroup(Spread(2, stray=True), range(3), "spread"), ValueError)
+
+
+@pytest.mark.parametrize("step", ["scatter1", "decide1", "settle2"])
+def test_a_worker_killed_in_a_regroup_changes_nothing(ray_executor, tmp_path, step):
+    work = Spread(2, folder=str(tmp_path), kills_at=step)
+    assert sorted(ray_executor.regroup(work, range(5), "spread")) == spread_oracle(2, list(range(5)))
+    assert (tmp_path / step).stat().st_size == 2

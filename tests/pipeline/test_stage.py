@@ -1,0 +1,278 @@
+"""Stages run into the artifact that their fingerprint names, and do again only what is not there."""
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow as pa
+import pytest
+
+from pipeline import storage
+from pipeline.artifact import DONE, Artifact, shard_name, write_table
+from pipeline.errors import AccountingError, FailedShards, ShardError
+from pipeline.executor import Needs
+from pipeline.executor_local import LocalExecutor
+from pipeline.fingerprint import fingerprint
+from pipeline.stage import Run, ShardItem, adopt, artifact_of, execute, state_of, total
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Leaves the length of every line of every shard; a line `bad` is a reject, a shard `torn` an error."""
+
+    scale: int
+    reads: Artifact | None = None
+    calls: str = field(default="", metadata={"fingerprint": False})
+    name: ClassVar[str] = "lengths"
+    version: ClassVar[int] = 1
+
+    def run(self, run: Run, out: Artifact) -> dict[str, object]:
+        recipe = fingerprint([self.name, self.version, self.scale])
+        adopted = adopt(out, recipe, [fingerprint(shard, digits=32) for shard in run.shards])
+        summaries = run.fill(_Measure(self, out), out, self.name)
+        return {"rows": total(summaries, "rows"), "adopted": adopted}
+
+
+@dataclass(frozen=True)
+class _Measure:
+    stage: Lengths
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> dict[str, object]:
+        with open(self.stage.calls, "a") as file:
+            file.write(f"{storage.name_of(item.url)} ")
+        lines = storage.read_bytes(item.url).decode().split()
+        if "torn" in lines:
+            raise ShardError(f"{item.url} is torn")
+        good = [line for line in lines if line != "bad"]
+        if good != lines:
+            rejects = self.out.file(f"rejects/{shard_name(item.index)}")
+            write_table(rejects, pa.table({"line": [line for line in lines if line == "bad"]}))
+        summary = {"rows": len(good)}
+        self.out.write(item.index, pa.table({"length": [self.stage.scale * len(g) for g in good]}), summary)
+        return summary
+
+
+class Pool:
+    """Shards on disk, a store beside them, and which shards were worked on since the last look."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.store, self.calls = folder / "pool", str(folder / "store"), folder / "calls"
+        self.calls.touch()
+
+    def put(self, name: str, text: str) -> None:
+        storage.write_bytes(str(self.folder / name), text.encode())
+
+    def run(self) -> Run:
+        shards = storage.identify(storage.expand([str(self.folder / "*")]))
+        return Run(self.store, LocalExecutor(2), tuple(shards), say=lambda line: None)
+
+    def stage(self, run: Run, scale: int = 1) -> Lengths:
+        """Reads an artifact that stands for the pool, as every first stage does."""
+        listed = Artifact(self.store, "pool", fingerprint(list(run.shards)))
+        return Lengths(scale, listed, str(self.calls))
+
+    def execute(self, scale: int = 1):
+        run = self.run()
+        return execute(self.stage(run, scale), run)
+
+    def worked(self) -> list[str]:
+        found = sorted(self.calls.read_text().split())
+        self.calls.write_text("")
+        return found
+
+
+@pytest.fixture
+def pool(tmp_path) -> Pool:
+    pool = Pool(tmp_path)
+    pool.put("a", "one three bad")
+    pool.put("b", "")
+    pool.put("c", "eleven")
+    return pool
+
+
+def lengths(result) -> list[list[int]]:
+    shards = sorted(result.artifact.present())
+    return [result.artifact.read(index)["length"].to_pylist() for index in shards]
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path(folder).rglob("*.parquet")}
+
+
+def test_a_stage_runs_once_and_is_then_reused(pool):
+    first = pool.execute()
+    assert lengths(first) == [[3, 5], [], [6]]
+    assert not first.reused
+    assert first.report["rows"] == 3
+    assert pool.worked() == ["a", "b", "c"]
+    again = pool.execute()
+    assert again.reused
+    assert again.artifact == first.artifact
+    assert again.report == first.artifact.done()
+    assert pool.worked() == []
+
+
+def test_done_says_what_was_made_of_what(pool):
+    done = pool.execute(scale=2).artifact.done()
+    assert done["stage"] == "lengths"
+    assert done["version"] == 1
+    assert done["rows"] == 3
+    assert done["seconds"] >= 0
+    assert done["config"]["scale"] == 2
+    assert done["config"]["reads"].startswith("pool-")
+
+
+def test_an_interrupted_stage_does_only_what_is_not_there(pool):
+    made = pool.execute().artifact
+    before = contents(made.folder)
+    pool.worked()
+    for name in (DONE, shard_name(0), shard_name(2)):
+        os.remove(made.file(name))
+    assert state_of(made, 3) == "1 of 3 shards"
+    resumed = pool.execute()
+    assert pool.worked() == ["a", "c"]
+    assert not resumed.reused
+    assert resumed.report["rows"] == 3
+    assert contents(made.folder) == before
+
+
+def test_a_stage_that_failed_keeps_the_others_and_resumes(pool):
+    pool.put("b", "torn")
+    with pytest.raises(FailedShards, match=r"1 of 2|1 of 3"):
+        pool.execute()
+    tries = 1 + Needs().retries
+    assert pool.worked() == sorted(["a", "c", *["b"] * tries])
+    run = pool.run()
+    made = artifact_of(pool.stage(run), run.store)
+    assert state_of(made, 3) == "2 of 3 shards"
+    assert made.done() is None
+    pool.put("b", "mended")
+    assert lengths(pool.execute()) == [[3, 5], [6], [6]]
+    assert pool.worked() == ["b"], "the others are adopted from the attempt that failed"
+
+
+def test_the_state_of_a_stage_for_people(pool):
+    run = pool.run()
+    made = artifact_of(pool.stage(run), run.store)
+    assert state_of(made, 3) == "to do"
+    pool.execute()
+    assert state_of(made, 3) == "done"
+
+
+def test_a_changed_shard_is_the_only_one_done_again(pool):
+    first = pool.execute()
+    pool.worked()
+    pool.put("c", "three four")
+    second = pool.execute()
+    assert second.artifact != first.artifact
+    assert second.report["adopted"] == 2
+    assert pool.worked() == ["c"]
+    assert lengths(second) == [[3, 5], [], [5, 4]]
+    assert lengths(first) == [[3, 5], [], [6]], "what was there stays"
+
+
+def test_an_added_shard_moves_the_others_with_their_rejects(pool):
+    first = pool.execute()
+    pool.worked()
+    pool.put("0", "zero")
+    second = pool.execute()
+    assert second.report["adopted"] == 3
+    assert pool.worked() == ["0"]
+    assert lengths(second) == [[4], [3, 5], [], [6]]
+    moved = storage.read_bytes(second.artifact.file(f"rejects/{shard_name(1)}"))
+    assert moved == storage.read_bytes(first.artifact.file(f"rejects/{shard_name(0)}"))
+    assert not storage.exists(second.artifact.file(f"rejects/{shard_name(0)}"))
+
+
+def test_a_removed_shard_costs_nothing(pool):
+    pool.execute()
+    pool.worked()
+    os.remove(pool.folder / "a")
+    assert lengths(pool.execute()) == [[], [6]]
+    assert pool.worked() == []
+
+
+def test_nothing_is_adopted_from_another_recipe(pool):
+    pool.execute(scale=1)
+    pool.worked()
+    second = pool.execute(scale=3)
+    assert second.report["adopted"] == 0
+    assert pool.worked() == ["a", "b", "c"]
+    assert lengths(second) == [[9, 15], [], [18]]
+
+
+def test_the_name_follows_from_config_version_and_inputs_alone(pool, monkeypatch):
+    run = pool.run()
+    stage = pool.stage(run)
+    made = artifact_of(stage, run.store)
+    assert made.stage == "lengths"
+    assert artifact_of(replace(stage, calls="elsewhere"), run.store) == made
+    others = [replace(stage, scale=2), replace(stage, reads=Artifact(run.store, "pool", "00000000"))]
+    names = {made.name, *(artifact_of(other, run.store).name for other in others)}
+    monkeypatch.setattr(Lengths, "version", 2)
+    assert len({*names, artifact_of(stage, run.store).name}) == 4
+
+
+def test_summaries_come_in_order_from_the_footers(pool):
+    made = pool.execute().artifact
+    assert pool.run().summaries(made) == [{"rows": 2}, {"rows": 0}, {"rows": 1}]
+    assert total([{"rows": 2}, {"rows": 0}], "rows") == 2
+    assert total([], "rows") == 0
+
+
+@dataclass
+class Forgetful:
+    """An executor that loses the item at `lost`, against the contract."""
+
+    lost: int
+    workers: int = 1
+
+    def map(self, task, items, label, needs):
+        for index, item in enumerate(items):
+            if index != self.lost:
+                yield index, task.run(task.open(), item)
+
+
+def test_an_item_that_does_not_come_back_is_an_error(pool):
+    run = replace(pool.run(), executor=Forgetful(lost=1))
+    with pytest.raises(AccountingError, match="lengths: 3 items must come back once each, but 2 results came"):
+        execute(pool.stage(run), run)
+    made = artifact_of(pool.stage(run), run.store)
+    assert made.done() is None
+    with pytest.raises(AccountingError, match="3 items must come back once each, but 2"):
+        list(run.each(_Measure(pool.stage(run), made), run.items, "each"))
+
+
+def test_an_executor_that_returns_an_item_twice_is_an_error(pool):
+    class Doubling(Forgetful):
+        def map(self, task, items, label, needs):
+            for pair in super().map(task, items, label, needs):
+                yield from (pair, pair)
+
+    run = replace(pool.run(), executor=Doubling(lost=-1))
+    stage = pool.stage(run)
+    with pytest.raises(AccountingError, match="3 items must come back once each, but 6 results came"):
+        list(run.each(_Measure(stage, artifact_of(stage, run.store)), run.items, "each"))
+
+
+def test_each_gives_what_the_executor_gives(pool):
+    run = pool.run()
+    stage = pool.stage(run)
+    found = run.each(_Measure(stage, artifact_of(stage, run.store)), run.items, "each", Needs(retries=0))
+    assert sorted(found) == [(0, {"rows": 2}), (1, {"rows": 0}), (2, {"rows": 1})]
+
+
+def test_both_executors_leave_the_same_bytes(pool, executor, tmp_path):
+    """Compared through the local one, which every other test here uses."""
+    run = pool.run()
+    here = execute(pool.stage(run), run).artifact
+    there = replace(run, store=str(tmp_path / "other"), executor=executor)
+    made = execute(pool.stage(there), there).artifact
+    names = [path.name for path in Path(here.folder).rglob("*.parquet")]
+    assert [path.name for path in Path(made.folder).rglob("*.parquet")] == names
+    assert list(contents(made.folder).values()) == list(contents(here.folder).values())

@@ -1,0 +1,254 @@
+"""Lands small real pools (tars, parquet, npz, npy) and runs stages over them; every reader and file is the real one."""
+
+import io
+import itertools
+import json
+import tarfile
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline import storage
+from pipeline.artifact import Artifact
+from pipeline.executor_local import LocalExecutor
+from pipeline.stage import Run, StepResult, artifact_of, execute
+from stages.cut import Cut
+from stages.embeddings import Precomputed
+from stages.encoders import OpenClip
+from stages.formats import Reader, Vectors, VectorReader
+from stages.pool import Pool, PoolStage
+from stages.survivors import Survivors
+
+WIDTH = 16
+READER = Vectors(image="image", text="text", encoder="clip")
+
+
+def unit(rows: int, width: int = WIDTH, seed: int = 0) -> np.ndarray:
+    """Random unit vectors, float16 (rows, width)."""
+    return normed(np.random.default_rng(seed).standard_normal((rows, width)))
+
+
+def normed(x: np.ndarray) -> np.ndarray:
+    """Rows of norm 1, float16."""
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
+
+
+def hex_uids(rows: int, seed: int = 0) -> list[str]:
+    """Distinct uids that are in no order."""
+    rng = np.random.default_rng(seed)
+    return [rng.bytes(16).hex() for _ in range(rows)]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows of a pool before anyone has split them into shards."""
+
+    uid: list[str]
+    image: np.ndarray
+    text: np.ndarray
+    caption: list[str]
+    width: list[int | None]
+    height: list[int | None]
+
+    @classmethod
+    def drawn(cls, rows: int, seed: int = 0, **columns: object) -> "Samples":
+        """Random rows; `columns` replace what they name."""
+        made = cls(
+            hex_uids(rows, seed),
+            unit(rows, seed=seed),
+            unit(rows, seed=seed + 1),
+            [f"a caption of picture {n}" for n in range(rows)],
+            [256] * rows,
+            [192] * rows,
+        )
+        return replace(made, **columns)  # type: ignore[arg-type]  # columns of the same kinds
+
+    def __len__(self) -> int:
+        return len(self.uid)
+
+    @property
+    def cosine(self) -> np.ndarray:
+        """Image-text cosines, float64 (n,)."""
+        return (self.image.astype(np.float64) * self.text.astype(np.float64)).sum(axis=1)
+
+    def take(self, rows: Sequence[int]) -> "Samples":
+        """These rows, in this order."""
+        at = list(rows)
+        lists = {name: [getattr(self, name)[i] for i in at] for name in ("uid", "caption", "width", "height")}
+        return replace(self, image=self.image[at], text=self.text[at], **lists)
+
+    def split(self, shards: int) -> list["Samples"]:
+        """Contiguous parts; some are empty where there are few rows."""
+        edges = [len(self) * i // shards for i in range(shards + 1)]
+        return [self.take(range(a, b)) for a, b in itertools.pairwise(edges)]
+
+    def table(self) -> pa.Table:
+        """The rows as a `vectors` pool holds them."""
+        vectors = {name: _lists(getattr(self, name)) for name in ("image", "text")}
+        sides = {"width": pa.array(self.width, pa.int32()), "height": pa.array(self.height, pa.int32())}
+        return pa.table({"uid": self.uid, "caption": pa.array(self.caption, pa.string()), **vectors, **sides})
+
+
+def _lists(x: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])
+
+
+def write_parquet(url: str, table: pa.Table) -> str:
+    """One parquet file anywhere; its url."""
+    with storage.committing(url) as file:
+        pq.write_table(table, file)
+    return url
+
+
+def write_vectors(root: str, samples: Samples, shards: int = 1) -> tuple[str, ...]:
+    """A `vectors` pool for READER."""
+    parts = samples.split(shards)
+    return tuple(write_parquet(f"{root}/{i:05d}.parquet", part.table()) for i, part in enumerate(parts))
+
+
+def write_datacomp(root: Path, samples: Samples, shards: int = 1) -> tuple[str, ...]:
+    """DataComp's metadata: parquet and npz pairs with l14 only."""
+    root.mkdir(parents=True, exist_ok=True)
+    for i, part in enumerate(samples.split(shards)):
+        columns = {"uid": part.uid, "text": part.caption, "url": [f"http://x/{u}" for u in part.uid]}
+        sides = {"original_width": part.width, "original_height": part.height}
+        pq.write_table(pa.table({**columns, **sides}), root / f"{i:05d}.parquet")
+        np.savez(root / f"{i:05d}.npz", l14_img=part.image, l14_txt=part.text)
+    return tuple(str(root / f"{i:05d}.parquet") for i in range(shards))
+
+
+def write_clip_retrieval(root: Path, samples: Samples, shards: int = 1) -> tuple[str, ...]:
+    """clip-retrieval's folders."""
+    for name in ("metadata", "img_emb", "text_emb"):
+        (root / name).mkdir(parents=True)
+    for i, part in enumerate(samples.split(shards)):
+        table = pa.table({"uid": part.uid, "caption": part.caption, "url": [f"http://x/{u}" for u in part.uid]})
+        pq.write_table(table, root / f"metadata/metadata_{i}.parquet")
+        np.save(root / f"img_emb/img_emb_{i}.npy", part.image)
+        np.save(root / f"text_emb/text_emb_{i}.npy", part.text)
+    return tuple(str(root / f"metadata/metadata_{i}.parquet") for i in range(shards))
+
+
+def jpeg(seed: int, side: int = 40, quality: int = 90) -> bytes:
+    """A picture of four coloured fields, as a JPEG file."""
+    colours = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def pair(seed: int, caption: str, **facts: object) -> dict[str, bytes]:
+    """Members of a sample as img2dataset leaves them, with a uid of its own."""
+    described = {"uid": f"{seed + 1:032x}", "caption": caption, **facts}
+    return {"jpg": jpeg(seed), "txt": caption.encode(), "json": json.dumps(described).encode()}
+
+
+Entry = tuple[str, bytes]
+"""Name and content of a tar's member."""
+
+
+def members(samples: Sequence[tuple[str, dict[str, bytes]]]) -> list[Entry]:
+    """Members of (key, suffix -> content), each sample's side by side."""
+    return [(f"{key}.{suffix}", content) for key, parts in samples for suffix, content in parts.items()]
+
+
+def write_tar(path: Path, entries: Sequence[Entry], format: int = tarfile.USTAR_FORMAT) -> str:
+    """A tar of these members in this order; its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, content in entries:
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            header.mtime = 1_700_000_000
+            tar.addfile(header, io.BytesIO(content))
+    return str(path)
+
+
+def read_tar(path: str | Path) -> list[Entry]:
+    """Every member, in order."""
+    with tarfile.open(path) as tar:
+        return [(member.name, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]  # files
+
+
+def tiny_clip(folder: Path) -> OpenClip:
+    """A CLIP of 32 px with seeded random weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "tiny.json"
+    vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
+    text = {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config.write_text(json.dumps({"embed_dim": WIDTH, "vision_cfg": vision, "text_cfg": text}))
+    return OpenClip(str(config), "random")
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """A pool after some cuts."""
+
+    run: Run
+    survivors: Survivors
+    steps: tuple[StepResult, ...]
+
+    @property
+    def kept(self) -> list[str]:
+        """Hex uids of what is still in, in order."""
+        return [row["uid"] for row in self.rows if row["kept"]]
+
+    @property
+    def rows(self) -> list[dict[str, object]]:
+        """Every readable row with the last cut's columns beside its uid."""
+        return [row for item in self.run.items for row in self._rows(item.index)]
+
+    def _rows(self, index: int) -> Iterator[dict[str, object]]:
+        uids = self.survivors.embeddings.read(index, ["uid"])["uid"].to_pylist()
+        last = self.survivors.last
+        verdicts = [{"kept": True}] * len(uids) if last is None else last.read(index).to_pylist()
+        for uid, verdict in zip(uids, verdicts, strict=True):
+            yield {"uid": uid.hex(), **verdict}
+
+    def through(self, *cuts: Cut) -> "Filtered":
+        """After these cuts too."""
+        survivors, steps = self.survivors, list(self.steps)
+        for cut in cuts:
+            stages = cut.stages(survivors, self.run.store)
+            steps += [execute(stage, self.run) for stage in stages]
+            survivors = replace(survivors, last=artifact_of(stages[-1], self.run.store))
+        return replace(self, survivors=survivors, steps=tuple(steps))
+
+    def step(self, name: str) -> StepResult:
+        """The last step of a stage of this name."""
+        return [step for step in self.steps if step.stage == name][-1]
+
+    def artifact(self, name: str) -> Artifact:
+        """The last artifact of a stage of this name."""
+        return self.step(name).artifact
+
+
+def opened(urls: Sequence[str], reader: VectorReader = READER, store: str | None = None) -> Filtered:
+    """A pool of precomputed vectors with its embeddings stage done, nothing cut."""
+    store = store or f"memory://{uuid.uuid4().hex}"
+    shards = Pool(tuple(urls), reader).identities()
+    run = Run(store, LocalExecutor(1), shards)
+    stage = Precomputed(artifact_of(PoolStage(shards), store), reader)
+    step = execute(stage, run)
+    return Filtered(run, Survivors(step.artifact, None, reader), (step,))
+
+
+
+
+def filtered(samples: Samples, *cuts: Cut, shards: int = 1) -> Filtered:
+    """Samples as a pool of so many shards in memory, after these cuts."""
+    root = f"memory://{uuid.uuid4().hex}"
+    return opened(write_vectors(f"{root}/pool", samples, shards), store=f"{root}/store").through(*cuts)
+
+
+def answers(samples: Samples, *cuts: Cut, seed: int = 0) -> list[list[str]]:
+    """Sorted kept uids for 1, 3 and 7 shards, in the given order of rows and in another; all must be one answer."""
+    order = np.random.default_rng(seed).permutation(len(samples))
+    pools = [samples, samples.take(order)]
+    return [sorted(filtered(pool, *cuts, shards=n).kept) for pool in pools for n in (1, 3, 7)]

@@ -1,0 +1,127 @@
+"""The arrows of the house, executed: who may import whom, one home per heavy library, how a file opens."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ("jobs", "stages", "pipeline")  # each may import itself and those after it
+MAX_LINES = 400
+
+HOMES = {
+    "ray": ("pipeline/executor_ray.py",),
+    "fsspec": ("pipeline/storage.py",),
+    "s3fs": (),  # fsspec finds its back ends by the URL
+    "gcsfs": (),
+    "faiss": ("stages/kmeans.py",),
+    "torch": ("stages/encoders/",),
+    "torchvision": ("stages/encoders/",),
+    "open_clip": ("stages/encoders/",),
+    "timm": ("stages/encoders/",),
+    "PIL": ("stages/encoders/", "jobs/scenes.py", "jobs/world.py"),  # decoded here, drawn there
+}
+"""Files, or folders that end in a slash, which may import a library."""
+
+BETWEEN_STAGES = {
+    ("density", "clusters"): "clusters the survivors before it decides, and reads their centroids",
+    ("duplicates", "clusters"): "clusters the survivors before it compares them, and reads their centroids",
+    ("clusters", "random"): "draws the sample that centroids are trained on by the hash of the uid",
+    ("density", "random"): "chooses inside a cluster by the hash of the uid where a job asks for that",
+    ("manifest", "embeddings"): "reads the rejects in the form that they were written in",
+}
+"""The only stage modules that import another one that leaves an artifact, and why."""
+
+FILES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, those inside functions as well."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name(path)}: imports are absolute, so that the arrows can be read"
+            assert node.module
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def leaves_an_artifact(path: Path) -> bool:
+    return path.read_text().startswith('"""Leaves `')
+
+
+def at_home(path: Path, homes: tuple[str, ...]) -> bool:
+    return any(name(path) == home or (home.endswith("/") and name(path).startswith(home)) for home in homes)
+
+
+def test_there_is_something_to_check():
+    assert len(FILES) > 30
+    assert sum(leaves_an_artifact(path) for path in FILES) > 8
+
+
+def test_arrows_point_from_jobs_to_stages_to_pipeline():
+    above = {floor: FLOORS[:i] for i, floor in enumerate(FLOORS)}
+    wrong = [
+        f"{name(path)} imports {module}"
+        for path in FILES
+        for module in imports(path)
+        if module.partition(".")[0] in (*above[path.relative_to(ROOT).parts[0]], "tests", "deploy")
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_heavy_library_has_one_home(library):
+    users = [path for path in FILES if any(m.partition(".")[0] == library for m in imports(path))]
+    assert [name(path) for path in users if not at_home(path, HOMES[library])] == []
+
+
+def test_stages_meet_in_their_artifacts():
+    stages = {f"stages.{path.stem}": path for path in FILES if leaves_an_artifact(path)}
+    found = {
+        (path.stem, module.partition(".")[2])
+        for path in stages.values()
+        for module in imports(path)
+        if module in stages and stages[module] != path
+    }
+    assert found == set(BETWEEN_STAGES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_file_opens_with_one_line_and_stays_a_small_room(path):
+    text = path.read_text()
+    assert text.startswith('"""'), "the first line says what lands on disk, or what the file refuses to do"
+    documented = ast.get_docstring(ast.parse(text), clean=False)
+    assert documented
+    first, *rest = documented.split("\n")
+    assert first.endswith("."), "the first line is a whole sentence"
+    assert not rest or not rest[0], "what follows the first line stands apart"
+    assert len(text.splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_what_is_public_is_documented(path):
+    silent = [
+        node.name
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        if not ast.get_docstring(node)
+    ]
+    assert silent == []
+
+
+def test_every_test_mirrors_a_file():
+    mirrored = {
+        f"tests/{path.parent.relative_to(ROOT).as_posix()}/test_{path.stem}.py"
+        for path in FILES
+        if path.stem != "__init__"
+    }
+    engine = {name(path) for path in (ROOT / "tests/pipeline").glob("test_*.py")}
+    # one contract suite stands for both executors and the contract itself
+    assert engine - mirrored == {"tests/pipeline/test_executors.py"}
