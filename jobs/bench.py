@@ -28,6 +28,7 @@ from pipeline.stage import ShardItem
 from stages.encoders import Bank, Encoding, OpenClip
 from stages.encoders.limits import decode_only, forward_only
 from stages.formats import Webdataset
+from stages.formats.sample import Sample
 
 _PAYLOAD_BYTES = 256 * 1024  # of each sample whose shard is copied, so that bytes and not members are timed
 
@@ -123,7 +124,7 @@ def _large_pool(small: Path, folder: Path, samples: int) -> None:
     folder.mkdir(parents=True)
     payload = np.random.default_rng(0).bytes(_PAYLOAD_BYTES)
     found = (s for url in sorted(small.glob("*.tar")) for s in Webdataset().samples(str(url)))
-    readable = [sample for sample in found if hasattr(sample, "image")][:samples]
+    readable = [sample for sample in found if isinstance(sample, Sample)][:samples]
     for number in range(0, len(readable), 500):
         with tarfile.open(folder / f"{number // 500:05d}.tar", "w") as tar:
             for sample in readable[number : number + 500]:

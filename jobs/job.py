@@ -17,7 +17,7 @@ from stages.cut import Cut
 from stages.duplicates import Duplicates
 from stages.embeddings import has_text
 from stages.encoders import Encoding, OpenClip, Timm
-from stages.formats import FORMATS, Reader, VectorReader
+from stages.formats import FORMATS, VectorReader
 from stages.policy import CUTS
 from stages.pool import Pool
 from stages.similarity import Similarity
@@ -71,7 +71,7 @@ class Job:
 
 
 def load(path: str, changes: Sequence[str] = ()) -> Job:
-    """The job in a YAML file, with `path.to.key=value` changes applied; raises JobError for anything it does not know."""
+    """The job in a YAML file, with `path.to.key=value` changes applied; JobError for anything it does not know."""
     try:
         values = yaml.safe_load(storage.read_bytes(path))
     except StorageError as error:
@@ -156,13 +156,13 @@ def _pool(values: Mapping[str, object]) -> Pool:
     if kind not in FORMATS:
         raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, but {kind!r} came{_nearest(kind, FORMATS)}")
     options = {key: value for key, value in values.items() if key not in ("shards", "format")}
-    return Pool(tuple(patterns), cast(Reader, _options(FORMATS[kind], "pool", options)))
+    return Pool(tuple(patterns), _options(FORMATS[kind], "pool", options))
 
 
 def _encoder(name: str, values: Mapping[str, object]) -> OpenClip | Timm:
     if "." in name:
         raise JobError(f"an encoder's name must have no dot, but {name!r} came")
-    kind = Timm if "timm" in values else OpenClip
+    kind: type[OpenClip] | type[Timm] = Timm if "timm" in values else OpenClip
     return _options(kind, f"embeddings.{name}", values)
 
 
@@ -176,7 +176,7 @@ def _cut(number: int, entry: object) -> Cut:
     where = f"policy.{number}.{kind}"
     known = _mapping(where, options or {})
     try:
-        return cast(Cut, _options(CUTS[kind], where, known))
+        return _options(CUTS[kind], where, known)
     except JobError as error:
         raise error if str(error).startswith(where) else JobError(f"{where}: {error}") from error
 
@@ -191,7 +191,9 @@ def _options(kind: type[_T], where: str, values: Mapping[str, object]) -> _T:
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join([where, *[str(part) for part in problem["loc"]]])
-        raise JobError(f"{place}: {problem['msg'].removeprefix('Value error, ')}, but {problem['input']!r} came") from error
+        raise JobError(
+            f"{place}: {problem['msg'].removeprefix('Value error, ')}, but {problem['input']!r} came"
+        ) from error
 
 
 def _known_keys(where: str, values: Mapping[str, object], known: Sequence[str] | Mapping[str, object]) -> None:
@@ -253,7 +255,11 @@ def _resolved(job: Job) -> Mapping[str, object]:
     return {
         "name": job.name,
         "store": job.store,
-        "pool": {"shards": list(job.pool.shards), "format": kinds[type(job.pool.reader)], **_plain(job.pool.reader)},
+        "pool": {
+            "shards": list(job.pool.shards),
+            "format": kinds[type(job.pool.reader)],
+            **_plain(job.pool.reader),
+        },
         "embeddings": {name: _plain(encoder) for name, encoder in job.embeddings.items()},
         "encoding": _plain(job.encoding),
         "policy": [{cut.kind: _plain(cut)} for cut in job.policy],

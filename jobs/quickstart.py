@@ -79,7 +79,7 @@ def judged(result: Result, folder: Path) -> pa.Table:
     joined = truth.join(verdicts, keys=["shard", "key"], join_type="full outer")
     if joined.num_rows != truth.num_rows or joined["kept"].null_count or joined["what"].null_count:
         raise AccountingError(
-            f"the manifest must name each of the {truth.num_rows} planted samples once, but has {manifest.num_rows} rows"
+            f"the manifest must name each of {truth.num_rows} planted samples once, but has {manifest.num_rows} rows"
         )
     return joined
 

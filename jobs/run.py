@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import cast
 
+from jobs.job import Job
 from pipeline import storage
 from pipeline.artifact import Artifact, write_json
 from pipeline.errors import AccountingError, JobError
 from pipeline.executor import Executor
 from pipeline.stage import Run, StepResult, artifact_of, execute, state_of
-from jobs.job import Job
 from stages.policy import Path, lay_out
 
 _VERSIONS = ("torch", "open_clip_torch", "faiss-gpu", "faiss-cpu", "ray", "pyarrow", "numpy")

@@ -47,9 +47,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> Polygon:
 
 
 def _star(points: int, inner: float) -> Polygon:
-    corners = [
-        (math.tau * (i / (2 * points) - 0.25), 1.0 if i % 2 == 0 else inner) for i in range(2 * points)
-    ]
+    corners = [(math.tau * (i / (2 * points) - 0.25), 1.0 if i % 2 == 0 else inner) for i in range(2 * points)]
     return tuple((r * math.cos(a), r * math.sin(a)) for a, r in corners)
 
 
@@ -74,10 +72,7 @@ SHAPES: dict[str, tuple[tuple[Polygon, ...], tuple[Polygon, ...]]] = {
     "flag": ((_box(-0.7, -0.9, 1, 0.2),), (_box(-0.9, -1, -0.7, 1),)),
     "arrow": ((_box(-1, -0.28, 0.2, 0.28), ((0.1, -0.85), (1, 0), (0.1, 0.85))), ()),
     "flower": (
-        tuple(
-            _arc(0, 1, 0.42, 0.58 * math.cos(math.tau * i / 5), 0.58 * math.sin(math.tau * i / 5))
-            for i in range(5)
-        ),
+        tuple(_arc(0, 1, 0.42, 0.58 * math.cos(math.tau * i / 5), 0.58 * math.sin(math.tau * i / 5)) for i in range(5)),
         (_arc(0, 1, 0.34),),
     ),
 }
@@ -168,9 +163,7 @@ def describe(scene: Scene, rng: Random) -> str:
         subject += f" {relation} a {tint} {other}"
     place = GROUNDS[scene.concept.ground].format(scene.ground_colour)
     scatter = f" with {scene.scatter}" if scene.scatter else ""
-    template = rng.choice(
-        ("{0} {1}{2}", "a picture of {0} {1}{2}", "{1}, {0}{2}", "{0}{2} {1}", "we see {0}{2}, {1}")
-    )
+    template = rng.choice(("{0} {1}{2}", "a picture of {0} {1}{2}", "{1}, {0}{2}", "{0}{2} {1}", "we see {0}{2}, {1}"))
     return template.format(subject, place, scatter)
 
 
@@ -284,9 +277,7 @@ def _draw_ground(image: Image.Image, ground: str, base: Colour, rng: Random) -> 
         shore = round(height * rng.uniform(0.55, 0.7))
         pencil.rectangle((0, shore, width, height), fill=(25, 95, 140))
         for line in range(shore + 5, height, 8):
-            pencil.line(
-                (rng.randint(0, width // 2), line, rng.randint(width // 2, width), line), fill=(120, 180, 210)
-            )
+            pencil.line((rng.randint(0, width // 2), line, rng.randint(width // 2, width), line), fill=(120, 180, 210))
 
 
 def _draw_scatter(pencil: ImageDraw.ImageDraw, width: int, height: int, scatter: str, rng: Random) -> None:
@@ -297,9 +288,7 @@ def _draw_scatter(pencil: ImageDraw.ImageDraw, width: int, height: int, scatter:
         elif scatter == "bubbles":
             pencil.ellipse((x - reach, y - reach, x + reach, y + reach), outline=(250, 250, 255), width=1)
         else:
-            pencil.ellipse(
-                (x, y, x + 2.5 * reach, y + reach), fill=rng.choice(((170, 100, 30), (90, 120, 40)))
-            )
+            pencil.ellipse((x, y, x + 2.5 * reach, y + reach), fill=rng.choice(((170, 100, 30), (90, 120, 40))))
 
 
 def _shade(colour: Colour, factor: float) -> Colour:

@@ -67,9 +67,7 @@ class World:
 
     def __post_init__(self) -> None:
         if not (1 <= self.clean_shards <= self.clean_pairs and 1 <= self.pool_shards <= self.pool_samples):
-            raise JobError(
-                f"a world needs at least one sample a shard, but {self} came; lower the shard counts"
-            )
+            raise JobError(f"a world needs at least one sample a shard, but {self} came; lower the shard counts")
         if self.pool_samples < 100:
             raise JobError(f"a world needs 100 pool samples to hold every flaw, but {self.pool_samples} came")
 
@@ -98,9 +96,7 @@ def render(world: World, folder: Path) -> pa.Table:
     Raises: JobError when the folder already holds a world; nothing is overwritten.
     """
     if (folder / "truth.parquet").exists():
-        raise JobError(
-            f"a world is rendered into a fresh folder, but {folder} holds one; name another folder"
-        )
+        raise JobError(f"a world is rendered into a fresh folder, but {folder} holds one; name another folder")
     sizes = {}
     for shard, positions in enumerate(_split(world.clean_pairs, world.clean_shards)):
         path = folder / "clean" / f"{shard:05d}.tar"

@@ -89,9 +89,12 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
     with storage.open_read(url) as file:
         try:
             # fsspec reads ahead by itself; pre_buffer would fetch the columns that were not asked for
-            return pq.read_table(file, columns=None if columns is None else list(columns), pre_buffer=False)
+            table = pq.read_table(file, columns=None if columns is None else list(columns), pre_buffer=False)
         except (pa.ArrowException, OSError) as error:  # a page that does not decompress is an OSError
             raise _torn(url, error) from error
+    if lost := set(columns or ()) - set(table.column_names):
+        raise StorageError(f"{url} must have columns {sorted(lost)}, but it has {', '.join(table.column_names)}")
+    return table
 
 
 def write_table(url: str, table: pa.Table, summary: Mapping[str, object] | None = None) -> None:

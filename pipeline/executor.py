@@ -46,7 +46,10 @@ class Regroup(Protocol[I_contra, R_co]):
     No table passes through the driver. Every method must give the same tables when it is run again.
     """
 
-    parts: int
+    @property
+    def parts(self) -> int:
+        """Number of parts."""
+        ...
 
     def scatter(self, item: I_contra) -> Mapping[int, pa.Table]:
         """Rows of one item for each part in [0, parts); a part without rows may be absent."""
@@ -80,9 +83,7 @@ class Executor(Protocol):
         """
         ...
 
-    def regroup(
-        self, work: Regroup[Item, Result], items: Sequence[Item], label: str
-    ) -> Iterator[tuple[int, Result]]:
+    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
         """Run a Regroup over all items; (index of item, result) in any order, each exactly once.
 
         Each of its calls is retried as in `map`. Raises FailedShards, naming items or parts, after a step of

@@ -32,9 +32,7 @@ class LocalExecutor:
 
         yield from self._drive([(describe(item), partial(run, item)) for item in items], label, needs.retries)
 
-    def regroup(
-        self, work: Regroup[Item, Result], items: Sequence[Item], label: str
-    ) -> Iterator[tuple[int, Result]]:
+    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
         """See Executor.regroup; all rows that are exchanged lie in memory at once."""
         retries = Needs().retries
         scatters = [(describe(item), partial(work.scatter, item)) for item in items]

@@ -98,13 +98,13 @@ class _Seat:
     """One actor of the pool, seen from the driver: whether it answers, and which calls lie with it."""
 
     actor: Any
-    greeting: Any  # reference that is ready once the actor runs; None while it is known to
+    greeting: Any = None  # reference that is ready once the actor runs; None while it is known to
     sent: dict[Any, _Call] = field(default_factory=dict)  # by reference of the outcome, oldest first
-    missed: int = 0
 
     def greet(self) -> None:
         """Give it no work until it answers: one that finds no room in the cluster would hold it for ever."""
-        self.greeting = self.actor.greet.remote()
+        # sent again by Ray through any number of restarts, so that it fails only where there will be none
+        self.greeting = self.actor.greet.options(max_task_retries=-1).remote()
 
     def take(self, call: _Call) -> None:
         """Send a call."""
@@ -112,18 +112,10 @@ class _Seat:
         call.references = answer if isinstance(answer, list) else [answer]
         self.sent[call.references[0]] = call
 
-    def answered(self, reference: Any) -> _Call | None:
-        """The call that this reference is the outcome of; None when it only greets."""
-        if reference == self.greeting:
-            self.greeting, self.missed = None, 0
-            return None
-        return self.sent.pop(reference)
-
     def lost(self) -> list[_Call]:
         """The calls that went down with it, the one that was running first."""
         calls = list(self.sent.values())
         self.sent.clear()
-        self.missed += not calls
         self.greet()
         return calls
 
@@ -138,7 +130,7 @@ class RayExecutor:
         if self._started:
             _connect(workers, address)
         self._asked = workers
-        self._needs: Needs | None = None
+        self._takes: tuple[float, float] | None = None
         self._actors: list[Any] = []
         self._calls = 0
 
@@ -162,9 +154,7 @@ class RayExecutor:
         calls = [_Call(index, describe(item), sender(item)) for index, item in enumerate(items)]
         yield from self._drive(calls, label, needs)
 
-    def regroup(
-        self, work: Regroup[Item, Result], items: Sequence[Item], label: str
-    ) -> Iterator[tuple[int, Result]]:
+    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
         """See Executor.regroup; tables lie in Ray's object store, which spills to disk."""
         if not items:
             return
@@ -178,9 +168,7 @@ class RayExecutor:
                     raise
         yield from enumerate(results)
 
-    def _regroup(
-        self, work: Regroup[Item, Result], items: Sequence[Item], label: str, needs: Needs
-    ) -> list[Result]:
+    def _regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str, needs: Needs) -> list[Result]:
         shared = ray.put(work)
         count = min(_BLOCKS, len(items))
         starts = [len(items) * i // count for i in range(count + 1)]
@@ -207,7 +195,9 @@ class RayExecutor:
 
     def _drive(self, calls: Sequence[_Call], label: str, needs: Needs) -> Iterator[tuple[int, Any]]:
         """Send every call to some actor, again when it fails, and yield (index, result) as they come."""
-        seats = [_Seat(actor, actor.greet.remote()) for actor in self._pool(needs, len(calls))]
+        seats = [_Seat(actor) for actor in self._pool(needs, len(calls))]
+        for seat in seats:
+            seat.greet()
         waiting = deque(calls)
         failures: _Failures = []
         while waiting or any(seat.sent for seat in seats):
@@ -218,17 +208,17 @@ class RayExecutor:
             seat = at[ready[0]]
             try:
                 good, value = _outcome(ready[0])
-                call = seat.answered(ready[0])
+                if ready[0] == seat.greeting:
+                    seat.greeting = None
+                    continue
+                call = seat.sent.pop(ready[0])
             except _DEATHS as error:
                 # only the running call can be at fault: those that were queued behind it go again uncounted
-                lost = seat.lost()
-                call = lost[0] if lost else None
-                waiting.extendleft(reversed(lost[1:]))
-                if call is None and seat.missed > needs.retries:
-                    raise  # it cannot even start
-                good, value = False, [(call.name if call else "", f"its worker died: {_first_line(error)}")]
-            if call is None:
-                continue
+                if ready[0] == seat.greeting:
+                    raise  # it cannot start, and its error says why
+                call, *queued = seat.lost()
+                waiting.extendleft(reversed(queued))
+                good, value = False, [(call.name, f"its worker died: {_first_line(error)}")]
             if good:
                 yield call.index, value
             elif call.failed < needs.retries:
@@ -240,9 +230,10 @@ class RayExecutor:
             raise FailedShards(label, sorted(failures), len(calls))
 
     def _pool(self, needs: Needs, wanted: int) -> list[Any]:
-        if needs != self._needs:
+        takes = (needs.cpus, needs.gpus)
+        if takes != self._takes:
             self._release()
-        self._needs = needs
+        self._takes = takes
         # restarted without end: a call that keeps killing its worker is given up by its own count of failures
         remote = ray.remote(Worker).options(num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=-1)
         self._actors += [remote.remote() for _ in range(min(wanted, self._size(needs)) - len(self._actors))]
@@ -302,11 +293,10 @@ def _connect(workers: int | None, address: str | None) -> None:
     if _elsewhere(address):
         ray.init(address=address, log_to_driver=False, logging_level="warning")
     else:
-        # bound to loopback without a dashboard: a filter on a laptop must not open doors
+        # Ray binds its ports to the machine's own address; its token, left on, keeps others out
         ray.init(
             num_cpus=max(workers or 0, os.cpu_count() or 1),
             include_dashboard=False,
             log_to_driver=False,
             logging_level="warning",
-            _node_ip_address="127.0.0.1",
         )

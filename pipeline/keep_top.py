@@ -71,9 +71,7 @@ class Rows:
         if self.shard < 0 or (self.row is not None and n and self.row.min() < 0):
             raise DataError(f"{self._where()}: places must be >= 0, but a negative shard or row came")
         if n and self.group.min() < -1:
-            raise DataError(
-                f"{self._where()}: a group is -1 (takes no part) or an index, but {self.group.min()} came"
-            )
+            raise DataError(f"{self._where()}: a group is -1 (takes no part) or an index, but {self.group.min()} came")
 
     def _where(self) -> str:
         return f"column {self.column}, shard {self.shard}"
@@ -198,9 +196,7 @@ class Selection:
     def thresholds(self) -> Thresholds:
         """The exact thresholds; DataError while a pass is still to be done."""
         if self._live.any():
-            raise DataError(
-                "thresholds need every pass absorbed, but a pass is left; loop until next_pass is None"
-            )
+            raise DataError("thresholds need every pass absorbed, but a pass is left; loop until next_pass is None")
         bound = self._bound.astype(">u2").view(KEY).reshape(-1)
         return Thresholds(bound, np.minimum(self._quota, self._size), self._size)
 

@@ -122,7 +122,7 @@ class _Footer:
 def check_all(label: str, done: Sequence[int], total: int) -> None:
     """Raises AccountingError unless each index in [0, total) came back once."""
     if sorted(done) != list(range(total)):
-        raise AccountingError(f"{label}: {total} items must come back once each, but {len(done)} results came")
+        raise AccountingError(f"{label}: {total} items must come back once each, but {len(done)} came")
 
 
 def total(summaries: Sequence[Summary], field: str) -> int:
@@ -161,16 +161,23 @@ def execute(stage: Stage, run: Run) -> StepResult:
     return StepResult(stage.name, out, report, seconds, reused=False)
 
 
-def adopt(out: Artifact, recipe: str, parts: Sequence[str]) -> int:
+def adopt(run: Run, out: Artifact, recipe: str) -> int:
     """Copy into `out` the shard files that an artifact of the same recipe holds for the same input shards.
 
-    recipe: fingerprint of the stage without its input shards. parts: that of each input shard, in order.
-    Writes `_parts.json` so that later artifacts can adopt from this one. Returns how many files were copied:
-    after one changed or added shard, all others.
+    recipe: fingerprint of the stage without its input shards. Writes `_parts.json` so that later artifacts can
+    adopt from this one. Returns how many files were copied: after one changed or added shard, all others.
     """
+    parts = [fingerprint(shard, digits=32) for shard in run.shards]
+    copies = list(_adoptable(out, recipe, parts))
+    copied = sum(1 for _ in run.each(_Adopt(out), copies, f"{out.stage}: adopt")) if copies else 0
+    write_json(out.file(PARTS), {"recipe": recipe, "parts": parts})
+    return copied
+
+
+def _adoptable(out: Artifact, recipe: str, parts: Sequence[str]) -> Iterator[tuple[Artifact, int, int]]:
+    """(artifact, its shard, shard of `out`) of every file that can be copied."""
     present = out.present()
     wanted = {part: index for index, part in enumerate(parts) if index not in present}
-    copied = 0
     for folder in storage.folders(out.store):
         stage, _, mark = folder.rpartition("-")
         if not wanted or stage != out.stage or mark == out.fingerprint:
@@ -182,17 +189,22 @@ def adopt(out: Artifact, recipe: str, parts: Sequence[str]) -> int:
         held = other.present()
         for index, part in enumerate(cast(list[str], known["parts"]) if known["recipe"] == recipe else []):
             if part in wanted and index in held:
-                _copy_shard(other, index, out, wanted.pop(part))
-                copied += 1
-    write_json(out.file(PARTS), {"recipe": recipe, "parts": list(parts)})
-    return copied
+                yield other, index, wanted.pop(part)
 
 
-def _copy_shard(source: Artifact, index: int, target: Artifact, position: int) -> None:
-    rejects = source.file(f"rejects/{shard_name(index)}")
-    if storage.exists(rejects):
-        storage.copy(rejects, target.file(f"rejects/{shard_name(position)}"))
-    storage.copy(source.shard(index), target.shard(position))
+@dataclass(frozen=True)
+class _Adopt:
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: tuple[Artifact, int, int]) -> None:
+        source, index, position = item
+        rejects = source.file(f"rejects/{shard_name(index)}")
+        if storage.exists(rejects):
+            storage.copy(rejects, self.out.file(f"rejects/{shard_name(position)}"))
+        storage.copy(source.shard(index), self.out.shard(position))
 
 
 def state_of(out: Artifact, shards: int) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import fsspec
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
@@ -202,7 +202,7 @@ def expand(patterns: Iterable[str]) -> list[str]:
 def _braces(pattern: str) -> list[str]:
     try:
         return list(braceexpand(pattern))
-    except UnbalancedBracesError as error:
+    except ValueError as error:  # braceexpand tells unbalanced braces by a kind of it
         raise PoolError(f"every brace of a pool pattern must close, but {pattern} came") from error
 
 

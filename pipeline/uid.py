@@ -27,7 +27,7 @@ def content_hash(*parts: bytes | memoryview) -> bytes:
 def uids_from_bytes(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """Array of dtype UID from a column of 16-byte binaries; DataError for another type, and for nulls."""
     if column.type != UID_ARROW or column.null_count:
-        raise DataError(f"uids are {UID_ARROW} without nulls, but {column.type}, {column.null_count} nulls came")
+        raise DataError(f"uids are {UID_ARROW}, no nulls, but {column.type}, {column.null_count} nulls came")
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if len(array) == 0:
         return np.empty(0, UID)

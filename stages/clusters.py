@@ -1,6 +1,7 @@
 """Leaves `clusters-…/`: centroids.npy, and for every sample that is still in its nearest one and the distance to it."""
 
 import io
+import os
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -121,7 +122,9 @@ class _Fit:
             )
         order = np.argsort(uids_from_bytes(sample["uid"]), kind="stable")
         vectors = matrix(sample["vector"])[order]
-        centroids = fit(vectors, self.stage.k, iterations=self.stage.iterations, seed=self.stage.seed)
+        # nothing else runs during a fit, and the bits do not depend on threads: take every core of this machine
+        stage, cores = self.stage, os.cpu_count() or 1
+        centroids = fit(vectors, stage.k, iterations=stage.iterations, seed=stage.seed, threads=cores)
         content = io.BytesIO()
         np.save(content, centroids)
         storage.write_bytes(self.out.file(CENTROIDS), content.getvalue())

@@ -128,7 +128,9 @@ def write_kept(
 ) -> Summary:
     """Commit one shard's verdicts; before, after: bool (n,), in before and after this cut."""
     if (after & ~before).any():
-        raise AccountingError(f"{out.name}, {item.url}: a cut may only drop, but it brought back {(after & ~before).sum()}")
+        raise AccountingError(
+            f"{out.name}, {item.url}: a cut may only drop, but it brought back {(after & ~before).sum()}"
+        )
     summary = {"rows": len(before), "in": int(before.sum()), "kept": int(after.sum())}
     out.write(item.index, pa.table({"kept": pa.array(after), **columns}), summary)
     return summary
@@ -141,7 +143,7 @@ def funnel(summaries: list[Summary], **more: object) -> Summary:
 
 
 def select(run: Run, source: Source, quota: np.ndarray, label: str) -> Thresholds:
-    """Exact thresholds for quota int64 (groups,), by as many passes over the shards as ties need (two, nearly always)."""
+    """Exact thresholds for quota int64 (groups,), in as many passes over the shards as ties need (mostly two)."""
     selection = Selection(quota)
     count = 0
     while (step := selection.next_pass()) is not None:

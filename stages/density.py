@@ -1,4 +1,4 @@
-"""Leaves `density-…/`: density.parquet (one row per cluster: complexity, share, quota), and who stays in each cluster."""
+"""Leaves `density-…/`: density.parquet (a row per cluster: complexity, share, quota), and who stays in each."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass as plain_dataclass
@@ -64,9 +64,7 @@ class Density:
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """Clusters of what is still in, then the quotas; another fraction re-uses the clusters."""
-        clusters = Clusters(
-            survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed
-        )
+        clusters = Clusters(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
         made = artifact_of(clusters, store)
         options = _Options(self.temperature, self.neighbours, self.keep, self.balance, self.seed)
         return [clusters, DensityStage(survivors, made, self.amount(), options)]

@@ -1,4 +1,4 @@
-"""Leaves `duplicates-…/`: which samples repeat another one, byte for byte or in meaning, and which kept one each repeats.
+"""Leaves `duplicates-…/`: which samples repeat another one, byte for byte or in meaning, and which kept one.
 
 Exact duplicates are found over the whole pool by the hash of the image bytes; semantic ones (SemDeDup, Abbas et al.
 2023, arXiv 2303.09540) inside clusters of what is then left. Rows that must be compared are brought together by the
@@ -7,7 +7,8 @@ executor's regroup, so no table passes through the driver.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from typing import ClassVar, Literal
+from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +56,9 @@ class Duplicates:
         if self.epsilon is not None and (self.by is None or self.clusters is None):
             raise JobError("duplicates.epsilon compares vectors in clusters: set by (an encoder) and clusters (k) too")
         if self.epsilon is not None and not 0 < self.epsilon < 1:
-            raise JobError(f"duplicates.epsilon is between 0 and 1, but {self.epsilon} came; SemDeDup's are 0.03 to 0.17")
+            raise JobError(
+                f"duplicates.epsilon is between 0 and 1, but {self.epsilon} came; SemDeDup's are 0.03 to 0.17"
+            )
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """The exact stage, then clusters of what it leaves and the semantic stage."""
@@ -182,7 +185,7 @@ class _Semantic:
         order, cluster = order[np.argsort(cluster, kind="stable")], np.sort(cluster)
         starts = np.flatnonzero(np.r_[True, cluster[1:] != cluster[:-1], True])
         removed, leaders, cosines = [], [], []
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+        for start, stop in pairwise(starts):
             rows = order[start:stop]
             leader, cosine = repeats(vectors[rows], self.stage.epsilon, self.stage.method)
             lost = np.flatnonzero(leader >= 0)
@@ -223,9 +226,7 @@ def _best_first(table: pa.Table, by: str = "quality") -> np.ndarray:
     return np.lexsort((*place, uids["f1"], uids["f0"], -column(table, by).astype(np.float64)))
 
 
-def _verdicts(
-    table: pa.Table, removed: np.ndarray, leaders: np.ndarray, cosine: np.ndarray
-) -> Mapping[int, pa.Table]:
+def _verdicts(table: pa.Table, removed: np.ndarray, leaders: np.ndarray, cosine: np.ndarray) -> Mapping[int, pa.Table]:
     """For each shard: row, duplicate_of (uid of the leader) and cosine of what is removed."""
     uids = uids_from_bytes(table["uid"])
     found = pa.table(

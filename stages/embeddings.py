@@ -6,7 +6,7 @@ Precomputed pools get the same files without vectors: those are read in place fr
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,8 @@ _PLACE = pa.schema(
     ]
 )
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
 
 @dataclass(frozen=True)
 class Embeddings:
@@ -70,7 +72,12 @@ class Embeddings:
 
     @classmethod
     def of(
-        cls, pool: Artifact, reader: ImageReader, encoders: Mapping[str, OpenClip | Timm], encoding: Encoding, needs: Needs
+        cls,
+        pool: Artifact,
+        reader: ImageReader,
+        encoders: Mapping[str, OpenClip | Timm],
+        encoding: Encoding,
+        needs: Needs,
     ) -> "Embeddings":
         """The stage for these encoders; reads their weights to hash them."""
         encoding = _resolved(encoding, needs)
@@ -89,7 +96,7 @@ class Embeddings:
     def run(self, run: Run, out: Artifact) -> Summary:
         """One file per shard; a shard whose file another artifact of the same recipe holds is copied."""
         recipe = fingerprint([self.name, self.version, self.reader, self.provenance, self._numbers()])
-        adopted = adopt(out, recipe, [fingerprint(shard, digits=32) for shard in run.shards])
+        adopted = adopt(run, out, recipe)
         task = _Embed(self.reader, self.encoders, self.encoding, out)
         return {**report(run.fill(task, out, self.name, self.needs)), "adopted": adopted}
 
@@ -100,8 +107,8 @@ class Embeddings:
 def _resolved(encoding: Encoding, needs: Needs) -> Encoding:
     """The encoding with `auto` decided by the job alone, so that no artifact depends on the machine it was made on."""
     device = encoding.device if encoding.device != "auto" else ("cuda" if needs.gpus > 0 else "cpu")
-    automatic = "bf16" if device.startswith("cuda") else "fp32"
-    precision = automatic if encoding.precision == "auto" else encoding.precision
+    automatic: Precision = "bf16" if device.startswith("cuda") else "fp32"
+    precision: Precision = automatic if encoding.precision == "auto" else encoding.precision
     return replace(encoding, device=device, precision=precision)
 
 
@@ -109,8 +116,12 @@ def report(summaries: list[Summary]) -> Summary:
     """Counts over all shards: kept (readable samples), rejected, and rejects by kind."""
     kinds = Counter[str]()
     for summary in summaries:
-        kinds.update(summary["rejects"])  # type: ignore[arg-type]  # JSON of our own: kind -> count
-    return {"kept": total(summaries, "rows"), "rejected": kinds.total(), "rejects": dict(sorted(kinds.items()))}
+        kinds.update(cast(Mapping[str, int], summary["rejects"]))
+    return {
+        "kept": total(summaries, "rows"),
+        "rejected": kinds.total(),
+        "rejects": dict(sorted(kinds.items())),
+    }
 
 
 @dataclass(frozen=True)
@@ -144,12 +155,12 @@ class _Embed:
                 parts[name].append(vectors)
         if len(samples) + len(rejects) != seen:
             raise AccountingError(
-                f"{item.url}: each of {seen} samples must be embedded or rejected, but {len(samples)} + {len(rejects)} are"
+                f"{item.url}: {seen} samples must each be embedded or rejected, but {len(samples)} + {len(rejects)} are"
             )
         width, height = np.concatenate(sides, axis=1)
         table = _place(samples).append_column("width", pa.array(width)).append_column("height", pa.array(height))
-        vectors = {name: np.concatenate(blocks) for name, blocks in parts.items()}
-        return commit(self.out, item, with_similarity(table, vectors), vectors, rejects)
+        found = {name: np.concatenate(blocks) for name, blocks in parts.items()}
+        return commit(self.out, item, with_similarity(table, found), found, rejects)
 
 
 @dataclass(frozen=True)
@@ -164,7 +175,7 @@ class Precomputed:
     def run(self, run: Run, out: Artifact) -> Summary:
         """One file per shard, without vectors."""
         recipe = fingerprint([self.name, self.version, self.reader])
-        adopted = adopt(out, recipe, [fingerprint(shard, digits=32) for shard in run.shards])
+        adopted = adopt(run, out, recipe)
         return {**report(run.fill(_Read(self.reader, out), out, self.name)), "adopted": adopted}
 
 
@@ -198,7 +209,8 @@ def cosine(image: np.ndarray, text: np.ndarray) -> np.ndarray:
     Summed in float64, where products of float16 are exact, so the value does not depend on blocks or threads.
     """
     products = image.astype(np.float32) * text.astype(np.float32)  # (n, d)
-    return products.sum(axis=1, dtype=np.float64).astype(np.float32)
+    cosines: np.ndarray = products.sum(axis=1, dtype=np.float64).astype(np.float32)
+    return cosines
 
 
 def with_similarity(table: pa.Table, vectors: Mapping[str, np.ndarray]) -> pa.Table:
@@ -212,7 +224,11 @@ def with_similarity(table: pa.Table, vectors: Mapping[str, np.ndarray]) -> pa.Ta
 
 
 def commit(
-    out: Artifact, item: ShardItem, table: pa.Table, vectors: Mapping[str, np.ndarray], rejects: Sequence[Reject]
+    out: Artifact,
+    item: ShardItem,
+    table: pa.Table,
+    vectors: Mapping[str, np.ndarray],
+    rejects: Sequence[Reject],
 ) -> Summary:
     """Commit one shard: its rejects first, then its samples, whose file says that both are there."""
     kinds = dict(sorted(Counter(reject.kind for reject in rejects).items()))
@@ -239,4 +255,4 @@ def _rejects_url(out: Artifact, index: int) -> str:
 
 def _place(samples: Sequence[Sample]) -> pa.Table:
     rows = {name: [getattr(sample, name) for sample in samples] for name in _PLACE.names}
-    return pa.Table.from_pydict({name: values for name, values in rows.items()}, _PLACE)
+    return pa.Table.from_pydict(rows, _PLACE)

@@ -1,4 +1,4 @@
-"""Leaves `manifest-…/`: the verdict on every sample of the pool, with its reason and values, and uids.npy of the kept."""
+"""Leaves `manifest-…/`: the verdict on every sample of the pool, its reason and values; uids.npy of the kept."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -52,8 +52,8 @@ class Manifest:
 
 
 def add_up(summaries: Sequence[Summary], cuts: Sequence[str]) -> Summary:
-    """Counts of the pool: pool, kept, dropped by cut, rejected by kind; raises AccountingError where they do not add up."""
-    dropped = Counter[str]({name: 0 for name in cuts})
+    """Counts of the pool: pool, kept, dropped by cut, rejected by kind; AccountingError where they do not add up."""
+    dropped = Counter[str](dict.fromkeys(cuts, 0))
     rejected = Counter[str]()
     for summary in summaries:
         dropped.update(cast(dict[str, int], summary["dropped"]))
@@ -111,7 +111,7 @@ def join(stage: Manifest, item: ShardItem) -> pa.Table:
         for value in verdict.column_names:
             if value != "kept":
                 values[f"{name}.{value}"] = _readable(verdict[value])
-    names = pa.array([name for name, _ in stage.cuts] or [None], pa.string())
+    names = pa.array([*(name for name, _ in stage.cuts), None], pa.string())
     readable = pa.table(
         {
             "position": table["position"],
@@ -167,7 +167,8 @@ class _Kept:
         if self.ranges == 1:
             return uids
         width = np.uint64((1 << 64) // self.ranges + 1)
-        return uids[uids["f0"] // width == self.number]
+        inside: np.ndarray = uids[uids["f0"] // width == self.number]
+        return inside
 
 
 def _write_header(file: BinaryIO, count: int) -> None:

@@ -57,7 +57,7 @@ def repeats(
 def _close(rows: np.ndarray, left: np.ndarray, right: np.ndarray, limit: float) -> Bool[np.ndarray, "b p"]:
     """Which pairs of rows have a cosine above the limit."""
     products = rows[left] @ rows[right].T  # (b, d) @ (d, p)
-    close = products > limit + _NEAR
+    close: np.ndarray = products > limit + _NEAR
     i, j = np.nonzero((products > limit - _NEAR) & ~close)
     close[i, j] = _exact(rows, left[i], right[j]) > limit
     return close

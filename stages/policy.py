@@ -22,9 +22,7 @@ from stages.shards import Shards
 from stages.similarity import Similarity
 from stages.survivors import Survivors
 
-CUTS: dict[str, type[Cut]] = {
-    cut.kind: cut for cut in (Rules, Duplicates, Similarity, Density, Random, Score)
-}
+CUTS: dict[str, type[Cut]] = {cut.kind: cut for cut in (Rules, Duplicates, Similarity, Density, Random, Score)}
 """Every cut a policy can name. A new method is one file, one test file, and one name here."""
 
 

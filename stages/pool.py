@@ -32,7 +32,9 @@ class Pool:
         if not urls:
             raise PoolError(f"a pool has at least one shard, but {', '.join(self.shards)} names none")
         companions = [self._companions(url) for url in urls]
-        known = iter(storage.identify([name for url, more in zip(urls, companions, strict=True) for name in (url, *more)]))
+        known = iter(
+            storage.identify([name for url, more in zip(urls, companions, strict=True) for name in (url, *more)])
+        )
         found = []
         for more in companions:
             files = [next(known) for _ in range(1 + len(more))]

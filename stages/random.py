@@ -1,4 +1,4 @@
-"""Leaves `random-…/`: a uniform sample by a hash of the uid, the same for any sharding; the baseline of every method."""
+"""Leaves `random-…/`: a uniform sample by a hash of the uid, the same for any sharding; every method's baseline."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -43,7 +43,8 @@ def hash_values(uids: np.ndarray, seed: int) -> np.ndarray:
     decides ties by uid.
     """
     x = uids["f0"] ^ _mixed(uids["f1"] + _mixed(np.full(1, seed, np.uint64)))
-    return (_mixed(x) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+    values: np.ndarray = (_mixed(x) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+    return values
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
@@ -51,7 +52,8 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Leaves `rules-…/`: which samples pass plain rules on caption and size, and the first rule that each other one breaks."""
+"""Leaves `rules-…/`: which samples pass plain rules on caption and size, and the first rule that others break."""
 
 import re
 from collections.abc import Mapping
@@ -80,9 +80,7 @@ def broken_rules(rules: Rules, table: pa.Table) -> Mapping[str, np.ndarray]:
     return broken
 
 
-def _between(
-    broken: dict[str, np.ndarray], what: str, values: np.ndarray, least: int | None, most: int | None
-) -> None:
+def _between(broken: dict[str, np.ndarray], what: str, values: np.ndarray, least: int | None, most: int | None) -> None:
     if least is not None:
         broken[f"min_{what}"] = values < least
     if most is not None:

@@ -83,7 +83,7 @@ def load_scores(files: tuple[str, ...], value: str, uid: str) -> tuple[np.ndarra
 
 
 def look_up(uids: np.ndarray, known: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values of uids (m,) in the sorted table known (n,), values (n,): float32 (m,), and which were there: bool (m,)."""
+    """Values of uids (m,) in a sorted table, known (n,), values (n,): float32 (m,), and which were there, bool (m,)."""
     if not len(known):
         return np.zeros(len(uids), np.float32), np.zeros(len(uids), bool)
     at = np.minimum(np.searchsorted(known, uids), len(known) - 1)

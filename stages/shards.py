@@ -48,7 +48,7 @@ class OutputShard:
 
 
 def plan_shards(items: Sequence[ShardItem], kept: Sequence[int], samples_per_shard: int) -> list[OutputShard]:
-    """Cut the kept samples of all input shards, in order, into shards of exactly samples_per_shard (the last: the rest).
+    """Cut the kept samples of all input shards, in order, into shards of exactly samples_per_shard (last: the rest).
 
     kept: number of kept samples of each input shard. Cost O(input + output shards).
     """
@@ -106,7 +106,9 @@ class _Write:
                 self._copy(piece, writer)
             writer.finish()
         if writer.samples != item.samples:
-            raise AccountingError(f"output shard {item.index} must hold {item.samples}, but {writer.samples} were written")
+            raise AccountingError(
+                f"output shard {item.index} must hold {item.samples}, but {writer.samples} were written"
+            )
         return {"rows": writer.samples}
 
     def _copy(self, piece: Piece, writer: "TarShard") -> None:
@@ -131,7 +133,9 @@ def _spans(sample: dict[str, object], length: int, url: str) -> Iterator[tuple[i
     flat = [sample["offset"], sample["size"], *extra]  # type: ignore[misc]  # list[int] from our own column
     for start, size in zip(flat[::2], flat[1::2], strict=True):
         if start + size > length:
-            raise ShardError(f"{url} must be as long as when it was embedded, but ends before {sample['key']}; run again")
+            raise ShardError(
+                f"{url} must be as long as when it was embedded, but ends before {sample['key']}; run again"
+            )
         yield start, start + size
 
 

@@ -5,7 +5,7 @@ Files of every cut lie row by row beside the embeddings file of the same shard, 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,8 @@ from pipeline.columns import column, matrix
 from pipeline.errors import AccountingError
 from pipeline.uid import uids_from_bytes
 from stages.formats import Reader, VectorReader
+
+Tower = Literal["image", "text"]
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,11 @@ class Survivors:
         """uids of every row of shard `index`, dtype UID."""
         return uids_from_bytes(self.embeddings.read(index, ["uid"])["uid"])
 
-    def vectors(self, index: int, url: str, name: str, tower: str, rows: np.ndarray) -> np.ndarray:
+    def vectors(self, index: int, url: str, name: str, tower: Tower, rows: np.ndarray) -> np.ndarray:
         """Unit vectors of encoder `name` for row numbers `rows` (m,): float16 (m, d)."""
         if isinstance(self.reader, VectorReader):
             positions = column(self.embeddings.read(index, ["position"]), "position")[rows]
             return self.reader.vectors(url, name, tower, positions)
         vectors = self.embeddings.read(index, [f"{name}.{tower}"]).column(0)
-        return matrix(vectors)[rows]
+        found: np.ndarray = matrix(vectors)[rows]
+        return found

@@ -21,7 +21,7 @@ from pipeline.stage import Run, StepResult, artifact_of, execute
 from stages.cut import Cut
 from stages.embeddings import Precomputed
 from stages.encoders import OpenClip
-from stages.formats import Reader, Vectors, VectorReader
+from stages.formats import VectorReader, Vectors
 from stages.pool import Pool, PoolStage
 from stages.survivors import Survivors
 
@@ -237,8 +237,6 @@ def opened(urls: Sequence[str], reader: VectorReader = READER, store: str | None
     stage = Precomputed(artifact_of(PoolStage(shards), store), reader)
     step = execute(stage, run)
     return Filtered(run, Survivors(step.artifact, None, reader), (step,))
-
-
 
 
 def filtered(samples: Samples, *cuts: Cut, shards: int = 1) -> Filtered:

@@ -15,9 +15,7 @@ from stages.formats import FORMATS
 from stages.policy import CUTS
 from tests.tree import README, ROOT, with_tree
 
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")], key=lambda path: str(path)
-)
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")], key=lambda path: str(path))
 JOBS = sorted(ROOT.glob("jobs/*.yaml"))
 IMAGES = {"shards": "pool/*.tar"}
 ENCODERS = {
@@ -47,9 +45,7 @@ def options(text: str) -> dict[str, object]:
     found: dict[str, object] = {}
     for row in table.split("\n\n")[0].splitlines():
         names, default = row.split("|")[1:3]
-        value = (
-            dataclasses.MISSING if default.strip() == "required" else json.loads(default.strip().strip("`"))
-        )
+        value = dataclasses.MISSING if default.strip() == "required" else json.loads(default.strip().strip("`"))
         found |= dict.fromkeys(re.findall(r"`(\w+)`", names), value)
     return found
 

@@ -217,9 +217,7 @@ def _finish(work: Work, raw: dict[str, np.ndarray]) -> EncodedBatch:
     )
 
 
-def _in_order(
-    pool: Executor, function: Callable[[_In], _Out], items: Iterable[_In], ahead: int
-) -> Iterator[_Out]:
+def _in_order(pool: Executor, function: Callable[[_In], _Out], items: Iterable[_In], ahead: int) -> Iterator[_Out]:
     """function(item) of each item, in order, with at most `ahead` more under way than were asked for."""
     pending: deque[Future[_Out]] = deque()
     try:
@@ -255,9 +253,7 @@ def _device(name: str) -> torch.device:
     except RuntimeError as error:
         raise JobError(f"a device is auto, cpu, cuda or cuda:N, but {name!r} came") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise JobError(
-            f"device {name} needs a GPU that torch can use, but there is none here; use auto or cpu"
-        )
+        raise JobError(f"device {name} needs a GPU that torch can use, but there is none here; use auto or cpu")
     return device
 
 

@@ -46,9 +46,7 @@ class Preprocess:
         short, long = sorted(image.size)
         pixels = max(self.scale) ** 2 * long // short
         if self.mode == "shortest" and pixels > MAX_PIXELS:
-            raise _too_large(
-                f"{image.width}x{image.height} resized to a short side of {max(self.scale)}", pixels
-            )
+            raise _too_large(f"{image.width}x{image.height} resized to a short side of {max(self.scale)}", pixels)
         for piece in self.pieces:
             image = piece(image)
         return np.asarray(image)
@@ -71,9 +69,7 @@ def pil_pieces(transform: Sequence[object]) -> tuple[Callable[[Image.Image], Ima
     """
     names = [type(step).__name__ for step in transform]
     if names[-2:] not in (["MaybeToTensor", "Normalize"], ["ToTensor", "Normalize"]):
-        raise ModelError(
-            f"preprocessing must end in ToTensor and Normalize, but is {names}; choose another model"
-        )
+        raise ModelError(f"preprocessing must end in ToTensor and Normalize, but is {names}; choose another model")
     return tuple(step for step in transform[:-2] if callable(step))
 
 
@@ -129,6 +125,4 @@ def _scale_jpeg(image: Image.Image, preprocesses: Sequence[Preprocess]) -> None:
 
 
 def _too_large(what: str, pixels: int) -> SampleError:
-    return SampleError(
-        "image-too-large", f"an image has at most {MAX_PIXELS} pixels, but {what} has {pixels}"
-    )
+    return SampleError("image-too-large", f"an image has at most {MAX_PIXELS} pixels, but {what} has {pixels}")

@@ -41,9 +41,7 @@ def load(encoder: Timm, device: torch.device) -> Towers:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # random weights must be the same in every worker
-            model = timm.create_model(
-                encoder.timm, pretrained=encoder.checkpoint is None, num_classes=0, **size
-            )
+            model = timm.create_model(encoder.timm, pretrained=encoder.checkpoint is None, num_classes=0, **size)
         if path is not None:
             load_checkpoint(model, str(path), filter_fn=_without_classifier)
     except Exception as error:

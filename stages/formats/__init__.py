@@ -6,6 +6,18 @@ from stages.formats.parquet import Parquet
 from stages.formats.vectors import Vectors
 from stages.formats.webdataset import Webdataset
 
+__all__ = [
+    "FORMATS",
+    "ClipRetrieval",
+    "Datacomp",
+    "ImageReader",
+    "Parquet",
+    "Reader",
+    "VectorReader",
+    "Vectors",
+    "Webdataset",
+]
+
 ImageReader = Webdataset | Parquet
 """Formats whose samples() are images to embed."""
 

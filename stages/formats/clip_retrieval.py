@@ -54,9 +54,7 @@ class ClipRetrieval:
         """The npy files of the shard: image vectors, then text vectors."""
         shard = _SHARD.fullmatch(url)
         if shard is None:
-            raise PoolError(
-                f"a clip-retrieval shard must be named …/metadata/metadata_N.parquet, but {url} came"
-            )
+            raise PoolError(f"a clip-retrieval shard must be named …/metadata/metadata_N.parquet, but {url} came")
         folders = ("img_emb", "text_emb") if self.text else ("img_emb",)
         return [f"{shard['root']}{folder}/{folder}_{shard['number']}.npy" for folder in folders]
 

@@ -25,9 +25,7 @@ def whole_shard(url: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ShardError(
-            f"{url}: the file must be whole and readable, but: {error}; fetch it again"
-        ) from error
+        raise ShardError(f"{url}: the file must be whole and readable, but: {error}; fetch it again") from error
 
 
 @contextmanager
@@ -102,9 +100,7 @@ def _rows_of_width(column: pa.ChunkedArray, width: int) -> tuple[np.ndarray, np.
     start = filled.offset
     first = np.frombuffer(filled.buffers()[1], np.int64)[start] if len(filled) else 0
     content = filled.buffers()[2] if len(filled) else b""
-    raw = (
-        np.frombuffer(content, np.uint8, len(filled) * width, first) if len(filled) else np.empty(0, np.uint8)
-    )
+    raw = np.frombuffer(content, np.uint8, len(filled) * width, first) if len(filled) else np.empty(0, np.uint8)
     return raw.reshape(-1, width), fits.to_numpy(zero_copy_only=False).copy()
 
 

@@ -47,9 +47,7 @@ class Datacomp:
         Kinds: no-uid, no-caption, caption-not-utf8, vector-not-finite, vector-zero.
         Raises PoolError for missing columns, ShardError when npz and parquet do not match.
         """
-        meta, schema = read_columns(
-            url, ("uid", "text", "url", "original_width", "original_height", "width", "height")
-        )
+        meta, schema = read_columns(url, ("uid", "text", "url", "original_width", "original_height", "width", "height"))
         need_column(schema, ("uid",), "uid", url)
         need_text(schema, need_column(schema, ("text",), "caption", url), "caption", url)
         faults = Faults(len(meta))

@@ -64,9 +64,7 @@ class Parquet:
                     yield self._row(picked, row, position)
                     position += 1
 
-    def members(
-        self, url: str, positions: Int64[np.ndarray, "n"]
-    ) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    def members(self, url: str, positions: Int64[np.ndarray, "n"]) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
         """Key and (suffix, bytes) members of each row asked for, for training shards; rows must be readable.
 
         positions: ascending row numbers, repeats allowed; row groups without any of them are not read.
@@ -114,9 +112,7 @@ class Parquet:
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             kind = kind.field("bytes").type
         if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind)):
-            raise PoolError(
-                f"{url}: pool.image must name encoded images, binary or struct<bytes, path>, not {kind}"
-            )
+            raise PoolError(f"{url}: pool.image must name encoded images, binary or struct<bytes, path>, not {kind}")
         return columns
 
     def _row(self, columns: dict[str, pa.Array], row: int, position: int) -> Sample | Reject:
@@ -147,9 +143,7 @@ class Parquet:
         if isinstance(stated, bytes) and len(stated) == 16:
             return image, caption, stated
         if self.uid not in ("auto", "content"):
-            raise SampleError(
-                "no-uid", f"{self.uid} must be 32 hex digits or 16 bytes, but {stated!r:.80} came"
-            )
+            raise SampleError("no-uid", f"{self.uid} must be 32 hex digits or 16 bytes, but {stated!r:.80} came")
         return image, caption, content_hash(image, caption.encode())
 
     def _members(

@@ -46,9 +46,7 @@ class Faults:
                 f"the parquet {self.rows} rows; the two files do not belong together"
             )
         message = f"a vector must be finite and not zero, but {name}"
-        self.mark(
-            ~np.isfinite(squared), "vector-not-finite", f"{message} is missing, or holds NaN or infinity"
-        )
+        self.mark(~np.isfinite(squared), "vector-not-finite", f"{message} is missing, or holds NaN or infinity")
         self.mark(squared == 0, "vector-zero", f"{message} is zero")
 
     @property
@@ -59,9 +57,7 @@ class Faults:
     def rejects(self, keys: Sequence[str]) -> list[Reject]:
         """One reject for every marked row, in order; keys: those of the marked rows."""
         marked = np.flatnonzero(self._which >= 0).tolist()
-        return [
-            Reject(row, key, *self._causes[self._which[row]]) for row, key in zip(marked, keys, strict=True)
-        ]
+        return [Reject(row, key, *self._causes[self._which[row]]) for row, key in zip(marked, keys, strict=True)]
 
 
 def read_columns(url: str, names: Sequence[str]) -> tuple[pa.Table, pa.Schema]:
@@ -110,9 +106,7 @@ def row_table(
     meta: may hold `key` (else the uid's hex digits are the key), `url`, and width and height under one of the
     names in `sides`. uids: (n, 16) uint8.
     """
-    names = pa.FixedSizeBinaryArray.from_buffers(
-        UID_ARROW, len(meta), [None, pa.py_buffer(np.ascontiguousarray(uids))]
-    )
+    names = pa.FixedSizeBinaryArray.from_buffers(UID_ARROW, len(meta), [None, pa.py_buffer(np.ascontiguousarray(uids))])
     width, height = (_first_sides(meta, candidates) for candidates in sides)
     columns = {
         "position": pa.array(np.arange(len(meta))),
@@ -153,9 +147,7 @@ def _urls(meta: pa.Table) -> pa.Array | pa.ChunkedArray:
     if not broken.any():
         return urls
     # a link that is no text is no link: the row itself is sound
-    return pa.array(
-        [None if bad else url.as_py() for bad, url in zip(broken, urls, strict=True)], pa.string()
-    )
+    return pa.array([None if bad else url.as_py() for bad, url in zip(broken, urls, strict=True)], pa.string())
 
 
 def _first_sides(meta: pa.Table, candidates: Sequence[str]) -> pa.Array:

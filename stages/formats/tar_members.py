@@ -127,9 +127,7 @@ def _after_the_end(view: memoryview, offset: int) -> Damage | None:
     # a hole of zeros that a failed copy left looks like the end mark: what follows it tells
     if not np.frombuffer(view[offset:], np.uint8).any():
         return None
-    return Damage(
-        offset, None, f"the end mark at byte {offset} is followed by more data, of {len(view)} bytes"
-    )
+    return Damage(offset, None, f"the end mark at byte {offset} is followed by more data, of {len(view)} bytes")
 
 
 def _pax_records(payload: bytes, start: int) -> dict[str, str]:

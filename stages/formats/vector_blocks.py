@@ -75,9 +75,7 @@ def list_blocks(url: str, column: str) -> Iterator[Blocks]:
         yield Blocks(file.metadata.num_rows, width, parts)
 
 
-def squared_norms(
-    blocks: Blocks, see: Callable[[int, np.ndarray], None] | None = None
-) -> Float32[np.ndarray, "rows"]:
+def squared_norms(blocks: Blocks, see: Callable[[int, np.ndarray], None] | None = None) -> Float32[np.ndarray, "rows"]:
     """‖x‖² of every row, in float32: not finite where x is not, or overflows; 0 where x is zero or vanishes.
 
     see: called with (first row, part as stored) of every part. Cost: one read of the file, a block in memory.
@@ -92,9 +90,7 @@ def squared_norms(
     return norms
 
 
-def unit_rows(
-    blocks: Blocks, positions: Int64[np.ndarray, "n"] | None, url: str
-) -> Float16[np.ndarray, "n d"]:
+def unit_rows(blocks: Blocks, positions: Int64[np.ndarray, "n"] | None, url: str) -> Float16[np.ndarray, "n d"]:
     """float16 unit vectors of the rows asked for, in the order of `positions`; None for every row.
 
     Rows whose norm is 1 within 0.001 keep their numbers (rounded to float16 if wider); others are divided by
@@ -108,9 +104,7 @@ def unit_rows(
     order = np.argsort(wanted, kind="stable")
     ascending = wanted[order]
     if len(wanted) and (ascending[0] < 0 or ascending[-1] >= rows):
-        raise DataError(
-            f"{url}: positions must be in 0..{rows - 1}, but {ascending[0]}..{ascending[-1]} came"
-        )
+        raise DataError(f"{url}: positions must be in 0..{rows - 1}, but {ascending[0]}..{ascending[-1]} came")
     unit = np.empty((len(wanted), blocks.width), np.float16)
     start = done = 0
     for part in blocks.parts:
@@ -169,9 +163,7 @@ def _npy_parts(stream: _Stream, rows: int, width: int, dtype: np.dtype, what: st
         size = count * width * dtype.itemsize
         raw = stream.read(size)
         if len(raw) != size:
-            raise ShardError(
-                f"{what}: {rows} rows must follow the header, but the file ends in row {start} or later"
-            )
+            raise ShardError(f"{what}: {rows} rows must follow the header, but the file ends in row {start} or later")
         yield np.frombuffer(raw, dtype).reshape(count, width)
 
 

@@ -32,9 +32,7 @@ class Webdataset:
 
     def __post_init__(self) -> None:
         if isinstance(self.image, str) or not self.image or not all(self.image):
-            raise JobError(
-                f"pool.image must be a list of suffixes, but {self.image!r} came; write [jpg, png]"
-            )
+            raise JobError(f"pool.image must be a list of suffixes, but {self.image!r} came; write [jpg, png]")
         if self.caption in ("", "json:"):
             raise JobError(f"pool.caption must be a suffix or json:FIELD, but {self.caption!r} came")
         if self.uid not in ("auto", "content") and not (self.uid.startswith("json:") and self.uid[5:]):
@@ -87,9 +85,7 @@ class Webdataset:
         parts = dict(group)
         if len(parts) < len(group):
             names = ", ".join(sorted(member.name for _, member in group))
-            raise SampleError(
-                "duplicate-member", f"a suffix may occur once in a sample, but there are {names}"
-            )
+            raise SampleError("duplicate-member", f"a suffix may occur once in a sample, but there are {names}")
         image = next((parts[suffix] for suffix in self.image if suffix in parts), None)
         if image is None:
             asked, found = ", ".join(self.image), ", ".join(sorted(parts))
@@ -131,17 +127,13 @@ class Webdataset:
                 caption = fields.get(self.caption[5:])
                 if not isinstance(caption, str):
                     came = f"a {type(caption).__name__}" if caption is not None else "none"
-                    raise SampleError(
-                        "no-caption", f"a sample must have a text {self.caption}, but has {came}"
-                    )
+                    raise SampleError("no-caption", f"a sample must have a text {self.caption}, but has {came}")
                 caption.encode()  # json can hold halves of surrogate pairs, which no UTF-8 file can
                 return caption
             member = parts.get(self._caption_suffix)
             if member is None:
                 found = ", ".join(sorted(parts))
-                raise SampleError(
-                    "no-caption", f"a sample must have a {self.caption} member, but has {found}"
-                )
+                raise SampleError("no-caption", f"a sample must have a {self.caption} member, but has {found}")
             return _read(view, member).decode("utf-8")
         except UnicodeError as error:
             raise SampleError("caption-not-utf8", f"a caption must be UTF-8: {error}") from None

@@ -124,9 +124,7 @@ def test_the_runtime_env_installs_what_the_package_needs() -> None:
 
 
 def test_the_runtime_env_is_one_that_ray_knows() -> None:
-    check = (
-        "import sys, yaml; from ray.runtime_env import RuntimeEnv; RuntimeEnv(**yaml.safe_load(sys.stdin))"
-    )
+    check = "import sys, yaml; from ray.runtime_env import RuntimeEnv; RuntimeEnv(**yaml.safe_load(sys.stdin))"
     subprocess.run([sys.executable, "-c", check], input=RUNTIME_ENV.read_bytes(), check=True, timeout=60)
 
 

@@ -93,11 +93,7 @@ def test_every_readable_picture_opens_with_the_size_its_json_names(
 
 def test_unreadable_samples_are_broken_each_in_its_way(rendered: tuple[Path, pa.Table, Samples]) -> None:
     _, truth, samples = rendered
-    broken = {
-        row["how"]: samples[row["shard"], row["key"]]
-        for row in truth.to_pylist()
-        if row["what"] == "unreadable"
-    }
+    broken = {row["how"]: samples[row["shard"], row["key"]] for row in truth.to_pylist() if row["what"] == "unreadable"}
     assert set(broken) <= {"truncated", "empty", "html", "no caption", "no image"}
     assert len(broken) == 4
     assert broken["empty"]["jpg"] == b""

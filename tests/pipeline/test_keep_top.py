@@ -21,9 +21,7 @@ def rows(value, group=None, uid=None, shard=0, row=None):
     n = len(value)
     group = np.zeros(n) if group is None else group
     uid = np.arange(n) if uid is None else uid
-    names = uids_from_pairs(
-        np.asarray(uid, np.uint64) >> np.uint64(1), np.asarray(uid, np.uint64) & np.uint64(1)
-    )
+    names = uids_from_pairs(np.asarray(uid, np.uint64) >> np.uint64(1), np.asarray(uid, np.uint64) & np.uint64(1))
     row = None if row is None else np.asarray(row, np.int64)
     return Rows(np.asarray(value, np.float32), np.asarray(group, np.int32), names, shard, row)
 
@@ -166,9 +164,7 @@ def test_many_groups_in_many_shards():
     value, group = (np.concatenate([getattr(p, name) for p in parts]) for name in ("value", "group"))
     masks = np.concatenate(keep_top(parts, quota, candidate_limit=300))
     for g in range(0, 1_000, 7):
-        assert np.array_equal(
-            np.sort(value[masks & (group == g)])[::-1], np.sort(value[group == g])[::-1][: quota[g]]
-        )
+        assert np.array_equal(np.sort(value[masks & (group == g)])[::-1], np.sort(value[group == g])[::-1][: quota[g]])
 
 
 @settings(max_examples=20, deadline=None)
@@ -190,9 +186,7 @@ def test_nan_is_refused_and_the_column_named():
     part = rows([1, np.nan, 2], group=[0, -1, 0])
     assert keep_top([part], np.array([1]))[0].tolist() == [False, False, True]
     with pytest.raises(DataError, match=r"column aesthetic, shard 4: .* 1 of 2 are NaN, first at entry 1"):
-        Rows(
-            np.array([1, np.nan], np.float32), np.zeros(2, np.int32), np.zeros(2, UID), 4, column="aesthetic"
-        )
+        Rows(np.array([1, np.nan], np.float32), np.zeros(2, np.int32), np.zeros(2, UID), 4, column="aesthetic")
 
 
 def test_broken_rows_are_refused():

@@ -29,7 +29,7 @@ class Lengths:
 
     def run(self, run: Run, out: Artifact) -> dict[str, object]:
         recipe = fingerprint([self.name, self.version, self.scale])
-        adopted = adopt(out, recipe, [fingerprint(shard, digits=32) for shard in run.shards])
+        adopted = adopt(run, out, recipe)
         summaries = run.fill(_Measure(self, out), out, self.name)
         return {"rows": total(summaries, "rows"), "adopted": adopted}
 
@@ -69,7 +69,7 @@ class Pool:
 
     def run(self) -> Run:
         shards = storage.identify(storage.expand([str(self.folder / "*")]))
-        return Run(self.store, LocalExecutor(2), tuple(shards), say=lambda line: None)
+        return Run(self.store, LocalExecutor(2), tuple(shards))
 
     def stage(self, run: Run, scale: int = 1) -> Lengths:
         """Reads an artifact that stands for the pool, as every first stage does."""
@@ -240,7 +240,7 @@ class Forgetful:
 
 def test_an_item_that_does_not_come_back_is_an_error(pool):
     run = replace(pool.run(), executor=Forgetful(lost=1))
-    with pytest.raises(AccountingError, match="lengths: 3 items must come back once each, but 2 results came"):
+    with pytest.raises(AccountingError, match="lengths: 3 items must come back once each, but 2 came"):
         execute(pool.stage(run), run)
     made = artifact_of(pool.stage(run), run.store)
     assert made.done() is None
@@ -256,7 +256,7 @@ def test_an_executor_that_returns_an_item_twice_is_an_error(pool):
 
     run = replace(pool.run(), executor=Doubling(lost=-1))
     stage = pool.stage(run)
-    with pytest.raises(AccountingError, match="3 items must come back once each, but 6 results came"):
+    with pytest.raises(AccountingError, match="3 items must come back once each, but 6 came"):
         list(run.each(_Measure(stage, artifact_of(stage, run.store)), run.items, "each"))
 
 

@@ -19,7 +19,19 @@ from stages.pool import Pool, PoolStage
 from stages.random import Random
 from stages.rules import Rules
 from stages.survivors import Survivors
-from tests.pools import Filtered, Samples, answers, filtered, jpeg, members, normed, pair, tiny_clip, unit, write_tar
+from tests.pools import (
+    Filtered,
+    Samples,
+    answers,
+    filtered,
+    jpeg,
+    members,
+    normed,
+    pair,
+    tiny_clip,
+    unit,
+    write_tar,
+)
 
 SETS = 12
 NEAR = Duplicates(by="clip", exact=False, epsilon=0.05, clusters=4)
@@ -31,7 +43,9 @@ def planted(sets: int = SETS, copies: int = 3, seed: int = 0) -> Samples:
     centre = np.linalg.qr(rng.normal(size=(16, 16)))[0][:sets].repeat(copies, axis=0)
     order = rng.permutation(sets * copies)
     image = normed(centre + 0.01 * rng.normal(size=centre.shape))
-    samples = Samples.drawn(sets * copies, seed=seed, image=image, caption=[str(i // copies) for i in range(len(image))])
+    samples = Samples.drawn(
+        sets * copies, seed=seed, image=image, caption=[str(i // copies) for i in range(len(image))]
+    )
     return samples.take(order)
 
 
@@ -82,9 +96,7 @@ def test_any_number_of_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> 
 def test_semdedup_goes_from_the_farthest_inwards() -> None:
     """One cluster: the order is by distance to its centroid, whatever the quality."""
     samples = planted()
-    found = filtered(
-        samples, Duplicates(by="clip", exact=False, epsilon=0.05, clusters=1, method="semdedup"), shards=2
-    )
+    found = filtered(samples, Duplicates(by="clip", exact=False, epsilon=0.05, clusters=1, method="semdedup"), shards=2)
     made = found.artifact("clusters")
     distance = np.concatenate([np.asarray(made.read(i)["distance"]) for i in range(2)])
     order = sorted(range(36), key=lambda i: (-distance[i], samples.uid[i]))
@@ -114,7 +126,12 @@ def test_what_is_out_removes_nobody() -> None:
 
 
 def test_no_survivors_no_duplicates() -> None:
-    found = filtered(Samples.drawn(10), Random(count=1), Duplicates(by="clip", exact=False, epsilon=0.1, clusters=1), shards=4)
+    found = filtered(
+        Samples.drawn(10),
+        Random(count=1),
+        Duplicates(by="clip", exact=False, epsilon=0.1, clusters=1),
+        shards=4,
+    )
     assert len(found.kept) == 1
 
 

@@ -53,7 +53,9 @@ def entries(start: int, rows: int, broken: bool) -> list[tuple[str, bytes]]:
     return members(samples)
 
 
-def embed(folder: Path, urls: tuple[str, ...], *, store: str = "store", batch_size: int = 4, **encoders: Timm) -> Filtered:
+def embed(
+    folder: Path, urls: tuple[str, ...], *, store: str = "store", batch_size: int = 4, **encoders: Timm
+) -> Filtered:
     reader = Webdataset()
     shards = Pool(urls, reader).identities()
     url = str(folder / store)
@@ -93,7 +95,18 @@ def test_every_sample_is_a_row_or_a_reject(pool: Filtered) -> None:
 
 
 def test_columns_are_what_the_design_says(pool: Filtered) -> None:
-    place = ["position", "key", "uid", "caption", "image_hash", "offset", "size", "extra_ranges", "width", "height"]
+    place = [
+        "position",
+        "key",
+        "uid",
+        "caption",
+        "image_hash",
+        "offset",
+        "size",
+        "extra_ranges",
+        "width",
+        "height",
+    ]
     expected = [*place, "clip.similarity", "clip.image", "clip.text", "dino.image"]
     for index in range(3):
         assert pool.survivors.embeddings.columns(index) == expected

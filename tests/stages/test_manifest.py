@@ -76,7 +76,9 @@ def test_columns_types_and_reasons() -> None:
             assert (row["similarity.cosine"] is None) == (n < 7)
         assert row["kept"] == (row["uid"] in kept)
         assert row["weight"] == float(row["kept"])
-    assert [row["shard"] for row in rows] == [s.url for s, k in zip(best.run.shards, (6, 7, 7), strict=True) for _ in range(k)]
+    assert [row["shard"] for row in rows] == [
+        s.url for s, k in zip(best.run.shards, (6, 7, 7), strict=True) for _ in range(k)
+    ]
     report = out.done() or {}
     assert {name: report[name] for name in ("pool", "kept", "dropped", "rejected")} == {
         "pool": 20,

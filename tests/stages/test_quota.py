@@ -113,9 +113,7 @@ def test_permuted_clusters_have_permuted_quotas(problem, random):
     assert permuted_p == pytest.approx(p[order])
     assert np.abs(permuted - quota[order]).max() <= 1  # equal fractions go by index
     zero, upper = np.zeros(len(size)), size.astype(float)
-    x, y = (
-        project(t, zero, u, float(total)) for t, u in ((p * total, upper), (p[order] * total, upper[order]))
-    )
+    x, y = (project(t, zero, u, float(total)) for t, u in ((p * total, upper), (p[order] * total, upper[order])))
     assert y == pytest.approx(x[order], abs=1e-9)
 
 

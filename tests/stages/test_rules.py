@@ -99,9 +99,7 @@ def test_one_answer_for_any_shards_and_order() -> None:
     samples = Samples.drawn(40, caption=["word " * n for n in rng.integers(0, 6, 40)])
     found = answers(samples, Rules(min_words=3, max_words=4))
     assert all(answer == found[0] for answer in found)
-    assert found[0] == sorted(
-        u for u, c in zip(samples.uid, samples.caption, strict=True) if 3 <= len(c.split()) <= 4
-    )
+    assert found[0] == sorted(u for u, c in zip(samples.uid, samples.caption, strict=True) if 3 <= len(c.split()) <= 4)
 
 
 def test_a_broken_expression_is_a_job_error() -> None:

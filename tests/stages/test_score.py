@@ -109,8 +109,14 @@ def test_only_samples_that_are_in_need_a_value(tmp_path: Path) -> None:
     [
         ({"v": np.where(np.arange(30) < 2, np.nan, 1.0)}, "column v must hold numbers, but 2 of 30 are NaN"),
         ({"v": pa.array([None, *range(29)])}, "column v must have no nulls here, but 1 came"),
-        ({"uid": [SAMPLES.uid[0], *SAMPLES.uid[:29]]}, f"one value in v, but 1 come again, first {SAMPLES.uid[0]}"),
-        ({"uid": ["short", *SAMPLES.uid[1:]]}, "a uid is 32 hex digits or 16 bytes, but 1 are not, first 'short'"),
+        (
+            {"uid": [SAMPLES.uid[0], *SAMPLES.uid[:29]]},
+            f"one value in v, but 1 come again, first {SAMPLES.uid[0]}",
+        ),
+        (
+            {"uid": ["short", *SAMPLES.uid[1:]]},
+            "a uid is 32 hex digits or 16 bytes, but 1 are not, first 'short'",
+        ),
         ({"uid": [None, *SAMPLES.uid[1:]]}, "a uid is 32 hex digits or 16 bytes, but 1 are not, first None"),
     ],
 )

@@ -82,7 +82,13 @@ def test_a_pool_without_survivors_keeps_none(cut: Similarity | Random) -> None:
 
 def test_nan_is_refused() -> None:
     with pytest.raises(DataError, match=r"clip\.similarity, shard 0: every row of a group must have a value, but 1"):
-        Rows(np.array([np.nan], np.float32), np.zeros(1, np.int32), np.zeros(1, UID), 0, column="clip.similarity")
+        Rows(
+            np.array([np.nan], np.float32),
+            np.zeros(1, np.int32),
+            np.zeros(1, UID),
+            0,
+            column="clip.similarity",
+        )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.errors import JobError
 from stages.encoders import Bank, EncodedBatch, Encoding, OpenClip, Timm
-from stages.encoders.bank import _Decoded, _finish, _Work
+from stages.encoders.bank import Decoded, Work, _finish
 from stages.formats.sample import Reject, Sample
 from tests.stages.encoders.conftest import encoded, photo, sample
 
@@ -55,17 +55,13 @@ def test_vectors_are_open_clips_own_one_by_one(bank: Bank, tiny_clip: OpenClip, 
     model.eval()
     with torch.inference_mode():
         for i, data in enumerate(photos):
-            image = model.encode_image(transform(Image.open(io.BytesIO(data)))[None], normalize=True)[
-                0
-            ].numpy()
+            image = model.encode_image(transform(Image.open(io.BytesIO(data)))[None], normalize=True)[0].numpy()
             text = model.encode_text(tokenizer([CAPTIONS[i % 5]]), normalize=True)[0].numpy()
             assert cosine(found.vectors["clip.image"][i], image) > 0.99999
             assert cosine(found.vectors["clip.text"][i], text) > 0.99999
 
 
-def test_a_timm_model_beside_it_gives_its_pooled_features(
-    bank: Bank, tiny_timm: Timm, photos: list[bytes]
-) -> None:
+def test_a_timm_model_beside_it_gives_its_pooled_features(bank: Bank, tiny_timm: Timm, photos: list[bytes]) -> None:
     found = merged(bank.encode(samples_of(photos)))
     model = timm.create_model("test_vit", checkpoint_path=tiny_timm.checkpoint).eval()
     data_config = timm.data.resolve_data_config({}, model=model)
@@ -96,9 +92,7 @@ def test_columns_shapes_and_unit_norms(bank: Bank, photos: list[bytes]) -> None:
 def test_rejects_keep_their_place_and_move_no_vector(bank: Bank, photos: list[bytes]) -> None:
     clean = merged(bank.encode(samples_of(photos)))
     bad = {2: b"", 3: b"not an image", 9: photos[9][:900], 19: b""}
-    mixed: list[Sample | Reject] = [
-        sample(i, bad.get(i, data), CAPTIONS[i % 5]) for i, data in enumerate(photos)
-    ]
+    mixed: list[Sample | Reject] = [sample(i, bad.get(i, data), CAPTIONS[i % 5]) for i, data in enumerate(photos)]
     mixed[5] = Reject(5, "00005", "no-caption", "none", 2560)
     found = merged(bank.encode(mixed))
     assert [(r.position, r.kind, r.offset) for r in found.rejects] == [
@@ -123,12 +117,12 @@ def test_nothing_in_nothing_out_and_all_rejects(bank: Bank) -> None:
 
 
 def test_a_vector_without_direction_is_a_reject_never_a_zero() -> None:
-    rows = [_Decoded(sample(i, b""), (4, 3), []) for i in range(4)]
+    rows = [Decoded(sample(i, b""), (4, 3), []) for i in range(4)]
     raw = {
         "a.image": np.array([[3, 4], [0, 0], [1, 0], [0, 2]], np.float32),
         "a.text": np.array([[1, 0], [0, 1], [np.nan, 0], [5, 0]], np.float32),
     }
-    batch = _finish(_Work(rows, [row.sample for row in rows]), raw)
+    batch = _finish(Work(rows, [row.sample for row in rows]), raw)
     assert [s.position for s in batch.samples] == [0, 3]
     assert batch.widths.tolist() == [4, 4]
     assert np.allclose(batch.vectors["a.image"], [[0.6, 0.8], [0, 1]], atol=1e-3)

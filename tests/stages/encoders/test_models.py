@@ -19,9 +19,7 @@ CPU = torch.device("cpu")
 
 def test_the_job_files_map_picks_the_encoder_and_refuses_other_keys() -> None:
     table = TypeAdapter(OpenClip | Timm)
-    assert table.validate_python({"model": "ViT-B-32", "pretrained": "openai"}) == OpenClip(
-        "ViT-B-32", "openai"
-    )
+    assert table.validate_python({"model": "ViT-B-32", "pretrained": "openai"}) == OpenClip("ViT-B-32", "openai")
     assert table.validate_python({"timm": "test_vit"}) == Timm("test_vit")
     with pytest.raises(ValidationError, match="Unexpected keyword argument"):
         table.validate_python({"model": "ViT-B-32", "pretraned": "openai"})
@@ -34,17 +32,13 @@ def test_the_configuration_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_folder_saved_for_open_clip_loads_with_its_own_preprocessing(
-    tiny_clip: OpenClip, tmp_path: Path
-) -> None:
+def test_a_folder_saved_for_open_clip_loads_with_its_own_preprocessing(tiny_clip: OpenClip, tmp_path: Path) -> None:
     config = json.loads(Path(tiny_clip.model).read_text())
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash", "interpolation": "bilinear"}
     text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
     (tmp_path / "open_clip_config.json").write_text(text)
     state = torch.load(tiny_clip.pretrained, weights_only=True)["state_dict"]
-    torch.save(
-        {k.removeprefix("module."): v for k, v in state.items()}, tmp_path / "open_clip_pytorch_model.bin"
-    )
+    torch.save({k.removeprefix("module."): v for k, v in state.items()}, tmp_path / "open_clip_pytorch_model.bin")
     towers = clip.load(OpenClip(f"local-dir:{tmp_path}"), CPU)
     assert towers.preprocess.mode == "squash"
     assert towers.preprocess.mean == (0.5, 0.5, 0.5)
@@ -66,9 +60,7 @@ def test_openai_weights_get_the_activation_they_were_trained_with(
     assert torch.equal(towers.image(pixels), model.eval().encode_image(pixels))
 
 
-def test_provenance_hears_of_content_and_not_of_places(
-    tiny_clip: OpenClip, tiny_timm: Timm, tmp_path: Path
-) -> None:
+def test_provenance_hears_of_content_and_not_of_places(tiny_clip: OpenClip, tiny_timm: Timm, tmp_path: Path) -> None:
     for path in (tiny_clip.model, tiny_clip.pretrained, tiny_timm.checkpoint):
         shutil.copy(str(path), tmp_path)
     moved = OpenClip(str(tmp_path / "tiny-clip.json"), str(tmp_path / "epoch_3.pt"))
@@ -142,9 +134,7 @@ def test_weights_of_another_model_are_refused(tiny_clip: OpenClip, tiny_timm: Ti
         timm_image.load(Timm("test_vit", str(less)), CPU)
 
 
-@pytest.mark.parametrize(
-    ("text", "says"), [("{", "is a JSON object"), ('{"embed_dim": 8}', "lacks .*text_cfg")]
-)
+@pytest.mark.parametrize(("text", "says"), [("{", "is a JSON object"), ('{"embed_dim": 8}', "lacks .*text_cfg")])
 def test_a_broken_configuration_is_refused_and_breaks_nothing_after_it(
     text: str, says: str, tmp_path: Path, tiny_clip: OpenClip
 ) -> None:

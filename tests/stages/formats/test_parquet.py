@@ -118,9 +118,7 @@ def test_members_read_back_as_the_same_samples(tmp_path: Path) -> None:
         ([1], "row 1 must be"),
     ],
 )
-def test_members_refuse_positions_that_are_no_readable_rows(
-    tmp_path: Path, positions: list[int], message: str
-) -> None:
+def test_members_refuse_positions_that_are_no_readable_rows(tmp_path: Path, positions: list[int], message: str) -> None:
     path = write(tmp_path, {"image": [JPG, None], "caption": ["a", "b"]})
     with pytest.raises(DataError, match=message):
         list(Parquet().members(path, np.array(positions)))
@@ -128,9 +126,7 @@ def test_members_refuse_positions_that_are_no_readable_rows(
 
 def test_missing_and_mistyped_columns_are_named(tmp_path: Path) -> None:
     path = write(tmp_path, {"img": [JPG], "words": [["a"]]})
-    with pytest.raises(
-        PoolError, match=r"pool\.image must name a column, but there is no image; there are img, words"
-    ):
+    with pytest.raises(PoolError, match=r"pool\.image must name a column, but there is no image; there are img, words"):
         list(Parquet().samples(path))
     with pytest.raises(PoolError, match="there is no caption or text or TEXT"):
         list(Parquet(image="img").samples(path))

@@ -38,18 +38,14 @@ def meta(rows: int) -> dict[str, Any]:
     }
 
 
-def as_datacomp(
-    folder: Path, columns: dict[str, Any], image: np.ndarray, text: np.ndarray
-) -> tuple[Reader, str]:
+def as_datacomp(folder: Path, columns: dict[str, Any], image: np.ndarray, text: np.ndarray) -> tuple[Reader, str]:
     pq.write_table(pa.table(columns), folder / "p.parquet")
     broken = np.full((3, 2), np.nan)  # never read: it would be refused
     np.savez(folder / "p.npz", b32_img=broken, l14_img=image, l14_txt=text)
     return Datacomp(use=("l14",)), str(folder / "p.parquet")
 
 
-def as_clip_retrieval(
-    folder: Path, columns: dict[str, Any], image: np.ndarray, text: np.ndarray
-) -> tuple[Reader, str]:
+def as_clip_retrieval(folder: Path, columns: dict[str, Any], image: np.ndarray, text: np.ndarray) -> tuple[Reader, str]:
     for name in ("metadata", "img_emb", "text_emb"):
         (folder / name).mkdir(exist_ok=True)
     pq.write_table(pa.table(columns), folder / "metadata/metadata_07.parquet")
@@ -58,13 +54,9 @@ def as_clip_retrieval(
     return ClipRetrieval(encoder="l14"), str(folder / "metadata/metadata_07.parquet")
 
 
-def as_vectors(
-    folder: Path, columns: dict[str, Any], image: np.ndarray, text: np.ndarray
-) -> tuple[Reader, str]:
+def as_vectors(folder: Path, columns: dict[str, Any], image: np.ndarray, text: np.ndarray) -> tuple[Reader, str]:
     table = pa.table(columns)
-    table = table.append_column(
-        "i", pa.FixedSizeListArray.from_arrays(pa.array(image.ravel()), image.shape[1])
-    )
+    table = table.append_column("i", pa.FixedSizeListArray.from_arrays(pa.array(image.ravel()), image.shape[1]))
     offsets = pa.array(np.arange(len(text) + 1, dtype=np.int32) * text.shape[1])
     table = table.append_column("t", pa.ListArray.from_arrays(offsets, pa.array(text.ravel())))
     pq.write_table(table, folder / "v.parquet", row_group_size=1500)
@@ -173,9 +165,7 @@ def test_files_that_are_cut_or_missing_are_refused(tmp_path: Path) -> None:
     reader, url = as_clip_retrieval(tmp_path, meta(4), unit(4), unit(4))
     array = Path(reader.companions(url)[1])
     array.write_bytes(array.read_bytes()[:-1])
-    with pytest.raises(
-        ShardError, match="4 rows must follow the header, but the file ends in row 0 or later"
-    ):
+    with pytest.raises(ShardError, match="4 rows must follow the header, but the file ends in row 0 or later"):
         reader.rows(url)
     array.write_bytes(b"junk")
     with pytest.raises(ShardError, match="must be whole and readable"):
@@ -247,9 +237,7 @@ def test_clip_retrieval_without_text(tmp_path: Path) -> None:
     assert reader.companions("metadata/metadata_0.parquet") == ["img_emb/img_emb_0.npy"]
 
 
-@pytest.mark.parametrize(
-    "kind", [pa.list_(pa.float32()), pa.large_list(pa.float64()), pa.list_(pa.float16(), 2)]
-)
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.large_list(pa.float64()), pa.list_(pa.float16(), 2)])
 def test_null_vectors_are_rejects(tmp_path: Path, kind: pa.DataType) -> None:
     rows = [None, [3, 4], [0, 1], None, [1, None], [1, 0]]
     cells = [row and [None if x is None else np.float16(x) for x in row] for row in rows]
@@ -295,11 +283,7 @@ def test_only_null_vectors_are_all_rejects(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(
-        st.none()
-        | st.text("0aFg", min_size=30, max_size=33)
-        | st.binary(min_size=16, max_size=16).map(bytes.hex)
-    )
+    st.lists(st.none() | st.text("0aFg", min_size=30, max_size=33) | st.binary(min_size=16, max_size=16).map(bytes.hex))
 )
 def test_uids_agree_with_the_obvious_way(texts: list[str | None]) -> None:
     for array in (pa.array(texts, pa.string()), pa.array(["x", *texts], pa.large_string())[1:]):

@@ -113,9 +113,7 @@ def test_long_names_belong_to_their_samples(tmp_path: Path, format: int, key: st
 
 def test_pax_headers_of_the_whole_tar_belong_to_no_sample(tmp_path: Path) -> None:
     buffer = io.BytesIO()
-    with tarfile.open(
-        fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x"}
-    ) as tar:
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x"}) as tar:
         for name, content in pair("a"):
             info = tarfile.TarInfo(name)
             info.size = len(content)

@@ -1,0 +1,335 @@
+"""Job files: every key known or refused with the nearest name, changes applied, the resolved job the same job."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs import job as module
+from jobs.job import load, parse
+from jobs.run import laid_out
+from pipeline.errors import JobError
+from pipeline.stage import artifact_of
+from stages.density import Density
+from stages.duplicates import Duplicates
+from stages.formats import ClipRetrieval, Parquet, Vectors, Webdataset
+from tests.pools import Samples, tiny_clip, write_tar, write_vectors
+
+FILES = sorted(Path(module.__file__).parent.glob("*.yaml"))
+
+
+def image_job(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "mine",
+        "store": "s3://bucket/store/",
+        "pool": {"shards": "s3://pool/{0..3}.tar"},
+        "embeddings": {"clip": {"model": "ViT-B-32", "pretrained": "openai"}, "dino": {"timm": "vit_small"}},
+        "policy": [{"rules": {"min_words": 3}}, {"density": {"by": "dino", "fraction": 0.4, "clusters": 10}}],
+        "shards": {"samples_per_shard": 100},
+        **changes,
+    }
+
+
+def vector_job(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "mine",
+        "store": "memory://s",
+        "pool": {"shards": ["a.parquet"], "format": "datacomp", "use": ["l14"]},
+        "policy": [{"similarity": {"by": "l14", "fraction": 0.3}}],
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_job_of_the_project_is_read(path: Path) -> None:
+    job = load(str(path))
+    assert job.policy
+    assert parse(job.resolved) == job
+    assert path.read_text().startswith("#"), "a job file opens with its promise"
+
+
+def test_a_job_is_its_parts() -> None:
+    job = parse(image_job())
+    assert job.store == "s3://bucket/store"
+    assert job.pool.reader == Webdataset()
+    assert isinstance(job.policy[1], Density)
+    assert job.policy[1].temperature == 0.1
+    assert (job.needs.cpus, job.needs.gpus, job.needs.retries) == (1, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("pool", "reader"),
+    [
+        ({"shards": "a.tar"}, Webdataset()),
+        ({"shards": ["b.parquet"]}, Parquet()),
+        ({"shards": "urls.txt"}, Webdataset()),
+        ({"shards": "urls.txt", "format": "parquet", "image": "jpg"}, Parquet(image="jpg")),
+        (
+            {"shards": "a.tar", "image": ["png"], "caption": "json:alt"},
+            Webdataset(image=("png",), caption="json:alt"),
+        ),
+    ],
+)
+def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: object) -> None:
+    assert parse(image_job(pool=pool)).pool.reader == reader
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"polciy": []},
+            "the job has no key 'polciy'; did you mean policy?; it has name, store, pool, embeddings",
+        ),
+        ({"zzz": 1}, "the job has no key 'zzz'; it has name"),
+        ({"name": ""}, "a job must have name"),
+        ({"store": None}, "a job must have store"),
+        ({"name": "a/b"}, "name must be letters, digits, dot, dash or underscore, but 'a/b' came"),
+        ({"pool": "a.tar"}, "pool must be a mapping, but 'a.tar' came"),
+        ({"pool": {"shards": []}}, "pool.shards must be a pattern or a list of them, but [] came"),
+        ({"pool": {"shards": 7}}, "pool.shards must be a pattern or a list of them, but 7 came"),
+        ({"pool": {"shards": [7]}}, "pool.shards must be a pattern or a list of them, but [7] came"),
+        ({"pool": {"shards": "a.tar", "captoin": "txt"}}, "pool has no key 'captoin'; did you mean caption?"),
+        (
+            {"pool": {"shards": "a.tar", "format": "webdatset"}},
+            "pool.format must be one of webdataset, parquet, datacomp, clip-retrieval, vectors, but 'webdatset' came; "
+            "did you mean webdataset?",
+        ),
+        ({"pool": {"shards": "a.tar", "image": "jpg"}}, "pool.image"),
+        (
+            {"pool": {"shards": "a.tar", "uid": "hash"}},
+            "pool.uid must be auto, content or json:FIELD, but 'hash' came",
+        ),
+        ({"embeddings": {}}, "a pool of images needs at least one encoder under embeddings"),
+        ({"embeddings": {"a.b": {"model": "x"}}}, "an encoder's name must have no dot, but 'a.b' came"),
+        ({"embeddings": {"clip": "ViT"}}, "embeddings.clip must be a mapping, but 'ViT' came"),
+        ({"embeddings": {"clip": {"modle": "x"}}}, "embeddings.clip has no key 'modle'; did you mean model?"),
+        ({"embeddings": {"clip": {"pretrained": "x"}}}, "embeddings.clip.model: Field required, but"),
+        (
+            {"embeddings": {"d": {"timm": "x", "image_size": 0}}},
+            "embeddings.d.image_size: Input should be greater",
+        ),
+        (
+            {"encoding": {"batch_size": 0}},
+            "encoding.batch_size: Input should be greater than or equal to 1, but 0 came",
+        ),
+        (
+            {"encoding": {"precision": "int8"}},
+            "encoding.precision: Input should be 'auto', 'fp32', 'bf16' or 'fp16'",
+        ),
+        ({"policy": {"rules": {}}}, "policy must be a list, but {'rules': {}} came"),
+        (
+            {"policy": [{"rules": {}, "random": {}}]},
+            "policy.0 must be one cut, such as rules: {min_words: 3}, but ['rules",
+        ),
+        ({"policy": ["rules"]}, "policy.0 must be a mapping, but 'rules' came"),
+        (
+            {"policy": [{"rules": {}}, {"densty": {}}]},
+            "policy.1 must be one of rules, duplicates, similarity, density, random, score, but 'densty' came; "
+            "did you mean density?",
+        ),
+        (
+            {"policy": [{"rules": {"min_word": 3}}]},
+            "policy.0.rules has no key 'min_word'; did you mean min_words?",
+        ),
+        (
+            {"policy": [{"rules": {"min_words": "three"}}]},
+            "policy.0.rules.min_words: Input should be a valid integer",
+        ),
+        (
+            {"policy": [{"random": {}}]},
+            "policy.0.random: a cut keeps one of fraction, count or threshold, but none",
+        ),
+        (
+            {"policy": [{"random": {"fraction": 30}}]},
+            "policy.0.random: a fraction is between 0 and 1, but 30.0 came",
+        ),
+        (
+            {"policy": [{"random": {"count": 3, "seed": -1}}]},
+            "policy.0.random.seed: Input should be greater than or",
+        ),
+        (
+            {"policy": [{"similarity": {"by": "clip", "threshold": float("nan")}}]},
+            "policy.0.similarity.threshold: Input should be a finite number, but nan came",
+        ),
+        ({"policy": [{"score": {"column": "v", "count": 3}}]}, "policy.0.score.from: Field required"),
+        (
+            {"policy": [{"score": {"columm": "v", "from": "x"}}]},
+            "policy.0.score has no key 'columm'; did you mean column?",
+        ),
+        (
+            {"policy": [{"similarity": {"by": "clap", "fraction": 0.3}}]},
+            "similarity.by must be an encoder of the job (clip, dino), but 'clap' came",
+        ),
+        (
+            {"policy": [{"similarity": {"by": "dino", "fraction": 0.3}}]},
+            "similarity compares image and text, but dino has no text vectors; name a CLIP",
+        ),
+        (
+            {"policy": [{"duplicates": {"by": "clip", "epsilon": 0.1, "clusters": 0}}]},
+            "policy.0.duplicates.clusters: Input should be greater than or equal to 1, but 0 came",
+        ),
+        ({"policy": [{"duplicates": {"epsilon": 0.1}}]}, "set by (an encoder) and clusters (k) too"),
+        ({"shards": {"samples_per_shard": 0}}, "shards.samples_per_shard must be at least 1, but 0 came"),
+        ({"shards": {"per_shard": 5}}, "shards has no key 'per_shard'; did you mean samples_per_shard?"),
+        ({"resources": {"gpu": 1}}, "resources has no key 'gpu'; did you mean gpus?"),
+        ({"resources": {"workers": -1}}, "resources need workers >= 1 and retries >= 0, but"),
+    ],
+)
+def test_what_is_wrong_is_said(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(JobError) as error:
+        parse(image_job(**changes))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"embeddings": {"c": {"model": "x"}}},
+            "this pool brings its vectors (l14), so the job must not have embeddings",
+        ),
+        (
+            {"shards": {}},
+            "this pool has no images, so no shards can be written: leave shards out and use uids.npy",
+        ),
+        (
+            {"policy": [{"density": {"by": "b32", "count": 3, "clusters": 2}}]},
+            "encoder of the job (l14), but 'b32' came",
+        ),
+        (
+            {"policy": [{"duplicates": {}}]},
+            "compares the bytes of images, which this pool has not: set exact: false",
+        ),
+        (
+            {
+                "pool": {"shards": "a.parquet", "format": "vectors"},
+                "policy": [{"similarity": {"by": "vectors", "count": 3}}],
+            },
+            "similarity compares image and text, but vectors has no text vectors",
+        ),
+    ],
+)
+def test_pools_of_vectors_have_their_own_limits(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(JobError) as error:
+        parse(vector_job(**changes))
+    assert message in str(error.value)
+
+
+def test_semantic_duplicates_of_vectors_are_fine() -> None:
+    near = {"by": "l14", "exact": False, "epsilon": 0.1, "clusters": 5}
+    assert isinstance(parse(vector_job(policy=[{"duplicates": near}])).policy[0], Duplicates)
+
+
+def written(folder: Path, text: str) -> str:
+    (folder / "job.yaml").write_text(text)
+    return str(folder / "job.yaml")
+
+
+def test_changes_go_by_path(tmp_path: Path) -> None:
+    path = written(tmp_path, yaml.safe_dump(image_job()))
+    job = load(
+        path,
+        [
+            "policy.1.density.fraction=0.3",
+            "policy.0={rules: {min_words: 5}}",
+            "pool.image=[webp, png]",
+            "resources.workers=3",
+            "name=other",
+            "shards=",
+        ],
+    )
+    assert job.policy[1].fraction == 0.3  # type: ignore[attr-defined]  # a Density
+    assert job.policy[0].min_words == 5  # type: ignore[attr-defined]  # a Rules
+    assert job.pool.reader == Webdataset(image=("webp", "png"))
+    assert (job.resources.workers, job.name, job.shards) == (3, "other", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("name", "a change must be path=value, but 'name' came"),
+        (
+            "policy.7.density.fraction=0.3",
+            "--set policy.7.density.fraction: there is no '7' in the job at that place",
+        ),
+        ("policy.2=x", "--set policy.2: there is no '2' in the job at that place"),
+        ("policy.density.fraction=0.3", "there is no 'density' in the job at that place"),
+        ("name.x=3", "--set name.x: 'x' must be inside a mapping or list of the job"),
+        ("name.x.y=3", "--set name.x.y: there is no 'x' in the job at that place"),
+        ("name=[", "--set name: the value must be YAML, but '[' came"),
+        ("policy.1.density.fractoin=0.3", "policy.1.density has no key 'fractoin'; did you mean fraction?"),
+    ],
+)
+def test_wrong_changes_are_said(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(JobError) as error:
+        load(written(tmp_path, yaml.safe_dump(image_job())), [change])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "- a\n- b\n",
+            "job.yaml must be a mapping with name, store, pool, embeddings, encoding, policy, shards",
+        ),
+        ("", "but it holds NoneType"),
+        ("a: [", "job.yaml must be YAML: "),
+    ],
+)
+def test_files_that_are_no_job_are_said(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(JobError) as error:
+        load(written(tmp_path, text))
+    assert message in str(error.value)
+    with pytest.raises(JobError, match=r"a job is a YAML file, but: cannot read .*absent\.yaml: there is no such file"):
+        load(str(tmp_path / "absent.yaml"))
+
+
+def names(values: dict[str, Any]) -> list[str]:
+    path, _ = laid_out(parse(values))
+    return [artifact_of(stage, "s").name for _, stage in path.stages]
+
+
+def test_the_resolved_job_is_the_same_job(tmp_path: Path) -> None:
+    """After a way through JSON, and then through YAML."""
+    clip = tiny_clip(tmp_path)
+    scores = write_vectors(str(tmp_path / "scores"), Samples.drawn(2))
+    values = image_job(
+        store=str(tmp_path / "store"),
+        pool={"shards": [write_tar(tmp_path / "a.tar", [("a.txt", b"")])], "image": ["JPG"]},
+        embeddings={
+            "clip": {"model": clip.model, "pretrained": "random"},
+            "d": {"timm": "test_vit", "checkpoint": "random"},
+        },
+        policy=[
+            {"rules": {"min_words": 3, "max_aspect": 3}},
+            {"duplicates": {"by": "clip", "epsilon": 0.1, "clusters": 2}},
+            {"similarity": {"by": "clip", "threshold": 0.1}},
+            {"score": {"column": "width", "from": list(scores), "count": 1, "missing": "drop"}},
+            {"density": {"by": "d", "fraction": 0.5, "clusters": 2, "keep": "easy"}},
+            {"random": None} | {"random": {"fraction": 0.5}},
+        ],
+        encoding={"batch_size": 8},
+    )
+    job = parse(values)
+    again = json.loads(json.dumps(job.resolved))
+    assert parse(again) == job
+    assert names(again) == names(values)
+    assert names(yaml.safe_load(yaml.safe_dump(again))) == names(values)
+    assert again["policy"][3]["score"]["from"] == list(scores)
+
+
+@pytest.mark.parametrize(
+    ("pool", "reader"),
+    [
+        ({"format": "clip-retrieval", "encoder": "l"}, ClipRetrieval(encoder="l")),
+        ({"format": "vectors", "text": "t"}, Vectors(text="t")),
+    ],
+)
+def test_vector_pools_resolve_to_themselves(pool: dict[str, Any], reader: object) -> None:
+    job = parse(vector_job(pool={"shards": "metadata/metadata_0.parquet", **pool}, policy=[]))
+    assert job.pool.reader == reader
+    assert parse(json.loads(json.dumps(job.resolved))) == job

@@ -1,0 +1,113 @@
+"""The table of cuts and the stages a job is made of: names, order, and which artifacts two jobs share."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.executor import Needs
+from pipeline.stage import artifact_of
+from pipeline.storage import Identity
+from stages.cut import Cut
+from stages.density import Density
+from stages.duplicates import Duplicates
+from stages.encoders import Encoding
+from stages.formats import Webdataset
+from stages.policy import CUTS, lay_out
+from stages.policy import Path as Stages
+from stages.pool import Pool
+from stages.random import Random
+from stages.rules import Rules
+from stages.score import Score
+from stages.similarity import Similarity
+from tests.pools import READER, tiny_clip, write_parquet
+
+SHARDS = (Identity("a.parquet", 3, "x"), Identity("b.parquet", 4, "y"))
+
+
+def laid_out(*policy: Cut, shards: tuple[Identity, ...] = SHARDS) -> Stages:
+    return lay_out("s", Pool(("*",), READER), shards, {}, Encoding(), Needs(), policy, None)
+
+
+def names(path: Stages) -> dict[str, str]:
+    return {label: artifact_of(stage, "s").name for label, stage in path.stages}
+
+
+def test_every_cut_is_in_the_table_by_its_name() -> None:
+    assert set(CUTS) == {"rules", "duplicates", "similarity", "density", "random", "score"}
+    assert all(name == cut.kind for name, cut in CUTS.items())
+
+
+def test_a_second_cut_of_a_kind_is_numbered() -> None:
+    cut = Similarity(by="clip", fraction=0.5)
+    path = laid_out(cut, Random(fraction=0.5), cut, Similarity(by="clip", count=3))
+    assert [name for name, _ in path.cuts] == ["similarity", "random", "similarity_2", "similarity_3"]
+    labels = ["pool", "embeddings", "similarity", "random", "similarity_2", "similarity_3", "manifest"]
+    assert [label for label, _ in path.stages] == labels
+    assert len(set(names(path).values())) == 7
+
+
+def test_stages_that_prepare_a_cut_carry_its_name(tmp_path: Path) -> None:
+    url = write_parquet(str(tmp_path / "s.parquet"), pa.table({"uid": [], "v": []}))
+    score = Score(column="v", count=1, **{"from": url})
+    near = Duplicates(by="clip", exact=False, epsilon=0.1, clusters=2)
+    path = laid_out(near, Density(by="clip", clusters=2, count=3), score)
+    labels = ["duplicates.clusters", "duplicates", "density.clusters", "density", "score.scores", "score"]
+    assert [label for label, _ in path.stages] == ["pool", "embeddings", *labels, "manifest"]
+    assert [name for name, _ in path.cuts] == ["duplicates", "density", "score"]
+
+
+def test_a_pool_of_images_embeds_and_may_write_shards(tmp_path: Path) -> None:
+    def of(samples_per_shard: int | None) -> Stages:
+        encoders = {"clip": tiny_clip(tmp_path)}
+        pool = Pool(("*",), Webdataset())
+        return lay_out("s", pool, SHARDS, encoders, Encoding(), Needs(), [Rules(min_words=2)], samples_per_shard)
+
+    assert [label for label, _ in of(None).stages] == ["pool", "embeddings", "rules", "manifest"]
+    assert of(None).shards is None
+    with_shards = of(5)
+    assert [label for label, _ in with_shards.stages][-1] == "shards"
+    assert with_shards.shards is not None
+    assert with_shards.shards.stage == "shards"
+    exact = lay_out(
+        "s",
+        Pool(("*",), Webdataset()),
+        SHARDS,
+        {"clip": tiny_clip(tmp_path)},
+        Encoding(),
+        Needs(),
+        [Duplicates(by="clip", epsilon=0.1, clusters=2)],
+        None,
+    )
+    assert [label for label, _ in exact.stages][2:5] == [
+        "duplicates.exact",
+        "duplicates.clusters",
+        "duplicates",
+    ]
+
+
+def test_a_change_moves_only_what_follows_it() -> None:
+    def of(fraction: float) -> dict[str, str]:
+        cuts = (
+            Rules(min_words=2),
+            Similarity(by="clip", fraction=fraction),
+            Density(by="clip", clusters=2, count=9),
+        )
+        return names(laid_out(*cuts))
+
+    one, two = of(0.5), of(0.6)
+    assert {label for label in one if one[label] == two[label]} == {"pool", "embeddings", "rules"}
+
+
+def test_a_changed_shard_moves_everything() -> None:
+    cuts = (Rules(min_words=2), Random(fraction=0.5))
+    one = names(laid_out(*cuts))
+    two = names(laid_out(*cuts, shards=(SHARDS[0], Identity("b.parquet", 4, "z"))))
+    assert not {label for label in one if one[label] == two[label]}
+
+
+@pytest.mark.parametrize("policy", [(), (Random(count=0),)])
+def test_a_manifest_is_always_made(policy: tuple[Cut, ...]) -> None:
+    path = laid_out(*policy)
+    assert path.manifest.stage == "manifest"
+    assert len(path.cuts) == len(policy)
