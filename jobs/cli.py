@@ -107,6 +107,7 @@ def main() -> None:
     except WinnowError as error:
         Console(stderr=True).print(f"winnow: {error}", style="red", markup=False, highlight=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("winnow: stopped; the same command resumes", style="red")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C
+            Console(stderr=True).print("winnow: stopped; the same command resumes", style="red")
+        raise

@@ -1,6 +1,6 @@
 """Leaves `density-…/`: density.parquet (a row per cluster: complexity, share, quota), and who stays in each."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass as plain_dataclass
 from typing import ClassVar, Literal
 
@@ -10,14 +10,12 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.artifact import Artifact, write_table
-from pipeline.columns import scattered
 from pipeline.errors import JobError
-from pipeline.keep_top import Rows
 from pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from stages.clusters import Clusters, Members, read_centroids
 from stages.cut import Amount, Of, funnel, keep_by_quota
+from stages.members import MemberDistance
 from stages.quota import complexity, inter_distance, quotas
-from stages.random import hash_values
 from stages.survivors import Survivors
 
 _FIXED_POINT = 1 << 30
@@ -162,36 +160,3 @@ class _Moments:
     def run(self, state: None, item: ShardItem) -> Moments:
         members = Members.read(self.clusters, item.index)
         return cluster_moments(members.cluster, members.distance, self.k)
-
-
-@plain_dataclass(frozen=True)
-class MemberDistance:
-    """Distance to the own centroid as value and the cluster as group: the SSP value (Sorscher et al. 2022)."""
-
-    survivors: Survivors
-    clusters: Artifact
-    keep: Literal["hard", "easy", "random"]
-    seed: int
-
-    def rows(self, item: ShardItem) -> Rows:
-        """See Source.rows."""
-        members = Members.read(self.clusters, item.index)
-        uids = self.survivors.uids(item.index)
-        group = np.full(len(uids), -1, np.int32)
-        group[members.rows] = members.cluster
-        value = np.zeros(len(uids), np.float32)
-        value[members.rows] = {
-            "hard": lambda: members.distance,
-            "easy": lambda: -members.distance,
-            "random": lambda: hash_values(uids[members.rows], self.seed),
-        }[self.keep]()
-        return Rows(value, group, uids, item.index, column="distance")
-
-    def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
-        """See Source.columns."""
-        members = Members.read(self.clusters, item.index)
-        length = len(rows.value)
-        return {
-            "cluster": scattered(members.cluster, members.rows, length),
-            "distance": scattered(members.distance, members.rows, length),
-        }

@@ -1,5 +1,6 @@
 """Density pruning against the paper's formulas in float64: the table, the quotas, and who stays in each cluster."""
 
+import itertools
 from collections import defaultdict
 
 import numpy as np
@@ -139,7 +140,7 @@ def test_moments_of_parts_are_those_of_the_whole(seed: int, n: int, cuts: list[i
     cluster = rng.integers(0, 7, n).astype(np.int32)
     distance = rng.random(n).astype(np.float32) * 2
     edges = [0, *sorted(min(cut, n) for cut in cuts), n]
-    parts = [cluster_moments(cluster[a:b], distance[a:b], 7) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [cluster_moments(cluster[a:b], distance[a:b], 7) for a, b in itertools.pairwise(edges)]
     size, spread = sum_moments(reversed(parts), 7)
     whole = sum_moments([cluster_moments(cluster, distance, 7)], 7)
     assert size.tolist() == whole[0].tolist() == np.bincount(cluster, minlength=7).tolist()

@@ -34,6 +34,7 @@ from tests.pools import (
     write_tar,
 )
 
+ENCODING, NEEDS = Encoding(), Needs()
 BROKEN = {
     # position in the second shard: reject kind
     1: "image-decode",
@@ -155,7 +156,7 @@ def test_what_only_says_how_to_run_makes_the_same_artifact(tmp_path: Path) -> No
     encoders = {"clip": tiny_clip(tmp_path / "a")}
     base = artifact_of(Embeddings.of(pool, reader, encoders, Encoding(), Needs()), "s")
 
-    def other(encoding: Encoding = Encoding(), needs: Needs = Needs(), folder: str = "a", name: str = "clip") -> bool:
+    def other(encoding: Encoding = ENCODING, needs: Needs = NEEDS, folder: str = "a", name: str = "clip") -> bool:
         stage = Embeddings.of(pool, reader, {name: tiny_clip(tmp_path / folder)}, encoding, needs)
         return artifact_of(stage, "s") != base
 

@@ -1,5 +1,7 @@
 """A uniform sample by a hash: exact counts, nested fractions, independent of shards, and spread evenly."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,7 +51,7 @@ def test_a_smaller_sample_lies_in_a_larger_one() -> None:
     samples = Samples.drawn(60)
     kept = [set(filtered(samples, Random(count=n), shards=2).kept) for n in (0, 7, 20, 60)]
     assert [len(found) for found in kept] == [0, 7, 20, 60]
-    assert all(small < large for small, large in zip(kept[:-1], kept[1:], strict=True))
+    assert all(small < large for small, large in itertools.pairwise(kept))
 
 
 def test_it_is_the_highest_hashes() -> None:

@@ -34,8 +34,10 @@ from stages.shards import Shards, plan_shards
 from stages.survivors import Survivors
 from tests.pools import Entry, Filtered, jpeg, members, pair, read_tar, tiny_clip, write_parquet, write_tar
 
+WEBDATASET = Webdataset()
 
-def embedded(folder: Path, urls: Sequence[str], reader: ImageReader = Webdataset()) -> Filtered:
+
+def embedded(folder: Path, urls: Sequence[str], reader: ImageReader = WEBDATASET) -> Filtered:
     shards = Pool(tuple(urls), reader).identities()
     store = str(folder / "store")
     run = Run(store, LocalExecutor(1), shards)

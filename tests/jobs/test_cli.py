@@ -1,0 +1,152 @@
+"""The command: exit codes 0, 1 and 2, results on stdout, errors in one line on stderr."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs import cli
+from tests.pools import Samples, write_vectors
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Path:
+    """A job over 40 precomputed pairs in three shards."""
+    values = {
+        "name": "small",
+        "store": str(tmp_path / "store"),
+        "pool": {
+            "shards": list(write_vectors(str(tmp_path / "pool"), Samples.drawn(40), 3)),
+            "format": "vectors",
+            "text": "text",
+            "encoder": "clip",
+        },
+        "policy": [{"similarity": {"by": "clip", "fraction": 0.5}}, {"random": {"count": 8}}],
+    }
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Exit code of the command in this process."""
+    monkeypatch.setattr(sys, "argv", ["winnow", *words])
+    monkeypatch.setenv("COLUMNS", "200")
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_run_prints_the_funnel(
+    job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, "run", str(job_file), "--executor", "local", "--workers", "1") == 0
+    out, err = capsys.readouterr()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    assert rows == [
+        ["pool", "40", "100.0 %", "40"],
+        ["similarity", "-20", "50.0 %", "20"],
+        ["random", "-12", "30.0 %", "8"],
+        ["kept", "8", "20.0 %", "8"],
+    ]
+    assert "uids.npy" in out
+    assert "train on them" not in out
+    assert [line.split()[0] for line in err.splitlines()] == [
+        "pool", "embeddings", "similarity", "random", "manifest",
+    ]  # fmt: skip
+    assert called(monkeypatch, "run", str(job_file), "--executor", "local", "--set", "policy.1.random.count=3") == 0
+    out, err = capsys.readouterr()
+    assert err.count("done before") == 3
+    assert "│ kept" in out
+
+
+def test_plan_runs_nothing(job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(monkeypatch, "plan", str(job_file), "--set", "policy.0.similarity.fraction=0.25") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert yaml.safe_load(out[: out.index("┏")])["policy"][0]["similarity"]["fraction"] == 0.25
+    assert out.count("to do") == 5
+    assert not (job_file.parent / "store").exists()
+
+
+def test_status_lists_jobs_and_artifacts(
+    job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(job_file.parent / "store")
+    assert called(monkeypatch, "status", store) == 2
+    assert "winnow: a store must hold artifacts, but" in capsys.readouterr().err
+    called(monkeypatch, "run", str(job_file), "--executor", "local")
+    (job_file.parent / "store/density-0badcafe").mkdir()
+    capsys.readouterr()
+    assert called(monkeypatch, "status", store) == 0
+    out = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    assert rows[0][:5] == ["small", "40", "8", "32", "0"]
+    assert ["density-0badcafe", "unfinished"] in rows
+    assert len([row for row in rows if row[-1] == "done"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (
+            ["--set", "policy.0.similarity.by=clap"],
+            2,
+            "winnow: similarity.by must be an encoder of the job (clip), but",
+        ),
+        (["--set", "polciy=[]"], 2, "winnow: the job has no key 'polciy'; did you mean policy?"),
+        (["--executor", "slurm"], 2, "winnow: the executor must be 'local' or 'ray', but 'slurm' came"),
+        (["--address", "auto", "--executor", "local"], 2, "winnow: --address names a Ray cluster, so it goes with"),
+        (["--set", "pool.shards=absent-{0..1}.parquet"], 1, "winnow: every shard of a pool must be there, but"),
+        (["--set", "pool.text=nowhere"], 1, "winnow: embeddings: every shard must finish, but 3 of 3 failed"),
+    ],
+)
+def test_errors_are_said_on_stderr(
+    job_file: Path,
+    words: list[str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    executor = [] if "--executor" in words else ["--executor", "local"]
+    assert called(monkeypatch, "run", str(job_file), *executor, *words) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_an_unknown_option_and_an_absent_job_are_usage_errors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, "run", "absent.yaml", "--executor", "local") == 2
+    assert (
+        "winnow: a job is a YAML file, but: cannot read absent.yaml: there is no such file" in capsys.readouterr().err
+    )
+    assert called(monkeypatch, "run", "absent.yaml", "--frobnicate") == 2
+    assert "No such option" in capsys.readouterr().err
+
+
+def test_ctrl_c_stops_with_130(
+    job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.running, "run", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert called(monkeypatch, "run", str(job_file), "--executor", "local") == 130
+    assert capsys.readouterr().err == "winnow: stopped; the same command resumes\n"
+
+
+def test_the_module_is_the_command(job_file: Path) -> None:
+    command = [sys.executable, "-m", "jobs", "run", str(job_file), "--executor", "local"]
+    good = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (good.returncode, "kept" in good.stdout) == (0, True)
+    bad = subprocess.run([*command, "--set", "store="], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr == "winnow: a job must have store\n"
