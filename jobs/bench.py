@@ -23,7 +23,8 @@ from jobs import pocket, world
 from jobs.job import Job, parse
 from jobs.run import run
 from pipeline import storage
-from pipeline.executor import Executor, Needs, open_executor
+from pipeline.executor import Executor, Needs
+from pipeline.executor_open import open_executor
 from pipeline.stage import ShardItem
 from stages.encoders import Bank, Encoding, OpenClip
 from stages.encoders.limits import decode_only, forward_only

@@ -15,7 +15,7 @@ from jobs.job import load
 from pipeline import storage
 from pipeline.artifact import DONE
 from pipeline.errors import JobError, WinnowError
-from pipeline.executor import open_executor
+from pipeline.executor_open import open_executor
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,14 +37,14 @@ def run(
     change: Changes = None,
     executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
     address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
-    workers: Annotated[int | None, typer.Option(help="how many; one per core or GPU by default")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core or GPU by default")] = None,
 ) -> None:
     """Run a job; what is done already is not done again, so the same command resumes."""
     job = load(job_file, change or [])
     stderr = Console(stderr=True)
     running_on = open_executor(executor, workers or job.resources.workers, address)
     try:
-        result = running.run(job, running_on, lambda line: stderr.print(line, highlight=False))
+        result = running.run(job, running_on, lambda line: stderr.print(line, highlight=False, markup=False))
     finally:
         running_on.close()
     funnel.show(result, Console())
@@ -81,7 +81,7 @@ def status(store: Annotated[str, typer.Argument(help="URL of a store")]) -> None
 def quickstart(
     folder: Annotated[Path, typer.Option(help="where everything lands")] = Path("out/quickstart"),
     executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
-    workers: Annotated[int | None, typer.Option(help="how many; one per core by default")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")] = None,
 ) -> None:
     """Render a world, train a filter network on it, filter its noisy pool, compare with the planted truth."""
     from jobs import quickstart as whole
@@ -105,7 +105,7 @@ def main() -> None:
     try:
         app()
     except WinnowError as error:
-        Console(stderr=True).print(f"winnow: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True).print(f"winnow: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == 130:  # what typer makes of Ctrl-C

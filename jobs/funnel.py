@@ -17,12 +17,13 @@ from stages.manifest import UIDS
 def show(result: Result, console: Console) -> None:
     """Print the funnel, where the results lie, and the ready training command."""
     console.print(funnel_table(result.counts))
-    console.print(f"manifest  {result.path.manifest.folder}", highlight=False)
-    console.print(f"uids      {result.path.manifest.file(UIDS)}", highlight=False)
+    lines = [f"manifest  {result.path.manifest.folder}", f"uids      {result.path.manifest.file(UIDS)}"]
     if result.path.shards is not None:
-        console.print(f"shards    {result.path.shards.folder}", highlight=False)
-        console.print("\ntrain on them:", highlight=False)
-        console.print(training_command(result), soft_wrap=True, highlight=False, markup=False)
+        lines.append(f"shards    {result.path.shards.folder}")
+        if result.counts["kept"]:
+            lines += ["\ntrain on them:", training_command(result)]
+    for line in lines:  # whole and as they are, for people copy them
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def funnel_table(counts: Mapping[str, object]) -> Table:
@@ -36,7 +37,7 @@ def funnel_table(counts: Mapping[str, object]) -> Table:
     dropped = cast(Mapping[str, int], counts["dropped"])
     for name, count in [*((f"rejected: {k}", n) for k, n in rejected.items()), *dropped.items()]:
         left -= count
-        table.add_row(name, f"-{count:,}", _share(count, pool), f"{left:,}")
+        table.add_row(name, f"-{count:,}" if count else "0", _share(count, pool), f"{left:,}")
     table.add_section()
     kept = cast(int, counts["kept"])
     table.add_row("kept", f"{kept:,}", _share(kept, pool), f"{kept:,}", style="bold")

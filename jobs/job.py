@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline import storage
 from pipeline.errors import JobError, StorageError
 from pipeline.executor import Needs
+from stages.coverage import Coverage
 from stages.cut import Cut
 from stages.duplicates import Duplicates
 from stages.embeddings import has_text
@@ -91,22 +92,24 @@ def parse(values: Mapping[str, object]) -> Job:
     for key in ("name", "store", "pool"):
         if not values.get(key):
             raise JobError(f"a job must have {key}")
+    if not isinstance(values["store"], str):
+        raise JobError(f"store must be a URL or a folder, but {values['store']!r} came")
     pool = _pool(_mapping("pool", values["pool"]))
     embeddings = {
         name: _encoder(name, _mapping(f"embeddings.{name}", options))
-        for name, options in _mapping("embeddings", values.get("embeddings") or {}).items()
+        for name, options in _mapping("embeddings", _given(values, "embeddings", {})).items()
     }
-    policy = tuple(_cut(number, entry) for number, entry in enumerate(_list("policy", values.get("policy") or [])))
+    policy = tuple(_cut(number, entry) for number, entry in enumerate(_list("policy", _given(values, "policy", []))))
     shards = values.get("shards")
     job = Job(
         name=str(values["name"]),
         store=str(values["store"]).rstrip("/"),
         pool=pool,
         embeddings=embeddings,
-        encoding=_options(Encoding, "encoding", _mapping("encoding", values.get("encoding") or {})),
+        encoding=_options(Encoding, "encoding", _mapping("encoding", _given(values, "encoding", {}))),
         policy=policy,
         shards=None if shards is None else _options(ShardOptions, "shards", _mapping("shards", shards)),
-        resources=_options(Resources, "resources", _mapping("resources", values.get("resources") or {})),
+        resources=_options(Resources, "resources", _mapping("resources", _given(values, "resources", {}))),
         resolved={},
     )
     _check(job)
@@ -126,8 +129,11 @@ def _check(job: Job) -> None:
         _check_cut(cut, job, names)
     if not _NAME.fullmatch(job.name):
         raise JobError(f"a job's name must be letters, digits, dot, dash or underscore, but {job.name!r} came")
-    if (job.resources.workers or 1) < 1 or job.resources.retries < 0:
-        raise JobError(f"resources need workers >= 1 and retries >= 0, but {job.resources} came")
+    wants = job.resources
+    if (wants.workers is not None and wants.workers < 1) or wants.retries < 0:
+        raise JobError(f"resources need workers >= 1 and retries >= 0, but {wants} came")
+    if not (0 <= wants.cpus < float("inf") and 0 <= wants.gpus < float("inf") and wants.cpus + wants.gpus > 0):
+        raise JobError(f"resources need cpus >= 0 and gpus >= 0, not both 0, but {wants} came")
     if job.shards is not None and job.shards.samples_per_shard < 1:
         raise JobError(f"shards.samples_per_shard must be at least 1, but {job.shards.samples_per_shard} came")
 
@@ -137,10 +143,10 @@ def _check_cut(cut: Cut, job: Job, names: Sequence[str]) -> None:
     by = getattr(cut, "by", None)
     if by is not None and by not in names:
         raise JobError(f"{cut.kind}.by must be an encoder of the job ({', '.join(names)}), but {by!r} came")
-    if isinstance(cut, Similarity):
-        text = has_text(reader) if isinstance(reader, VectorReader) else isinstance(job.embeddings[cut.by], OpenClip)
+    if isinstance(cut, Similarity | Coverage) and by is not None:
+        text = has_text(reader) if isinstance(reader, VectorReader) else isinstance(job.embeddings[by], OpenClip)
         if not text:
-            raise JobError(f"similarity compares image and text, but {cut.by} has no text vectors; name a CLIP")
+            raise JobError(f"{cut.kind} compares image and text, but {by} has no text vectors; name a CLIP")
     if isinstance(cut, Duplicates) and cut.exact and isinstance(reader, VectorReader):
         raise JobError(
             "duplicates.exact compares the bytes of images, which this pool has not: set exact: false and an epsilon"
@@ -160,8 +166,8 @@ def _pool(values: Mapping[str, object]) -> Pool:
 
 
 def _encoder(name: str, values: Mapping[str, object]) -> OpenClip | Timm:
-    if "." in name:
-        raise JobError(f"an encoder's name must have no dot, but {name!r} came")
+    if not isinstance(name, str) or not name or "." in name:
+        raise JobError(f"an encoder's name must be text without a dot, but {name!r} came")
     kind: type[OpenClip] | type[Timm] = Timm if "timm" in values else OpenClip
     return _options(kind, f"embeddings.{name}", values)
 
@@ -172,7 +178,9 @@ def _cut(number: int, entry: object) -> Cut:
         raise JobError(f"policy.{number} must be one cut, such as rules: {{min_words: 3}}, but {list(values)} came")
     [(kind, options)] = values.items()
     if kind not in CUTS:
-        raise JobError(f"policy.{number} must be one of {', '.join(CUTS)}, but {kind!r} came{_nearest(kind, CUTS)}")
+        raise JobError(
+            f"policy.{number} must be one of {', '.join(CUTS)}, but {kind!r} came{_nearest(str(kind), CUTS)}"
+        )
     where = f"policy.{number}.{kind}"
     known = _mapping(where, options or {})
     try:
@@ -205,6 +213,11 @@ def _known_keys(where: str, values: Mapping[str, object], known: Sequence[str] |
 def _nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
     close = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _given(values: Mapping[str, object], key: str, default: object) -> object:
+    """A key's value; the default where the key is absent or empty, but not for other false values."""
+    return default if values.get(key) is None else values[key]
 
 
 def _mapping(where: str, value: object) -> Mapping[str, object]:

@@ -18,7 +18,7 @@ from jobs import job, pocket, world
 from jobs.run import Result, run
 from pipeline import storage
 from pipeline.errors import AccountingError
-from pipeline.executor import open_executor
+from pipeline.executor_open import open_executor
 
 JOB = Path(__file__).with_name("quickstart.yaml")
 

@@ -10,6 +10,7 @@ from pipeline import storage
 from pipeline.artifact import Artifact, write_json
 from pipeline.errors import AccountingError, JobError
 from pipeline.executor import Executor
+from pipeline.executor_local import LocalExecutor
 from pipeline.stage import Run, StepResult, artifact_of, execute, state_of
 from stages.policy import Path, lay_out
 
@@ -51,7 +52,7 @@ def run(job: Job, executor: Executor, say: Callable[[str], None]) -> Result:
     say: is told one line per stage. Raises WinnowError; what finished stays, and the same call resumes.
     """
     path, identities = laid_out(job)
-    if not storage.is_shared(job.store) and type(executor).__name__ != "LocalExecutor":
+    if not storage.is_shared(job.store) and not isinstance(executor, LocalExecutor):
         raise JobError(f"{job.store} is seen by one process only, so it goes with the local executor")
     shared = Run(job.store, executor, identities)
     steps: list[tuple[str, StepResult]] = []

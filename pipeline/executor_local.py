@@ -30,7 +30,10 @@ class LocalExecutor:
                 opened.state = task.open()
             return task.run(opened.state, item)
 
-        yield from self._drive([(describe(item), partial(run, item)) for item in items], label, needs.retries)
+        calls = [(describe(item), partial(run, item)) for item in items]
+        # each thread opens its own model, and all of them on the one GPU that this process uses
+        threads = min(self.workers, max(1, int(1 / needs.gpus))) if needs.gpus else self.workers
+        yield from self._drive(calls, label, needs.retries, threads)
 
     def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
         """See Executor.regroup; all rows that are exchanged lie in memory at once."""
@@ -50,11 +53,11 @@ class LocalExecutor:
         yield from self._drive(settles, label, retries)
 
     def _drive(
-        self, calls: Sequence[tuple[str, Callable[[], Result]]], label: str, retries: int
+        self, calls: Sequence[tuple[str, Callable[[], Result]]], label: str, retries: int, workers: int | None = None
     ) -> Iterator[tuple[int, Result]]:
         """Run (name, call) pairs in threads, again when one fails, and yield (index, result) as they come."""
         failures: list[tuple[str, str]] = []
-        with ThreadPoolExecutor(self.workers, thread_name_prefix=label) as threads:
+        with ThreadPoolExecutor(workers or self.workers, thread_name_prefix=label) as threads:
             futures = {threads.submit(_attempt, call, retries): i for i, (_, call) in enumerate(calls)}
             try:
                 for future in as_completed(futures):

@@ -5,6 +5,8 @@ own file. Ray core actors, not Ray Data: docs/LOG.md has the measurement.
 """
 
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -291,7 +293,11 @@ def _elsewhere(address: str | None) -> bool:
 
 def _connect(workers: int | None, address: str | None) -> None:
     if _elsewhere(address):
-        ray.init(address=address, log_to_driver=False, logging_level="warning")
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="warning")
+        except (ConnectionError, ValueError) as error:
+            asked = address or os.environ["RAY_ADDRESS"]
+            raise JobError(f"a Ray cluster must answer at the address {asked}, but: {error}") from error
     else:
         # Ray binds its ports to the machine's own address; its token, left on, keeps others out
         ray.init(
@@ -300,3 +306,6 @@ def _connect(workers: int | None, address: str | None) -> None:
             log_to_driver=False,
             logging_level="warning",
         )
+    if threading.current_thread() is threading.main_thread():
+        # left to Ray, a SIGTERM aborts the driver where it stands; like Ctrl-C, it ends the actors first
+        signal.signal(signal.SIGTERM, signal.default_int_handler)

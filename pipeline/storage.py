@@ -7,6 +7,7 @@ Credentials come from the environment that fsspec's back ends read; no URL, log 
 import glob as globbing
 import mmap
 import os
+import re
 import tempfile
 import uuid
 from collections import Counter
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from braceexpand import braceexpand
@@ -23,6 +24,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from pipeline.errors import PoolError, StorageError
+
+_PASSWORD = re.compile(r"://[^/]*:[^/]*@")
 
 
 @dataclass(frozen=True, order=True)
@@ -156,28 +159,39 @@ def copy(source: str, target: str) -> None:
 def exists(url: str) -> bool:
     """True where a file or folder is."""
     filesystem, path = _resolve(url)
-    return bool(filesystem.exists(path))
+    with _answering(url):
+        return bool(filesystem.exists(path))
 
 
 def listing(url: str) -> list[Identity]:
-    """The files directly in a folder, sorted by URL, by one list request; [] where there is no folder."""
-    filesystem, path = _resolve(url)
-    try:
-        infos = filesystem.ls(path, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    """The files directly in a folder, sorted by URL, by one list request; [] where there is no folder.
+
+    A link counts as what it points to: a pool may be links into a cache.
+    """
+    infos = _infos(url)
     found = [_identity(join(url, name_of(info["name"])), info) for info in infos if info["type"] == "file"]
     return sorted(identity for identity in found if not name_of(identity.url).startswith("."))
 
 
 def folders(url: str) -> list[str]:
     """Names of the folders directly in a folder, sorted; [] where there is none."""
+    return sorted(name_of(info["name"]) for info in _infos(url) if info["type"] == "directory")
+
+
+def _infos(url: str) -> list[dict[str, Any]]:
+    """What the back end says of each thing in a folder, links followed; [] where there is no folder."""
     filesystem, path = _resolve(url)
     try:
-        infos = filesystem.ls(path, detail=True)
+        with _answering(url):
+            infos = filesystem.ls(path, detail=True)
+            # fsspec lists a local link with the time of the link itself, but asked for it alone with its target's
+            return [filesystem.info(info["name"]) if _leads_somewhere(info) else info for info in infos]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(name_of(info["name"]) for info in infos if info["type"] == "directory")
+
+
+def _leads_somewhere(info: dict[str, Any]) -> bool:
+    return bool(info.get("islink")) and os.path.exists(info["name"])
 
 
 def expand(patterns: Iterable[str]) -> list[str]:
@@ -208,7 +222,8 @@ def _braces(pattern: str) -> list[str]:
 
 def _glob(pattern: str) -> list[str]:
     filesystem, path = _resolve(pattern)
-    found = sorted(filesystem.glob(path))
+    with _answering(pattern):
+        found = sorted(filesystem.glob(path))
     if not found:
         raise PoolError(f"a pool pattern must match at least one file, but nothing matches {pattern}")
     prefix = pattern.split("://")[0] + "://" if "://" in pattern else ""
@@ -246,9 +261,30 @@ def _identity(url: str, info: dict[str, object]) -> Identity:
 
 
 def _resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    if _PASSWORD.search(url):
+        shown = url.rpartition("@")[2]
+        raise StorageError(
+            f"a URL must carry no password, for results and logs repeat it, but that of {shown} does; "
+            f"give credentials by the environment"
+        )
     # listings are never cached: a run must see what another process committed a moment ago
-    filesystem, path = url_to_fs(url, use_listings_cache=False)
+    try:
+        filesystem, path = url_to_fs(url, use_listings_cache=False)
+    except (ValueError, ImportError) as error:  # how fsspec says that it has no such back end
+        raise StorageError(f"a URL must be of a storage that fsspec knows here, but {url} came: {error}") from error
     return filesystem, cast(str, path)
+
+
+@contextmanager
+def _answering(url: str) -> Iterator[None]:
+    """Raises StorageError in place of what back ends raise when they cannot list, each of its own kind."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, StorageError):
+        raise
+    except Exception as error:
+        # botocore's and google's errors, such as missing credentials, are no OSError
+        raise StorageError(f"cannot list {url}: {error or type(error).__name__}") from error
 
 
 def _unreadable(url: str, error: OSError) -> StorageError:

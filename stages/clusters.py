@@ -17,8 +17,8 @@ from pipeline.stage import Run, ShardItem, Summary, total
 from pipeline.uid import uids_from_bytes, uids_to_bytes
 from stages.cut import select
 from stages.kmeans import assign, fit
-from stages.random import UidHash
 from stages.survivors import Survivors
+from stages.uid_hash import UidHash
 
 CENTROIDS = "centroids.npy"
 
@@ -144,7 +144,10 @@ class _Assign:
     def run(self, state: np.ndarray, item: ShardItem) -> Summary:
         survivors = self.stage.survivors
         rows = np.flatnonzero(survivors.mask(item.index))
-        cluster, distance = assign(survivors.vectors(item.index, item.url, self.stage.by, "image", rows), state)
+        vectors = survivors.vectors(item.index, item.url, self.stage.by, "image", rows)
+        if not len(rows):  # lists of which there are none have no width
+            vectors = np.empty((0, state.shape[1]), np.float16)
+        cluster, distance = assign(vectors, state)
         found, counts = np.unique(cluster, return_counts=True)
         sizes = {str(name): int(count) for name, count in zip(found, counts, strict=True)}
         table = pa.table({"row": pa.array(rows), "cluster": pa.array(cluster), "distance": pa.array(distance)})

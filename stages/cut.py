@@ -6,7 +6,8 @@ that is what a cut's own file holds.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, cast
+from fractions import Fraction
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -53,12 +54,15 @@ class Amount:
             raise JobError(f"a count is at least 0, but {self.count} came")
 
     def number(self, survivors: Survivors) -> int:
-        """How many samples that is: int(fraction · total), never more than are still in."""
+        """How many samples that is: int(fraction · total), never more than are still in.
+
+        The fraction is the decimal that was written: in floats, 0.29 of 100 would be 28.
+        """
         here = survivors.count()
         if self.count is not None:
             return min(self.count, here)
         base = survivors.pool_count() if self.of == "pool" else here
-        return min(int(cast(float, self.fraction) * base), here)
+        return min(int(Fraction(str(self.fraction)) * base), here)
 
 
 class Source(Protocol):

@@ -1,4 +1,4 @@
-"""How far each sample is from the centroid of its own cluster, as the values of a cut; reads artifacts, writes nothing."""
+"""How far each sample is from the centroid of its own cluster, as a cut's values; reads artifacts, writes nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from pipeline.columns import scattered
 from pipeline.keep_top import Rows
 from pipeline.stage import ShardItem
 from stages.clusters import Members
-from stages.random import hash_values
 from stages.survivors import Survivors
+from stages.uid_hash import hash_values
 
 
 @dataclass(frozen=True)

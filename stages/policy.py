@@ -7,6 +7,7 @@ from pipeline.artifact import Artifact
 from pipeline.executor import Needs
 from pipeline.stage import Stage, artifact_of
 from pipeline.storage import Identity
+from stages.coverage import Coverage
 from stages.cut import Cut
 from stages.density import Density
 from stages.duplicates import Duplicates
@@ -15,6 +16,7 @@ from stages.encoders import Encoding, OpenClip, Timm
 from stages.formats import VectorReader
 from stages.manifest import Manifest
 from stages.pool import Pool, PoolStage
+from stages.prototypes import Prototypes
 from stages.random import Random
 from stages.rules import Rules
 from stages.score import Score
@@ -22,7 +24,9 @@ from stages.shards import Shards
 from stages.similarity import Similarity
 from stages.survivors import Survivors
 
-CUTS: dict[str, type[Cut]] = {cut.kind: cut for cut in (Rules, Duplicates, Similarity, Density, Random, Score)}
+CUTS: dict[str, type[Cut]] = {
+    cut.kind: cut for cut in (Rules, Duplicates, Similarity, Density, Prototypes, Coverage, Random, Score)
+}
 """Every cut a policy can name. A new method is one file, one test file, and one name here."""
 
 

@@ -24,11 +24,10 @@ from stages.survivors import Survivors
 class Prototypes:
     """Self-supervised prototypes (Sorscher et al. 2022, arXiv 2206.14486).
 
-    by: encoder whose image vectors are clustered (SwAV in the paper). Exactly one of fraction and count. clusters:
-    k, which the paper finds to matter little (10 to 1000 for ImageNet). keep: over all clusters together, the samples
-    farthest from their own centroid (hard, where data is plentiful) or nearest (easy, where it is scarce).
-    balance: the least that a cluster keeps, as a share of what it would keep if all were cut by one fraction;
-    the paper's is 0.5, of classes. The paper clusters by Euclidean distance, here it is spherical: 1 - cosine.
+    by: encoder whose image vectors are clustered (SwAV in the paper). Exactly one of fraction and count. clusters: k.
+    keep: of all clusters together, the samples farthest from their own centroid (hard, where data is plentiful), or
+    nearest (easy, where it is scarce). balance: the least that a cluster keeps, as a share of what it would keep if
+    every cluster were cut by one fraction; 0.5 in the paper.
     """
 
     by: str
@@ -56,7 +55,7 @@ class Prototypes:
         """Clusters of what is still in, then the selection; `density` of the same clusters shares them."""
         clusters = Clusters(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
         made = artifact_of(clusters, store)
-        return [clusters, PrototypesStage(survivors, made, self.amount(), self.keep, self.balance)]
+        return [clusters, PrototypesStage(survivors, made, self.clusters, self.amount(), self.keep, self.balance)]
 
 
 def floors(size: np.ndarray, total: int, balance: float) -> np.ndarray:
@@ -76,6 +75,7 @@ class PrototypesStage:
 
     survivors: Survivors
     clusters: Artifact
+    k: int
     amount: Amount
     keep: Literal["hard", "easy"]
     balance: float
@@ -91,12 +91,11 @@ class PrototypesStage:
         ensured = int(least.sum())
         quota = np.array([ensured, wanted - ensured], np.int64)
         summaries = keep_by_quota(run, out, _Floored(members, met), quota, self.name)
-        return funnel(summaries, asked=wanted, clusters=len(least), ensured=ensured)
+        return funnel(summaries, asked=wanted, ensured=ensured)
 
     def _sizes(self, run: Run) -> np.ndarray:
         """Members of every cluster: int64 (k,)."""
-        report = cast(Mapping[str, object], self.clusters.done())
-        size = np.zeros(cast(int, report["clusters"]), np.int64)
+        size = np.zeros(self.k, np.int64)
         for summary in run.summaries(self.clusters):
             for cluster, members in cast(dict[str, int], summary["sizes"]).items():
                 size[int(cluster)] += members

@@ -27,8 +27,9 @@ HOMES = {
 BETWEEN_STAGES = {
     ("density", "clusters"): "clusters the survivors before it decides, and reads their centroids",
     ("duplicates", "clusters"): "clusters the survivors before it compares them, and reads their centroids",
-    ("clusters", "random"): "draws the sample that centroids are trained on by the hash of the uid",
-    ("density", "random"): "chooses inside a cluster by the hash of the uid where a job asks for that",
+    ("prototypes", "clusters"): "clusters the survivors before it decides",
+    ("coverage", "similarity"): "takes the cosine of an encoder as its score",
+    ("coverage", "score"): "joins a user's column as its score",
     ("manifest", "embeddings"): "reads the rejects in the form that they were written in",
 }
 """The only stage modules that import another one that leaves an artifact, and why."""

@@ -103,7 +103,7 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
             "pool.uid must be auto, content or json:FIELD, but 'hash' came",
         ),
         ({"embeddings": {}}, "a pool of images needs at least one encoder under embeddings"),
-        ({"embeddings": {"a.b": {"model": "x"}}}, "an encoder's name must have no dot, but 'a.b' came"),
+        ({"embeddings": {"a.b": {"model": "x"}}}, "an encoder's name must be text without a dot, but 'a.b' came"),
         ({"embeddings": {"clip": "ViT"}}, "embeddings.clip must be a mapping, but 'ViT' came"),
         ({"embeddings": {"clip": {"modle": "x"}}}, "embeddings.clip has no key 'modle'; did you mean model?"),
         ({"embeddings": {"clip": {"pretrained": "x"}}}, "embeddings.clip.model: Field required, but"),
@@ -127,8 +127,8 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ({"policy": ["rules"]}, "policy.0 must be a mapping, but 'rules' came"),
         (
             {"policy": [{"rules": {}}, {"densty": {}}]},
-            "policy.1 must be one of rules, duplicates, similarity, density, random, score, but 'densty' came; "
-            "did you mean density?",
+            "policy.1 must be one of rules, duplicates, similarity, density, prototypes, coverage, random, score, but "
+            "'densty' came; did you mean density?",
         ),
         (
             {"policy": [{"rules": {"min_word": 3}}]},
@@ -168,6 +168,10 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
             "similarity compares image and text, but dino has no text vectors; name a CLIP",
         ),
         (
+            {"policy": [{"coverage": {"by": "dino", "fraction": 0.3}}]},
+            "coverage compares image and text, but dino has no text vectors; name a CLIP",
+        ),
+        (
             {"policy": [{"duplicates": {"by": "clip", "epsilon": 0.1, "clusters": 0}}]},
             "policy.0.duplicates.clusters: Input should be greater than or equal to 1, but 0 came",
         ),
@@ -176,6 +180,14 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ({"shards": {"per_shard": 5}}, "shards has no key 'per_shard'; did you mean samples_per_shard?"),
         ({"resources": {"gpu": 1}}, "resources has no key 'gpu'; did you mean gpus?"),
         ({"resources": {"workers": -1}}, "resources need workers >= 1 and retries >= 0, but"),
+        ({"resources": {"workers": 0}}, "resources need workers >= 1 and retries >= 0, but"),
+        ({"resources": {"cpus": -1}}, "resources need cpus >= 0 and gpus >= 0, not both 0, but"),
+        ({"resources": {"cpus": 0}}, "resources need cpus >= 0 and gpus >= 0, not both 0, but"),
+        ({"resources": []}, "resources must be a mapping, but [] came"),
+        ({"policy": {}}, "policy must be a list, but {} came"),
+        ({"policy": [{1: {}}]}, "policy.0 must be one of rules, duplicates"),
+        ({"embeddings": {1: {"model": "x"}}}, "an encoder's name must be text without a dot, but 1 came"),
+        ({"store": ["a"]}, "store must be a URL or a folder, but ['a'] came"),
     ],
 )
 def test_what_is_wrong_is_said(changes: dict[str, Any], message: str) -> None:

@@ -22,7 +22,7 @@ from pipeline.errors import FailedShards, JobError
 from pipeline.executor import Executor
 from pipeline.executor_local import LocalExecutor
 from pipeline.uid import uids_from_hex
-from stages.random import hash_values
+from stages.uid_hash import hash_values
 from tests.pools import (
     Samples,
     jpeg,

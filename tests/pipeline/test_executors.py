@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -13,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import FailedShards, JobError, ShardError
-from pipeline.executor import Needs, describe, open_executor
+from pipeline.executor import Needs, describe
 from pipeline.executor_local import LocalExecutor
+from pipeline.executor_open import open_executor
 
 
 @dataclass(frozen=True)
@@ -289,3 +292,36 @@ def test_a_worker_killed_in_a_regroup_changes_nothing(ray_executor, tmp_path, st
     work = Spread(2, folder=str(tmp_path), kills_at=step)
     assert sorted(ray_executor.regroup(work, range(5), "spread")) == spread_oracle(2, list(range(5)))
     assert (tmp_path / step).stat().st_size == 2
+
+
+def test_threads_that_need_a_gpu_share_the_one(tmp_path):
+    needs = {"whole": Needs(gpus=1.0), "half": Needs(gpus=0.5), "none": Needs()}
+    for name, need in needs.items():
+        (tmp_path / name).mkdir()
+        list(LocalExecutor(4).map(Square(str(tmp_path / name), slow=0.02), range(12), name, need))
+    assert [sum(marks(tmp_path / name, "open").values()) for name in needs] == [1, 2, 4]
+
+
+_DRIVER = """
+import signal
+from pipeline.errors import JobError
+from pipeline.executor_ray import RayExecutor
+try:
+    RayExecutor(1, "nowhere")
+except JobError as error:
+    print(error)
+executor = RayExecutor(1)
+try:
+    signal.raise_signal(signal.SIGTERM)
+except KeyboardInterrupt:
+    print("stopped")
+executor.close()
+"""
+
+
+def test_a_driver_names_an_address_where_none_answers_and_ends_on_sigterm_as_on_ctrl_c():
+    said = subprocess.run([sys.executable, "-c", _DRIVER], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == [
+        "a Ray cluster must answer at the address nowhere, but: Invalid address format: nowhere",
+        "stopped",
+    ]

@@ -231,3 +231,52 @@ def test_readers_of_one_file_do_not_share_a_position(folder):
         with storage.open_read(url) as other:
             assert other.read(2) == b"01"
         assert one.read() == b"56789"
+
+
+def test_a_link_is_what_it_points_to(tmp_path):
+    target, link = tmp_path / "cache" / "blob", tmp_path / "pool" / "a.tar"
+    storage.write_bytes(str(target), b"one")
+    link.parent.mkdir()
+    link.symlink_to(target)
+    (tmp_path / "pool" / "nowhere.tar").symlink_to(tmp_path / "absent")
+    (tmp_path / "pool" / "more").symlink_to(tmp_path / "cache")
+    [before] = storage.listing(str(tmp_path / "pool"))
+    assert (before.url, before.size) == (str(link), 3)
+    assert storage.identify([str(link)]) == [before]
+    assert storage.folders(str(tmp_path / "pool")) == ["more"]
+    os.utime(target, (1, 1))
+    assert storage.listing(str(tmp_path / "pool")) != [before]
+
+
+@pytest.mark.parametrize("ask", [storage.exists, storage.listing, storage.folders, storage.read_bytes])
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("quux://a/b", "a URL must be of a storage that fsspec knows here, but quux://a/b came"),
+        (
+            "s3://key:geheim@bucket/b",
+            "a URL must carry no password, for results and logs repeat it, but that of bucket/b",
+        ),
+    ],
+)
+def test_a_url_that_cannot_be_opened_is_said(ask, url, message):
+    with pytest.raises(StorageError) as error:
+        ask(url)
+    assert message in str(error.value)
+    assert "geheim" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "ask", [storage.exists, storage.listing, storage.folders, lambda url: storage.expand([url + "/*"])]
+)
+def test_a_back_end_that_refuses_is_a_storage_error(ask, monkeypatch):
+    class Refused(Exception):
+        """As botocore's, no OSError."""
+
+    def refuse(*_args, **_more):
+        raise Refused("no credentials")
+
+    for name in ("exists", "ls", "glob"):
+        monkeypatch.setattr(MemoryFileSystem, name, refuse)
+    with pytest.raises(StorageError, match="cannot list memory://closed.*: no credentials"):
+        ask("memory://closed")

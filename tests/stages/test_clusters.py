@@ -1,5 +1,7 @@
 """Clusters of what is in: every member has its nearest centroid; the same for any shards, order and re-run."""
 
+import uuid
+
 import numpy as np
 import pytest
 
@@ -10,8 +12,9 @@ from pipeline.executor import Needs
 from pipeline.stage import artifact_of, execute
 from pipeline.uid import uids_from_hex
 from stages.clusters import Clusters, Members, _Fit, read_centroids
-from stages.random import Random, hash_values
-from tests.pools import Filtered, Samples, filtered
+from stages.random import Random
+from stages.uid_hash import hash_values
+from tests.pools import Filtered, Samples, filtered, opened, write_vectors
 
 
 def clustered(pool: Filtered, k: int = 5, per_cluster: int = 256, seed: int = 0) -> Artifact:
@@ -107,3 +110,12 @@ def test_a_sample_that_lost_rows_is_refused() -> None:
     stage = Clusters(pool.survivors, "clip", 5, 20, 256, 0)
     with pytest.raises(FailedShards, match="sample must hold 31 rows, but has 30; delete that folder"):
         list(pool.run.executor.map(_Fit(stage, 2, 31, made), [0], "fit", Needs(retries=0)))
+
+
+def test_a_shard_without_rows_has_no_members() -> None:
+    root = f"memory://{uuid.uuid4().hex}"
+    urls = (*write_vectors(f"{root}/pool", Samples.drawn(30)), *write_vectors(f"{root}/empty", Samples.drawn(0)))
+    pool = opened(urls, store=f"{root}/store")
+    made = clustered(pool, k=3)
+    assert len(members(pool, made)) == 30
+    assert len(Members.read(made, 1).rows) == 0

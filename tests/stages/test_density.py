@@ -13,8 +13,9 @@ from pipeline.errors import DataError, JobError
 from pipeline.uid import uids_from_hex
 from stages.clusters import read_centroids
 from stages.density import Density, cluster_moments, sum_moments
-from stages.random import Random, hash_values
+from stages.random import Random
 from stages.rules import Rules
+from stages.uid_hash import hash_values
 from tests.pools import Filtered, Samples, answers, filtered, normed, unit
 
 

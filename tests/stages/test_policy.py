@@ -34,7 +34,7 @@ def names(path: Stages) -> dict[str, str]:
 
 
 def test_every_cut_is_in_the_table_by_its_name() -> None:
-    assert set(CUTS) == {"rules", "duplicates", "similarity", "density", "random", "score"}
+    assert set(CUTS) == {"rules", "duplicates", "similarity", "density", "prototypes", "coverage", "random", "score"}
     assert all(name == cut.kind for name, cut in CUTS.items())
 
 

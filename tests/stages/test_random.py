@@ -3,11 +3,13 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.uid import uids_from_hex
-from stages.random import Random, hash_values
+from stages.random import Random
+from stages.uid_hash import hash_values
 from tests.pools import Samples, answers, filtered, hex_uids
 
 MASK = (1 << 64) - 1
@@ -59,3 +61,9 @@ def test_it_is_the_highest_hashes() -> None:
     values = dict(zip(uids, hash_values(uids_from_hex(uids), 3).tolist(), strict=True))
     expected = sorted(uids, key=lambda uid: (-values[uid], uid))[:9]
     assert set(filtered(Samples.drawn(50, uid=uids), Random(count=9, seed=3), shards=4).kept) == set(expected)
+
+
+@pytest.mark.parametrize(("fraction", "kept"), [(0.29, 29), (0.57, 57), (1.0, 100), (0.0, 0), (0.295, 29)])
+def test_a_fraction_is_the_decimal_that_was_written(fraction: float, kept: int) -> None:
+    # int(0.29 * 100) and int(0.57 * 100) are one less in floats
+    assert len(filtered(Samples.drawn(100), Random(fraction=fraction)).kept) == kept
