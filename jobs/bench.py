@@ -9,13 +9,15 @@ import shutil
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
@@ -25,67 +27,68 @@ from jobs.run import run
 from pipeline import storage
 from pipeline.executor import Executor, Needs
 from pipeline.executor_open import open_executor
-from pipeline.stage import ShardItem
 from stages.encoders import Bank, Encoding, OpenClip
 from stages.encoders.limits import decode_only, forward_only
 from stages.formats import Webdataset
-from stages.formats.sample import Sample
+from stages.formats.sample import Reject, Sample
 
 _PAYLOAD_BYTES = 256 * 1024  # of each sample whose shard is copied, so that bytes and not members are timed
 
 
 @dataclass(frozen=True)
-class Limit:
-    """Times decoding alone or the models alone over one shard, on a worker like those of the embed stage."""
+class Part:
+    """The first `take` samples of a shard."""
 
-    encoder: OpenClip
-    encoding: Encoding
-    forward: bool
+    url: str
+    take: int
 
-    def open(self) -> Bank:
-        """Load the model; not timed, because the first item only warms up."""
-        return Bank.open({"clip": self.encoder}, self.encoding)
-
-    def run(self, state: Bank, item: ShardItem) -> tuple[int, float]:
-        """(samples, seconds)."""
-        samples = Webdataset().samples(item.url)
-        if self.forward:
-            return forward_only(state, samples)
-        started = time.perf_counter()
-        return decode_only(state, samples), time.perf_counter() - started
+    def samples(self) -> Iterator[Sample | Reject]:
+        """Read them."""
+        return islice(Webdataset().samples(self.url), self.take)
 
 
 @dataclass(frozen=True)
-class Whole(Limit):
-    """Times reading, decoding, tokenizing and the models together, as the embed stage runs them."""
+class Timed:
+    """Times one way of going through a shard, on a worker like those of the embed stage."""
 
-    def run(self, state: Bank, item: ShardItem) -> tuple[int, float]:
+    encoder: OpenClip
+    encoding: Encoding
+    way: Literal["decode", "models", "embed"]
+
+    def open(self) -> Bank:
+        """Load the model; not timed."""
+        return Bank.open({"clip": self.encoder}, self.encoding)
+
+    def run(self, state: Bank, item: Part) -> tuple[int, float]:
         """(samples, seconds)."""
+        if self.way == "models":
+            return forward_only(state, item.samples())
         started = time.perf_counter()
-        count = sum(len(batch.samples) for batch in state.encode(Webdataset().samples(item.url)))
+        if self.way == "decode":
+            return decode_only(state, item.samples()), time.perf_counter() - started
+        count = sum(len(batch.samples) for batch in state.encode(item.samples()))
         return count, time.perf_counter() - started
 
 
-def rate(task: Limit, executor: Executor, urls: list[str]) -> float:
-    """Samples per second of all workers together, after each worker has done one shard unmeasured."""
-    items = [ShardItem(index, url) for index, url in enumerate(urls)]
-    done = [result for _, result in executor.map(task, [*items[: executor.workers], *items], "bench", Needs())]
+def rate(task: Timed, executor: Executor, urls: list[str], take: int) -> float:
+    """Samples per second of all workers together; each warms up on one batch first."""
+    warm = [Part(urls[0], task.encoding.batch_size)] * executor.workers
+    parts = [Part(url, take) for url in urls]
+    found = dict(executor.map(task, [*warm, *parts], f"{task.way} only", Needs()))
+    done = [found[len(warm) + number] for number in range(len(parts))]
     samples = sum(count for count, _ in done)
     return samples / (sum(seconds for _, seconds in done) / executor.workers)
 
 
-def bench_embed(table: Table, name: str, encoder: OpenClip, urls: list[str], executor: Executor) -> None:
-    """Decode only, models only, both together, for each way of decoding."""
-    for preprocess in ("exact", "fast"):
-        encoding = Encoding(preprocess="fast" if preprocess == "fast" else "exact", device="cpu")
-        decode = rate(Limit(encoder, encoding, forward=False), executor, urls)
-        forward = rate(Limit(encoder, encoding, forward=True), executor, urls)
-        whole = rate(Whole(encoder, encoding, forward=True), executor, urls)
-        limit = 1 / (1 / decode + 1 / forward)
-        label = f"{name}, {preprocess}"
-        table.add_row(f"{label}: read + decode only", f"{decode:,.0f} samples/s", "")
-        table.add_row(f"{label}: models only", f"{forward:,.0f} samples/s", "")
-        table.add_row(f"{label}: embed", f"{whole:,.0f} samples/s", f"{whole / limit:.2f} of 1/(1/decode + 1/models)")
+def bench_embed(table: Table, name: str, task: Timed, urls: list[str], take: int, executor: Executor) -> None:
+    """Decode only, models only, and both together, on the same cores and samples."""
+    decode, models, embed = (
+        rate(replace(task, way=way), executor, urls, take) for way in ("decode", "models", "embed")
+    )
+    limit = 1 / (1 / decode + 1 / models)
+    table.add_row(f"{name}: read and decode only", f"{decode:,.0f} samples/s", "")
+    table.add_row(f"{name}: models only", f"{models:,.0f} samples/s", f"embed has {embed / models:.2f} of it")
+    table.add_row(f"{name}: embed", f"{embed:,.0f} samples/s", f"{embed / limit:.2f} of 1/(1/decode + 1/models)")
 
 
 def bench_shards(table: Table, folder: Path, executor: Executor, samples: int) -> None:
@@ -155,15 +158,19 @@ def main(
     workers: Annotated[int | None, typer.Option(help="one per core by default")] = None,
     large_samples: Annotated[int, typer.Option(help="samples of 256 KiB to write a quarter of")] = 3000,
 ) -> None:
-    """Print every rate beside its limit."""
+    """Print every rate beside its limit; about 3 minutes on 2 cores."""
     if not (folder / "world" / "truth.parquet").exists():
         world.render(world.World(), folder / "world")
     urls = storage.expand([pool or f"{folder}/world/pool/*.tar"])
     table = Table("what", "rate", "ratio", title=f"{os.cpu_count()} cores")
     executor = open_executor("ray", workers, None)
     try:
-        bench_embed(table, "pocket", OpenClip(str(pocket.CONFIG), "random"), urls, executor)
-        bench_embed(table, "ViT-B-32", OpenClip("ViT-B-32", "random"), urls[:1], executor)
+        for preprocess in ("exact", "fast"):
+            encoding = TypeAdapter(Encoding).validate_python({"preprocess": preprocess, "device": "cpu"})
+            task = Timed(OpenClip(str(pocket.CONFIG), "random"), encoding, "embed")
+            bench_embed(table, f"pocket, {preprocess}", task, urls, 10_000, executor)
+        large = Timed(OpenClip("ViT-B-32", "random"), Encoding(batch_size=32, device="cpu"), "embed")
+        bench_embed(table, "ViT-B-32, exact", large, urls[: executor.workers], 96, executor)
         bench_shards(table, folder, executor, large_samples)
     finally:
         executor.close()

@@ -56,7 +56,10 @@ def training_command(result: Result) -> str:
     if model.endswith(".json"):
         model = "ViT-B-32"
     words = ["python", "-m", "open_clip_train.main", "--dataset-type", "webdataset"]
-    words += ["--train-data", storage.join(shards.folder, names), "--train-num-samples", str(samples)]
+    data = storage.join(shards.folder, names)
+    if data.startswith("s3://"):  # webdataset opens gs:// by itself, but not this
+        data = f"pipe:aws s3 cp {data} -"
+    words += ["--train-data", data, "--train-num-samples", str(samples)]
     return shlex.join([*words, "--model", model, "--batch-size", "256", "--workers", str(min(count, 8))])
 
 

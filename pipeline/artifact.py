@@ -49,7 +49,7 @@ class Artifact:
 
     def columns(self, index: int) -> list[str]:
         """Column names of the table of shard `index`; reads the footer only."""
-        return list(_schema(self.shard(index)).names)
+        return list(read_schema(self.shard(index)).names)
 
     def present(self, suffix: str = ".parquet") -> set[int]:
         """Indices of the shard files that are committed, by one list request."""
@@ -110,11 +110,12 @@ def write_table(url: str, table: pa.Table, summary: Mapping[str, object] | None 
 
 def read_summary(url: str) -> dict[str, object]:
     """The JSON summary in a parquet file's footer, {} where there is none."""
-    metadata = _schema(url).metadata or {}
+    metadata = read_schema(url).metadata or {}
     return dict(json.loads(metadata.get(_SUMMARY, b"{}")))
 
 
-def _schema(url: str) -> pa.Schema:
+def read_schema(url: str) -> pa.Schema:
+    """A parquet file's columns and metadata; reads the footer only."""
     with storage.open_read(url) as file:
         try:
             return pq.read_schema(file)

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline import storage
-from pipeline.artifact import Artifact, read_table
+from pipeline.artifact import Artifact, read_schema, read_table
 from pipeline.columns import column
 from pipeline.errors import DataError
 from pipeline.keep_top import Rows
@@ -91,11 +91,14 @@ def look_up(uids: np.ndarray, known: np.ndarray, values: np.ndarray) -> tuple[np
 
 
 def _columns(url: str, value: str, uid: str) -> pa.Table:
-    table = read_table(url)
+    schema = read_schema(url)
     for name in (value, uid):
-        if name not in table.column_names:
-            raise DataError(f"{url} must have a column {name}, but it has {', '.join(table.column_names)}")
-    return table.select([value, uid])
+        if name not in schema.names:
+            raise DataError(f"{url} must have a column {name}, but it has {', '.join(schema.names)}")
+    kind = schema.field(value).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise DataError(f"{url}: column {value} must hold numbers, but it is {kind}; name another, or cast it")
+    return read_table(url, [value, uid])
 
 
 def _uids(values: pa.ChunkedArray, url: str) -> np.ndarray:

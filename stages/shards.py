@@ -164,11 +164,13 @@ class TarShard:
     def add_ranges(self, key: str, blocks: Sequence[bytes], caption: str | None) -> None:
         """A sample as blocks of whole tar members, header, data and padding, which are copied as they are.
 
-        caption: where it is no member of its own, the text of the `.txt` that is added, for training reads that.
+        caption: where it is not the `.txt`, the text that becomes it, in place of one that says something else:
+            training reads that member, and must see the caption that the cuts judged.
         """
         if key in self._keys or caption is not None:
             members = [member for block in blocks for member in _members(block)]
-            if caption is not None and all(suffix != "txt" for suffix, _ in members):
+            if caption is not None:
+                members = [(suffix, content) for suffix, content in members if suffix.lower() != "txt"]
                 members.append(("txt", caption.encode()))
             self.add_members(key, members)
             return

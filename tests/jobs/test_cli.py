@@ -150,3 +150,11 @@ def test_the_module_is_the_command(job_file: Path) -> None:
     bad = subprocess.run([*command, "--set", "store="], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr == "winnow: a job must have store\n"
+
+
+@pytest.mark.parametrize("workers", ["0", "-1"])
+def test_no_workers_are_a_usage_error(
+    job_file: Path, workers: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, "run", str(job_file), "--executor", "local", f"--workers={workers}") == 2
+    assert "Invalid value for '--workers'" in capsys.readouterr().err

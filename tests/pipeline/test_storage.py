@@ -278,5 +278,5 @@ def test_a_back_end_that_refuses_is_a_storage_error(ask, monkeypatch):
 
     for name in ("exists", "ls", "glob"):
         monkeypatch.setattr(MemoryFileSystem, name, refuse)
-    with pytest.raises(StorageError, match="cannot list memory://closed.*: no credentials"):
+    with pytest.raises(StorageError, match=r"cannot list memory://closed.*: no credentials"):
         ask("memory://closed")

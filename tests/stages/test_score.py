@@ -170,3 +170,8 @@ def test_files_are_read_in_any_number(tmp_path: Path) -> None:
     order = np.argsort(SAMPLES.uid)
     assert uids.tolist() == uids_from_hex([SAMPLES.uid[i] for i in order]).tolist()
     assert values.tolist() == VALUES[order].astype(np.float32).tolist()
+
+
+def test_a_column_that_holds_no_numbers_is_refused(tmp_path: Path) -> None:
+    message = refused(cut(scores(tmp_path, v=[str(value) for value in VALUES]), count=3))
+    assert "column v must hold numbers, but it is string; name another, or cast it" in message

@@ -320,3 +320,13 @@ def test_uids_of_the_shards_are_those_of_the_manifest(pool: Filtered) -> None:
     facts = [json.loads(sample["json"])["uid"] for sample in wds_samples(folder)]
     kept = [pool.survivors.uids(item.index)[pool.survivors.mask(item.index)] for item in pool.run.items]
     assert facts == [uid for part in kept for uid in uids_to_hex(part)]
+
+
+def test_training_sees_the_caption_that_was_judged_and_not_another_txt(tmp_path: Path) -> None:
+    parts = [(f"{n}", {**pair(n, "a first caption"), "json": b'{"again": "a new caption"}'}) for n in range(2)]
+    url = write_tar(tmp_path / "pool" / "00000.tar", members(parts))
+    pool = embedded(tmp_path, [url], Webdataset(caption="json:again"))
+    folder, _ = written(pool, 2)
+    entries = read_tar(folder / "00000.tar")
+    assert [content for name, content in entries if name.endswith(".txt")] == [b"a new caption"] * 2
+    assert [content for name, content in entries if name.endswith(".jpg")] == [parts[n][1]["jpg"] for n in range(2)]

@@ -1,0 +1,58 @@
+"""What a finished job says: results by whole names, and a training command that training's own reader opens."""
+
+import io
+import shlex
+
+import pytest
+from rich.console import Console
+
+from jobs import funnel
+from jobs.job import parse
+from jobs.run import Result
+from pipeline.artifact import Artifact
+from pipeline.stage import StepResult
+from stages.policy import Path
+
+
+def finished(store: str, shards: int, kept: int) -> Result:
+    """A job that left so many shards."""
+    job = parse(
+        {
+            "name": "a",
+            "store": store,
+            "pool": {"shards": "a.tar"},
+            "embeddings": {"clip": {"model": "RN50", "pretrained": "random"}},
+        }
+    )
+    written = Artifact(store, "shards", "0" * 8)
+    step = StepResult("shards", written, {"shards": shards, "samples": kept}, 1.0, False)
+    path = Path((), (), Artifact(store, "manifest", "1" * 8), written)
+    counts = {"pool": 9, "kept": kept, "dropped": {"random": 9 - kept}, "rejected": {}}
+    return Result(job, path, counts, (("shards", step),))
+
+
+@pytest.mark.parametrize(
+    ("store", "shards", "data"),
+    [
+        ("/a b", 1, "/a b/shards-00000000/00000.tar"),
+        ("gs://b/s", 12, "gs://b/s/shards-00000000/{00000..00011}.tar"),
+        ("s3://b/s", 2, "pipe:aws s3 cp s3://b/s/shards-00000000/{00000..00001}.tar -"),
+    ],
+)
+def test_the_training_command_names_the_shards_as_webdataset_opens_them(store: str, shards: int, data: str) -> None:
+    words = shlex.split(funnel.training_command(finished(store, shards, 5)))
+    assert words[words.index("--train-data") + 1] == data
+    assert words[words.index("--train-num-samples") + 1] == "5"
+    assert words[words.index("--model") + 1] == "RN50"
+
+
+@pytest.mark.parametrize("kept", [0, 5])
+def test_long_names_stay_whole_and_nothing_is_trained_on_nothing(kept: int) -> None:
+    out = io.StringIO()
+    store = "/" + "[long]" * 30
+    funnel.show(finished(store, min(kept, 1), kept), Console(file=out, width=60))
+    lines = out.getvalue().splitlines()
+    assert f"manifest  {store}/manifest-11111111" in lines
+    assert f"uids      {store}/manifest-11111111/uids.npy" in lines
+    assert f"shards    {store}/shards-00000000" in lines
+    assert ("train on them:" in lines) == (kept > 0)
