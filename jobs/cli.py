@@ -13,7 +13,7 @@ from jobs import funnel
 from jobs import run as running
 from jobs.job import load
 from pipeline import storage
-from pipeline.artifact import DONE
+from pipeline.artifact import DONE, is_artifact
 from pipeline.errors import JobError, WinnowError
 from pipeline.executor_open import open_executor
 
@@ -65,15 +65,15 @@ def plan(job_file: JobFile, change: Changes = None) -> None:
 @app.command()
 def status(store: Annotated[str, typer.Argument(help="URL of a store")]) -> None:
     """Show the finished jobs of a store, and its artifacts."""
-    if not storage.folders(store):
+    artifacts = [name for name in storage.folders(store) if is_artifact(name)]
+    if not artifacts:
         raise JobError(f"a store must hold artifacts, but {store} has none; is it the store of a job that ran?")
     console = Console()
     console.print(funnel.status_table(store))
     table = Table("artifact", "state")
-    for name in storage.folders(store):
-        if name != "jobs":
-            done = storage.exists(storage.join(store, name, DONE))
-            table.add_row(name, "done" if done else "unfinished")
+    for name in artifacts:
+        done = storage.exists(storage.join(store, name, DONE))
+        table.add_row(name, "done" if done else "unfinished")
     console.print(table)
 
 

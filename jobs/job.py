@@ -103,7 +103,7 @@ def parse(values: Mapping[str, object]) -> Job:
     shards = values.get("shards")
     job = Job(
         name=str(values["name"]),
-        store=str(values["store"]).rstrip("/"),
+        store=storage.absolute(str(values["store"]).rstrip("/")),
         pool=pool,
         embeddings=embeddings,
         encoding=_options(Encoding, "encoding", _mapping("encoding", _given(values, "encoding", {}))),

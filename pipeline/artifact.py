@@ -5,6 +5,7 @@ name carries the fingerprint of everything that it was made from, so nothing has
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,6 +78,11 @@ class Artifact:
     def finish(self, report: Mapping[str, object]) -> None:
         """Commit `_done.json`; call it after every other file."""
         write_json(self.file(DONE), report)
+
+
+def is_artifact(folder: str) -> bool:
+    """True for a folder name such as `embeddings-3fa2c17b`."""
+    return re.fullmatch(r".+-[0-9a-f]{8}", folder) is not None
 
 
 def shard_name(index: int, suffix: str = ".parquet") -> str:

@@ -10,9 +10,14 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
+from pipeline.errors import JobError, ModelError
+
 State = TypeVar("State")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+FATAL = (JobError, ModelError)
+"""Errors that no other item and no other try can do without: they end a stage at once."""
+
 I_contra = TypeVar("I_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
@@ -76,8 +81,8 @@ class Executor(Protocol):
         """(index of item, result) in any order, each exactly once.
 
         An item that raises a WinnowError or an OSError, or whose worker dies, is tried again `needs.retries`
-        times. Raises FailedShards after all others are done when some still fail. Any other exception is a
-        bug and surfaces at once.
+        times. Raises FailedShards after all others are done when some still fail. A FATAL error and any other
+        exception, which is a bug, surface at once.
         """
         ...
 

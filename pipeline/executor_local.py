@@ -10,7 +10,7 @@ from functools import partial
 import pyarrow as pa
 
 from pipeline.errors import FailedShards, WinnowError
-from pipeline.executor import Item, Needs, Regroup, Result, State, Task, check_part, describe
+from pipeline.executor import FATAL, Item, Needs, Regroup, Result, State, Task, check_part, describe
 
 
 class LocalExecutor:
@@ -64,9 +64,9 @@ class LocalExecutor:
                     error = future.exception()
                     if error is None:
                         yield futures[future], future.result()
-                    elif isinstance(error, WinnowError | OSError):
+                    elif isinstance(error, WinnowError | OSError) and not isinstance(error, FATAL):
                         failures.append((calls[futures[future]][0], str(error)))
-                    else:  # a bug, not bad data: the traceback is worth more than the other shards
+                    else:  # no shard can do better, or a bug: either is worth more than the other shards
                         raise error
             finally:
                 threads.shutdown(wait=True, cancel_futures=True)
@@ -81,6 +81,8 @@ def _attempt(call: Callable[[], Result], retries: int) -> Result:
     for _ in range(retries):
         try:
             return call()
+        except FATAL:
+            raise
         except (WinnowError, OSError):
             continue  # the last attempt, below, is the one that tells
     return call()

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from pipeline.errors import FailedShards, JobError, WinnowError
-from pipeline.executor import Item, Needs, Regroup, Result, State, Task, check_part, describe
+from pipeline.executor import FATAL, Item, Needs, Regroup, Result, State, Task, check_part, describe
 
 _BLOCKS = 256  # a regroup's items travel in at most this many blocks: references are blocks x parts
 _DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError)
@@ -43,6 +43,8 @@ class Worker:
                 self._state = task.open()
                 self._call = call
             return True, task.run(self._state, item)
+        except FATAL:
+            raise
         except (WinnowError, OSError) as error:
             return False, [(describe(item), str(error))]
 
@@ -92,6 +94,7 @@ class _Call:
     name: str
     send: Callable[[Any], Any]  # actor -> reference of the outcome, or references of which it is the first
     failed: int = 0
+    alone: bool = False  # it was with another one when their worker died: nothing may wait beside it again
     references: list[Any] = field(default_factory=list)
 
 
@@ -115,7 +118,7 @@ class _Seat:
         self.sent[call.references[0]] = call
 
     def lost(self) -> list[_Call]:
-        """The calls that went down with it, the one that was running first."""
+        """The calls that went down with it, oldest first."""
         calls = list(self.sent.values())
         self.sent.clear()
         self.greet()
@@ -215,11 +218,14 @@ class RayExecutor:
                     continue
                 call = seat.sent.pop(ready[0])
             except _DEATHS as error:
-                # only the running call can be at fault: those that were queued behind it go again uncounted
                 if ready[0] == seat.greeting:
                     raise  # it cannot start, and its error says why
-                call, *queued = seat.lost()
-                waiting.extendleft(reversed(queued))
+                call, *others = seat.lost()
+                if others:  # which of them is at fault shows when each has had a worker to itself
+                    for lost in (*reversed(others), call):
+                        lost.alone = True
+                        waiting.appendleft(lost)
+                    continue
                 good, value = False, [(call.name, f"its worker died: {_first_line(error)}")]
             if good:
                 yield call.index, value
@@ -269,6 +275,8 @@ def _hand_out(waiting: deque[_Call], seats: Sequence[_Seat]) -> None:
     for filled in range(depth):
         for seat in seats:
             if waiting and seat.greeting is None and len(seat.sent) == filled:
+                if filled and (waiting[0].alone or any(call.alone for call in seat.sent.values())):
+                    continue
                 seat.take(waiting.popleft())
 
 
@@ -276,7 +284,7 @@ def _outcome(reference: Any) -> tuple[bool, Any]:
     try:
         answer = ray.get(reference)
     except RayTaskError as error:
-        if isinstance(error.cause, ObjectLostError):
+        if isinstance(error.cause, (ObjectLostError, *FATAL)):
             raise error.cause from error
         raise  # a bug, not bad data: the traceback is worth more than the other shards
     return (True, None) if answer is None else answer  # None: a greeting

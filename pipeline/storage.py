@@ -45,6 +45,11 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *parts])
 
 
+def absolute(url: str) -> str:
+    """The URL as any process may use it: a local path from the root, any other as it is."""
+    return url if "://" in url else os.path.abspath(url)
+
+
 def name_of(url: str) -> str:
     """The last part of a URL."""
     return url.rstrip("/").rsplit("/", 1)[-1]
@@ -197,16 +202,18 @@ def _leads_somewhere(info: dict[str, Any]) -> bool:
 def expand(patterns: Iterable[str]) -> list[str]:
     """URLs of a pool from globs, braces, URLs and `.txt` lists of URLs, in their order; globs come sorted.
 
+    Local paths become absolute, so that a pool has one name from wherever it is listed.
+
     Raises PoolError for a pattern that matches nothing and for a file that is named twice.
     """
     urls: list[str] = []
     for pattern in patterns:
         if pattern.endswith(".txt"):
             lines = [line.strip() for line in read_bytes(pattern).decode().splitlines()]
-            urls += [line for line in lines if line and not line.startswith("#")]
+            urls += [absolute(line) for line in lines if line and not line.startswith("#")]
             continue
         for braced in _braces(pattern):
-            urls += _glob(braced) if globbing.has_magic(braced) else [braced]
+            urls += _glob(braced) if globbing.has_magic(braced) else [absolute(braced)]
     repeated = [url for url, times in Counter(urls).items() if times > 1]
     if repeated:
         raise PoolError(f"a shard may be in a pool once, but {repeated[0]} is named more often")

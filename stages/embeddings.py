@@ -65,6 +65,7 @@ class Embeddings:
     batch_size: int
     preprocess: str
     precision: str
+    device: str
     encoding: Encoding = field(metadata={"fingerprint": False})
     needs: Needs = field(metadata={"fingerprint": False})
     name: ClassVar[str] = "embeddings"
@@ -89,6 +90,7 @@ class Embeddings:
             batch_size=encoding.batch_size,
             preprocess=encoding.preprocess,
             precision=encoding.precision,
+            device=encoding.device.partition(":")[0],
             encoding=encoding,
             needs=needs,
         )
@@ -100,8 +102,8 @@ class Embeddings:
         task = _Embed(self.reader, self.encoders, self.encoding, out)
         return {**report(run.fill(task, out, self.name, self.needs)), "adopted": adopted}
 
-    def _numbers(self) -> tuple[int, str, str]:
-        return self.batch_size, self.preprocess, self.precision
+    def _numbers(self) -> tuple[int, str, str, str]:
+        return self.batch_size, self.preprocess, self.precision, self.device
 
 
 def _resolved(encoding: Encoding, needs: Needs) -> Encoding:

@@ -8,6 +8,7 @@ from pipeline import storage
 from pipeline.artifact import (
     DONE,
     Artifact,
+    is_artifact,
     read_json,
     read_summary,
     read_table,
@@ -104,3 +105,8 @@ def test_a_torn_file_is_named_with_what_to_do(artifact, damage):
     storage.write_bytes(artifact.shard(0), bytes(damaged[damage]))
     with pytest.raises(StorageError, match=r"00000\.parquet must be a whole parquet file: .*delete it"):
         artifact.read(0)
+
+
+def test_an_artifact_is_known_by_its_name():
+    assert is_artifact("embeddings-3fa2c17b")
+    assert not any(is_artifact(name) for name in ("jobs", "embeddings", "a-3fa2c17", "a-3fa2c17b9", "-3fa2c17b"))

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import FailedShards, JobError, ShardError
+from pipeline.errors import FailedShards, JobError, ModelError, ShardError
 from pipeline.executor import Needs, describe
 from pipeline.executor_local import LocalExecutor
 from pipeline.executor_open import open_executor
@@ -159,7 +159,8 @@ def test_items_that_always_kill_their_worker_fail_alone(ray_executor, tmp_path, 
     assert sorted(found) == [(i, i * i) for i in range(14) if i not in poison]
     assert [name for name, _ in error.failures] == [str(item) for item in poison]
     assert all("its worker died" in message for _, message in error.failures)
-    assert {item: attempts(tmp_path)[item] for item in poison} == dict.fromkeys(poison, 1 + retries)
+    # once more where another call waited beside it, for then nobody can tell which of the two it was
+    assert all(attempts(tmp_path)[item] in (1 + retries, 2 + retries) for item in poison)
 
 
 def test_actors_that_find_no_room_hold_no_items(ray_executor, tmp_path):
@@ -325,3 +326,24 @@ def test_a_driver_names_an_address_where_none_answers_and_ends_on_sigterm_as_on_
         "a Ray cluster must answer at the address nowhere, but: Invalid address format: nowhere",
         "stopped",
     ]
+
+
+@dataclass(frozen=True)
+class Unopened:
+    """Counts its openings and never opens."""
+
+    folder: str
+
+    def open(self) -> None:
+        (Path(self.folder) / f"opened-{time.monotonic_ns()}").touch()
+        time.sleep(0.2)  # longer than it takes to hear of the first
+        raise ModelError("weights must be there, but none.pt is not")
+
+    def run(self, state: None, item: int) -> int:
+        return item
+
+
+def test_what_no_shard_can_do_without_ends_the_stage_at_once(executor, tmp_path):
+    with pytest.raises(ModelError, match=r"none\.pt is not"):
+        list(executor.map(Unopened(str(tmp_path)), range(50), "unopened", Needs()))
+    assert len(list(tmp_path.iterdir())) <= 8  # what was under way or queued at the workers, of 50

@@ -280,3 +280,11 @@ def test_a_back_end_that_refuses_is_a_storage_error(ask, monkeypatch):
         monkeypatch.setattr(MemoryFileSystem, name, refuse)
     with pytest.raises(StorageError, match=r"cannot list memory://closed.*: no credentials"):
         ask("memory://closed")
+
+
+def test_a_pool_has_one_name_from_wherever_it_is_listed(tmp_path, monkeypatch):
+    storage.write_bytes(str(tmp_path / "a.tar"), b"a")
+    (tmp_path / "list.txt").write_text("a.tar\n")
+    monkeypatch.chdir(tmp_path)
+    ways = ("a.tar", "*.tar", "{a..a}.tar", "./a.tar", "list.txt", str(tmp_path / "a.tar"))
+    assert {tuple(storage.expand([way])) for way in ways} == {(str(tmp_path / "a.tar"),)}
