@@ -12,6 +12,7 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from rich import box
 from rich.table import Table
 
 from jobs import job, pocket, world
@@ -91,9 +92,13 @@ def job_shards(result: Result) -> Sequence[storage.Identity]:
 
 def truth_table(verdicts: pa.Table, cuts: Sequence[str]) -> Table:
     """One row per kind of planted sample: how many each cut removed, and how many stay."""
-    table = Table("planted", "pool", "rejected", *cuts, "kept")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    # fits 80 columns, where a log or a pipe reads it
+    table = Table(
+        "planted", "pool", "rejected", *cuts, "kept", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    for column in table.columns:
+        column.no_wrap = True
+        column.justify = "left" if column is table.columns[0] else "right"
     for what in sorted(set(verdicts["what"].to_pylist())):
         rows = verdicts.filter(pc.equal(verdicts["what"], what))
         reasons = [str(reason) for reason in rows["reason"].to_pylist()]
