@@ -6,7 +6,7 @@ Precomputed pools get the same files without vectors: those are read in place fr
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,12 @@ from pipeline.executor import Needs
 from pipeline.fingerprint import fingerprint
 from pipeline.stage import Run, ShardItem, Summary, adopt, total
 from pipeline.uid import UID_ARROW
-from stages.encoders import Bank, Encoding, OpenClip, Timm, provenance
+from stages.encoders import Encoding, OpenClip, Timm, provenance
 from stages.formats import Datacomp, ImageReader, VectorReader
 from stages.formats.sample import Reject, Sample
+
+if TYPE_CHECKING:
+    from stages.encoders import Bank
 
 REJECTS = pa.schema(
     [
@@ -133,10 +136,12 @@ class _Embed:
     encoding: Encoding
     out: Artifact
 
-    def open(self) -> Bank:
+    def open(self) -> "Bank":
+        from stages.encoders import Bank  # torch takes three seconds to import, and only workers that embed need it
+
         return Bank.open(dict(self.encoders), self.encoding)
 
-    def run(self, state: Bank, item: ShardItem) -> Summary:
+    def run(self, state: "Bank", item: ShardItem) -> Summary:
         seen = 0
 
         def counted() -> Iterator[Sample | Reject]:

@@ -158,3 +158,8 @@ def test_no_workers_are_a_usage_error(
 ) -> None:
     assert called(monkeypatch, "run", str(job_file), "--executor", "local", f"--workers={workers}") == 2
     assert "Invalid value for '--workers'" in capsys.readouterr().err
+
+
+def test_no_command_waits_for_torch_before_it_embeds() -> None:
+    code = "import sys, jobs.cli; sys.exit(sorted({'torch', 'open_clip', 'timm', 'ray'} & set(sys.modules)) != [])"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
