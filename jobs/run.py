@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
 from jobs.job import Job
@@ -104,8 +104,6 @@ def _record(job: Job, counts: Mapping[str, object], steps: list[tuple[str, StepR
 
 
 def _versions() -> Mapping[str, str]:
-    from importlib.metadata import PackageNotFoundError
-
     found = {}
     for name in ("winnow", *_VERSIONS):
         try:
