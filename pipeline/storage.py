@@ -61,11 +61,6 @@ def parent_of(url: str) -> str:
     return head or ("/" if url.startswith("/") else ".")
 
 
-def sibling(url: str, name: str) -> str:
-    """The URL of `name` in the same folder as `url`."""
-    return join(parent_of(url), name)
-
-
 def is_shared(url: str) -> bool:
     """False for storage that only this process can see (`memory://`)."""
     return not url.startswith("memory://")

@@ -41,7 +41,6 @@ def test_paths_of_urls():
     assert storage.name_of("s3://bucket/a/b.tar") == "b.tar"
     assert storage.parent_of("s3://bucket/a/b.tar") == "s3://bucket/a"
     assert [storage.parent_of(url) for url in ("b.tar", "/b.tar", "a/b.tar")] == [".", "/", "a"]
-    assert storage.sibling("/a/b.tar", "b.json") == "/a/b.json"
     assert not storage.is_shared("memory://a")
     assert storage.is_shared("/a")
     assert storage.is_shared("s3://a")
