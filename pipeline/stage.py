@@ -13,7 +13,7 @@ from typing import Protocol, cast
 from pipeline import storage
 from pipeline.artifact import DONE, Artifact, read_json, shard_name, write_json
 from pipeline.errors import AccountingError
-from pipeline.executor import Executor, Item, Needs, Result, State, Task
+from pipeline.executor import Executor, Item, Needs, Regroup, Result, State, Task
 from pipeline.fingerprint import canonical, fingerprint
 from pipeline.progress import StageProgress
 
@@ -68,13 +68,12 @@ class Run:
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs | None = None
     ) -> Iterator[tuple[int, Result]]:
         """Executor.map with progress, and the check that every item came back exactly once."""
-        seen: list[int] = []
-        with StageProgress(label, len(items)) as progress:
-            for index, result in self.executor.map(task, items, label, needs or Needs()):
-                progress.advance(_rows(result))
-                seen.append(index)
-                yield index, result
-        check_all(label, seen, len(items))
+        yield from _checked(self.executor.map(task, items, label, needs or Needs()), len(items), label)
+
+    def regroup(self, work: Regroup[ShardItem, Summary], label: str) -> list[Summary]:
+        """Executor.regroup over every shard, with the same progress and check; the summaries, in order of shard."""
+        found = dict(_checked(self.executor.regroup(work, self.items, label), len(self.items), label))
+        return [found[index] for index in range(len(found))]
 
     def fill(
         self,
@@ -106,6 +105,17 @@ class Run:
         """The summaries of a finished artifact's shards, in order; footers only."""
         found = dict(self.executor.map(_Footer(made), self.items, made.name, Needs()))
         return [found[index] for index in range(len(self.items))]
+
+
+def _checked(results: Iterator[tuple[int, Result]], count: int, label: str) -> Iterator[tuple[int, Result]]:
+    """The same results, with progress, and the check that every item came back exactly once."""
+    seen: list[int] = []
+    with StageProgress(label, count) as progress:
+        for index, result in results:
+            progress.advance(_rows(result))
+            seen.append(index)
+            yield index, result
+    check_all(label, seen, count)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -58,10 +59,7 @@ class Clusters:
             for _ in run.each(_Fit(self, len(run.items), wanted, out), [0], f"clusters: k-means, k = {self.k}"):
                 pass
         summaries = run.fill(_Assign(self, out), out, "clusters: assign")
-        sizes = np.zeros(self.k, np.int64)
-        for summary in summaries:
-            counts = cast(dict[str, int], summary["sizes"])
-            np.add.at(sizes, np.array([*counts], np.int64), np.array([*counts.values()], np.int64))
+        sizes = cluster_sizes(summaries, self.k)
         return {
             "rows": total(summaries, "rows"),
             "sample": wanted,
@@ -69,6 +67,15 @@ class Clusters:
             "largest": int(sizes.max()),
             "median": float(np.median(sizes)),
         }
+
+
+def cluster_sizes(summaries: Sequence[Summary], k: int) -> np.ndarray:
+    """Members of every cluster over all shards of a clusters artifact: int64 (k,)."""
+    sizes = np.zeros(k, np.int64)
+    for summary in summaries:
+        counts = cast(dict[str, int], summary["sizes"])
+        np.add.at(sizes, np.array([*counts], np.int64), np.array([*counts.values()], np.int64))
+    return sizes
 
 
 def read_centroids(out: Artifact) -> np.ndarray:

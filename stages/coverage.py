@@ -10,13 +10,12 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from pipeline import storage
 from pipeline.artifact import Artifact, write_table
 from pipeline.errors import DataError, JobError
 from pipeline.keep_top import Rows, Thresholds, kept
 from pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from stages.cut import Amount, Of, Source, funnel, keep_by_quota, select
-from stages.score import Joined, JoinStage
+from stages.score import Joined, join_of
 from stages.similarity import Cosine
 from stages.survivors import Survivors
 from stages.uid_hash import hash_values
@@ -66,9 +65,7 @@ class Coverage:
         if self.by is not None:
             return [CoverageStage(survivors, Cosine(survivors, self.by), self.amount(), options)]
         source, name = cast(str | tuple[str, ...], self.source), cast(str, self.column)
-        patterns = (source,) if isinstance(source, str) else source
-        files = tuple(storage.identify(storage.expand(patterns)))
-        join = JoinStage(survivors, files, name, self.uid, self.missing)
+        join = join_of(survivors, source, name, self.uid, self.missing)
         values = Joined(survivors, artifact_of(join, store), "highest")
         return [join, CoverageStage(survivors, values, self.amount(), options)]
 

@@ -97,8 +97,7 @@ class ExactStage:
     def run(self, run: Run, out: Artifact) -> Summary:
         """One regroup by hash of the image."""
         parts = max(1, -(-self.survivors.count() // _PART_ROWS))
-        results = run.executor.regroup(_Exact(self, out, parts), run.items, self.name)
-        return funnel([summary for _, summary in results])
+        return funnel(run.regroup(_Exact(self, out, parts), self.name))
 
 
 @plain_dataclass(frozen=True)
@@ -149,8 +148,7 @@ class SemanticStage:
         """One regroup by cluster."""
         vector_bytes = self.survivors.count() * 2 * read_centroids(self.clusters).shape[1]
         parts = max(1, -(-vector_bytes // _PART_BYTES))
-        results = run.executor.regroup(_Semantic(self, out, parts), run.items, self.name)
-        return funnel([summary for _, summary in results], epsilon=self.epsilon)
+        return funnel(run.regroup(_Semantic(self, out, parts), self.name), epsilon=self.epsilon)
 
 
 @plain_dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from pipeline.artifact import Artifact
 from pipeline.errors import JobError
 from pipeline.keep_top import Rows, Thresholds, kept
 from pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
-from stages.clusters import Clusters
+from stages.clusters import Clusters, cluster_sizes
 from stages.cut import Amount, Of, funnel, keep_by_quota, select
 from stages.members import MemberDistance
 from stages.survivors import Survivors
@@ -85,21 +85,13 @@ class PrototypesStage:
     def run(self, run: Run, out: Artifact) -> Summary:
         """Two passes for the floors where there are any, two for the rest, and one that commits."""
         wanted = self.amount.number(self.survivors)
-        least = floors(self._sizes(run), wanted, self.balance)
+        least = floors(cluster_sizes(run.summaries(self.clusters), self.k), wanted, self.balance)
         members = MemberDistance(self.survivors, self.clusters, self.keep, seed=0)
         met = select(run, members, least, "prototypes: floors")
         ensured = int(least.sum())
         quota = np.array([ensured, wanted - ensured], np.int64)
         summaries = keep_by_quota(run, out, _Floored(members, met), quota, self.name)
         return funnel(summaries, asked=wanted, ensured=ensured)
-
-    def _sizes(self, run: Run) -> np.ndarray:
-        """Members of every cluster: int64 (k,)."""
-        size = np.zeros(self.k, np.int64)
-        for summary in run.summaries(self.clusters):
-            for cluster, members in cast(dict[str, int], summary["sizes"]).items():
-                size[int(cluster)] += members
-        return size
 
 
 @plain_dataclass(frozen=True)

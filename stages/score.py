@@ -52,11 +52,17 @@ class Score:
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """The join, then one stage with one group."""
-        patterns = (self.source,) if isinstance(self.source, str) else self.source
-        files = tuple(storage.identify(storage.expand(patterns)))
-        join = JoinStage(survivors, files, self.column, self.uid, self.missing)
+        join = join_of(survivors, self.source, self.column, self.uid, self.missing)
         values = Joined(survivors, artifact_of(join, store), self.keep)
         return [join, Ranked(self.kind, values, survivors, self.amount())]
+
+
+def join_of(
+    survivors: Survivors, source: str | tuple[str, ...], column: str, uid: str, missing: Literal["error", "drop"]
+) -> "JoinStage":
+    """The join with a user's files; lists them, so that a changed file makes another artifact."""
+    patterns = (source,) if isinstance(source, str) else source
+    return JoinStage(survivors, tuple(storage.identify(storage.expand(patterns))), column, uid, missing)
 
 
 def load_scores(files: tuple[str, ...], value: str, uid: str) -> tuple[np.ndarray, np.ndarray]:

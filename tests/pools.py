@@ -7,6 +7,7 @@ import tarfile
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,11 @@ class Filtered:
     def artifact(self, name: str) -> Artifact:
         """The last artifact of a stage of this name."""
         return self.step(name).artifact
+
+
+def asked(fraction: float, n: int) -> int:
+    """int(fraction · n) of the decimal as written, where floats make 28 of 0.29 · 100."""
+    return int(Decimal(str(fraction)) * n)
 
 
 def opened(urls: Sequence[str], reader: VectorReader = READER, store: str | None = None) -> Filtered:

@@ -16,7 +16,7 @@ from stages.coverage import Coverage, budgets, stratum_of
 from stages.random import Random
 from stages.rules import Rules
 from stages.uid_hash import hash_values
-from tests.pools import Samples, answers, filtered, write_parquet
+from tests.pools import Samples, answers, asked, filtered, write_parquet
 
 SAMPLES = Samples.drawn(60)
 VALUES = np.random.default_rng(5).exponential(size=60).astype(np.float32)
@@ -61,8 +61,8 @@ def test_is_the_papers_on_cosines(n: int, fraction: float, beta: float, strata: 
     samples = SAMPLES.take(range(n))
     found = filtered(samples, Coverage(by="clip", fraction=fraction, beta=beta, strata=strata), shards=shards)
     ease = samples.cosine.astype(np.float32)
-    assert set(found.kept) == expected(samples.uid, ease, int(fraction * n), beta, strata)
-    assert len(found.kept) == min(int(fraction * n), n - int(beta * n))
+    assert set(found.kept) == expected(samples.uid, ease, asked(fraction, n), beta, strata)
+    assert len(found.kept) == min(asked(fraction, n), n - int(beta * n))
 
 
 @pytest.mark.parametrize(("hardest", "sign"), [("lowest", 1), ("highest", -1)])

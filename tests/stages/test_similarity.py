@@ -11,7 +11,7 @@ from pipeline.uid import UID
 from stages.random import Random
 from stages.rules import Rules
 from stages.similarity import Similarity
-from tests.pools import Samples, answers, filtered
+from tests.pools import Samples, answers, asked, filtered
 
 
 def best(samples: Samples, n: int) -> set[str]:
@@ -26,9 +26,9 @@ def best(samples: Samples, n: int) -> set[str]:
 def test_keeps_the_best_by_a_sort(n: int, fraction: float, shards: int) -> None:
     samples = Samples.drawn(n)
     found = filtered(samples, Similarity(by="clip", fraction=fraction), shards=shards)
-    assert set(found.kept) == best(samples, int(fraction * n))
-    assert len(found.kept) == int(fraction * n)
-    assert found.step("similarity").report["kept"] == int(fraction * n)
+    assert set(found.kept) == best(samples, asked(fraction, n))
+    assert len(found.kept) == asked(fraction, n)
+    assert found.step("similarity").report["kept"] == asked(fraction, n)
 
 
 def test_one_answer_for_any_shards_and_order() -> None:
