@@ -36,3 +36,10 @@ def scattered(values: np.ndarray, rows: np.ndarray, length: int) -> pa.Array:
     index = np.full(length, -1, np.int64)
     index[rows] = np.arange(len(rows))
     return pa.array(values).take(pa.array(index, mask=index < 0))
+
+
+def split_rows(group: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """(group, its entries in order) of each group that occurs, ascending; group: integers (n,)."""
+    order = np.argsort(group, kind="stable")
+    found, starts = np.unique(group[order], return_index=True)
+    return list(zip(found.tolist(), np.split(order, starts[1:]), strict=True)) if len(found) else []

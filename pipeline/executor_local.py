@@ -1,9 +1,10 @@
 """Runs tasks in threads of this process, without Ray: tests, tiny pools, a GPU box on its own."""
 
 import os
+import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 
@@ -11,6 +12,12 @@ import pyarrow as pa
 
 from pipeline.errors import FailedShards, WinnowError
 from pipeline.executor import FATAL, Item, Needs, Regroup, Result, State, Task, check_part, describe
+
+_Place = tuple[str, int, int]
+"""A table on disk: path of its file, first byte, byte after the last."""
+
+_Spill = Mapping[int, _Place]
+"""Tables that one call sent, by receiver."""
 
 
 class LocalExecutor:
@@ -36,21 +43,28 @@ class LocalExecutor:
         yield from self._drive(calls, label, needs.retries, threads)
 
     def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
-        """See Executor.regroup; all rows that are exchanged lie in memory at once."""
+        """See Executor.regroup; tables lie in files of a temporary folder, and are mapped from there."""
         retries = Needs().retries
-        scatters = [(describe(item), partial(work.scatter, item)) for item in items]
-        parts: dict[int, list[pa.Table]] = defaultdict(list)
-        for _, scattered in sorted(self._drive(scatters, f"{label} (scatter)", retries), key=_index):
-            for part, table in scattered.items():
-                check_part(label, part, work.parts)
-                parts[part].append(table)
-        decides = [(f"part {part}", partial(work.decide, part, parts[part])) for part in sorted(parts)]
-        decided: dict[int, list[pa.Table]] = defaultdict(list)
-        for _, settled in sorted(self._drive(decides, f"{label} (decide)", retries), key=_index):
-            for index, table in settled.items():
-                decided[index].append(table)
-        settles = [(describe(item), partial(work.settle, item, decided[i])) for i, item in enumerate(items)]
-        yield from self._drive(settles, label, retries)
+        with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
+
+            def scatter(index: int, item: Item) -> _Spill:
+                tables = work.scatter(item)
+                for part in tables:
+                    check_part(label, part, work.parts)
+                return _spill(f"{folder}/item-{index}", tables)
+
+            def decide(part: int) -> _Spill:
+                return _spill(f"{folder}/part-{part}", work.decide(part, [_mapped(place) for place in parts[part]]))
+
+            def settle(index: int, item: Item) -> Result:
+                return work.settle(item, [_mapped(place) for place in decided[index]])
+
+            scatters = [(describe(item), partial(scatter, i, item)) for i, item in enumerate(items)]
+            parts = _by_receiver(self._drive(scatters, f"{label} (scatter)", retries))
+            decides = [(f"part {part}", partial(decide, part)) for part in sorted(parts)]
+            decided = _by_receiver(self._drive(decides, f"{label} (decide)", retries))
+            settles = [(describe(item), partial(settle, i, item)) for i, item in enumerate(items)]
+            yield from self._drive(settles, label, retries)
 
     def _drive(
         self, calls: Sequence[tuple[str, Callable[[], Result]]], label: str, retries: int, workers: int | None = None
@@ -88,5 +102,30 @@ def _attempt(call: Callable[[], Result], retries: int) -> Result:
     return call()
 
 
-def _index(pair: tuple[int, object]) -> int:
-    return pair[0]
+def _spill(stem: str, tables: Mapping[int, pa.Table]) -> _Spill:
+    """Leave tables in one file, and say where each of them is."""
+    path, places, start = f"{stem}.arrow", {}, 0
+    with open(path, "wb") as file:
+        for receiver, table in tables.items():
+            with pa.ipc.new_stream(file, table.schema) as stream:
+                stream.write_table(table)
+            places[receiver] = path, start, file.tell()
+            start = file.tell()
+    return places
+
+
+def _mapped(place: _Place) -> pa.Table:
+    """A table in its file: nothing of it is read before it is used."""
+    path, start, stop = place
+    with pa.memory_map(path) as file:
+        file.seek(start)
+        return pa.ipc.open_stream(file.read_buffer(stop - start)).read_all()
+
+
+def _by_receiver(sent: Iterable[tuple[int, _Spill]]) -> dict[int, list[_Place]]:
+    """What was sent to each receiver, in the order of the senders."""
+    found: dict[int, list[_Place]] = defaultdict(list)
+    for _, places in sorted(sent, key=lambda pair: pair[0]):
+        for receiver, place in places.items():
+            found[receiver].append(place)
+    return found

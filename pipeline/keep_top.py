@@ -24,12 +24,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 
 from pipeline.errors import DataError
+from pipeline.order import KEY, inverted, order_keys
 from pipeline.uid import UID
 
-KEY = np.dtype("S36")
-"""One row's place in the total order: big-endian bytes, so that comparing bytes compares rows."""
-
-_FIELDS = np.dtype([("value", ">u4"), ("high", ">u8"), ("low", ">u8"), ("shard", ">u8"), ("row", ">u8")])
 _DIGITS = KEY.itemsize // 2
 _MERGE_CELLS = 4_000_000  # counts held unmerged: 64 MB
 
@@ -117,7 +114,7 @@ class Pass:
         at = at[self.live[rows.group[at]]]
         if depth:
             # values alone rule out nearly every row, so whole keys are made for few
-            first = _inverted(rows.value[at]) >> 16
+            first = inverted(rows.value[at]) >> 16
             at = at[first == self.prefix[rows.group[at], 0]]
         keys = _keys(rows, at)
         group = rows.group[at].astype(np.int64)
@@ -174,7 +171,10 @@ class Selection:
 
     def absorb(self, partials: Iterable[Partial]) -> None:
         """Takes the results of all shards for the last pass, in any order, merged beforehand or not."""
-        merged = _merge_bounded(partials)
+        merging = Merging()
+        for partial in partials:
+            merging.add(partial)
+        merged = merging.merged()
         if merged is None:  # a pool of no shards
             merged = Counts(np.empty(0, np.int64), np.empty(0, np.int64))
         groups = merged.cell >> 16 if isinstance(merged, Counts) else merged.group
@@ -248,12 +248,41 @@ def merge(partials: Sequence[Partial]) -> Partial:
     return Counts(cell, _sum_by(back, np.concatenate([p.count for p in counts]), len(cell)))
 
 
+class Merging:
+    """The results of one pass, merged as they come in any order; holds the merged result and `cells` counts more."""
+
+    def __init__(self, cells: int | None = None) -> None:
+        self._cells = _MERGE_CELLS if cells is None else cells
+        self._merged: Partial | None = None
+        self._waiting: list[Partial] = []
+        self._held = 0
+
+    def add(self, partial: Partial) -> None:
+        """One more result of the pass, merged beforehand or not."""
+        self._waiting.append(partial)
+        if isinstance(partial, Counts):  # candidates are few by the limit, and merging them shrinks nothing
+            self._held += len(partial.cell)
+        if self._held > self._cells:
+            self._merged = self.merged()
+            self._waiting, self._held = [], 0
+
+    def merged(self) -> Partial | None:
+        """All results so far as one; None when none came."""
+        found = self._waiting if self._merged is None else [self._merged, *self._waiting]
+        return merge(found) if found else None
+
+
 def kept(rows: Rows, thresholds: Thresholds) -> Bool[np.ndarray, "n"]:
     """bool (n,): which rows of a shard stay. A local comparison; DataError for a group that has no quota."""
     _check_groups(rows, len(thresholds.bound))
     at = np.flatnonzero(rows.group >= 0)
     at = at[thresholds.count[rows.group[at]] > 0]
     mask = np.zeros(len(rows.group), np.bool_)
+    # values alone decide nearly every row, so whole keys are made for few
+    first = inverted(rows.value[at])
+    bound = thresholds.bound.view(">u4").reshape(-1, KEY.itemsize // 4)[rows.group[at], 0]
+    mask[at] = first < bound
+    at = at[first == bound]
     mask[at] = _keys(rows, at) <= thresholds.bound[rows.group[at]]
     return mask
 
@@ -269,38 +298,9 @@ def keep_top(
     return [kept(rows, thresholds) for rows in parts]
 
 
-def _inverted(value: np.ndarray) -> np.ndarray:
-    """uint32 that ascends as float32 descends; adding 0.0 gives both zeros one key."""
-    bits = (value + np.float32(0)).view(np.uint32)
-    return np.where(bits >> 31, bits, bits ^ np.uint32(0x7FFFFFFF))
-
-
 def _keys(rows: Rows, at: np.ndarray) -> np.ndarray:
     """(n,) of dtype KEY for the entries `at`."""
-    fields = np.empty(len(at), _FIELDS)
-    fields["value"] = _inverted(rows.value[at])
-    fields["high"] = rows.uid["f0"][at]
-    fields["low"] = rows.uid["f1"][at]
-    fields["shard"] = rows.shard
-    fields["row"] = at if rows.row is None else rows.row[at]
-    return fields.view(KEY)
-
-
-def _merge_bounded(partials: Iterable[Partial]) -> Partial | None:
-    """One merge of a stream of any length; holds the merged result and some `_MERGE_CELLS` more."""
-    merged: Partial | None = None
-    waiting: list[Partial] = []
-    cells = 0
-    for partial in partials:
-        waiting.append(partial)
-        if isinstance(partial, Counts):  # candidates are few by the limit, and merging them shrinks nothing
-            cells += len(partial.cell)
-        if cells > _MERGE_CELLS:
-            merged = merge(waiting if merged is None else [merged, *waiting])
-            waiting, cells = [], 0
-    if merged is not None:
-        waiting.append(merged)
-    return merge(waiting) if waiting else None
+    return order_keys(rows.value[at], rows.uid[at], rows.shard, at if rows.row is None else rows.row[at])
 
 
 def _sum_by(index: np.ndarray, weight: np.ndarray, length: int) -> np.ndarray:
