@@ -1,72 +1,120 @@
-"""Which samples of one cluster repeat an earlier one: the kernel of semantic deduplication, on arrays."""
+"""Which samples are close to a better one: the kernels of semantic deduplication, on arrays; writes nothing."""
 
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
-
-Method = Literal["greedy", "semdedup"]
+from jaxtyping import Bool, Float32, Float64, Int8, Int64, Shaped
 
 _BLOCK = 1024
 _NEAR = 1e-5  # float32 products of unit vectors in different orders differ by less
-_PAIRS = 1 << 16
+_PAIRS = 1 << 13  # float32 products of single pairs at once: 16 MB at 512
 
 
-def repeats(
-    vectors: Float[np.ndarray, "n d"], epsilon: float, method: Method
-) -> tuple[Int64[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
-    """For each sample of a cluster, the earlier one that removes it, and their cosine.
+@dataclass(frozen=True)
+class Pairs:
+    """Close pairs: row `worse` comes after row `better` in the order, and their cosine is above the limit.
 
-    Sample j goes when ⟨x_i, x_j⟩ > 1 - epsilon (strict) for some earlier i. greedy: i among samples that stay;
-    semdedup: any earlier i, so a removed sample still removes (Abbas et al. 2023, arXiv 2303.09540).
-
-    vectors: (n, d) float16 or float32, unit norm, in the order that decides: the first of a set stays.
-    epsilon: in (0, 1); 0.07 keeps 63 % of LAION-440M.
-    Returns leader: int64 (n,), the first such i, -1 for samples that stay; cosine: float32 (n,), 0 for them.
-    float32 products only propose: where one is within 1e-5 of the limit a float64 product of the two rows
-    decides, so blocks and threads change no bit.
-    Cost O(n² d) time, O(n d + 1024 n) memory.
+    worse, better: int64 (m,), by worse and then by better. cosine: float32 (m,).
     """
-    n = len(vectors)
-    rows = vectors.astype(np.float32)
-    leader = np.full(n, -1, np.int64)
-    removers = np.empty(n, np.int64)  # rows that may remove later ones, in order
-    held = 0
-    for start in range(0, n, _BLOCK):
-        block = np.arange(start, min(start + _BLOCK, n))
-        for low in range(0, held, _BLOCK):
-            open_ = block[leader[block] < 0]
-            against = removers[low : min(low + _BLOCK, held)]
-            close = _close(rows, open_, against, 1.0 - epsilon)  # (b, p)
-            hit = close.any(axis=1)
-            leader[open_[hit]] = against[close[hit].argmax(axis=1)]
-        close = _close(rows, block, block, 1.0 - epsilon)
-        for j in range(len(block)):
-            earlier = close[j, :j] if method == "semdedup" else close[j, :j] & (leader[block[:j]] < 0)
-            if leader[block[j]] < 0 and earlier.any():
-                leader[block[j]] = block[earlier.argmax()]
-        added = block if method == "semdedup" else block[leader[block] < 0]
-        removers[held : held + len(added)] = added
-        held += len(added)
-    gone = np.flatnonzero(leader >= 0)
-    cosine = np.zeros(n, np.float32)
-    cosine[gone] = _exact(rows, gone, leader[gone])
-    return leader, cosine
+
+    worse: Int64[np.ndarray, "m"]
+    better: Int64[np.ndarray, "m"]
+    cosine: Float32[np.ndarray, "m"]
 
 
-def _close(rows: np.ndarray, left: np.ndarray, right: np.ndarray, limit: float) -> Bool[np.ndarray, "b p"]:
-    """Which pairs of rows have a cosine above the limit."""
-    products = rows[left] @ rows[right].T  # (b, d) @ (d, p)
-    close: np.ndarray = products > limit + _NEAR
-    i, j = np.nonzero((products > limit - _NEAR) & ~close)
-    close[i, j] = _exact(rows, left[i], right[j]) > limit
-    return close
+def close_pairs(
+    rows: Float32[np.ndarray, "n d"],
+    home: Bool[np.ndarray, "n"],
+    side: Int8[np.ndarray, "n"],
+    asks: Bool[np.ndarray, "n"],
+    across: bool,
+    epsilon: float,
+    most: int,
+) -> Pairs:
+    """For each row that asks, the best `most` of the rows before it with ⟨x, y⟩ > 1 - epsilon (strict).
+
+    Two rows are compared where one of them at least is at home: two visitors of a cell meet elsewhere or never.
+
+    rows: float32 (n, d), unit norm, best first. home, asks: bool (n,).
+    side: int8 (n,), 0 or 1. across: rows are of two blocks of a giant cell, the sides, and are compared across them
+        only; else every side is 0.
+    epsilon: in (0, 1). most: at least 1; a row of which as many are found may have more.
+    float32 products only propose: where one is within 1e-5 of the limit a float64 product of the two rows decides, so
+    blocks and threads change no bit. Cost O(n² d) time at most; a row that has found `most` is not compared again.
+    """
+    found = []
+    for mine, other in ((0, 1), (1, 0)) if across else ((0, 0),):
+        here, there = side == mine, side == other
+        found.append(_before(rows, here & asks, there & home, epsilon, most))
+        found.append(_before(rows, here & asks & home, there & ~home, epsilon, most))
+    worse = np.concatenate([np.empty(0, np.int64), *[w for w, _ in found]])
+    better = np.concatenate([np.empty(0, np.int64), *[b for _, b in found]])
+    worse, better = first_of_each(worse, better, most)
+    return Pairs(worse, better, cosines(rows, worse, better).astype(np.float32))
 
 
-def _exact(rows: np.ndarray, left: np.ndarray, right: np.ndarray) -> Float[np.ndarray, "m"]:
+def first_of_each(
+    worse: Int64[np.ndarray, "m"], better: Int64[np.ndarray, "m"], most: int
+) -> tuple[Int64[np.ndarray, "l"], Int64[np.ndarray, "l"]]:
+    """Of every `worse` its `most` smallest `better`, in order."""
+    order = np.lexsort((better, worse))
+    worse, better = worse[order], better[order]
+    keep = place_in_run(worse) < most
+    return worse[keep], better[keep]
+
+
+def cosines(
+    rows: Float32[np.ndarray, "n d"], left: Int64[np.ndarray, "m"], right: Int64[np.ndarray, "m"]
+) -> Float64[np.ndarray, "m"]:
     """Cosine of each pair in float64, whatever its neighbours in memory."""
     cosine = np.empty(len(left))
     for start in range(0, len(left), _PAIRS):
         part = slice(start, start + _PAIRS)
         cosine[part] = (rows[left[part]] * rows[right[part]]).sum(axis=1, dtype=np.float64)
     return cosine
+
+
+def place_in_run(sorted_: Shaped[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    """How many equal entries stand before each entry of a sorted array: int64 (n,)."""
+    if not len(sorted_):
+        return np.empty(0, np.int64)
+    starts = np.flatnonzero(np.r_[True, sorted_[1:] != sorted_[:-1]])
+    return np.arange(len(sorted_)) - np.repeat(starts, np.diff(np.r_[starts, len(sorted_)]))
+
+
+def _before(
+    rows: np.ndarray, later: np.ndarray, earlier: np.ndarray, epsilon: float, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (row of `later`, row of `earlier` before it) above the limit, the first `most` of each; masks (n,)."""
+    xs, ys = np.flatnonzero(later), np.flatnonzero(earlier)
+    side_by_side = rows[ys]
+    worse, better = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for start in range(0, len(xs), _BLOCK):
+        waiting = xs[start : start + _BLOCK]
+        count = np.zeros(len(waiting), np.int64)
+        stop = int(np.searchsorted(ys, waiting[-1]))
+        for low in range(0, stop, _BLOCK):
+            against = ys[low : min(low + _BLOCK, stop)]
+            products = rows[waiting] @ side_by_side[low : low + len(against)].T  # (b, d) @ (d, p)
+            close = _decided(products, rows, waiting, against, 1.0 - epsilon)
+            if against[-1] >= waiting[0]:
+                close &= against < waiting[:, None]
+            i, j = np.nonzero(close)
+            first = count[i] + place_in_run(i) < most
+            worse.append(waiting[i[first]])
+            better.append(against[j[first]])
+            count += np.bincount(i[first], minlength=len(waiting))
+            waiting, count = waiting[count < most], count[count < most]
+            if not len(waiting):
+                break
+    return np.concatenate(worse), np.concatenate(better)
+
+
+def _decided(
+    products: np.ndarray, rows: np.ndarray, left: np.ndarray, right: np.ndarray, limit: float
+) -> Bool[np.ndarray, "b p"]:
+    """Which pairs of rows have a cosine above the limit, given products (b, p) of float32."""
+    close: np.ndarray = products > limit + _NEAR
+    i, j = np.nonzero((products > limit - _NEAR) & ~close)
+    close[i, j] = cosines(rows, left[i], right[j]) > limit
+    return close

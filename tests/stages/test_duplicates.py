@@ -9,12 +9,11 @@ from pipeline.errors import JobError
 from pipeline.executor import Needs
 from pipeline.executor_local import LocalExecutor
 from pipeline.stage import Run, artifact_of, execute
-from stages import duplicates
+from stages import duplicates, semantic
 from stages.duplicates import Duplicates
 from stages.embeddings import Embeddings
 from stages.encoders import Encoding
 from stages.formats import Webdataset
-from stages.near import repeats
 from stages.pool import Pool, PoolStage
 from stages.random import Random
 from stages.rules import Rules
@@ -88,20 +87,9 @@ def test_one_answer_for_any_shards_and_order(method: str) -> None:
 def test_any_number_of_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = planted()
     whole = filtered(samples, NEAR, shards=3)
-    monkeypatch.setattr(duplicates, "_PART_BYTES", 300)
+    monkeypatch.setattr(semantic, "_PART_BYTES", 300)
     split = filtered(samples, NEAR, shards=3)
     assert split.rows == whole.rows
-
-
-def test_semdedup_goes_from_the_farthest_inwards() -> None:
-    """One cluster: the order is by distance to its centroid, whatever the quality."""
-    samples = planted()
-    found = filtered(samples, Duplicates(by="clip", exact=False, epsilon=0.05, clusters=1, method="semdedup"), shards=2)
-    made = found.artifact("clusters")
-    distance = np.concatenate([np.asarray(made.read(i)["distance"]) for i in range(2)])
-    order = sorted(range(36), key=lambda i: (-distance[i], samples.uid[i]))
-    leader, _ = repeats(samples.image[order], 0.05, "semdedup")
-    assert set(found.kept) == {samples.uid[order[i]] for i in np.flatnonzero(leader < 0)}
 
 
 def test_without_text_the_smallest_uid_stays() -> None:
@@ -194,7 +182,7 @@ def test_exact_parts_change_nothing(embedded: Filtered, monkeypatch: pytest.Monk
 
 
 def test_exact_and_near_in_one_cut(embedded: Filtered) -> None:
-    """The near stage carries the exact verdicts on, and every dropped sample names one that the stage before kept."""
+    """The near stage carries the exact verdicts on, and every dropped sample names one that stays."""
     found = embedded.through(Duplicates(by="clip", epsilon=0.002, clusters=1))
     assert [step.stage for step in found.steps[1:]] == ["exact", "clusters", "duplicates"]
     assert found.step("clusters").report["rows"] == 20
@@ -202,15 +190,30 @@ def test_exact_and_near_in_one_cut(embedded: Filtered) -> None:
     assert set(found.kept) <= set(exact.kept)
     rows = {row["uid"]: row for row in found.rows}
     for row in exact.rows:
-        if not row["kept"]:
+        first = row["duplicate_of"]
+        if first and not rows[first.hex()]["kept"]:  # the one it repeats has gone: it names whom that one repeats
+            assert rows[row["uid"]] == rows[first.hex()] | {"uid": row["uid"]}
+        elif first:
             assert rows[row["uid"]] == row
     report = found.step("duplicates").report
     assert (report["in"], report["kept"]) == (24, len(found.kept))
     vectors = values(embedded, "clip.image")
     for row in found.rows:
         if not row["kept"]:
+            assert rows[row["duplicate_of"].hex()]["kept"]
             pair_ = [np.array(vectors[number(uid)], np.float64) for uid in (row["uid"], row["duplicate_of"].hex())]
             assert pair_[0] @ pair_[1] == pytest.approx(row["cosine"], abs=2e-3)
+
+
+def test_exact_duplicates_of_one_that_goes_name_the_one_that_stays(embedded: Filtered) -> None:
+    """Limits so wide that nearly all go: the chain from bytes to meaning must be followed for some."""
+    exact, found = (embedded.through(cut) for cut in (Duplicates(), Duplicates(by="clip", epsilon=0.6, clusters=1)))
+    kept = set(found.kept)
+    named = {row["uid"]: row["duplicate_of"].hex() for row in found.rows if not row["kept"]}
+    first = {row["uid"]: row["duplicate_of"].hex() for row in exact.rows if not row["kept"]}
+    assert any(first[uid] not in kept for uid in first)
+    assert set(named.values()) <= kept
+    assert all(named[uid] == named.get(first[uid], first[uid]) for uid in first)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +223,10 @@ def test_exact_and_near_in_one_cut(embedded: Filtered) -> None:
         ({"epsilon": 0.1}, r"set by \(an encoder\) and clusters \(k\) too"),
         ({"epsilon": 0.1, "by": "clip"}, r"set by \(an encoder\) and clusters \(k\) too"),
         ({"epsilon": 1.5, "by": "clip", "clusters": 3}, "epsilon is between 0 and 1, but 1.5 came"),
+        (
+            {"epsilon": 0.1, "by": "clip", "clusters": 3, "method": "semdedup", "probes": 1},
+            "the paper's rule stays inside a cluster, but probes: 1 came",
+        ),
     ],
 )
 def test_options_are_checked(options: dict[str, object], message: str) -> None:
