@@ -18,9 +18,16 @@ def hash_values(uids: np.ndarray, seed: int) -> np.ndarray:
     uids: (n,) of dtype UID. Cost O(n). The 24 bits that float32 holds tie for one pair in 17 million; keep_top
     decides ties by uid.
     """
-    x = uids["f0"] ^ _mixed(uids["f1"] + _mixed(np.full(1, seed, np.uint64)))
-    values: np.ndarray = (_mixed(x) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+    values: np.ndarray = (hash64(uids, seed) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
     return values
+
+
+def hash64(uids: np.ndarray, seed: int) -> np.ndarray:
+    """Uniform uint64 (n,), a function of uid and seed alone; another seed, another hash.
+
+    uids: (n,) of dtype UID. seed: 0 to 2^64 - 1. Cost O(n).
+    """
+    return _mixed(uids["f0"] ^ _mixed(uids["f1"] + _mixed(np.full(1, seed, np.uint64))))
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
