@@ -3,8 +3,8 @@
 Files of every cut lie row by row beside the embeddings file of the same shard, so a join is an index.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import numpy as np
@@ -14,9 +14,14 @@ from pipeline.artifact import Artifact
 from pipeline.columns import column, matrix
 from pipeline.errors import AccountingError
 from pipeline.uid import uids_from_bytes
+from stages.embeddings import Embeddings
+from stages.float16 import widened
 from stages.formats import Reader, VectorReader
+from stages.formats.vector_blocks import unit_parts
 
 Tower = Literal["image", "text"]
+
+_BLOCK_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,13 @@ class Survivors:
 
     embeddings: one row per readable sample. last: the artifact of the cut before (column `kept`), None at first.
     vectors are read from the embeddings files, or in place from the pool where they were precomputed.
+    embedder: the stage that made them, for cuts that embed other images alike; None where they came with the pool.
     """
 
     embeddings: Artifact
     last: Artifact | None
     reader: Reader
+    embedder: Embeddings | None = field(default=None, metadata={"fingerprint": False})
 
     @property
     def source(self) -> Artifact:
@@ -73,3 +80,16 @@ class Survivors:
         vectors = self.embeddings.read(index, [f"{name}.{tower}"]).column(0)
         found: np.ndarray = matrix(vectors)[rows]
         return found
+
+    def blocks(self, index: int, url: str, name: str, tower: Tower, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """`vectors` of ascending rows part by part, as float32 of the same numbers; the next part overwrites one."""
+        if isinstance(self.reader, VectorReader):
+            positions = column(self.embeddings.read(index, ["position"]), "position")[rows]
+            with self.reader.blocks(url, name, tower) as stored:
+                for _, part in unit_parts(stored, positions, url):
+                    yield part
+            return
+        vectors = self.vectors(index, url, name, tower, rows)
+        wide = np.empty((min(len(rows), _BLOCK_ROWS), vectors.shape[1]), np.float32)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            yield widened(vectors[start : start + _BLOCK_ROWS], wide)
