@@ -4,10 +4,10 @@ A cut is (value, group, quota). What differs between cuts is one pure function f
 that is what a cut's own file holds.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +15,15 @@ import pyarrow as pa
 from pipeline.artifact import Artifact
 from pipeline.columns import scattered
 from pipeline.errors import AccountingError, JobError
-from pipeline.keep_top import Partial, Pass, Rows, Selection, Thresholds, kept
+from pipeline.keep_top import Merging, Partial, Pass, Rows, Selection, Thresholds, kept
 from pipeline.stage import Run, ShardItem, Stage, Summary, total
 from stages.survivors import Survivors
 
 Of = Literal["survivors", "pool"]
+
+_TOGETHER = 64  # selections that share their passes: each shard returns a few KB for each
+_CANDIDATES = 1_000_000  # gathered by all of them at once: 52 MB
+_CELLS = 4_000_000  # counts that wait to be merged, of all of them: 64 MB
 
 
 class Cut(Protocol):
@@ -82,6 +86,14 @@ class Source(Protocol):
         ...
 
 
+class Rankings(Protocol):
+    """Several orders of one shard's samples, by number; picklable."""
+
+    def rows(self, item: ShardItem, wanted: Sequence[int]) -> Iterator[Rows]:
+        """The rows of the shard by each wanted order in turn, so that the shard is read once for all of them."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Scan:
     source: Source
@@ -95,12 +107,34 @@ class _Scan:
 
 
 @dataclass(frozen=True)
+class _ScanEach:
+    """One pass of many selections; steps: (number of the order, its pass)."""
+
+    rankings: Rankings
+    steps: tuple[tuple[int, Pass], ...]
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> list[Partial]:
+        wanted = list(dict.fromkeys(number for number, _ in self.steps))
+        found: dict[int, Partial] = {}
+        for number, rows in zip(wanted, self.rankings.rows(item, wanted), strict=True):
+            found |= {at: step.scan(rows) for at, (mine, step) in enumerate(self.steps) if mine == number}
+        return [found[at] for at in range(len(self.steps))]
+
+
+@dataclass(frozen=True)
 class _Mark:
-    """Commits `kept` and the cut's values of one shard, by exact thresholds or by a rule on the values."""
+    """Commits `kept` and the cut's values of one shard, by exact thresholds or by a rule on the values.
+
+    last: whether the summary tells the last sample that stays: its value, and the first of its columns.
+    """
 
     source: Source
     keep: Callable[[Rows], np.ndarray]
     out: Artifact
+    last: bool = False
 
     def open(self) -> None:
         return None
@@ -108,7 +142,17 @@ class _Mark:
     def run(self, state: None, item: ShardItem) -> Summary:
         rows = self.source.rows(item)
         before = self.source.survivors.mask(item.index)
-        return write_kept(self.out, item, before, self.keep(rows), self.source.columns(item, rows))
+        after, columns = self.keep(rows), self.source.columns(item, rows)
+        more = {"last": _last(rows, after, next(iter(columns.values())))} if self.last else {}
+        return write_kept(self.out, item, before, after, columns, **more)
+
+
+def _last(rows: Rows, after: np.ndarray, shown: pa.Array) -> list[float] | None:
+    at = np.flatnonzero(after)
+    if not len(at):
+        return None
+    lowest = int(at[rows.value[at].argmin()])
+    return [float(rows.value[lowest]), float(shown[lowest].as_py())]
 
 
 @dataclass(frozen=True)
@@ -128,14 +172,19 @@ class _Above:
 
 
 def write_kept(
-    out: Artifact, item: ShardItem, before: np.ndarray, after: np.ndarray, columns: Mapping[str, pa.Array]
+    out: Artifact,
+    item: ShardItem,
+    before: np.ndarray,
+    after: np.ndarray,
+    columns: Mapping[str, pa.Array],
+    **more: object,
 ) -> Summary:
-    """Commit one shard's verdicts; before, after: bool (n,), in before and after this cut."""
+    """Commit one shard's verdicts; before, after: bool (n,), in before and after this cut; more: for its summary."""
     if (after & ~before).any():
         raise AccountingError(
             f"{out.name}, {item.url}: a cut may only drop, but it brought back {(after & ~before).sum()}"
         )
-    summary = {"rows": len(before), "in": int(before.sum()), "kept": int(after.sum())}
+    summary = {"rows": len(before), "in": int(before.sum()), "kept": int(after.sum()), **more}
     out.write(item.index, pa.table({"kept": pa.array(after), **columns}), summary)
     return summary
 
@@ -157,10 +206,54 @@ def select(run: Run, source: Source, quota: np.ndarray, label: str) -> Threshold
     return selection.thresholds()
 
 
-def keep_by_quota(run: Run, out: Artifact, source: Source, quota: np.ndarray, label: str) -> list[Summary]:
-    """Keep exactly min(quota_g, size_g) in every group and commit the verdicts; raises AccountingError otherwise."""
+def select_each(run: Run, rankings: Rankings, quotas: Sequence[tuple[int, np.ndarray]], label: str) -> list[Thresholds]:
+    """Exact thresholds of many selections, each shard read once a pass for up to 64 of them.
+
+    quotas: (number of the order, int64 (groups,) samples to keep) of each selection. Passes: as many as the selection
+    that needs most (mostly two or three), for every 64. Cost O(n) a pass for every order and for every selection that
+    still needs it; equal passes, such as the first of one order, are done once.
+    """
+    found: list[Thresholds] = []
+    for first in range(0, len(quotas), _TOGETHER):
+        found += _select_together(run, rankings, quotas[first : first + _TOGETHER], f"{label}, from {first}")
+    return found
+
+
+def _select_together(
+    run: Run, rankings: Rankings, quotas: Sequence[tuple[int, np.ndarray]], label: str
+) -> list[Thresholds]:
+    selections = [Selection(quota, max(1, _CANDIDATES // len(quotas))) for _, quota in quotas]
+    count = 0
+    while steps := {i: step for i, s in enumerate(selections) if (step := s.next_pass()) is not None}:
+        count += 1
+        keys = {i: _same(quotas[i][0], step) for i, step in steps.items()}
+        distinct = {keys[i]: (quotas[i][0], step) for i, step in steps.items()}
+        merging = [Merging(_CELLS // len(distinct)) for _ in distinct]
+        task = _ScanEach(rankings, tuple(distinct.values()))
+        for _, partials in run.each(task, run.items, f"{label} (pass {count})"):
+            for merged, partial in zip(merging, partials, strict=True):
+                merged.add(partial)
+        results = dict(zip(distinct, (found.merged() for found in merging), strict=True))
+        for i, key in keys.items():
+            result = results[key]
+            selections[i].absorb([] if result is None else [result])
+    return [selection.thresholds() for selection in selections]
+
+
+def _same(number: int, step: Pass) -> tuple[int, bytes, bytes, bool]:
+    """Passes of the same key read the same rows for the same answer."""
+    return number, step.live.tobytes(), step.prefix.tobytes(), step.gather
+
+
+def keep_by_quota(
+    run: Run, out: Artifact, source: Source, quota: np.ndarray, label: str, last: bool = False
+) -> list[Summary]:
+    """Keep exactly min(quota_g, size_g) in every group and commit the verdicts; raises AccountingError otherwise.
+
+    last: whether the summaries tell the last sample that stays.
+    """
     thresholds = select(run, source, quota, label)
-    summaries = run.fill(_Mark(source, _Within(thresholds), out), out, label)
+    summaries = run.fill(_Mark(source, _Within(thresholds), out, last), out, label)
     if total(summaries, "kept") != int(thresholds.count.sum()):
         raise AccountingError(
             f"{out.name}: {int(thresholds.count.sum())} samples must stay, but {total(summaries, 'kept')} did; "
@@ -171,7 +264,10 @@ def keep_by_quota(run: Run, out: Artifact, source: Source, quota: np.ndarray, la
 
 @dataclass(frozen=True)
 class Ranked:
-    """The stage of a cut with one group: the highest values of all that is still in."""
+    """The stage of a cut with one group: the highest values of all that is still in.
+
+    source: the first of its columns is the value, as people know it.
+    """
 
     name: str
     source: Source
@@ -180,13 +276,19 @@ class Ranked:
     version: ClassVar[int] = 1
 
     def run(self, run: Run, out: Artifact) -> Summary:
-        """Two passes for the threshold and one that commits."""
+        """Two passes for the threshold and one that commits.
+
+        The report's `threshold` is the last kept sample's value as the manifest has it, None where none is kept.
+        """
         if self.amount.threshold is not None:
-            keep = _Above(self.amount.threshold)
-            return funnel(run.fill(_Mark(self.source, keep, out), out, self.name), threshold=self.amount.threshold)
-        wanted = self.amount.number(self.survivors)
-        summaries = keep_by_quota(run, out, self.source, np.array([wanted], np.int64), self.name)
-        return funnel(summaries, asked=wanted)
+            asked = {}
+            summaries = run.fill(_Mark(self.source, _Above(self.amount.threshold), out, last=True), out, self.name)
+        else:
+            asked = {"asked": self.amount.number(self.survivors)}
+            quota = np.array([asked["asked"]], np.int64)
+            summaries = keep_by_quota(run, out, self.source, quota, self.name, last=True)
+        last = [cast(list[float], found["last"]) for found in summaries if found["last"] is not None]
+        return funnel(summaries, **asked, threshold=min(last)[1] if last else None)
 
 
 def value_column(rows: Rows) -> pa.Array:

@@ -1,23 +1,24 @@
 """Leaves `manifest-…/`: the verdict on every sample of the pool, its reason and values; uids.npy of the kept."""
 
+import binascii
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline import storage
 from pipeline.artifact import Artifact
 from pipeline.columns import column
 from pipeline.errors import AccountingError
 from pipeline.stage import Run, ShardItem, Summary, total
-from pipeline.uid import UID, uids_from_bytes, uids_from_hex, uids_to_hex
+from pipeline.uid import UID_ARROW
 from stages.embeddings import read_rejects
+from stages.subset import Subset, write_subsets
 
 UIDS = "uids.npy"
-_RANGE_UIDS = 20_000_000  # kept uids that the driver sorts at once: 320 MB
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,8 @@ class Manifest:
         """One manifest file per input shard, then uids.npy."""
         summaries = run.fill(_Join(self, out), out, self.name)
         counts = add_up(summaries, [name for name, _ in self.cuts])
-        kept = cast(int, counts["kept"])
-        ranges = max(1, -(-kept // _RANGE_UIDS))
-        with storage.committing(out.file(UIDS)) as file:
-            _write_header(file, kept)
-            written = 0
-            for number in range(ranges):
-                parts = run.each(_Kept(out, number, ranges), run.items, f"uids ({number + 1} of {ranges})")
-                uids = np.sort(np.concatenate([part for _, part in parts]))
-                file.write(uids.tobytes())
-                written += len(uids)
-            if written != kept:
-                raise AccountingError(f"{UIDS} must name {kept} kept samples, but {written} were found")
+        subset = Subset(UIDS.removesuffix(".npy"), cast(int, counts["kept"]))
+        write_subsets(run, out, _Kept(out), [subset], "uids")
         return counts
 
 
@@ -76,16 +67,17 @@ class _Join:
 
     def run(self, state: None, item: ShardItem) -> Summary:
         table = join(self.stage, item)
-        reason = table["reason"].to_pylist()
-        rejected = Counter(r.removeprefix("reject:") for r in reason if r and r.startswith("reject:"))
-        dropped = Counter(r for r in reason if r and not r.startswith("reject:"))
-        kept = sum(column(table, "kept").tolist())
-        if len(reason) != kept + dropped.total() + rejected.total():
+        counts = {found["values"]: found["counts"] for found in pc.value_counts(table["reason"]).to_pylist()}
+        counts.pop(None, 0)
+        rejected = {r.removeprefix("reject:"): n for r, n in counts.items() if r.startswith("reject:")}
+        dropped = {r: n for r, n in counts.items() if not r.startswith("reject:")}
+        kept = int(column(table, "kept").sum())
+        if table.num_rows != kept + sum(counts.values()):
             raise AccountingError(
-                f"{item.url}: its {len(reason)} samples must each be kept, dropped or rejected, but {kept} + "
-                f"{dropped.total()} + {rejected.total()} are"
+                f"{item.url}: its {table.num_rows} samples must each be kept, dropped or rejected, but {kept} + "
+                f"{sum(dropped.values())} + {sum(rejected.values())} are"
             )
-        summary = {"rows": len(reason), "kept": kept, "dropped": dict(dropped), "rejected": dict(rejected)}
+        summary = {"rows": table.num_rows, "kept": kept, "dropped": dropped, "rejected": rejected}
         self.out.write(item.index, table, summary)
         return summary
 
@@ -115,7 +107,7 @@ def join(stage: Manifest, item: ShardItem) -> pa.Table:
     readable = pa.table(
         {
             "position": table["position"],
-            "uid": pa.array(uids_to_hex(uids_from_bytes(table["uid"])), pa.string()),
+            "uid": _readable(table["uid"]),
             "key": table["key"],
             "kept": pa.array(inside),
             "reason": names.take(pa.array(reason, mask=reason < 0)),
@@ -124,8 +116,10 @@ def join(stage: Manifest, item: ShardItem) -> pa.Table:
         }
     )
     every = pa.concat_tables([readable, _rejected(stage.embeddings, item.index)], promote_options="default")
-    every = every.sort_by("position").drop_columns("position")
-    return every.add_column(1, "shard", pa.array([item.url] * every.num_rows, pa.string()))
+    if (np.diff(column(every, "position")) < 0).any():
+        every = every.sort_by("position")
+    every = every.drop_columns("position")
+    return every.add_column(1, "shard", pa.repeat(pa.scalar(item.url, pa.string()), every.num_rows))
 
 
 def _rejected(embeddings: Artifact, index: int) -> pa.Table:
@@ -137,7 +131,7 @@ def _rejected(embeddings: Artifact, index: int) -> pa.Table:
             "uid": pa.nulls(n, pa.string()),
             "key": rejects["key"],
             "kept": pa.array(np.zeros(n, bool)),
-            "reason": pa.array([f"reject:{kind}" for kind in rejects["kind"].to_pylist()], pa.string()),
+            "reason": pc.binary_join_element_wise("reject", rejects["kind"], ":"),
             "weight": pa.array(np.zeros(n, np.float32)),
         }
     )
@@ -145,33 +139,38 @@ def _rejected(embeddings: Artifact, index: int) -> pa.Table:
 
 def _readable(values: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """A uid column as hex text, any other as it is."""
-    if not pa.types.is_fixed_size_binary(values.type):
-        return values
-    return pa.array([None if uid is None else uid.hex() for uid in values.to_pylist()], pa.string())
+    return hex_of(values) if values.type == UID_ARROW else values
+
+
+def hex_of(uids: pa.ChunkedArray | pa.Array) -> pa.StringArray:
+    """32 lower-case hex digits of each uid (16 bytes), null for null; no Python object a row."""
+    array = uids.combine_chunks() if isinstance(uids, pa.ChunkedArray) else uids
+    n, size = len(array), UID_ARROW.byte_width
+    if not n:
+        return pa.array([], pa.string())
+    digits = binascii.hexlify(array.buffers()[1].slice(size * array.offset, size * n))
+    offsets = np.arange(n + 1, dtype=np.int32) * np.int32(2 * size)
+    text = pa.StringArray.from_buffers(n, pa.py_buffer(offsets), pa.py_buffer(digits))
+    return text if not array.null_count else pc.if_else(array.is_valid(), text, pa.scalar(None, pa.string()))
+
+
+def bytes_of(texts: pa.ChunkedArray | pa.Array) -> pa.FixedSizeBinaryArray:
+    """16 bytes of each text of 32 hex digits, no nulls: the inverse of hex_of."""
+    array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    if not len(array):
+        return pa.array([], UID_ARROW)
+    ends = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset)
+    raw = binascii.unhexlify(array.buffers()[2].slice(int(ends[0]), int(ends[-1] - ends[0])))
+    return pa.FixedSizeBinaryArray.from_buffers(UID_ARROW, len(array), [None, pa.py_buffer(raw)])
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """Kept uids of one shard in one of `ranges` equal ranges of the high 64 bits: (m,) of dtype UID."""
+    """The kept uids, as the manifest's files name them."""
 
     out: Artifact
-    number: int
-    ranges: int
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> np.ndarray:
+    def uids(self, item: ShardItem, subsets: Sequence[int]) -> Iterator[pa.Array]:
+        """See Chosen.uids; there is one subset."""
         table = self.out.read(item.index, ["uid", "kept"])
-        uids = uids_from_hex(table["uid"].filter(table["kept"]).to_pylist())
-        if self.ranges == 1:
-            return uids
-        width = np.uint64((1 << 64) // self.ranges + 1)
-        inside: np.ndarray = uids[uids["f0"] // width == self.number]
-        return inside
-
-
-def _write_header(file: BinaryIO, count: int) -> None:
-    """The .npy header of an array of `count` uids: the DataComp subset format."""
-    header = {"descr": np.lib.format.dtype_to_descr(UID), "fortran_order": False, "shape": (count,)}
-    np.lib.format.write_array_header_1_0(file, header)
+        yield bytes_of(table["uid"].filter(table["kept"]))

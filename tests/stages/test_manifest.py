@@ -1,10 +1,13 @@
 """The verdict on every sample: exact columns, order of the shard, rejects in their place, and DataComp's uids.npy."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.artifact import Artifact
@@ -12,11 +15,13 @@ from pipeline.errors import AccountingError, FailedShards
 from pipeline.executor import Needs
 from pipeline.executor_local import LocalExecutor
 from pipeline.stage import Run, artifact_of, execute
-from stages import manifest
-from stages.embeddings import Embeddings
+from pipeline.uid import UID_ARROW
+from stages import subset
+from stages.duplicates import Duplicates
+from stages.embeddings import Embeddings, read_rejects
 from stages.encoders import Encoding
 from stages.formats import Webdataset
-from stages.manifest import Manifest, add_up
+from stages.manifest import Manifest, add_up, bytes_of, hex_of
 from stages.pool import Pool, PoolStage
 from stages.random import Random
 from stages.rules import Rules
@@ -88,11 +93,74 @@ def test_columns_types_and_reasons() -> None:
     }
 
 
+def by_rows(embeddings: Artifact, cuts: tuple[tuple[str, Artifact], ...], index: int, url: str) -> list[dict[str, Any]]:
+    """A shard's manifest as a sentence: row by row, in the order of the shard."""
+    verdicts = {name: cut.read(index).to_pylist() for name, cut in cuts}
+    found = {}
+    for n, row in enumerate(embeddings.read(index, ["position", "key", "uid"]).to_pylist()):
+        reason = next((name for name, rows in verdicts.items() if not rows[n].pop("kept")), None)
+        values = {f"{name}.{value}": v for name, rows in verdicts.items() for value, v in rows[n].items()}
+        texts = {name: v.hex() if isinstance(v, bytes) else v for name, v in values.items() if name[-5:] != ".kept"}
+        place = {"uid": row["uid"].hex(), "shard": url, "key": row["key"]}
+        found[row["position"]] = {**place, "kept": not reason, "reason": reason, "weight": float(not reason), **texts}
+    for row in read_rejects(embeddings, index).to_pylist():
+        out = {"uid": None, "kept": False, "reason": f"reject:{row['kind']}", "weight": 0.0}
+        found[row["position"]] = {**out, "shard": url, "key": row["key"]}
+    return [found[position] for position in sorted(found)]
+
+
+@pytest.mark.parametrize("shards", [1, 4, 12])
+def test_equals_a_join_row_by_row(shards: int) -> None:
+    samples = Samples.drawn(60, caption=["two words"] * 9 + ["three good words"] * 51)
+    samples = samples.take([*range(60), *range(20, 40)])
+    samples.uid[60:] = Samples.drawn(20, seed=9).uid
+    samples = samples.take(np.random.default_rng(0).permutation(80).tolist())
+    samples.image[[0, 17, 18]] = 0
+    samples.text[[3, 79]] = np.nan
+    pool = filtered(samples, shards=shards)
+    cuts = []
+    for cut in (Rules(min_words=3), Duplicates(by="clip", exact=False, epsilon=0.01, clusters=2), Random(count=30)):
+        pool = pool.through(cut)
+        cuts.append((cut.kind, pool.artifact(cut.kind)))
+    out = made(pool, *cuts)
+    types = {
+        "uid": pa.string(),
+        "shard": pa.string(),
+        "key": pa.string(),
+        "kept": pa.bool_(),
+        "reason": pa.string(),
+        "weight": pa.float32(),
+        "rules.broken": pa.string(),
+        "duplicates.duplicate_of": pa.string(),
+        "duplicates.cosine": pa.float32(),
+        "random.hash": pa.float32(),
+    }
+    found = []
+    for item in pool.run.items:
+        rows = by_rows(pool.survivors.embeddings, tuple(cuts), item.index, item.url)
+        table = out.read(item.index).replace_schema_metadata(None)
+        assert table.equals(pa.Table.from_pylist(rows, pa.schema(types)))
+        found += rows
+    assert len({row["reason"] for row in found}) == 6
+    assert sum(row.get("duplicates.duplicate_of") is not None for row in found) > 5
+
+
+@given(st.lists(st.none() | st.binary(min_size=16, max_size=16)), st.integers(0, 9), st.integers(0, 9))
+def test_uids_become_text_and_bytes_again(uids: list[bytes | None], start: int, edge: int) -> None:
+    whole = pa.chunked_array([pa.array(uids[:edge], UID_ARROW), pa.array(uids[edge:], UID_ARROW)])
+    for column in (whole.slice(start), pa.array(uids, UID_ARROW).slice(start)):
+        text = hex_of(column)
+        assert text.type == pa.string()
+        assert text.to_pylist() == [uid and uid.hex() for uid in uids[start:]]
+        for known in (text.drop_null(), text.drop_null().slice(1), pa.chunked_array([text.drop_null()])):
+            assert bytes_of(known).to_pylist() == [bytes.fromhex(found) for found in known.to_pylist()]
+
+
 @pytest.mark.parametrize("ranges", [1, 4])
 def test_uids_are_a_datacomp_subset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranges: int) -> None:
     samples = Samples.drawn(90)
     samples.uid[:3] = ["0" * 32, "f" * 32, "7" + "f" * 31]
-    monkeypatch.setattr(manifest, "_RANGE_UIDS", 90 if ranges == 1 else 29)
+    monkeypatch.setattr(subset, "_RANGE_UIDS", 90 if ranges == 1 else 29)
     pool = filtered(samples, shards=4)
     out = made(pool)
     local = tmp_path / "uids.npy"
