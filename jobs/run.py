@@ -11,7 +11,7 @@ from pipeline.artifact import Artifact, write_json
 from pipeline.errors import AccountingError, JobError
 from pipeline.executor import Executor
 from pipeline.executor_local import LocalExecutor
-from pipeline.stage import Run, StepResult, artifact_of, execute, state_of
+from pipeline.stage import Run, Stage, StepResult, artifact_of, execute, state_of
 from stages.policy import Path, lay_out
 
 _VERSIONS = ("torch", "open_clip_torch", "faiss-gpu", "faiss-cpu", "ray", "pyarrow", "numpy")
@@ -33,7 +33,12 @@ class Result:
 def laid_out(job: Job) -> tuple[Path, tuple[storage.Identity, ...]]:
     """The stages of a job and its listed input shards; nothing is run."""
     identities = job.pool.identities()
-    path = lay_out(
+    return stages_of(job, identities), identities
+
+
+def stages_of(job: Job, identities: tuple[storage.Identity, ...]) -> Path:
+    """The stages of a job over input shards that are listed already."""
+    return lay_out(
         store=job.store,
         pool=job.pool,
         shards=identities,
@@ -43,7 +48,6 @@ def laid_out(job: Job) -> tuple[Path, tuple[storage.Identity, ...]]:
         policy=job.policy,
         samples_per_shard=None if job.shards is None else job.shards.samples_per_shard,
     )
-    return path, identities
 
 
 def run(job: Job, executor: Executor, say: Callable[[str], None]) -> Result:
@@ -52,20 +56,28 @@ def run(job: Job, executor: Executor, say: Callable[[str], None]) -> Result:
     say: is told one line per stage. Raises WinnowError; what finished stays, and the same call resumes.
     """
     path, identities = laid_out(job)
-    if not storage.is_shared(job.store) and not isinstance(executor, LocalExecutor):
-        raise JobError(f"{job.store} is seen by one process only, so it goes with the local executor")
-    shared = Run(job.store, executor, identities)
-    steps: list[tuple[str, StepResult]] = []
-    for label, stage in path.stages:
-        result = execute(stage, shared)
-        steps.append((label, result))
-        how = "done before" if result.reused else f"{result.seconds:.1f} s"
-        say(f"{label:22} {result.artifact.name:26} {how}")
+    shared = opened(job, executor, identities)
+    steps = [(label, step(label, stage, shared, say)) for label, stage in path.stages]
     counts = _counts(dict(steps)["manifest"].report)
     if path.shards is not None:
         _check_shards(dict(steps)["shards"].report, counts)
     write_json(job_url(job.store, job.name), _record(job, counts, steps))
     return Result(job, path, counts, tuple(steps))
+
+
+def opened(job: Job, executor: Executor, identities: tuple[storage.Identity, ...]) -> Run:
+    """What the stages of a job share; JobError where the executor's workers could not see the store."""
+    if not storage.is_shared(job.store) and not isinstance(executor, LocalExecutor):
+        raise JobError(f"{job.store} is seen by one process only, so it goes with the local executor")
+    return Run(job.store, executor, identities, job.needs)
+
+
+def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> StepResult:
+    """Run one stage unless it is done, and say in one line what became of it."""
+    result = execute(stage, shared)
+    how = "done before" if result.reused else f"{result.seconds:.1f} s"
+    say(f"{label:22} {result.artifact.name:26} {how}")
+    return result
 
 
 def job_url(store: str, name: str) -> str:

@@ -81,10 +81,12 @@ def project(
 ) -> Float64[np.ndarray, "k"]:
     """argmin ‖x − target‖² subject to Σx = total and lower <= x <= upper.
 
-    The Lagrangian's minimum over the box is x_j(nu) = clip(target_j − nu, lower_j, upper_j), so only nu with
-    Σx(nu) = total is left to find. Σx(nu) falls and is linear between the 2 k points target − upper and
-    target − lower where a coordinate leaves or meets its bound: bisect the sorted points, then solve the one
-    linear piece. The overflow of full clusters so spreads additively, not in proportion.
+    The Lagrangian ‖x − target‖² / 2 + nu · (Σx − total) has one minimum over the box, coordinate by coordinate:
+    x_j(nu) = clip(target_j − nu, lower_j, upper_j). Where Σx(nu) = total, it is the answer: any other y within the
+    bounds that sums to total has the Lagrangian as its objective, and a larger one. Σx(nu) is continuous and falls
+    from Σ upper to Σ lower, so there is such a nu, and any of them gives the same x. Σx(nu) is linear between the 2 k
+    points target − upper and target − lower where a coordinate leaves or meets its bound: bisect the sorted points,
+    then solve the one linear piece. The overflow of full clusters so spreads additively, not in proportion.
     Cost O(k log k). Ties and zero width are no special case.
     Raises DataError for lower > upper, values that are not finite, and a total outside [Σ lower, Σ upper].
     """

@@ -1,9 +1,11 @@
-"""Quotas against scipy and a plain bisection, and the laws: exact sums, bounds, order, symmetry."""
+"""Quotas against general solvers and a plain bisection, and the laws: exact sums, bounds, order, symmetry."""
 
+import clarabel
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from scipy.optimize import minimize
 
 from pipeline.errors import DataError
@@ -70,6 +72,54 @@ def test_projection_equals_scipy(temperature, balance):
     )
     assert found.success
     assert np.abs(x - found.x).max() <= 1e-4 * total / len(size)
+
+
+def drawn(seed):
+    """A quota problem of 2 to 2,000 clusters; those of the largest shares are far smaller than these, or very large."""
+    rng = np.random.default_rng(seed)
+    k = (2, 2_000)[seed] if seed < 2 else int(np.exp(rng.uniform(np.log(2), np.log(2_001))))
+    size = rng.lognormal(6, 1.2, k).astype(np.int64)
+    c = rng.gamma(2.0, rng.choice([0.1, 0.4]), k)
+    largest = np.argsort(-c)[: max(1, k // 10)]
+    size[largest] = size[largest] // 20 if seed % 4 < 2 else size[largest] * 20
+    total = int(rng.uniform(0.02, 0.95) * size.sum())
+    temperature = float(np.exp(rng.uniform(np.log(0.02), 0)))
+    return size, c, total, temperature, float(rng.uniform()) if seed % 2 else 0.0
+
+
+def interior_point(target, lower, upper, total):
+    """The same question to a general conic solver, which knows nothing of its shape; in units of total / k."""
+    k, unit = len(target), total / len(target)
+    eye = sparse.identity(k, format="csc")
+    rows = sparse.vstack([np.ones((1, k)), eye, -eye], format="csc")
+    right = np.concatenate([[total], upper, -lower]) / unit
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-12
+    cones = [clarabel.ZeroConeT(1), clarabel.NonnegativeConeT(2 * k)]
+    found = clarabel.DefaultSolver(sparse.triu(eye, format="csc"), -target / unit, rows, right, cones, settings).solve()
+    assert found.status == clarabel.SolverStatus.Solved
+    return np.array(found.x) * unit
+
+
+def test_projection_equals_a_general_solver():
+    at_upper, at_lower, within = 0, 0, 0
+    for seed in range(50):
+        size, c, total, temperature, balance = drawn(seed)
+        lower = bounds(size, total, balance)
+        lower = lower if lower.sum() <= total else 0 * size
+        target = share(c, temperature) * total
+        x = project(target, lower.astype(float), size.astype(float), float(total))
+        apart = np.abs(x - interior_point(target, lower, size, total)).max()
+        assert apart <= 1e-5 * total / len(size), f"seed {seed}"
+        _, quota = quotas(size, c, total, temperature, balance)
+        assert quota.sum() == total
+        assert (lower <= quota).all()
+        assert (quota <= size).all()
+        assert np.abs(quota - x).max() < 1 + 1e-6
+        at_upper, at_lower = at_upper + (x == size).sum(), at_lower + ((x == lower) & (lower < size)).sum()
+        within += ((lower < x) & (x < size)).sum()
+    assert min(at_upper, at_lower, within) > 200  # no side of the box is left untried
 
 
 def test_overflow_of_full_clusters_spreads_additively():

@@ -1,0 +1,263 @@
+"""Decides many policies over one store and compares what they keep; leaves the cuts' artifacts, JSON where asked.
+
+Scores are made once. What several policies share has one fingerprint, so it runs once; a later `winnow run` of
+the policy that is chosen finds every cut of it done.
+"""
+
+import copy
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import yaml
+
+from jobs.job import Job, parse, put
+from jobs.run import opened, stages_of, step
+from pipeline.errors import AccountingError, JobError, WinnowError
+from pipeline.executor import Executor
+from pipeline.stage import Run, ShardItem, StepResult, artifact_of
+from stages.policy import Path
+from stages.survivors import Survivors
+
+MOST = 200
+"""Policies of one sweep; each shard's overlap is a table of so many rows and columns."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One place of the policy, such as `policy.3.density.fraction`, and what shall stand there in turn."""
+
+    path: str
+    values: tuple[object, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Variation":
+        """`path=1,2,3` or `path=[1, 2, 3]`, values in YAML; JobError for anything else."""
+        path, separator, listed = text.partition("=")
+        if not separator:
+            raise JobError(f"a variation must be path=value,value, but {text!r} came")
+        if path.partition(".")[0] != "policy":
+            raise JobError(
+                f"a sweep decides again over one pool and its scores, so it varies what is under policy, but {path} "
+                f"came; use --set for that, and one sweep for each"
+            )
+        try:
+            values = yaml.safe_load(f"[{listed}]")
+        except yaml.YAMLError as error:
+            raise JobError(f"--vary {path}: the values must be a YAML list, but {listed!r} came") from error
+        if len(values) == 1 and isinstance(values[0], list):
+            [values] = values
+        if len(values) < 2:
+            raise JobError(
+                f"--vary {path}: it takes two values or more to vary, but {listed!r} came; a single one goes with --set"
+            )
+        return cls(path, tuple(values))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One policy of a sweep. number: from 1. values: what stands at each path that varies. job: it as a whole."""
+
+    number: int
+    values: Mapping[str, object]
+    job: Job
+
+    def __str__(self) -> str:
+        return " ".join(f"{path}={shown(value)}" for path, value in self.values.items())
+
+
+def shown(value: object) -> str:
+    """A value as one would write it after `--set`."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def policies(values: Mapping[str, Any], variations: Sequence[Variation]) -> list[Policy]:
+    """Every combination, the last path varying fastest; `values` are the plain values of a job.
+
+    Raises JobError for two variations of one place, more than MOST policies, and one that is no policy.
+    """
+    paths = [variation.path for variation in variations]
+    for path, inner in itertools.permutations(paths, 2):
+        if f"{inner}.".startswith(f"{path}."):
+            raise JobError(f"a place may be varied once, but --vary {path} and --vary {inner} both set it")
+    count = math.prod(len(variation.values) for variation in variations)
+    if not variations or count > MOST:
+        raise JobError(
+            f"a sweep is of 2 to {MOST} policies, but {count:,} came; sweep parts of them: what they share is made once"
+        )
+    found = []
+    for number, chosen in enumerate(itertools.product(*[variation.values for variation in variations]), 1):
+        changed = copy.deepcopy(dict(values))
+        for path, value in zip(paths, chosen, strict=True):
+            put(changed, path, copy.deepcopy(value), "--vary")
+        found.append(Policy(number, dict(zip(paths, chosen, strict=True)), parse(changed)))
+    return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one policy came to.
+
+    dropped: by cut. thresholds: the value of the last kept, of the cuts that have one. steps: its stages by label.
+    seconds: what this run took for each stage by label; what an earlier policy made is not among them.
+    """
+
+    policy: Policy
+    kept: int
+    dropped: Mapping[str, int]
+    thresholds: Mapping[str, float | None]
+    steps: Mapping[str, StepResult]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all policies came to.
+
+    pool: samples, rejected ones as well. rejected: by kind. both: int64 (p, p), samples that each two policies keep.
+    seconds: of comparing them.
+    """
+
+    pool: int
+    rejected: Mapping[str, int]
+    outcomes: tuple[Outcome, ...]
+    both: np.ndarray
+    seconds: float
+
+    @property
+    def jaccard(self) -> np.ndarray:
+        """|A ∩ B| / |A ∪ B| of each two policies: float64 (p, p); 1 where both keep nothing."""
+        size = np.diag(self.both)
+        either = size[:, None] + size - self.both
+        return np.where(either == 0, 1.0, self.both / np.maximum(either, 1))
+
+    def record(self) -> Mapping[str, object]:
+        """All of it as plain JSON."""
+        job = self.outcomes[0].policy.job
+        return {
+            "name": job.name,
+            "store": job.store,
+            "pool": self.pool,
+            "rejected": dict(self.rejected),
+            "policies": [_record(outcome) for outcome in self.outcomes],
+            "both": self.both.tolist(),
+            "jaccard": self.jaccard.tolist(),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def _record(outcome: Outcome) -> Mapping[str, object]:
+    return {
+        "values": dict(outcome.policy.values),
+        "kept": outcome.kept,
+        "dropped": dict(outcome.dropped),
+        "thresholds": dict(outcome.thresholds),
+        "artifacts": {label: result.artifact.name for label, result in outcome.steps.items()},
+        "seconds_now": {label: round(seconds, 3) for label, seconds in outcome.seconds.items()},
+        "policy": outcome.policy.job.resolved["policy"],
+    }
+
+
+def sweep(found: Sequence[Policy], executor: Executor, say: Callable[[str], None]) -> Sweep:
+    """Run every stage that decides one of the policies, then count what each two of them keep.
+
+    say: is told one line per policy and per stage. Raises WinnowError that names the policy; what finished stays,
+    and the same call resumes.
+    """
+    job = found[0].job
+    identities = job.pool.identities()
+    paths = [stages_of(policy.job, identities) for policy in found]
+    _check_differ(found, paths)
+    shared = opened(job, executor, identities)
+    made: dict[str, StepResult] = {}
+    outcomes = []
+    for policy, path in zip(found, paths, strict=True):
+        say(f"policy {policy.number} of {len(found)}: {policy}")
+        try:
+            outcomes.append(_decide(policy, path, shared, made, say))
+        except WinnowError as error:
+            named = WinnowError(f"policy {policy.number} of {len(found)} ({policy}): {error}")
+            named.exit_code = error.exit_code
+            raise named from error
+    embedded = outcomes[0].steps["embeddings"]
+    started = time.monotonic()
+    last = [path.cuts[-1][1] if path.cuts else None for path in paths]
+    both = overlap(shared, [Survivors(embedded.artifact, cut, job.pool.reader) for cut in last])
+    kept = [outcome.kept for outcome in outcomes]
+    if np.diag(both).tolist() != kept:
+        raise AccountingError(f"policies that keep {kept} samples must be compared, but {np.diag(both)} were found")
+    rejected = cast(Mapping[str, int], embedded.report["rejects"])
+    return Sweep(_pool(embedded), rejected, tuple(outcomes), both, time.monotonic() - started)
+
+
+def _check_differ(found: Sequence[Policy], paths: Sequence[Path]) -> None:
+    first: dict[str, Policy] = {}
+    for policy, path in zip(found, paths, strict=True):
+        same = first.setdefault(path.manifest.name, policy)
+        if same is not policy:
+            raise JobError(f"every policy of a sweep must be another one, but ({same}) and ({policy}) are the same")
+
+
+def _decide(
+    policy: Policy, path: Path, shared: Run, made: dict[str, StepResult], say: Callable[[str], None]
+) -> Outcome:
+    """One policy's stages, those that are not in `made` (by artifact) yet."""
+    steps: dict[str, StepResult] = {}
+    seconds: dict[str, float] = {}
+    for label, stage in path.deciding:
+        name = artifact_of(stage, shared.store).name
+        if name not in made:
+            made[name] = step(label, stage, shared, say)
+            seconds[label] = made[name].seconds
+        steps[label] = made[name]
+    reports = {name: steps[name].report for name, _ in path.cuts}
+    dropped = {name: cast(int, report["dropped"]) for name, report in reports.items()}
+    embedded = steps["embeddings"]
+    kept = cast(int, (steps[path.cuts[-1][0]] if path.cuts else embedded).report["kept"])
+    rejected = cast(int, embedded.report["rejected"])
+    if _pool(embedded) != kept + sum(dropped.values()) + rejected:
+        raise AccountingError(
+            f"pool = kept + dropped + rejected must hold, but {_pool(embedded)} != {kept} + "
+            f"{sum(dropped.values())} + {rejected}"
+        )
+    thresholds = {
+        name: cast(float | None, report["threshold"]) for name, report in reports.items() if "threshold" in report
+    }
+    return Outcome(policy, kept, dropped, thresholds, steps, seconds)
+
+
+def _pool(embedded: StepResult) -> int:
+    return cast(int, embedded.report["kept"]) + cast(int, embedded.report["rejected"])
+
+
+def overlap(shared: Run, survivors: Sequence[Survivors]) -> np.ndarray:
+    """How many samples each two of p policies keep: int64 (p, p), by one pass over the shards."""
+    both = np.zeros((len(survivors), len(survivors)), np.int64)
+    for _, part in shared.each(_Overlap(tuple(survivors)), shared.items, "overlap"):
+        both += part
+    return both
+
+
+@dataclass(frozen=True)
+class _Overlap:
+    survivors: tuple[Survivors, ...]
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> np.ndarray:
+        return intersections(np.stack([survivors.mask(item.index) for survivors in self.survivors]))
+
+
+def intersections(kept: np.ndarray) -> np.ndarray:
+    """kept · keptᵀ, the rows that each two of p policies keep: int64 (p, p).
+
+    kept: bool (p, n). Bits are counted, so it is exact. Cost O(p² n / 8) bytes read, memory p n / 4 bytes.
+    """
+    bits = np.packbits(kept, axis=1)  # (p, n / 8)
+    return np.stack([np.bitwise_count(bits & own).sum(axis=1, dtype=np.int64) for own in bits])
