@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test check format bench clean
+.PHONY: quickstart test check format bench bench-decide bench-duplicates clean
 
 quickstart: $(VENV)/.installed  ## render a world, train a filter network on it, filter its noisy pool on Ray
 	$(RUN) -m jobs quickstart --folder out/quickstart
@@ -18,6 +18,12 @@ check: $(VENV)/.installed  ## lint, format and types
 
 bench: $(VENV)/.installed  ## embed and shard-writing rates beside their limits
 	$(RUN) -m jobs.bench --folder out/bench
+
+bench-decide: $(VENV)/.installed  ## what deciding costs at 1 and 10 million samples; 12 GB of disk, 20 minutes on 2 cores
+	$(RUN) -m jobs.bench_decide --folder out/bench-decide
+
+bench-duplicates: $(VENV)/.installed  ## what semantic deduplication of a million samples costs; 8 GB of disk, 10 minutes
+	$(RUN) -m jobs.bench_duplicates --folder out/bench-duplicates
 
 format: $(VENV)/.installed
 	$(RUN) -m ruff check --fix .

@@ -13,17 +13,20 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline import storage
 from pipeline.errors import JobError, StorageError
 from pipeline.executor import Needs
+from pipeline.stage import Limits
 from stages.coverage import Coverage
 from stages.cut import Cut
 from stages.duplicates import Duplicates
 from stages.embeddings import has_text
 from stages.encoders import Encoding, OpenClip, Timm
+from stages.epochs import Epochs
 from stages.formats import FORMATS, VectorReader
+from stages.negclip import Negclip
 from stages.policy import CUTS
 from stages.pool import Pool
 from stages.similarity import Similarity
 
-_KEYS = ("name", "store", "pool", "embeddings", "encoding", "policy", "shards", "resources")
+_KEYS = ("name", "store", "pool", "embeddings", "encoding", "policy", "shards", "resources", "limits")
 _NAME = re.compile(r"\w[\w.-]*")  # it names a file of the store
 _T = TypeVar("_T")
 
@@ -63,6 +66,7 @@ class Job:
     policy: tuple[Cut, ...]
     shards: ShardOptions | None
     resources: Resources
+    limits: Limits
     resolved: Mapping[str, object]
 
     @property
@@ -73,6 +77,11 @@ class Job:
 
 def load(path: str, changes: Sequence[str] = ()) -> Job:
     """The job in a YAML file, with `path.to.key=value` changes applied; JobError for anything it does not know."""
+    return parse(read(path, changes))
+
+
+def read(path: str, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain values of a job file, with changes applied; what they say is for `parse` to judge."""
     try:
         values = yaml.safe_load(storage.read_bytes(path))
     except StorageError as error:
@@ -83,7 +92,7 @@ def load(path: str, changes: Sequence[str] = ()) -> Job:
         raise JobError(f"{path} must be a mapping with {', '.join(_KEYS)}, but it holds {type(values).__name__}")
     for change in changes:
         _change(values, change)
-    return parse(values)
+    return values
 
 
 def parse(values: Mapping[str, object]) -> Job:
@@ -110,6 +119,7 @@ def parse(values: Mapping[str, object]) -> Job:
         policy=policy,
         shards=None if shards is None else _options(ShardOptions, "shards", _mapping("shards", shards)),
         resources=_options(Resources, "resources", _mapping("resources", _given(values, "resources", {}))),
+        limits=_options(Limits, "limits", _mapping("limits", _given(values, "limits", {}))),
         resolved={},
     )
     _check(job)
@@ -127,6 +137,8 @@ def _check(job: Job) -> None:
         raise JobError("a pool of images needs at least one encoder under embeddings")
     for cut in job.policy:
         _check_cut(cut, job, names)
+    if any(isinstance(cut, Epochs) for cut in job.policy[:-1]):
+        raise JobError("epochs must be the last cut of a policy, for a later one would take samples out of some epochs")
     if not _NAME.fullmatch(job.name):
         raise JobError(f"a job's name must be letters, digits, dot, dash or underscore, but {job.name!r} came")
     wants = job.resources
@@ -134,6 +146,8 @@ def _check(job: Job) -> None:
         raise JobError(f"resources need workers >= 1 and retries >= 0, but {wants} came")
     if not (0 <= wants.cpus < float("inf") and 0 <= wants.gpus < float("inf") and wants.cpus + wants.gpus > 0):
         raise JobError(f"resources need cpus >= 0 and gpus >= 0, not both 0, but {wants} came")
+    if not 0 <= job.limits.max_reject_fraction <= 1 or job.limits.max_failed_shards < 0:
+        raise JobError(f"limits need 0 <= max_reject_fraction <= 1 and max_failed_shards >= 0, but {job.limits} came")
     if job.shards is not None and job.shards.samples_per_shard < 1:
         raise JobError(f"shards.samples_per_shard must be at least 1, but {job.shards.samples_per_shard} came")
 
@@ -143,7 +157,7 @@ def _check_cut(cut: Cut, job: Job, names: Sequence[str]) -> None:
     by = getattr(cut, "by", None)
     if by is not None and by not in names:
         raise JobError(f"{cut.kind}.by must be an encoder of the job ({', '.join(names)}), but {by!r} came")
-    if isinstance(cut, Similarity | Coverage) and by is not None:
+    if isinstance(cut, Similarity | Negclip | Coverage) and by is not None:
         text = has_text(reader) if isinstance(reader, VectorReader) else isinstance(job.embeddings[by], OpenClip)
         if not text:
             raise JobError(f"{cut.kind} compares image and text, but {by} has no text vectors; name a CLIP")
@@ -233,33 +247,42 @@ def _list(where: str, value: object) -> Sequence[object]:
 
 
 def _change(values: dict[str, Any], change: str) -> None:
-    """Apply one `path.to.key=value`; list entries go by number, values are YAML."""
+    """Apply one `path.to.key=value`; values are YAML."""
     path, separator, text = change.partition("=")
     if not separator:
         raise JobError(f"a change must be path=value, but {change!r} came")
-    *parents, last = path.split(".")
-    place: Any = values
-    for part in parents:
-        place = _step(place, part, path)
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise JobError(f"--set {path}: the value must be YAML, but {text!r} came") from error
+    put(values, path, value, "--set")
+
+
+def put(values: dict[str, Any], path: str, value: object, option: str) -> None:
+    """Set what lies at `path.to.key` in a job's plain values; list entries go by number.
+
+    option: what names the path in errors. Raises JobError for a place that the job does not have.
+    """
+    *parents, last = path.split(".")
+    where = f"{option} {path}"
+    place: Any = values
+    for part in parents:
+        place = _step(place, part, where)
     if isinstance(place, list):
-        _step(place, last, path)
+        _step(place, last, where)
         place[int(last)] = value
     elif isinstance(place, dict):
         place[last] = value
     else:
-        raise JobError(f"--set {path}: {last!r} must be inside a mapping or list of the job")
+        raise JobError(f"{where}: {last!r} must be inside a mapping or list of the job")
 
 
-def _step(place: Any, part: str, path: str) -> Any:
+def _step(place: Any, part: str, where: str) -> Any:
     if isinstance(place, list) and part.isdigit() and int(part) < len(place):
         return place[int(part)]
     if isinstance(place, dict):
         return place.setdefault(part, {})
-    raise JobError(f"--set {path}: there is no {part!r} in the job at that place")
+    raise JobError(f"{where}: there is no {part!r} in the job at that place")
 
 
 def _resolved(job: Job) -> Mapping[str, object]:
@@ -278,6 +301,7 @@ def _resolved(job: Job) -> Mapping[str, object]:
         "policy": [{cut.kind: _plain(cut)} for cut in job.policy],
         "shards": None if job.shards is None else _plain(job.shards),
         "resources": _plain(job.resources),
+        "limits": _plain(job.limits),
     }
 
 

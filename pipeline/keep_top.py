@@ -28,7 +28,7 @@ from pipeline.order import KEY, inverted, order_keys
 from pipeline.uid import UID
 
 _DIGITS = KEY.itemsize // 2
-_MERGE_CELLS = 4_000_000  # counts held unmerged: 64 MB
+_MERGE_CELLS = 500_000  # counts held unmerged: 8 MB, and merging takes a few times that
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ only says how to run it (threads, devices) is marked `field(metadata={"fingerpri
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from pipeline import storage
-from pipeline.artifact import DONE, Artifact, read_json, shard_name, write_json
+from pipeline.artifact import DONE, Artifact, json_if_whole, shard_name, write_json
 from pipeline.errors import AccountingError
 from pipeline.executor import Executor, Item, Needs, Regroup, Result, State, Task
 from pipeline.fingerprint import canonical, fingerprint
@@ -49,15 +49,30 @@ class ShardItem:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a run bears of bad input.
+
+    max_reject_fraction: how many of all samples of the pool may be rejected. max_failed_shards: how many shards may
+    fail every retry; each is then accounted for as one reject.
+    """
+
+    max_reject_fraction: float = 0.05
+    max_failed_shards: int = 0
+
+
+@dataclass(frozen=True)
 class Run:
     """What every stage of a job shares.
 
-    shards: identity of each input shard, in the order of the pool.
+    shards: identity of each input shard, in the order of the pool. needs: what the job gives a worker that embeds.
+    limits: of bad input.
     """
 
     store: str
     executor: Executor
     shards: tuple[storage.Identity, ...]
+    needs: Needs = field(default_factory=Needs)
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def items(self) -> list[ShardItem]:
@@ -85,15 +100,15 @@ class Run:
         """Run `task` for the shards whose file is not in `out` yet; the summaries of all, in order of shard.
 
         The task commits `out.shard(item.index)` with its summary, so a shard that an earlier run finished
-        costs one read of its footer.
+        costs one read of its footer. A file that is torn, as another program may leave one, is made again.
         """
         wanted, present = self.items, out.present()
-        missing = [item for item in wanted if item.index not in present]
         ready = [item for item in wanted if item.index in present]
-        summaries: list[tuple[int, Summary]] = []
-        with StageProgress(label, len(wanted), len(ready)) as progress:
-            for position, found in self.executor.map(_Footer(out), ready, f"{label} (done before)", Needs()):
-                summaries.append((ready[position].index, found))
+        footers = self.executor.map(_FooterIfWhole(out), ready, f"{label} (done before)", Needs())
+        summaries = [(ready[position].index, found) for position, found in footers if found is not None]
+        whole = {index for index, _ in summaries}
+        missing = [item for item in wanted if item.index not in whole]
+        with StageProgress(label, len(wanted), len(summaries)) as progress:
             for position, made in self.executor.map(task, missing, label, needs or Needs()):
                 summaries.append((missing[position].index, made))
                 progress.advance(_rows(made))
@@ -129,6 +144,17 @@ class _Footer:
         return self.out.summary(item.index)
 
 
+@dataclass(frozen=True)
+class _FooterIfWhole:
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> Summary | None:
+        return self.out.summary_if_whole(item.index)
+
+
 def check_all(label: str, done: Sequence[int], total: int) -> None:
     """Raises AccountingError unless each index in [0, total) came back once."""
     if sorted(done) != list(range(total)):
@@ -158,16 +184,18 @@ class StepResult:
 
 
 def execute(stage: Stage, run: Run) -> StepResult:
-    """Run a stage unless it is done; `_done.json` is written last."""
+    """Run a stage unless it is done and its files are there; `_done.json` is written last."""
     out = artifact_of(stage, run.store)
     started = time.monotonic()
     done = out.done()
-    if done is not None:
+    if done is not None and out.holds(done):
         return StepResult(stage.name, out, done, time.monotonic() - started, reused=True)
+    storage.remove_abandoned(out.folder)
     report = stage.run(run, out)
     seconds = round(time.monotonic() - started, 3)
     report = {**report, "seconds": seconds}
-    out.finish({**report, "stage": stage.name, "version": stage.version, "config": _plain(stage)})
+    made_of = {"stage": stage.name, "version": stage.version, "config": _plain(stage)}
+    out.finish({**report, **made_of, "files": out.weight()})
     return StepResult(stage.name, out, report, seconds, reused=False)
 
 
@@ -193,9 +221,9 @@ def _adoptable(out: Artifact, recipe: str, parts: Sequence[str]) -> Iterator[tup
         if not wanted or stage != out.stage or mark == out.fingerprint:
             continue
         other = Artifact(out.store, stage, mark)
-        if not storage.exists(other.file(PARTS)):
+        known = json_if_whole(other.file(PARTS))
+        if known is None:
             continue
-        known = read_json(other.file(PARTS))
         held = other.present()
         for index, part in enumerate(cast(list[str], known["parts"]) if known["recipe"] == recipe else []):
             if part in wanted and index in held:

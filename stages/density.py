@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.artifact import Artifact, write_table
 from pipeline.errors import JobError
 from pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
-from stages.clusters import Clusters, Members, read_centroids
+from stages.clusters import ClustersOption, Members, clusters_of, read_centroids
 from stages.cut import Amount, Of, funnel, keep_by_quota
 from stages.members import MemberDistance
 from stages.quota import complexity, inter_distance, quotas
@@ -29,13 +29,14 @@ class Density:
     """Density-based pruning (Abbas et al. 2024, arXiv 2401.04578).
 
     by: encoder whose image vectors are clustered (distilled DINOv2 in the paper). Exactly one of fraction and
-    count. clusters: k (500 for LAION, 100 for DataComp Medium). temperature: tau of the softmax over complexities.
-    neighbours: centroids that d_inter averages over. keep: the samples farthest from their centroid (hard), nearest
-    (easy), or any (random). balance: lower bound of every quota as a share of N / k; 0 in the paper's best.
+    count. clusters: k (500 for LAION, 100 for DataComp Medium), or known centroids. temperature: tau of the softmax
+    over complexities. neighbours: centroids that d_inter averages over. keep: the samples farthest from their
+    centroid (hard), nearest (easy), or any (random). balance: lower bound of every quota as a share of N / k; 0 in
+    the paper's best.
     """
 
     by: str
-    clusters: int
+    clusters: ClustersOption
     fraction: float | None = None
     count: int | None = None
     temperature: float = 0.1
@@ -50,10 +51,10 @@ class Density:
 
     def __post_init__(self) -> None:
         self.amount()
-        if self.clusters < 1 or self.temperature <= 0 or self.neighbours < 1 or not 0 <= self.balance <= 1:
+        if self.temperature <= 0 or self.neighbours < 1 or not 0 <= self.balance <= 1:
             raise JobError(
-                "density needs clusters >= 1, temperature > 0, neighbours >= 1 and balance in [0, 1], but "
-                f"{self.clusters}, {self.temperature}, {self.neighbours}, {self.balance} came"
+                "density needs temperature > 0, neighbours >= 1 and balance in [0, 1], but "
+                f"{self.temperature}, {self.neighbours}, {self.balance} came"
             )
 
     def amount(self) -> Amount:
@@ -62,7 +63,7 @@ class Density:
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """Clusters of what is still in, then the quotas; another fraction re-uses the clusters."""
-        clusters = Clusters(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
+        clusters = clusters_of(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
         made = artifact_of(clusters, store)
         options = _Options(self.temperature, self.neighbours, self.keep, self.balance, self.seed)
         return [clusters, DensityStage(survivors, made, self.amount(), options)]

@@ -1,7 +1,7 @@
 """The table of cuts by the name that a job gives them, and the list of stages that a whole job is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.artifact import Artifact
 from pipeline.executor import Needs
@@ -13,8 +13,13 @@ from stages.density import Density
 from stages.duplicates import Duplicates
 from stages.embeddings import Embeddings, Precomputed
 from stages.encoders import Encoding, OpenClip, Timm
+from stages.epochs import Epochs
+from stages.feature_mapping import FeatureMapping
 from stages.formats import VectorReader
+from stages.image_based import ImageBased
 from stages.manifest import Manifest
+from stages.negclip import Negclip
+from stages.normsim import Normsim
 from stages.pool import Pool, PoolStage
 from stages.prototypes import Prototypes
 from stages.random import Random
@@ -25,7 +30,22 @@ from stages.similarity import Similarity
 from stages.survivors import Survivors
 
 CUTS: dict[str, type[Cut]] = {
-    cut.kind: cut for cut in (Rules, Duplicates, Similarity, Density, Prototypes, Coverage, Random, Score)
+    cut.kind: cut
+    for cut in (
+        Rules,
+        Duplicates,
+        Similarity,
+        Negclip,
+        Density,
+        Prototypes,
+        Coverage,
+        Normsim,
+        ImageBased,
+        FeatureMapping,
+        Random,
+        Score,
+        Epochs,
+    )
 }
 """Every cut a policy can name. A new method is one file, one test file, and one name here."""
 
@@ -42,6 +62,11 @@ class Path:
     cuts: tuple[tuple[str, Artifact], ...]
     manifest: Artifact
     shards: Artifact | None
+
+    @property
+    def deciding(self) -> tuple[tuple[str, Stage], ...]:
+        """The stages that decide; manifest and shards only write down what was decided."""
+        return tuple(step for step in self.stages if not isinstance(step[1], Manifest | Shards))
 
 
 def lay_out(
@@ -64,7 +89,8 @@ def lay_out(
         first = Embeddings.of(listed, pool.reader, embeddings, encoding, needs)
     embedded = artifact_of(first, store)
     stages: list[tuple[str, Stage]] = [(listing.name, listing), (first.name, first)]
-    survivors = Survivors(embedded, None, pool.reader)
+    embedder = first if isinstance(first, Embeddings) else None
+    survivors = Survivors(embedded, None, pool.reader, embedder)
     cuts: list[tuple[str, Artifact]] = []
     for cut in policy:
         *before, last = cut.stages(survivors, store)
@@ -73,7 +99,7 @@ def lay_out(
         name = f"{cut.kind}_{again + 1}" if again else cut.kind
         stages += [*[(f"{name}.{stage.name}", stage) for stage in before], (name, last)]
         cuts.append((name, made))
-        survivors = Survivors(embedded, made, pool.reader)
+        survivors = replace(survivors, last=made)
     manifest = Manifest(embedded, tuple(cuts))
     stages.append((manifest.name, manifest))
     written: Artifact | None = None

@@ -14,7 +14,7 @@ from pipeline.artifact import Artifact
 from pipeline.errors import JobError
 from pipeline.keep_top import Rows, Thresholds, kept
 from pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
-from stages.clusters import Clusters, cluster_sizes
+from stages.clusters import ClustersOption, cluster_sizes, clusters_of, read_centroids
 from stages.cut import Amount, Of, funnel, keep_by_quota, select
 from stages.members import MemberDistance
 from stages.survivors import Survivors
@@ -24,14 +24,14 @@ from stages.survivors import Survivors
 class Prototypes:
     """Self-supervised prototypes (Sorscher et al. 2022, arXiv 2206.14486).
 
-    by: encoder whose image vectors are clustered (SwAV in the paper). Exactly one of fraction and count. clusters: k.
-    keep: of all clusters together, the samples farthest from their own centroid (hard, where data is plentiful), or
-    nearest (easy, where it is scarce). balance: the least that a cluster keeps, as a share of what it would keep if
-    every cluster were cut by one fraction; 0.5 in the paper.
+    by: encoder whose image vectors are clustered (SwAV in the paper). Exactly one of fraction and count.
+    clusters: k, or known centroids. keep: of all clusters together, the samples farthest from their own centroid
+    (hard, where data is plentiful), or nearest (easy, where it is scarce). balance: the least that a cluster keeps,
+    as a share of what it would keep if every cluster were cut by one fraction; 0.5 in the paper.
     """
 
     by: str
-    clusters: int = Field(ge=1)
+    clusters: ClustersOption
     fraction: float | None = None
     count: int | None = None
     keep: Literal["hard", "easy"] = "hard"
@@ -53,9 +53,9 @@ class Prototypes:
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """Clusters of what is still in, then the selection; `density` of the same clusters shares them."""
-        clusters = Clusters(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
+        clusters = clusters_of(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
         made = artifact_of(clusters, store)
-        return [clusters, PrototypesStage(survivors, made, self.clusters, self.amount(), self.keep, self.balance)]
+        return [clusters, PrototypesStage(survivors, made, self.amount(), self.keep, self.balance)]
 
 
 def floors(size: np.ndarray, total: int, balance: float) -> np.ndarray:
@@ -75,7 +75,6 @@ class PrototypesStage:
 
     survivors: Survivors
     clusters: Artifact
-    k: int
     amount: Amount
     keep: Literal["hard", "easy"]
     balance: float
@@ -85,7 +84,8 @@ class PrototypesStage:
     def run(self, run: Run, out: Artifact) -> Summary:
         """Two passes for the floors where there are any, two for the rest, and one that commits."""
         wanted = self.amount.number(self.survivors)
-        least = floors(cluster_sizes(run.summaries(self.clusters), self.k), wanted, self.balance)
+        sizes = cluster_sizes(run.summaries(self.clusters), len(read_centroids(self.clusters)))
+        least = floors(sizes, wanted, self.balance)
         members = MemberDistance(self.survivors, self.clusters, self.keep, seed=0)
         met = select(run, members, least, "prototypes: floors")
         ensured = int(least.sum())

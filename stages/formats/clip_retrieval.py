@@ -1,6 +1,7 @@
 """Reads clip-retrieval's metadata parquet and npy files in place; refuses files whose rows do not match."""
 
 import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ from stages.formats.precomputed import (
     row_table,
 )
 from stages.formats.sample import Reject
-from stages.formats.vector_blocks import npy_blocks, squared_norms, unit_rows
+from stages.formats.vector_blocks import Blocks, npy_blocks, squared_norms, unit_rows
 
 _SHARD = re.compile(r"(?P<root>(?:.*/)?)metadata/metadata_(?P<number>[^/]+)\.parquet")
 _CAPTIONS = ("caption", "TEXT", "text")
@@ -85,13 +86,15 @@ class ClipRetrieval:
         Raises JobError for an encoder or tower the pool has not, DataError for rows that are rejects,
         ShardError for a broken file.
         """
+        with self.blocks(url, encoder, tower) as blocks:
+            return unit_rows(blocks, positions, url)
+
+    def blocks(self, url: str, encoder: str, tower: Literal["image", "text"]) -> AbstractContextManager[Blocks]:
+        """The vectors as they are stored, block by block; raises as `vectors` does."""
         known_encoder(encoder, self.encoders(), url)
-        arrays = self.companions(url)
         if tower == "text" and not self.text:
             raise JobError(f"{url}: the pool must have text vectors for this job, but pool.text is false")
-        array = arrays[0] if tower == "image" else arrays[1]
-        with npy_blocks(array) as blocks:
-            return unit_rows(blocks, positions, array)
+        return npy_blocks(self.companions(url)[0 if tower == "image" else 1])
 
     def _uids(self, meta: pa.Table, captions: pa.ChunkedArray) -> np.ndarray:
         if "uid" in meta.column_names:

@@ -1,10 +1,13 @@
 """Streams the vectors of one file in blocks; refuses other shapes and types, and NaN and zero vectors."""
 
+import ast
+import io
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +18,17 @@ from numpy.lib import format as npy
 
 from pipeline.errors import DataError, PoolError, ShardError
 from pipeline.storage import open_read
+from stages.float16 import widened
 from stages.formats.columns import need_column, open_parquet, whole_shard
 
-_BLOCK_ROWS = 4096  # about 6 MB at 768 float16, in float32 twice that: stays in the processor's cache
+_BLOCK_ROWS = 1024  # about 1.5 MB at 768 float16, in float32 twice that: stays in the processor's cache
 _UNIT_TOLERANCE = 1e-3  # float16 rounds each number by up to 4.9e-4 of itself: such rows are taken bit by bit
 _VANISHED = 1e-30  # squares below about 1e-38 lose digits in float32, so such a norm is no longer a norm
+_HEADER_BYTES = 10_000  # numpy's own limit
+_FLOATS = re.compile(r"[<>=|]?f[248]")
+_KINDS = re.compile(r"[<>=|]?(f[248]|[iu][1248]|c(8|16)|b1|O)")
+_ENCRYPTED = 1
+_INFLATE = 1032  # the most that a byte of deflate can say
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class _Stream(Protocol):
 def npy_blocks(url: str) -> Iterator[Blocks]:
     """Blocks of a .npy file of shape (rows, width). Raises ShardError when it is no such file."""
     with whole_shard(url), open_read(url) as file:
-        yield _npy(file, url)
+        yield _npy(file, _size_of(file), url)
 
 
 @contextmanager
@@ -53,8 +62,12 @@ def npz_blocks(url: str, name: str) -> Iterator[Blocks]:
         if f"{name}.npy" not in archive.namelist():
             found = ", ".join(member.removesuffix(".npy") for member in archive.namelist())
             raise ShardError(f"{url}: the archive must hold {name}, but holds {found}")
-        with archive.open(f"{name}.npy") as member:
-            yield _npy(member, f"{url}: {name}")
+        stated = archive.getinfo(f"{name}.npy")
+        if stated.flag_bits & _ENCRYPTED or stated.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ShardError(f"{url}: {name} must be stored or deflated, and not encrypted; write it with np.savez")
+        most = min(stated.compress_size, _size_of(file)) * _INFLATE  # the archive may say anything
+        with archive.open(stated) as member:
+            yield _npy(member, min(stated.file_size, most), f"{url}: {name}")
 
 
 @contextmanager
@@ -81,11 +94,12 @@ def squared_norms(blocks: Blocks, see: Callable[[int, np.ndarray], None] | None 
     see: called with (first row, part as stored) of every part. Cost: one read of the file, a block in memory.
     """
     norms = np.empty(blocks.rows, np.float32)
+    wide = _buffer(blocks)
     start = 0
     for part in blocks.parts:
         if see:
             see(start, part)
-        norms[start : start + len(part)] = _squared(_float32(part))
+        norms[start : start + len(part)] = _squared(widened(part, wide))
         start += len(part)
     return norms
 
@@ -99,25 +113,44 @@ def unit_rows(blocks: Blocks, positions: Int64[np.ndarray, "n"] | None, url: str
     Raises DataError for positions out of range, and for rows without a direction (NaN, infinite, zero):
     such are rejects and must not be asked for.
     """
-    rows = blocks.rows
-    wanted = np.arange(rows) if positions is None else positions
+    wanted = np.arange(blocks.rows) if positions is None else positions
     order = np.argsort(wanted, kind="stable")
-    ascending = wanted[order]
-    if len(wanted) and (ascending[0] < 0 or ascending[-1] >= rows):
-        raise DataError(f"{url}: positions must be in 0..{rows - 1}, but {ascending[0]}..{ascending[-1]} came")
+    in_order = bool((order[1:] > order[:-1]).all())
     unit = np.empty((len(wanted), blocks.width), np.float16)
-    start = done = 0
-    for part in blocks.parts:
-        if done == len(wanted):
-            break
-        last = int(np.searchsorted(ascending, start + len(part)))
-        unit[order[done:last]] = _unit(part[ascending[done:last] - start], ascending[done:last], url)
-        start, done = start + len(part), last
+    done = 0
+    for part, _ in unit_parts(blocks, wanted[order], url):
+        last = done + len(part)
+        unit[slice(done, last) if in_order else order[done:last]] = part
+        done = last
     return unit
 
 
-def _unit(part: np.ndarray, rows: np.ndarray, url: str) -> np.ndarray:
-    x = _float32(part)
+def unit_parts(
+    blocks: Blocks, ascending: Int64[np.ndarray, "n"], url: str
+) -> Iterator[tuple[Float16[np.ndarray, "m d"], Float32[np.ndarray, "m d"]]]:
+    """`unit_rows` part by part, as float16 and the same numbers as float32, which the next part overwrites.
+
+    ascending: positions in ascending order, repeats allowed. Cost: one read of the file up to the last one; a block
+    in memory, so the memory does not follow the shard. Raises what `unit_rows` does.
+    """
+    if len(ascending) and (ascending[0] < 0 or ascending[-1] >= blocks.rows):
+        raise DataError(f"{url}: positions must be in 0..{blocks.rows - 1}, but {ascending[0]}..{ascending[-1]} came")
+    wide = _buffer(blocks)
+    start = done = 0
+    for part in blocks.parts:
+        if done == len(ascending):
+            break
+        last = int(np.searchsorted(ascending, start + len(part)))
+        found = ascending[done:last]
+        if len(found) > len(wide):  # repeats
+            wide = np.empty((len(found), blocks.width), np.float32)
+        whole = np.array_equal(found, np.arange(start, start + len(part)))
+        yield _unit(part if whole else part[found - start], found, wide, url)
+        start, done = start + len(part), last
+
+
+def _unit(part: np.ndarray, rows: np.ndarray, wide: np.ndarray, url: str) -> tuple[np.ndarray, np.ndarray]:
+    x = widened(part, wide)
     squared = _squared(x)
     bad = ~np.isfinite(squared) | (squared == 0)
     if bad.any():
@@ -127,14 +160,18 @@ def _unit(part: np.ndarray, rows: np.ndarray, url: str) -> np.ndarray:
         )
     norms = np.sqrt(squared)
     norms[np.abs(norms - 1) <= _UNIT_TOLERANCE] = 1
-    same = (norms == 1).all()
-    unit: np.ndarray = (part if same else x / norms[:, None]).astype(np.float16, copy=False)
-    return unit
+    if (norms == 1).all():
+        if part.dtype == np.float16:
+            return part, x
+        unit = part.astype(np.float16)
+    else:
+        unit = (x / norms[:, None]).astype(np.float16)
+    return unit, widened(unit, wide)
 
 
-def _float32(part: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):  # float64 beyond float32 becomes infinite: a reject
-        return part.astype(np.float32)
+def _buffer(blocks: Blocks) -> np.ndarray:
+    """Room for the float32 of one part, used for all: memory that is asked for anew costs as much as the numbers."""
+    return np.empty((min(blocks.rows, _BLOCK_ROWS), blocks.width), np.float32)
 
 
 def _squared(x: np.ndarray) -> np.ndarray:
@@ -144,17 +181,50 @@ def _squared(x: np.ndarray) -> np.ndarray:
     return squared
 
 
-def _npy(stream: _Stream, what: str) -> Blocks:
+def _size_of(file: BinaryIO) -> int:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return size
+
+
+def _npy(stream: _Stream, size: int, what: str) -> Blocks:
+    """size: bytes that the file can have at most: nothing is allocated for rows that do not fit into them."""
     version = npy.read_magic(stream)
-    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read_header(stream)
-    if len(shape) != 2 or fortran or dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
+    length = stream.read(2 if version == (1, 0) else 4)
+    if int.from_bytes(length, "little") > _HEADER_BYTES or version > (3, 0):
+        raise ShardError(f"{what}: the header must be of version 1 to 3 and at most {_HEADER_BYTES} bytes")
+    header = stream.read(int.from_bytes(length, "little"))
+    kind, fortran, shape = _header(header, what)
+    if len(shape) != 2 or fortran or not _FLOATS.fullmatch(kind) or shape[1] < 1:
         layout = "Fortran" if fortran else "C"
         raise ShardError(
             f"{what}: vectors must be float16, float32 or float64 of shape (rows, width) in C order, "
-            f"but {dtype} of shape {shape} in {layout} order came"
+            f"but {_named(kind)} of shape {shape} in {layout} order came"
         )
-    return Blocks(shape[0], shape[1], _npy_parts(stream, shape[0], shape[1], dtype, what))
+    (rows, width), dtype = shape, np.dtype(kind)
+    held = size - npy.MAGIC_LEN - len(length) - len(header)
+    if rows * width * dtype.itemsize > held:
+        whole = max(held, 0) // (width * dtype.itemsize)
+        raise ShardError(f"{what}: {rows} rows must follow the header, but the file ends in row {whole}")
+    return Blocks(rows, width, _npy_parts(stream, rows, width, dtype, what))
+
+
+def _header(text: bytes, what: str) -> tuple[str, bool, tuple[int, ...]]:
+    """Type, order and shape as a .npy header states them. Raises ShardError for anything else."""
+    try:
+        stated = ast.literal_eval(text.decode("latin1").strip())
+        kind, fortran, shape = stated["descr"], stated["fortran_order"], stated["shape"]
+    except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError) as error:
+        raise ShardError(f"{what}: the file must be whole and readable, but its header is not: {error}") from error
+    numbers = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
+    if not isinstance(kind, str) or not isinstance(fortran, bool) or not numbers:
+        raise ShardError(f"{what}: vectors must be floats, but {kind!s:.80} of shape {shape!s:.80} came")
+    return kind, fortran, shape
+
+
+def _named(kind: str) -> str:
+    """A type as numpy calls it."""
+    return str(np.dtype(kind)) if _KINDS.fullmatch(kind) else f"{kind!r:.80}"
 
 
 def _npy_parts(stream: _Stream, rows: int, width: int, dtype: np.dtype, what: str) -> Iterator[np.ndarray]:

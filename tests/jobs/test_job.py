@@ -127,7 +127,8 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ({"policy": ["rules"]}, "policy.0 must be a mapping, but 'rules' came"),
         (
             {"policy": [{"rules": {}}, {"densty": {}}]},
-            "policy.1 must be one of rules, duplicates, similarity, density, prototypes, coverage, random, score, but "
+            "policy.1 must be one of rules, duplicates, similarity, negclip, density, prototypes, coverage, normsim, "
+            "image_based, feature_mapping, random, score, epochs, but "
             "'densty' came; did you mean density?",
         ),
         (
@@ -168,13 +169,22 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
             "similarity compares image and text, but dino has no text vectors; name a CLIP",
         ),
         (
+            {"policy": [{"negclip": {"by": "dino", "fraction": 0.3}}]},
+            "negclip compares image and text, but dino has no text vectors; name a CLIP",
+        ),
+        (
             {"policy": [{"coverage": {"by": "dino", "fraction": 0.3}}]},
             "coverage compares image and text, but dino has no text vectors; name a CLIP",
         ),
         (
             {"policy": [{"duplicates": {"by": "clip", "epsilon": 0.1, "clusters": 0}}]},
-            "policy.0.duplicates.clusters: Input should be greater than or equal to 1, but 0 came",
+            "policy.0.duplicates.clusters.k: Input should be greater than or equal to 1, but 0 came",
         ),
+        (
+            {"policy": [{"epochs": {"epochs": 2, "count": 5}}, {"random": {"count": 5}}]},
+            "epochs must be the last cut of a policy, for a later one would take samples out of some epochs",
+        ),
+        ({"policy": [{"epochs": {"count": 5}}]}, "policy.0.epochs.epochs: Field required"),
         ({"policy": [{"duplicates": {"epsilon": 0.1}}]}, "set by (an encoder) and clusters (k) too"),
         ({"shards": {"samples_per_shard": 0}}, "shards.samples_per_shard must be at least 1, but 0 came"),
         ({"shards": {"per_shard": 5}}, "shards has no key 'per_shard'; did you mean samples_per_shard?"),

@@ -7,19 +7,23 @@ import pytest
 
 from pipeline import storage
 from pipeline.artifact import Artifact, read_table
-from pipeline.errors import DataError, FailedShards
-from pipeline.executor import Needs
+from pipeline.errors import DataError
 from pipeline.stage import artifact_of, execute
 from pipeline.uid import uids_from_hex
-from stages.clusters import Clusters, Members, _Fit, read_centroids
+from stages.clusters import Known, Members, clusters_of, read_centroids
 from stages.random import Random
 from stages.uid_hash import hash_values
 from tests.pools import Filtered, Samples, filtered, opened, write_vectors
 
 
-def clustered(pool: Filtered, k: int = 5, per_cluster: int = 256, seed: int = 0) -> Artifact:
-    stage = Clusters(pool.survivors, "clip", k, 20, per_cluster, seed)
+def clustered(pool: Filtered, k: int = 5, per_cluster: int = 256, seed: int = 0, known: str | None = None) -> Artifact:
+    stage = clusters_of(pool.survivors, "clip", Known(source=known) if known else k, 20, per_cluster, seed)
     return execute(stage, pool.run).artifact
+
+
+def saved(url: str, centroids: np.ndarray) -> None:
+    with storage.committing(url) as file:
+        np.save(file, centroids)
 
 
 def members(pool: Filtered, made: Artifact) -> dict[str, tuple[int, float]]:
@@ -46,6 +50,19 @@ def test_members_have_the_nearest_centroid() -> None:
     assert set(found) == set(pool.kept)
     assert all(found[uid][0] == nearest[uid][0] for uid in found)
     assert all(found[uid][1] == pytest.approx(nearest[uid][1], abs=1e-6) for uid in found)
+
+
+def test_a_shard_of_several_blocks() -> None:
+    """Every block's members are written in their place: 1,024 rows make one."""
+    samples = Samples.drawn(2500)
+    pool = filtered(samples, Random(fraction=0.9), shards=1)
+    made = clustered(pool, k=4)
+    nearest = dict(
+        zip(samples.uid, (samples.image.astype(float) @ read_centroids(made).astype(float).T).argmax(1), strict=True)
+    )
+    found = members(pool, made)
+    assert len(found) == 2250
+    assert all(cluster == nearest[uid] for uid, (cluster, _) in found.items())
 
 
 def test_one_answer_for_any_shards_and_order() -> None:
@@ -77,21 +94,92 @@ def test_sizes_are_reported() -> None:
     made = clustered(pool, k=6)
     sizes = np.bincount([cluster for cluster, _ in members(pool, made).values()], minlength=6)
     report = made.done() or {}
-    assert (report["largest"], report["median"], report["empty"]) == (
+    assert (report["clusters"], report["sample"]) == (6, 50)
+    assert (report["largest"], report["median"], report["empty"], report["giant"]) == (
         sizes.max(),
         np.median(sizes),
         (sizes == 0).sum(),
+        0,
     )
+
+
+def test_giants_hold_more_than_ten_times_the_mean() -> None:
+    """Of 12 known centroids one is near everything: 40 samples in it, a mean of 3.3."""
+    samples = Samples.drawn(40, image=np.float16(np.tile(np.eye(16)[0], (40, 1))))
+    url = f"memory://{uuid.uuid4().hex}/known.npy"
+    saved(url, np.eye(16)[:12])
+    made = clustered(filtered(samples, shards=2), known=url)
+    report = made.done() or {}
+    assert (report["giant"], report["largest"], report["empty"], report["clusters"]) == (1, 40, 11, 12)
+
+
+def test_probes_are_the_next_nearest_in_order() -> None:
+    samples = Samples.drawn(70)
+    pool = filtered(samples, Random(count=50), shards=3)
+    made = execute(clusters_of(pool.survivors, "clip", 6, 20, 256, 0, probes=2), pool.run).artifact
+    cosine = samples.image.astype(np.float64) @ read_centroids(made).astype(np.float64).T
+    nearest = dict(zip(samples.uid, np.argsort(-cosine, axis=1, kind="stable")[:, :3].tolist(), strict=True))
+    seen = 0
+    for item in pool.run.items:
+        part = Members.read(made, item.index)
+        uids = pool.survivors.embeddings.read(item.index, ["uid"])["uid"].to_pylist()
+        assert part.probes is not None
+        assert part.probes.dtype == np.int32
+        for row, cluster, probes in zip(part.rows, part.cluster, part.probes, strict=True):
+            assert [cluster, *probes] == nearest[uids[row].hex()]
+            seen += 1
+    assert seen == 50
+    without = clustered(pool, k=6)
+    assert "probes" not in without.columns(0)
+    assert Members.read(without, 0).probes is None
+    assert without.name != made.name
+
+
+def test_known_centroids_stay_as_a_pool_grows() -> None:
+    """Nothing is fitted: the old samples keep their clusters and distances, the new ones get theirs."""
+    samples = Samples.drawn(80)
+    small = filtered(samples.take(np.arange(50)), shards=2)
+    fitted = clustered(small)
+    grown = filtered(samples, shards=3)
+    made = clustered(grown, known=fitted.folder)
+    assert read_centroids(made).tobytes() == read_centroids(fitted).tobytes()
+    assert storage.folders(made.folder) == []
+    before, after = members(small, fitted), members(grown, made)
+    assert {uid: after[uid] for uid in before} == before
+    assert len(after) == 80
+    report = made.done() or {}
+    assert report["from"] == fitted.file("centroids.npy")
+    assert "sample" not in report
+
+
+def test_another_file_of_centroids_is_another_artifact() -> None:
+    pool = filtered(Samples.drawn(20))
+    url = f"memory://{uuid.uuid4().hex}/known.npy"
+    saved(url, np.eye(16)[:3])
+    first = artifact_of(clusters_of(pool.survivors, "clip", Known(source=url), 20, 256, 0), pool.run.store)
+    again = artifact_of(clusters_of(pool.survivors, "clip", Known(source=url), 9, 99, 1), pool.run.store)
+    assert first == again  # how to fit says nothing where nothing is fitted
+    saved(url, np.eye(16)[:4])
+    assert artifact_of(clusters_of(pool.survivors, "clip", Known(source=url), 20, 256, 0), pool.run.store) != first
+    with pytest.raises(DataError, match=r"folder of a clusters artifact, but memory://nowhere/centroids.npy is not"):
+        clusters_of(pool.survivors, "clip", Known(source="memory://nowhere"), 20, 256, 0)
+
+
+def test_nothing_in_and_known_centroids() -> None:
+    pool = filtered(Samples.drawn(20), Random(count=0), shards=2)
+    url = f"memory://{uuid.uuid4().hex}/known.npy"
+    saved(url, np.eye(16)[:3])
+    report = clustered(pool, known=url).done() or {}
+    assert (report["rows"], report["empty"], report["largest"], report["giant"]) == (0, 3, 0, 0)
 
 
 def test_centroids_that_are_there_are_not_fitted_again() -> None:
     """Another run that was ended after the fit assigns to the same centroids."""
     pool = filtered(Samples.drawn(50), shards=3)
-    stage = Clusters(pool.survivors, "clip", 5, 20, 256, 0)
+    stage = clusters_of(pool.survivors, "clip", 5, 20, 256, 0)
     out = artifact_of(stage, pool.run.store)
     own = np.eye(16, dtype=np.float32)[:5]
-    with storage.committing(out.file("centroids.npy")) as file:
-        np.save(file, own)
+    saved(out.file("centroids.npy"), own)
     execute(stage, pool.run)
     assert read_centroids(out).tolist() == own.tolist()
     assert storage.folders(out.folder) == []
@@ -103,19 +191,12 @@ def test_more_clusters_than_samples_are_refused() -> None:
         clustered(pool, k=10)
 
 
-def test_a_sample_that_lost_rows_is_refused() -> None:
-    """A run that was ended after drawing, whose folder somebody then thinned out."""
-    pool = filtered(Samples.drawn(30), shards=2)
-    made = clustered(pool)
-    stage = Clusters(pool.survivors, "clip", 5, 20, 256, 0)
-    with pytest.raises(FailedShards, match="sample must hold 31 rows, but has 30; delete that folder"):
-        list(pool.run.executor.map(_Fit(stage, 2, 31, made), [0], "fit", Needs(retries=0)))
-
-
-def test_a_shard_without_rows_has_no_members() -> None:
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_shard_without_rows_has_no_members(empty: int) -> None:
+    """First or last: the width of the vectors comes from the other."""
     root = f"memory://{uuid.uuid4().hex}"
-    urls = (*write_vectors(f"{root}/pool", Samples.drawn(30)), *write_vectors(f"{root}/empty", Samples.drawn(0)))
-    pool = opened(urls, store=f"{root}/store")
+    urls = [*write_vectors(f"{root}/pool", Samples.drawn(30)), *write_vectors(f"{root}/empty", Samples.drawn(0))]
+    pool = opened(tuple(urls if empty else urls[::-1]), store=f"{root}/store")
     made = clustered(pool, k=3)
     assert len(members(pool, made)) == 30
-    assert len(Members.read(made, 1).rows) == 0
+    assert len(Members.read(made, empty).rows) == 0

@@ -149,11 +149,9 @@ def test_moments_of_parts_are_those_of_the_whole(seed: int, n: int, cuts: list[i
     assert spread.tolist() == pytest.approx([distance[cluster == j].sum(dtype=float) for j in range(7)], abs=1e-7)
 
 
-@pytest.mark.parametrize(
-    "options", [{"clusters": 0}, {"temperature": 0.0}, {"neighbours": 0}, {"balance": 1.5}, {"balance": -0.1}]
-)
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"neighbours": 0}, {"balance": 1.5}, {"balance": -0.1}])
 def test_options_are_checked(options: dict[str, float]) -> None:
-    with pytest.raises(JobError, match="density needs clusters >= 1, temperature > 0, neighbours >= 1 and balance"):
+    with pytest.raises(JobError, match="density needs temperature > 0, neighbours >= 1 and balance"):
         Density(**{"by": "clip", "clusters": 5, "fraction": 0.5, **options})  # type: ignore[arg-type]  # wrong on purpose
 
 

@@ -1,5 +1,6 @@
 """Spherical k-means: planted clusters, a plain argmax as oracle, one answer for any split or threads."""
 
+import io
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError
-from stages.kmeans import assign, fit
+from stages.kmeans import Nearest, assign, assign_near, fit, imported
 
 
 def unit(x, dtype=np.float32):
@@ -63,6 +64,49 @@ def oracle_of_single_rows(x, mu):
     return np.array([np.vecdot(np.broadcast_to(row, wide.shape).astype(float), wide).argmax() for row in x])
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_probes_are_the_next_nearest_for_any_block(data):
+    """With twins among the centroids and others that all but coincide; a stable sort of float64 is the oracle."""
+    n, probes = 60, data.draw(st.integers(0, 9))
+    x, _ = planted(n, 24, 3, seed=data.draw(st.integers(0, 5)), spread=2.0)
+    mu = unit(np.repeat(x[:4], 2, axis=0) + np.float32(2e-7) * x[4:12])
+    mu = np.concatenate([mu, mu[: data.draw(st.integers(0, 3))]])
+    cluster, distance, near = assign_near(x.astype(np.float16), mu, probes, block=data.draw(st.integers(1, n)))
+    wide, rows = mu.astype(np.float64), x.astype(np.float16).astype(np.float64)
+    order = np.array([np.argsort(-np.vecdot(row, wide), kind="stable") for row in rows])
+    found = min(probes, len(mu) - 1)
+    assert near.shape == (n, probes)
+    assert near.dtype == cluster.dtype == np.int32
+    assert np.array_equal(cluster, order[:, 0])
+    assert np.array_equal(near[:, :found], order[:, 1 : 1 + found])
+    assert (near[:, found:] == -1).all()
+    assert distance.tobytes() == assign(x.astype(np.float16), mu)[1].tobytes()
+
+
+def test_twins_behind_a_clear_nearest_are_in_the_order_of_their_index():
+    """The nearest is far ahead; what is uncertain are the ranks after it, and the last against those left out."""
+    x = unit(np.array([[5, 1, 1, 0]]) + 1e-3 * np.random.default_rng(0).normal(size=(40, 4)), np.float16)
+    mu = unit(np.array([[0, 1, 1, 0], [0, 1, 1, 1e-7], [1, 0, 0, 0], [0, 1, 1, -1e-7], [0, 1, 1, 0], [0, 0, 0, 1]]))
+    wide = mu.astype(np.float64)
+    order = np.array([np.argsort(-np.vecdot(row.astype(np.float64), wide), kind="stable") for row in x])
+    assert (order[:, 0] == 2).all()
+    for probes in range(5):
+        for block in (1, 7, 40):
+            assert np.array_equal(assign_near(x, mu, probes, block=block)[2], order[:, 1 : 1 + probes])
+
+
+def test_calls_one_after_the_other_are_apart():
+    """The memory that is kept between calls carries nothing over, and no answer lies in it."""
+    x, _ = planted(300, 16, 5, spread=2.0)
+    nearest = Nearest(x[:20], 2, block=64)
+    parts = [x[:100].astype(np.float16), x[:3], x[100:300].astype(np.float16), x[:0], x[40:200]]
+    together = [nearest(part) for part in parts]
+    for part, found in zip(parts, together, strict=True):
+        alone = assign_near(part, x[:20], 2)
+        assert all(one.tobytes() == other.tobytes() for one, other in zip(found, alone, strict=True))
+
+
 def test_equal_centroids_go_to_the_lowest_index():
     x, _ = planted(500, 8, 3)
     cluster, _ = assign(x, np.concatenate([x[:5], x[:5], x[:5]]))
@@ -101,6 +145,46 @@ def test_as_many_clusters_as_samples_and_no_rows():
     assert assign(x, x[:1])[0].tolist() == [0, 0, 0, 0]
 
 
+def saved(array, **options):
+    file = io.BytesIO()
+    np.save(file, array, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_imported_centroids_are_of_unit_norm(dtype):
+    x = np.random.default_rng(0).normal(size=(7, 5)).astype(dtype)
+    found = imported(saved(x), "a.npy")
+    assert found.dtype == np.float32
+    wide = x.astype(np.float64)
+    assert found.tolist() == (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32).tolist()
+
+
+def test_importing_what_was_exported_changes_no_bit():
+    x, _ = planted(400, 33, 3, spread=3.0)
+    assert imported(saved(fit(x, 40)), "a.npy").tobytes() == fit(x, 40).tobytes()
+    assert imported(saved(np.asfortranarray(x)), "a.npy").tobytes() == x.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no npy", "a.npy is not: "),
+        (saved(np.eye(3))[:-9], "must be a whole .npy file"),
+        (saved(np.array([{}]), allow_pickle=True), "without objects, but a.npy is not: "),
+        (saved(np.eye(3, dtype=np.int64)), r"a.npy holds int64 of shape \(3, 3\)"),
+        (saved(np.ones(3)), r"holds float64 of shape \(3,\)"),
+        (saved(np.ones((0, 3))), r"holds float64 of shape \(0, 3\)"),
+        (saved(np.array([[1.0, 0], [0, 0], [0, 0]])), "2 of 3 in a.npy are not, first row 1"),
+        (saved(np.array([[1, np.nan]])), "1 of 1 in a.npy are not, first row 0"),
+        (saved(np.array([[1, np.inf]])), "1 of 1 in a.npy are not, first row 0"),
+    ],
+)
+def test_what_is_no_centroids_is_refused(content, message):
+    with pytest.raises(DataError, match=message):
+        imported(content, "a.npy")
+
+
 def test_broken_questions_are_refused():
     x = np.eye(4, dtype=np.float32)
     with pytest.raises(DataError, match="5 clusters and 4 samples came; ask for between 1 and 4 clusters"):
@@ -113,5 +197,9 @@ def test_broken_questions_are_refused():
         fit(broken, 2)
     with pytest.raises(DataError, match=r"first at 3 with norm 0\.0"):
         assign(np.concatenate([x[:3], x[:1] * 0]), x, block=2)
-    with pytest.raises(DataError, match="use those of one encoder"):
+    with pytest.raises(DataError, match="there must be a centroid, but none came"):
         assign(x, x[:0])
+    with pytest.raises(
+        DataError, match=r"rows of shape \(4, 3\) and centroids of shape \(4, 4\) came; use those of one"
+    ):
+        Nearest(x)(x[:, :3])

@@ -1,0 +1,90 @@
+"""One answer for any sharding: all cuts over the same samples in 1, 7 and 40 shards, in threads and on Ray."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.job import parse
+from jobs.run import run
+from pipeline import storage
+from pipeline.executor import Executor
+from pipeline.executor_local import LocalExecutor
+from stages.manifest import UIDS
+from stages.policy import CUTS
+from tests.pools import Samples, normed, unit, write_vectors
+
+POLICY = [
+    {"rules": {"min_words": 3}},
+    {"duplicates": {"by": "clip", "exact": False, "epsilon": 0.1, "clusters": 6, "probes": 2}},
+    {"similarity": {"by": "clip", "fraction": 0.9}},
+    {"negclip": {"by": "clip", "fraction": 0.9, "batch": 64, "partitions": 2}},
+    {"normsim": {"by": "clip", "target": "TARGET", "p": "inf", "fraction": 0.9}},
+    {"image_based": {"by": "clip", "target": "TARGET", "clusters": 30}},
+    {"feature_mapping": {"by": "clip", "target": "TARGET", "clusters": 12, "top": 8}},
+    {"coverage": {"by": "clip", "fraction": 0.9, "beta": 0.05}},
+    {"prototypes": {"by": "clip", "fraction": 0.9, "clusters": 5, "balance": 0.5}},
+    {"density": {"by": "clip", "fraction": 0.8, "clusters": 7}},
+    {"score": {"from": "SCORES", "column": "value", "fraction": 0.9}},
+    {"random": {"fraction": 0.9}},
+    {"epochs": {"fraction": 0.3, "epochs": 2}},
+]
+
+
+def crowds(n: int = 900) -> Samples:
+    """Samples around 40 directions, a third of them near copies, some captions too short."""
+    rng = np.random.default_rng(5)
+    image = unit(40, 16, 1)[rng.integers(0, 40, n)] + 0.4 * rng.normal(size=(n, 16)) / 4
+    image[-300:] = image[rng.integers(0, 600, 300)] + 0.02 * rng.normal(size=(300, 16))
+    text = normed(image + 0.5 * rng.normal(size=(n, 16)))
+    samples = Samples.drawn(n, seed=5, image=normed(image), text=text)
+    samples.caption[::50] = ["x"] * len(samples.caption[::50])
+    return samples.take(rng.permutation(n))
+
+
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same samples in 1, 7 and 40 shards, a target of vectors, and scores."""
+    folder, samples = tmp_path_factory.mktemp("shardings"), crowds()
+    for shards in (1, 7, 40):
+        write_vectors(str(folder / f"pool-{shards}"), samples, shards)
+    np.save(folder / "target.npy", samples.image[::30])
+    pq.write_table(pa.table({"uid": samples.uid, "value": np.arange(900) % 97}), folder / "scores.parquet")
+    return folder
+
+
+def decided(folder: Path, shards: int, executor: Executor) -> tuple[str, dict[str, int]]:
+    """sha256 of the kept uids, and how many each cut dropped."""
+    text = (
+        json.dumps(POLICY)
+        .replace("TARGET", str(folder / "target.npy"))
+        .replace("SCORES", str(folder / "scores.parquet"))
+    )
+    pool = {"shards": str(folder / f"pool-{shards}/*.parquet"), "format": "vectors", "encoder": "clip"}
+    store = str(folder / f"store-{type(executor).__name__}-{shards}")
+    job = parse(
+        {"name": "all", "store": store, "pool": pool | {"image": "image", "text": "text"}, "policy": json.loads(text)}
+    )
+    result = run(job, executor, lambda line: None)
+    kept = storage.read_bytes(result.path.manifest.file(UIDS))
+    return hashlib.sha256(kept).hexdigest(), dict(result.counts["dropped"])  # type: ignore[call-overload]  # counts by cut
+
+
+@pytest.fixture(scope="module")
+def one_shard(pools: Path) -> tuple[str, dict[str, int]]:
+    """The answer for one shard, in threads."""
+    return decided(pools, 1, LocalExecutor(1))
+
+
+def test_every_cut_takes_part(one_shard: tuple[str, dict[str, int]]) -> None:
+    assert {next(iter(cut)) for cut in POLICY} == set(CUTS)
+    assert all(one_shard[1].values()), one_shard[1]
+
+
+@pytest.mark.parametrize("shards", [1, 7, 40])
+def test_one_answer(pools: Path, one_shard: tuple[str, dict[str, int]], shards: int, executor: Executor) -> None:
+    assert decided(pools, shards, executor) == one_shard
