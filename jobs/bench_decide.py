@@ -27,8 +27,10 @@ from jobs.meter import Lap, Metered
 from jobs.run import job_url, run
 from jobs.vector_pool import Shape
 from pipeline import storage
+from pipeline.artifact import Artifact
 from pipeline.executor import Executor, Needs
 from pipeline.executor_open import open_executor
+from pipeline.stage import StepResult
 from stages.centroids import read_sample
 from stages.float16 import widened
 from stages.kmeans import train
@@ -144,11 +146,30 @@ def products_alone(shape: Shape, clusters: int, executor: Executor) -> Alone:
     return Alone(share * seconds / executor.workers, share * cpu)
 
 
-def fit_alone(drawn: np.ndarray, clusters: int, iterations: int) -> Alone:
-    """What faiss takes on the rows that the fit saw, on every core; it stops early where no row moves."""
-    started, worked = time.perf_counter(), time.process_time()
-    train(drawn, clusters, iterations=iterations, seed=0, threads=os.cpu_count() or 1)
-    return Alone(time.perf_counter() - started, time.process_time() - worked)
+@dataclass(frozen=True)
+class _FitAlone:
+    """faiss on the rows that the fit saw, on a worker and every core; it stops early where no row moves."""
+
+    clusters: Artifact
+    shards: int
+    sample: int
+    k: int
+    iterations: int
+
+    def open(self) -> np.ndarray:
+        return read_sample(self.clusters, self.shards, self.sample)
+
+    def run(self, state: np.ndarray, item: int) -> tuple[float, float]:
+        started, worked = time.perf_counter(), time.process_time()
+        train(state, self.k, iterations=self.iterations, seed=0, threads=os.cpu_count() or 1)
+        return time.perf_counter() - started, time.process_time() - worked
+
+
+def fit_alone(fitted: StepResult, shards: int, clusters: int, iterations: int, executor: Executor) -> Alone:
+    """What the fit takes when it does nothing but faiss."""
+    task = _FitAlone(fitted.artifact, shards, cast(int, fitted.report["sample"]), clusters, iterations)
+    [(_, (seconds, cpu))] = executor.map(task, [0], "faiss alone", Needs())
+    return Alone(seconds, cpu)
 
 
 def prepare(shape: Shape, folder: Path, cut: dict[str, object]) -> Path:
@@ -175,8 +196,8 @@ def measure(shape: Shape, folder: Path, clusters: int, iterations: int, workers:
         done = run(load(str(job_file)), metered, lambda line: metered.stop())
         laps = dict(metered.laps)
         fitted = dict(done.steps)["density.clusters"]
-        drawn = read_sample(fitted.artifact, shape.shards, cast(int, fitted.report["sample"]))
-        alone = fit_alone(drawn, clusters, iterations), products_alone(shape, clusters, metered.inner)
+        fit = fit_alone(fitted, shape.shards, clusters, iterations, metered.inner)
+        alone = fit, products_alone(shape, clusters, metered.inner)
     finally:
         metered.close()
     return Made(shape, job_file, workers, clusters, iterations, executor, laps, alone)

@@ -20,6 +20,7 @@ _POLL_S = 1.0  # a look costs some milliseconds of a core
 class Lap:
     """One step: seconds, highest resident bytes of the driver and of any worker; sums over all of them.
 
+    own: highest bytes of a worker without what it shares with others, such as Ray's object store, seen once a second.
     cpu: seconds that their cores worked, which another program on the machine hardly changes. read, written: bytes,
     by system calls.
     """
@@ -28,6 +29,7 @@ class Lap:
     seconds: float = 0.0
     driver: int = 0
     worker: int = 0
+    own: int = 0
     cpu: float = 0.0
     read: int = 0
     written: int = 0
@@ -160,6 +162,7 @@ class Metered:
                     lap.driver = max(lap.driver, peak)
                 else:
                     lap.worker = max(lap.worker, peak)
+                    lap.own = max(lap.own, 1024 * _field(pid, "status", "RssAnon"))
                 before, now = self._spent.get(pid, Spent()), Spent.of(pid)
                 lap.cpu += max(0.0, now.cpu - before.cpu)  # an ended process shows zeros
                 lap.read += max(0, now.read - before.read)

@@ -20,7 +20,7 @@ Centroids = Float32[np.ndarray, "k d"]
 _UNIT_TOLERANCE = 0.01  # float16 rounding moves a norm by less than 0.001
 _FLOAT32_UNIT = 1e-6  # rounding a unit row to float32 moves its norm by less
 _NEAR = 1e-5  # two float32 sums of 1,024 products in different orders differ by less
-_ROWS = 1024  # and their scores for some hundred centroids stay in the processor's cache
+_ROWS = 512  # and their scores for some hundred centroids stay in the processor's cache
 _SCORES = 1 << 24  # float32 scores at once, 64 MB, however many centroids
 _COSINE_ROWS = 256  # float64 copies that stay in cache: four times the speed of whole blocks
 
@@ -94,7 +94,7 @@ class Nearest:
 
     centroids: float32 (k, d), unit norm, k >= 1. probes: how many of the next nearest, p >= 0; usual 0 to 8.
     block: rows in work at once; it bounds memory (4 k + 4 d bytes a row) and changes no bit of the result. None:
-        1,024, fewer where k > 16,384. Its memory is kept from call to call, so one thread may use it.
+        512, fewer where k > 32,768. Its memory is kept from call to call, so one thread may use it.
     A float32 matrix product gives a row other last bits in another block, so it only proposes: where two of the
     p + 2 best are closer than 1e-5, float64 products of single rows decide, and they give every distance.
     Cost O(n k (d + p)), without probes about 1.2 times the matrix product and its argmax.

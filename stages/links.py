@@ -154,7 +154,7 @@ class Compare:
         links = _first_links(found, self.what.most)
         state = _state_of(links, before, again)
         write_table(storage.join(self.target, "links", shard_name(item.index)), links)
-        return write_state(self.target, item.index, state)
+        return {**write_state(self.target, item.index, state), "links": len(links)}
 
 
 def _values(what: Semantic, index: int, members: Members) -> np.ndarray:

@@ -32,10 +32,11 @@ Method = Literal["greedy", "semdedup"]
 VERDICTS = pa.schema([("row", pa.int64()), ("duplicate_of", UID_ARROW), ("cosine", pa.float32())])
 """What is said of each sample that is a duplicate."""
 
-_LINKS = 16  # that a sample keeps at a time, for thousands may be alike; who needs more is compared again
+_LINKS = 8  # that a sample keeps at a time, for thousands may be alike; who needs more is compared again
 _BLOCK_BYTES = 64 << 20  # float16 vectors of one block of a giant cell
-_PART_BYTES = 512 << 20  # of float16 vectors that one worker compares at a time
-_PART_ROWS = 4_000_000  # of verdicts and questions: about 100 bytes each
+_PART_BYTES = 256 << 20  # of float16 vectors that one worker compares at a time, or more where there are
+_PARTS = 2048  # such parts, for the driver holds a reference for each of them and block of shards
+_PART_ROWS = 1_000_000  # of links, verdicts or questions: about 100 bytes each, several times
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class SemanticStage:
             compare = Compare(what, buckets, steps.folder, links, state, cells)
             left = steps.take(compare, "duplicates: compare")
             links = state = compare.target
-            parts = max(1, -(-left["waiting"] // _PART_ROWS))
+            parts = max(1, -(-left["links"] // _PART_ROWS))
             while left["waiting"] and left.get("changed", 1):
                 decide = Decide(links, state, steps.folder, parts, what.most, chained)
                 left = steps.take(decide, "duplicates: decide")
@@ -85,7 +86,8 @@ class SemanticStage:
         centroids = read_centroids(self.clusters)
         rows = cluster_sizes(run.summaries(self.clusters), len(centroids)) * (1 + self.probes)
         row_bytes = 2 * centroids.shape[1]
-        return Buckets.of(rows, max(1, _BLOCK_BYTES // row_bytes), max(1, _PART_BYTES // row_bytes))
+        part_rows = max(1, _PART_BYTES // row_bytes, int(rows.sum()) // _PARTS)
+        return Buckets.of(rows, max(1, _BLOCK_BYTES // row_bytes), part_rows)
 
     def _cells_of_cut_off(self, run: Run, what: Semantic, at: str, k: int) -> np.ndarray:
         """Which cells hold a sample that is cut off: bool (k,)."""
