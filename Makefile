@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test check format bench bench-decide bench-duplicates clean
+.PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates fuzz clean
 
 quickstart: $(VENV)/.installed  ## render a world, train a filter network on it, filter its noisy pool on Ray
 	$(RUN) -m jobs quickstart --folder out/quickstart
 
 test: check  ## everything that must pass before a commit
 	$(RUN) -m pytest
+
+test-chaos: $(VENV)/.installed  ## workers, drivers and nodes killed, storage that fails: equal bytes; 20 minutes on 2 cores
+	$(RUN) -m tests.chaos --folder out/chaos
 
 check: $(VENV)/.installed  ## lint, format and types
 	$(RUN) -m ruff check .
@@ -24,6 +27,9 @@ bench-decide: $(VENV)/.installed  ## what deciding costs at 1 and 10 million sam
 
 bench-duplicates: $(VENV)/.installed  ## what semantic deduplication of a million samples costs; 8 GB of disk, 10 minutes
 	$(RUN) -m jobs.bench_duplicates --folder out/bench-duplicates
+
+fuzz: $(VENV)/.installed  ## mutated tars, parquet, npz and npy files for MINUTES (5): crashes, hangs, memory
+	$(RUN) -m tests.fuzz --minutes $(or $(MINUTES),5)
 
 format: $(VENV)/.installed
 	$(RUN) -m ruff check --fix .

@@ -12,6 +12,8 @@ from pipeline.errors import AccountingError, JobError
 from pipeline.executor import Executor
 from pipeline.executor_local import LocalExecutor
 from pipeline.stage import Run, Stage, StepResult, artifact_of, execute, state_of
+from stages.budget import check_rejects
+from stages.embeddings import Embeddings, Precomputed
 from stages.policy import Path, lay_out
 
 _VERSIONS = ("torch", "open_clip_torch", "faiss-gpu", "faiss-cpu", "ray", "pyarrow", "numpy")
@@ -69,12 +71,17 @@ def opened(job: Job, executor: Executor, identities: tuple[storage.Identity, ...
     """What the stages of a job share; JobError where the executor's workers could not see the store."""
     if not storage.is_shared(job.store) and not isinstance(executor, LocalExecutor):
         raise JobError(f"{job.store} is seen by one process only, so it goes with the local executor")
-    return Run(job.store, executor, identities, job.needs)
+    return Run(job.store, executor, identities, job.needs, job.limits)
 
 
 def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> StepResult:
-    """Run one stage unless it is done, and say in one line what became of it."""
+    """Run one stage unless it is done, and say in one line what became of it.
+
+    Raises RejectsError after the stage that reads the pool, where more of it is rejected than the job bears.
+    """
     result = execute(stage, shared)
+    if isinstance(stage, Embeddings | Precomputed):
+        check_rejects(shared, result.artifact, result.report)
     how = "done before" if result.reused else f"{result.seconds:.1f} s"
     say(f"{label:22} {result.artifact.name:26} {how}")
     return result

@@ -1,7 +1,8 @@
 """A stage's folder in the store: one parquet per shard (00000.parquet …), small files, and `_done.json` last.
 
-A file that is there is right, for it was committed whole; `_done.json` says that all are there. The folder's
-name carries the fingerprint of everything that it was made from, so nothing has to be invalidated.
+A file that is there is right, for it was committed whole; `_done.json` says that all are there, and what they weigh:
+what another program tore is seen and made again. The folder's name carries the fingerprint of everything that it was
+made from, so nothing has to be invalidated.
 """
 
 import json
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, TornError
 
 DONE = "_done.json"
 _SUMMARY = b"winnow"
@@ -70,10 +71,25 @@ class Artifact:
         """The summary that was committed with shard `index`; reads the footer only."""
         return read_summary(self.shard(index))
 
+    def summary_if_whole(self, index: int) -> dict[str, object] | None:
+        """The same, None where the file is torn: cut short or empty, as a copy that was interrupted leaves it."""
+        try:
+            return self.summary(index)
+        except TornError:
+            return None
+
+    def weight(self) -> dict[str, int]:
+        """Number and bytes of the files directly in the folder, `_done.json` not counted; by one list request."""
+        sizes = [found.size for found in storage.listing(self.folder) if storage.name_of(found.url) != DONE]
+        return {"count": len(sizes), "bytes": sum(sizes)}
+
+    def holds(self, done: Mapping[str, object]) -> bool:
+        """True where the folder weighs what it did when its stage finished; some file is lost or torn otherwise."""
+        return "files" not in done or done["files"] == self.weight()
+
     def done(self) -> dict[str, object] | None:
         """What `_done.json` says, None while the stage is not finished."""
-        url = self.file(DONE)
-        return read_json(url) if storage.exists(url) else None
+        return json_if_whole(self.file(DONE))
 
     def finish(self, report: Mapping[str, object]) -> None:
         """Commit `_done.json`; call it after every other file."""
@@ -91,11 +107,13 @@ def shard_name(index: int, suffix: str = ".parquet") -> str:
 
 
 def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A parquet file's table; raises StorageError that names the file when it is not whole."""
+    """A parquet file's table; raises TornError that names the file when it is not whole."""
     with storage.open_read(url) as file:
         try:
             # fsspec reads ahead by itself; pre_buffer would fetch the columns that were not asked for
             table = pq.read_table(file, columns=None if columns is None else list(columns), pre_buffer=False)
+        except MemoryError:
+            raise  # Arrow's is an ArrowException too
         except (pa.ArrowException, OSError) as error:  # a page that does not decompress is an OSError
             raise _torn(url, error) from error
     if lost := set(columns or ()) - set(table.column_names):
@@ -125,17 +143,30 @@ def read_schema(url: str) -> pa.Schema:
     with storage.open_read(url) as file:
         try:
             return pq.read_schema(file)
+        except MemoryError:
+            raise
         except pa.ArrowException as error:
             raise _torn(url, error) from error
 
 
-def _torn(url: str, error: Exception) -> StorageError:
-    return StorageError(f"{url} must be a whole parquet file: {error}; delete it to have it made anew")
+def _torn(url: str, error: Exception, kind: str = "parquet") -> TornError:
+    return TornError(f"{url} must be a whole {kind} file: {error}; delete it to have it made anew")
 
 
 def read_json(url: str) -> dict[str, object]:
-    """A JSON object from a file."""
-    return dict(json.loads(storage.read_bytes(url)))
+    """A JSON object from a file; raises TornError that names the file when it is not whole."""
+    try:
+        return dict(json.loads(storage.read_bytes(url)))
+    except (ValueError, TypeError) as error:  # no JSON; no object
+        raise _torn(url, error, "JSON") from error
+
+
+def json_if_whole(url: str) -> dict[str, object] | None:
+    """The same, None where there is no such file or it is torn."""
+    try:
+        return read_json(url) if storage.exists(url) else None
+    except TornError:
+        return None
 
 
 def write_json(url: str, value: Mapping[str, object]) -> None:

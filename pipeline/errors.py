@@ -4,10 +4,12 @@ WinnowError                     exit 1
 ├── JobError                    exit 2  the job file or an option is wrong; nothing was started
 ├── PoolError                           the pool cannot be listed, or is not what the job says
 ├── StorageError                        a file or object cannot be read or written
+├── TornError                           a file of the store is not whole; deleted, it is made again
 ├── ModelError                          weights or a model's configuration cannot be loaded
 ├── DataError                           a value column breaks its contract (NaN, wrong length, unknown uid)
 ├── ShardError                          one shard cannot be read as a whole; it is retried, then failed
 ├── FailedShards                        some shards failed after every retry; the run can be resumed
+├── RejectsError                        more of the pool cannot be read than the job's limits bear
 ├── AccountingError                     pool = kept + dropped + rejected does not hold
 └── SampleError                         one sample cannot be read: never ends a run, becomes a reject row
 """
@@ -35,6 +37,10 @@ class StorageError(WinnowError):
     """A file or object cannot be read or written."""
 
 
+class TornError(WinnowError):
+    """A file of the store is not whole: some other program's crash cut it short."""
+
+
 class ModelError(WinnowError):
     """Weights or a model's configuration cannot be loaded."""
 
@@ -45,6 +51,10 @@ class DataError(WinnowError):
 
 class ShardError(WinnowError):
     """One shard cannot be read as a whole; it is retried, then counted as failed."""
+
+
+class RejectsError(WinnowError):
+    """More samples are rejected, or more shards cannot be read, than the job's limits bear."""
 
 
 class AccountingError(WinnowError):

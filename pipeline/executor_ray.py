@@ -6,6 +6,7 @@ own file. Ray core actors, not Ray Data: docs/LOG.md has the measurement.
 
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 from pipeline.errors import FailedShards, JobError, WinnowError
 from pipeline.executor import FATAL, Item, Needs, Regroup, Result, State, Task, check_part, describe
 
+_QUIET_S = 10.0  # a start of actors on an idle cluster takes less
+_GRACE_S = 5.0  # of the 30 seconds that most schedulers leave between SIGTERM and SIGKILL
 _BLOCKS = 256  # a regroup's items travel in at most this many blocks: references are blocks x parts
 _DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError)
 _Failures = list[tuple[str, str]]  # (name, message) of what went wrong
@@ -124,6 +127,11 @@ class _Seat:
         self.greet()
         return calls
 
+    def restart(self) -> list[_Call]:
+        """End its process, which a fresh one follows; the calls that wait for it."""
+        ray.kill(self.actor, no_restart=False)
+        return self.lost()
+
 
 class RayExecutor:
     """A pool of actors that is kept from stage to stage while the needs stay the same."""
@@ -138,6 +146,7 @@ class RayExecutor:
         self._takes: tuple[float, float] | None = None
         self._actors: list[Any] = []
         self._calls = 0
+        self._told = False
 
     @property
     def workers(self) -> int:
@@ -209,16 +218,20 @@ class RayExecutor:
             _hand_out(waiting, seats)
             at = {reference: seat for seat in seats for reference in seat.sent}
             at |= {seat.greeting: seat for seat in seats if seat.greeting is not None}
-            ready, _ = ray.wait(list(at), num_returns=1)
-            seat = at[ready[0]]
+            first = self._next(at, seats, needs)
+            seat = at[first]
             try:
-                good, value = _outcome(ready[0])
-                if ready[0] == seat.greeting:
+                good, value = _outcome(first)
+                if first == seat.greeting:
                     seat.greeting = None
                     continue
-                call = seat.sent.pop(ready[0])
+                call = seat.sent.pop(first)
+                if good is None:
+                    # a process that ran into its limit may lack more than this: a fresh one tries again
+                    waiting.extendleft(reversed(seat.restart()))
+                    value = [(call.name, f"its worker ran out of memory: {value}")]
             except _DEATHS as error:
-                if ready[0] == seat.greeting:
+                if first == seat.greeting:
                     raise  # it cannot start, and its error says why
                 call, *others = seat.lost()
                 if others:  # which of them is at fault shows when each has had a worker to itself
@@ -236,6 +249,25 @@ class RayExecutor:
                 failures += value
         if failures:
             raise FailedShards(label, sorted(failures), len(calls))
+
+    def _next(self, pending: Mapping[Any, _Seat], seats: Sequence[_Seat], needs: Needs) -> Any:
+        """The first reference that is ready; says so once when it waits for room in the cluster."""
+        try:
+            idle = not self._told and all(seat.greeting is not None for seat in seats)
+            ready, _ = ray.wait(list(pending), num_returns=1, timeout=_QUIET_S if idle else None)
+            if not ready:
+                self._told = True
+                print(
+                    f"winnow: waiting for a worker; each takes {needs.cpus:g} cores and {needs.gpus:g} GPUs, and the "
+                    f"cluster has {_free()} free",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                ready, _ = ray.wait(list(pending), num_returns=1)
+        except KeyboardInterrupt:
+            _settle(seats)
+            raise
+        return ready[0]
 
     def _pool(self, needs: Needs, wanted: int) -> list[Any]:
         takes = (needs.cpus, needs.gpus)
@@ -269,6 +301,21 @@ class RayExecutor:
                 ray.shutdown()
 
 
+def _free() -> str:
+    free = ray.available_resources()
+    return f"{free.get('CPU', 0):g} cores and {free.get('GPU', 0):g} GPUs"
+
+
+def _settle(seats: Sequence[_Seat]) -> None:
+    """Let what the actors are at come to its end if it is near, so that nothing is left half written."""
+    queued = [reference for seat in seats for reference in list(seat.sent)[1:]]
+    for reference in queued:
+        ray.cancel(reference)
+    running = [next(iter(seat.sent)) for seat in seats if seat.sent]
+    if running:
+        ray.wait(running, num_returns=len(running), timeout=_GRACE_S)
+
+
 def _hand_out(waiting: deque[_Call], seats: Sequence[_Seat]) -> None:
     # a second call waits at each actor so that none idles, but not at the end, where it would sit in a queue
     depth = 2 if len(waiting) > 2 * len(seats) else 1
@@ -280,18 +327,21 @@ def _hand_out(waiting: deque[_Call], seats: Sequence[_Seat]) -> None:
                 seat.take(waiting.popleft())
 
 
-def _outcome(reference: Any) -> tuple[bool, Any]:
+def _outcome(reference: Any) -> tuple[bool | None, Any]:
+    """What a call answered: True and its value, False and why it failed, None and why it had no memory."""
     try:
         answer = ray.get(reference)
     except RayTaskError as error:
+        if isinstance(error.cause, MemoryError) or "can't allocate memory" in str(error.cause):  # torch's own words
+            return None, _first_line(error.cause)
         if isinstance(error.cause, (ObjectLostError, *FATAL)):
             raise error.cause from error
         raise  # a bug, not bad data: the traceback is worth more than the other shards
     return (True, None) if answer is None else answer  # None: a greeting
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _elsewhere(address: str | None) -> bool:
@@ -300,6 +350,7 @@ def _elsewhere(address: str | None) -> bool:
 
 
 def _connect(workers: int | None, address: str | None) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     if _elsewhere(address):
         try:
             ray.init(address=address, log_to_driver=False, logging_level="warning")
@@ -307,7 +358,7 @@ def _connect(workers: int | None, address: str | None) -> None:
             asked = address or os.environ["RAY_ADDRESS"]
             raise JobError(f"a Ray cluster must answer at the address {asked}, but: {error}") from error
     else:
-        # Ray binds its ports to the machine's own address; its token, left on, keeps others out
+        # its ports are bound to loopback (executor_open), and its token, left on, keeps other users out
         ray.init(
             num_cpus=max(workers or 0, os.cpu_count() or 1),
             include_dashboard=False,
@@ -316,4 +367,4 @@ def _connect(workers: int | None, address: str | None) -> None:
         )
     if threading.current_thread() is threading.main_thread():
         # left to Ray, a SIGTERM aborts the driver where it stands; like Ctrl-C, it ends the actors first
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, before if callable(before) else signal.default_int_handler)

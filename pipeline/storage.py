@@ -4,16 +4,19 @@ Every write goes through `committing`: the bytes appear under their final name w
 Credentials come from the environment that fsspec's back ends read; no URL, log or artifact carries them.
 """
 
+import errno
 import glob as globbing
 import mmap
 import os
 import re
 import tempfile
+import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -24,8 +27,21 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from pipeline.errors import PoolError, StorageError
+from pipeline.reading import PIECE_BYTES, RemoteFile
 
 _PASSWORD = re.compile(r"://[^/]*:[^/]*@")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+_ABANDONED_S = 86_400.0  # no write takes a day between two of its bytes
+_AHEAD_BYTES = 4 << 20  # s3fs reads 50 MB ahead, which is a whole shard where only its footer was asked for
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+_S3_RETRIES = {"mode": "legacy", "max_attempts": 6}
+"""botocore's own: seven tries, half a minute of pauses in all.
+
+Not `standard` mode: its quota is spent by one bad minute, and then nothing is tried again at all (docs/faults.md).
+"""
+_S3 = ("s3://", "s3a://")
+_S3_ROUNDS = 2  # s3fs repeats all of that, 5 times by default: a storage that stalls would hold one request for an hour
 
 
 @dataclass(frozen=True, order=True)
@@ -67,23 +83,35 @@ def is_shared(url: str) -> bool:
 
 
 def open_read(url: str) -> BinaryIO:
-    """A seekable binary file; raises StorageError where there is none."""
+    """A seekable binary file; raises StorageError where there is none.
+
+    A remote one reads 4 MiB ahead; its reads give every byte that was asked for or raise StorageError.
+    """
+    return _open(url, {"block_size": _AHEAD_BYTES, "cache_type": "readahead"})
+
+
+def _open(url: str, ahead: Mapping[str, object]) -> BinaryIO:
     filesystem, path = _resolve(url)
-    try:
-        file = filesystem.open(path, "rb")
-    except OSError as error:
-        raise _unreadable(url, error) from error
+    with _answering("read", url):
+        if isinstance(filesystem, LocalFileSystem):
+            return cast(BinaryIO, filesystem.open(path, "rb"))
+        file = filesystem.open(path, "rb", **ahead)
     if isinstance(filesystem, MemoryFileSystem):
         # all readers of a file in memory are given the same object, and would share its position
         file = MemoryFile(filesystem, path, file.getvalue())
-    if not isinstance(filesystem, LocalFileSystem):
         file.name, file.mode = url, "rb"  # every BinaryIO has them, but not every fsspec file
-    return cast(BinaryIO, file)
+        return cast(BinaryIO, file)
+    return cast(BinaryIO, RemoteFile(file, url))
+
+
+def _open_whole(url: str) -> BinaryIO:
+    """To be read from start to end: large pieces, none ahead."""
+    return _open(url, {"block_size": PIECE_BYTES, "cache_type": "none"})
 
 
 def read_bytes(url: str) -> bytes:
     """The whole content; raises StorageError where there is none."""
-    with open_read(url) as file:
+    with _answering("read", url), _open_whole(url) as file:
         return file.read()
 
 
@@ -105,6 +133,7 @@ def committing(url: str) -> Iterator[BinaryIO]:
 
     Local: a temporary name in the same folder, fsync, rename. Object stores: one upload when the block ends.
     Two writers of one URL never mix: the last to finish wins with a whole file.
+    Raises StorageError when it cannot be written, be it that the block's own OSError says so.
     """
     filesystem, path = _resolve(url)
     try:
@@ -112,10 +141,10 @@ def committing(url: str) -> Iterator[BinaryIO]:
             with _committing_local(Path(path)) as file:
                 yield file
         else:
-            with _committing_remote(filesystem, path) as file:
+            with _committing_remote(filesystem, path, url) as file:
                 yield file
     except OSError as error:
-        raise StorageError(f"cannot write {url}: {error}; nothing was left under that name") from error
+        raise _unwritten(url, error) from error
 
 
 @contextmanager
@@ -134,13 +163,42 @@ def _committing_local(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _committing_remote(filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[BinaryIO]:
+def _committing_remote(filesystem: fsspec.AbstractFileSystem, path: str, url: str) -> Iterator[BinaryIO]:
     # spooled first, then one upload: a streamed upload that fails half way may leave a short object behind
     with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
         spool = Path(folder, "upload")
         with open(spool, "wb") as file:
             yield file
-        filesystem.put_file(str(spool), path)
+        try:
+            filesystem.put_file(str(spool), path)
+        except Exception as error:  # of each back end's own kind
+            raise _unwritten(url, error) from error
+
+
+def _unwritten(url: str, error: Exception) -> StorageError:
+    full = isinstance(error, OSError) and error.errno in _FULL
+    remedy = "; make room there, or raise the limit, and run the same command again" if full else ""
+    return StorageError(
+        f"cannot write {url}: {error or type(error).__name__}; nothing was left under that name{remedy}"
+    )
+
+
+def remove_abandoned(folder: str) -> int:
+    """Remove what writers that were killed left in a local folder under temporary names; how many there were.
+
+    Only files that nobody has written to for a day: another run may be writing right now. Such files never count as
+    committed; they only take room.
+    """
+    filesystem, path = _resolve(folder)
+    if not isinstance(filesystem, LocalFileSystem) or not os.path.isdir(path):
+        return 0
+    removed = 0
+    for found in sorted(Path(path).rglob(".*.tmp")):
+        with suppress(FileNotFoundError):  # another run may be removing it too
+            if _TEMPORARY.fullmatch(found.name) and time.time() - found.stat().st_mtime > _ABANDONED_S:
+                found.unlink()
+                removed += 1
+    return removed
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -159,7 +217,7 @@ def copy(source: str, target: str) -> None:
 def exists(url: str) -> bool:
     """True where a file or folder is."""
     filesystem, path = _resolve(url)
-    with _answering(url):
+    with _answering("list", url):
         return bool(filesystem.exists(path))
 
 
@@ -182,7 +240,7 @@ def _infos(url: str) -> list[dict[str, Any]]:
     """What the back end says of each thing in a folder, links followed; [] where there is no folder."""
     filesystem, path = _resolve(url)
     try:
-        with _answering(url):
+        with _answering("list", url):
             infos = filesystem.ls(path, detail=True)
             # fsspec lists a local link with the time of the link itself, but asked for it alone with its target's
             return [filesystem.info(info["name"]) if _leads_somewhere(info) else info for info in infos]
@@ -224,7 +282,7 @@ def _braces(pattern: str) -> list[str]:
 
 def _glob(pattern: str) -> list[str]:
     filesystem, path = _resolve(pattern)
-    with _answering(pattern):
+    with _answering("list", pattern):
         found = sorted(filesystem.glob(path))
     if not found:
         raise PoolError(f"a pool pattern must match at least one file, but nothing matches {pattern}")
@@ -255,10 +313,20 @@ def identify(urls: Iterable[str]) -> list[Identity]:
     ]
 
 
-def _identity(url: str, info: dict[str, object]) -> Identity:
+def identity_of(url: str) -> Identity:
+    """The identity of one file as `identify` gives it, by one request. Raises StorageError where there is none."""
+    filesystem, path = _resolve(url)
+    with _answering("read", url):
+        info = filesystem.info(path)
+    return _identity(url, info)
+
+
+def _identity(url: str, info: dict[str, Any]) -> Identity:
     for field in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated", "created"):
         if info.get(field):
-            return Identity(url, int(cast(int, info["size"])), str(info[field]).strip('"'))
+            # one back end tells the same time as a number when it lists, and as a date when it is asked for one file
+            stamp = info[field].timestamp() if isinstance(info[field], datetime) else info[field]
+            return Identity(url, int(info["size"]), str(stamp).strip('"'))
     raise StorageError(f"{url}: the store gives neither an etag nor a time, so a change could not be seen")
 
 
@@ -269,26 +337,35 @@ def _resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
             f"a URL must carry no password, for results and logs repeat it, but that of {shown} does; "
             f"give credentials by the environment"
         )
-    # listings are never cached: a run must see what another process committed a moment ago
     try:
-        filesystem, path = url_to_fs(url, use_listings_cache=False)
+        # listings are never cached: a run must see what another process committed a moment ago
+        filesystem, path = url_to_fs(url, use_listings_cache=False, **_options(url))
     except (ValueError, ImportError) as error:  # how fsspec says that it has no such back end
         raise StorageError(f"a URL must be of a storage that fsspec knows here, but {url} came: {error}") from error
+    if url.startswith(_S3):
+        filesystem.retries = _S3_ROUNDS
     return filesystem, cast(str, path)
 
 
+def _options(url: str) -> dict[str, object]:
+    """How often S3 is asked again; what fsspec's own configuration (`FSSPEC_S3`) says of the client wins."""
+    if not url.startswith(_S3):
+        return {}
+    asked = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    return {"config_kwargs": {"retries": _S3_RETRIES, **asked}}
+
+
 @contextmanager
-def _answering(url: str) -> Iterator[None]:
-    """Raises StorageError in place of what back ends raise when they cannot list, each of its own kind."""
+def _answering(verb: str, url: str) -> Iterator[None]:
+    """Raises StorageError in place of what back ends raise when they cannot do it, each of its own kind."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError, StorageError):
+    except StorageError:
         raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if verb == "list":
+            raise  # no folder is an answer
+        raise StorageError(f"cannot read {url}: there is no such file") from error
     except Exception as error:
         # botocore's and google's errors, such as missing credentials, are no OSError
-        raise StorageError(f"cannot list {url}: {error or type(error).__name__}") from error
-
-
-def _unreadable(url: str, error: OSError) -> StorageError:
-    reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-    return StorageError(f"cannot read {url}: {reason}")
+        raise StorageError(f"cannot {verb} {url}: {error or type(error).__name__}") from error

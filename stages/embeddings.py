@@ -12,16 +12,17 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.artifact import Artifact, read_table, shard_name, write_table
+from pipeline.artifact import Artifact, read_schema, read_table, shard_name, write_table
 from pipeline.columns import vector_column
-from pipeline.errors import AccountingError
-from pipeline.executor import Needs
+from pipeline.errors import AccountingError, FailedShards
+from pipeline.executor import Needs, State, Task
 from pipeline.fingerprint import fingerprint
 from pipeline.stage import Run, ShardItem, Summary, adopt, total
 from pipeline.uid import UID_ARROW
 from stages.encoders import Encoding, OpenClip, Timm, provenance
 from stages.formats import Datacomp, ImageReader, VectorReader
 from stages.formats.sample import Reject, Sample
+from stages.unchanged import check_unchanged
 
 if TYPE_CHECKING:
     from stages.encoders import Bank
@@ -50,6 +51,12 @@ _PLACE = pa.schema(
     ]
 )
 
+UNREADABLE = "shard-unreadable"
+"""Kind of the one reject that stands for a shard which cannot be read, however many samples it has."""
+
+LIKE = "like"
+"""In the summary of such a shard: the URL of one that can be read, whose vectors are as wide."""
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -72,7 +79,7 @@ class Embeddings:
     encoding: Encoding = field(metadata={"fingerprint": False})
     needs: Needs = field(metadata={"fingerprint": False})
     name: ClassVar[str] = "embeddings"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     @classmethod
     def of(
@@ -103,7 +110,7 @@ class Embeddings:
         recipe = fingerprint([self.name, self.version, self.reader, self.provenance, self._numbers()])
         adopted = adopt(run, out, recipe)
         task = _Embed(self.reader, self.encoders, self.encoding, out)
-        return {**report(run.fill(task, out, self.name, self.needs)), "adopted": adopted}
+        return {**report(_filled(run, task, out, self.needs)), "adopted": adopted}
 
     def _numbers(self) -> tuple[int, str, str, str]:
         return self.batch_size, self.preprocess, self.precision, self.device
@@ -142,6 +149,7 @@ class _Embed:
         return Bank.open(dict(self.encoders), self.encoding)
 
     def run(self, state: "Bank", item: ShardItem) -> Summary:
+        check_unchanged(self.out, item.index, item.url, self.reader)
         seen = 0
 
         def counted() -> Iterator[Sample | Reject]:
@@ -183,7 +191,7 @@ class Precomputed:
         """One file per shard, without vectors."""
         recipe = fingerprint([self.name, self.version, self.reader])
         adopted = adopt(run, out, recipe)
-        return {**report(run.fill(_Read(self.reader, out), out, self.name)), "adopted": adopted}
+        return {**report(_filled(run, _Read(self.reader, out), out)), "adopted": adopted}
 
 
 @dataclass(frozen=True)
@@ -195,6 +203,7 @@ class _Read:
         return None
 
     def run(self, state: None, item: ShardItem) -> Summary:
+        check_unchanged(self.out, item.index, item.url, self.reader)
         table, rejects = self.reader.rows(item.url)
         positions = np.asarray(table["position"])
         for name in self.reader.encoders():
@@ -203,6 +212,28 @@ class _Read:
                 text = self.reader.vectors(item.url, name, "text", positions)
                 table = with_similarity(table, {f"{name}.image": image, f"{name}.text": text})
         return commit(self.out, item, table, {}, rejects)
+
+
+def _filled(
+    run: Run, task: Task[State, ShardItem, Summary], out: Artifact, needs: Needs | None = None
+) -> list[Summary]:
+    """Run.fill, and a file without rows for each shard that fails every retry, where the run's limits bear so many.
+
+    Raises FailedShards where they do not, or no shard at all can be read.
+    """
+    try:
+        return run.fill(task, out, out.stage, needs)
+    except FailedShards as failed:
+        readable = (index for index in sorted(out.present()) if LIKE not in out.summary(index))
+        like = next(readable, None)
+        if len(failed.failures) > run.limits.max_failed_shards or like is None:
+            raise
+        columns = read_schema(out.shard(like)).remove_metadata().empty_table()
+        items = {item.url: item for item in run.items}
+        for url, message in failed.failures:
+            reject = Reject(0, storage.name_of(url), UNREADABLE, message)
+            commit(out, items[url], columns, {}, [reject], {LIKE: run.items[like].url})
+    return run.fill(task, out, out.stage, needs)
 
 
 def has_text(reader: VectorReader) -> bool:
@@ -236,15 +267,19 @@ def commit(
     table: pa.Table,
     vectors: Mapping[str, np.ndarray],
     rejects: Sequence[Reject],
+    more: Mapping[str, object] | None = None,
 ) -> Summary:
-    """Commit one shard: its rejects first, then its samples, whose file says that both are there."""
+    """Commit one shard: its rejects first, then its samples, whose file says that both are there.
+
+    more: for its summary.
+    """
     kinds = dict(sorted(Counter(reject.kind for reject in rejects).items()))
     if rejects:
         rows = [{name: getattr(reject, name) for name in REJECTS.names} for reject in rejects]
         write_table(_rejects_url(out, item.index), pa.Table.from_pylist(rows, REJECTS))
     for name, values in vectors.items():
         table = table.append_column(name, vector_column(values))
-    summary = {"rows": table.num_rows, "kept": table.num_rows, "rejects": kinds}
+    summary = {"rows": table.num_rows, "kept": table.num_rows, "rejects": kinds, **(more or {})}
     out.write(item.index, table, summary)
     return summary
 

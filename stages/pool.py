@@ -1,5 +1,6 @@
 """Leaves `pool-…/shards.parquet`: the input shards of a run in their fixed order, each with its identity."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,19 +32,24 @@ class Pool:
         urls = storage.expand(self.shards)
         if not urls:
             raise PoolError(f"a pool has at least one shard, but {', '.join(self.shards)} names none")
-        companions = [self._companions(url) for url in urls]
+        companions = [companions_of(url, self.reader) for url in urls]
         known = iter(
             storage.identify([name for url, more in zip(urls, companions, strict=True) for name in (url, *more)])
         )
         found = []
         for more in companions:
-            files = [next(known) for _ in range(1 + len(more))]
-            size, stamp = sum(file.size for file in files), "+".join(file.stamp for file in files)
-            found.append(Identity(files[0].url, size, stamp))
+            found.append(as_one([next(known) for _ in range(1 + len(more))]))
         return tuple(found)
 
-    def _companions(self, url: str) -> list[str]:
-        return self.reader.companions(url) if isinstance(self.reader, VectorReader) else []
+
+def companions_of(url: str, reader: Reader) -> list[str]:
+    """The files that belong to a shard beside its own."""
+    return reader.companions(url) if isinstance(reader, VectorReader) else []
+
+
+def as_one(files: Sequence[Identity]) -> Identity:
+    """The identity of a shard that is all of these files, by the URL of the first."""
+    return Identity(files[0].url, sum(file.size for file in files), "+".join(file.stamp for file in files))
 
 
 @dataclass(frozen=True)

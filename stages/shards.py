@@ -19,6 +19,7 @@ from pipeline.errors import AccountingError, ShardError
 from pipeline.stage import Run, ShardItem, Summary
 from stages.formats import ImageReader, Parquet
 from stages.survivors import Survivors
+from stages.unchanged import check_unchanged
 
 SIZES = "sizes.json"
 _RECORD = tarfile.RECORDSIZE
@@ -78,17 +79,36 @@ class Shards:
     version: ClassVar[int] = 1
 
     def run(self, run: Run, out: Artifact) -> Summary:
-        """One tar per planned shard, then sizes.json."""
+        """One tar per planned shard that is not there whole, then sizes.json."""
         kept = [summary["kept"] for summary in run.summaries(self.survivors.source)]
         planned = plan_shards(run.items, cast(list[int], kept), self.samples_per_shard)
-        present = out.present(".tar")
-        missing = [shard for shard in planned if shard.index not in present]
+        present = sorted(out.present(".tar"))
+        whole = {present[i] for i, ends in run.each(_Ends(out), present, f"{self.name} (done before)") if ends}
+        missing = [shard for shard in planned if shard.index not in whole]
         for _ in run.each(_Write(self, out), missing, self.name):
             pass
         sizes = {shard_name(shard.index, ".tar"): shard.samples for shard in planned}
         write_json(out.file(SIZES), sizes)
         written = sum(found.size for found in storage.listing(out.folder) if found.url.endswith(".tar"))
         return {"samples": sum(sizes.values()), "shards": len(sizes), "bytes": written}
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Whether an output shard has its end: a copy that another program tore does not, and is written again."""
+
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: int) -> bool:
+        with storage.open_read(self.out.file(shard_name(item, ".tar"))) as file:
+            size = file.seek(0, io.SEEK_END)
+            if not size or size % _RECORD:
+                return False
+            file.seek(-2 * tarfile.BLOCKSIZE, io.SEEK_END)
+            return not any(file.read())
 
 
 @dataclass(frozen=True)
@@ -114,6 +134,7 @@ class _Write:
     def _copy(self, piece: Piece, writer: "TarShard") -> None:
         survivors, index = self.stage.survivors, piece.item.index
         rows = np.flatnonzero(survivors.mask(index))[piece.first : piece.last]
+        check_unchanged(survivors.embeddings, index, piece.item.url, self.stage.reader)
         if isinstance(self.stage.reader, Parquet):
             positions = column(survivors.table(index, ["position"]), "position")[rows]
             for key, members in self.stage.reader.members(piece.item.url, positions):

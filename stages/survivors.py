@@ -14,10 +14,11 @@ from pipeline.artifact import Artifact
 from pipeline.columns import column, matrix
 from pipeline.errors import AccountingError
 from pipeline.uid import uids_from_bytes
-from stages.embeddings import Embeddings
+from stages.embeddings import LIKE, Embeddings
 from stages.float16 import widened
 from stages.formats import Reader, VectorReader
 from stages.formats.vector_blocks import unit_parts
+from stages.unchanged import check_unchanged
 
 Tower = Literal["image", "text"]
 
@@ -75,16 +76,27 @@ class Survivors:
     def vectors(self, index: int, url: str, name: str, tower: Tower, rows: np.ndarray) -> np.ndarray:
         """Unit vectors of encoder `name` for row numbers `rows` (m,): float16 (m, d)."""
         if isinstance(self.reader, VectorReader):
-            positions = column(self.embeddings.read(index, ["position"]), "position")[rows]
-            return self.reader.vectors(url, name, tower, positions)
+            positions = self._positions(index, url, rows)
+            like = self.embeddings.summary(index).get(LIKE) if not len(rows) else None
+            return self.reader.vectors(cast(str, like or url), name, tower, positions)
         vectors = self.embeddings.read(index, [f"{name}.{tower}"]).column(0)
         found: np.ndarray = matrix(vectors)[rows]
         return found
 
+    def _positions(self, index: int, url: str, rows: np.ndarray) -> np.ndarray:
+        """Where these rows lie in their shard, which must not have changed."""
+        if not len(rows):
+            return np.empty(0, np.int64)
+        check_unchanged(self.embeddings, index, url, self.reader)
+        found: np.ndarray = column(self.embeddings.read(index, ["position"]), "position")[rows]
+        return found
+
     def blocks(self, index: int, url: str, name: str, tower: Tower, rows: np.ndarray) -> Iterator[np.ndarray]:
         """`vectors` of ascending rows part by part, as float32 of the same numbers; the next part overwrites one."""
+        if not len(rows):
+            return
         if isinstance(self.reader, VectorReader):
-            positions = column(self.embeddings.read(index, ["position"]), "position")[rows]
+            positions = self._positions(index, url, rows)
             with self.reader.blocks(url, name, tower) as stored:
                 for _, part in unit_parts(stored, positions, url):
                     yield part

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from jobs.job import Resources, load, parse
+from pipeline.stage import Limits
+from stages.embeddings import UNREADABLE
 from stages.encoders import Encoding
 from stages.formats import FORMATS
 from stages.policy import CUTS
@@ -103,7 +105,7 @@ def test_options_and_rejects_of_each_format(kind: str) -> None:
     reader: Any = FORMATS[kind]
     doc = (reader.samples if hasattr(reader, "samples") else reader.rows).__doc__
     kinds = re.search(r"Kinds: ([^.]*)\.", doc)
-    said = re.search(r"^Rejected: (.*)$", text, re.MULTILINE)
+    said = re.search(r"^Rejected: ((?:.+\n)+)", text, re.MULTILINE)
     assert kinds
     assert said
     assert set(re.findall(r"`([\w-]+)`", said[1])) == set(re.findall(r"\w+(?:-\w+)+", kinds[1]))
@@ -111,13 +113,14 @@ def test_options_and_rejects_of_each_format(kind: str) -> None:
 
 def test_every_reject_is_explained_once() -> None:
     page = ROOT / "docs/pools.md"
-    said = re.findall(r"^Rejected: (.*)$", page.read_text(), re.MULTILINE)
+    said = re.findall(r"^Rejected: ((?:.+\n)+)", page.read_text(), re.MULTILINE)
     of_images = {"image-empty", "image-decode", "image-too-large"}
+    of_shards = {UNREADABLE}
     explained = re.findall(r"^\| `([\w-]+)` \|", section(page, "What is rejected"), re.MULTILINE)
-    assert sorted(explained) == sorted(set(re.findall(r"`([\w-]+)`", " ".join(said))) | of_images)
+    assert sorted(explained) == sorted(set(re.findall(r"`([\w-]+)`", " ".join(said))) | of_images | of_shards)
 
 
-@pytest.mark.parametrize(("title", "kind"), [("encoding", Encoding), ("resources", Resources)])
+@pytest.mark.parametrize(("title", "kind"), [("encoding", Encoding), ("resources", Resources), ("limits", Limits)])
 def test_options_of_a_job(title: str, kind: type) -> None:
     assert options(section(ROOT / "docs/pools.md", title)) == fields(kind)
 

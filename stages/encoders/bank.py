@@ -24,6 +24,10 @@ from stages.formats.sample import Reject, Sample
 
 _LOADING = threading.Lock()  # open_clip and timm build models with the process's one random generator
 
+_TOKENIZED = 4096
+"""Characters of a caption that are tokenized: more than the longest context of a CLIP holds. Byte-pair encoding of one
+word costs its length squared: 64 KB of base64 would hold a worker for minutes, 4096 characters for half a second."""
+
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -150,7 +154,7 @@ class Bank:
 
     def _tokenize(self, work: Work) -> Work:
         """By the one thread that builds batches: tokenizers hold the GIL, and not all bear two threads."""
-        captions = [row.sample.caption for row in work.rows]
+        captions = [row.sample.caption[:_TOKENIZED] for row in work.rows]
         for name, tower in self._towers.items():
             if tower.tokenize is not None and captions:
                 work.tokens[name] = tower.tokenize(captions)

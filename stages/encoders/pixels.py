@@ -104,7 +104,7 @@ def decode(
         return size, [preprocess.resize(image) for preprocess in preprocesses]
     except (SampleError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise SampleError("image-too-large", str(error)) from error
     except UnidentifiedImageError as error:
         # PIL's own message holds a memory address, and a ledger must be the same in every run

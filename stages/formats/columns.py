@@ -19,12 +19,16 @@ _HEX[np.frombuffer(b"0123456789", np.uint8)] = np.arange(10)
 _HEX[np.frombuffer(b"abcdef", np.uint8)] = _HEX[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16)
 
 
+_BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, NotImplementedError, zlib.error)
+"""What pyarrow, numpy and zipfile raise of a broken file."""
+
+
 @contextmanager
 def whole_shard(url: str) -> Iterator[None]:
     """Raises ShardError in place of what pyarrow, numpy and zipfile say of a broken file."""
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except _BROKEN as error:
         raise ShardError(f"{url}: the file must be whole and readable, but: {error}; fetch it again") from error
 
 
@@ -61,6 +65,11 @@ def need_text(schema: pa.Schema, name: str, option: str, url: str) -> None:
 def is_text(kind: pa.DataType) -> bool:
     """True for the string types of Arrow."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """True for the binary types of Arrow that have no fixed width."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def text_of(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Bool[np.ndarray, "n"]]:

@@ -1,5 +1,6 @@
 """Reads DataComp's metadata parquet and npz pairs in place; refuses pairs whose rows do not match."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from pipeline.errors import JobError, PoolError, ShardError
 from stages.formats.columns import need_column, need_text, uids_of
 from stages.formats.precomputed import Faults, captions_of, known_encoder, read_columns, row_table
 from stages.formats.sample import Reject
-from stages.formats.vector_blocks import npz_blocks, squared_norms, unit_rows
+from stages.formats.vector_blocks import Blocks, npz_blocks, squared_norms, unit_rows
 
 _TOWERS = {"image": "img", "text": "txt"}
 
@@ -73,10 +74,14 @@ class Datacomp:
         Raises JobError for an unknown encoder, DataError for rows that are rejects,
         ShardError for a broken npz.
         """
+        with self.blocks(url, encoder, tower) as blocks:
+            return unit_rows(blocks, positions, url)
+
+    def blocks(self, url: str, encoder: str, tower: Literal["image", "text"]) -> AbstractContextManager[Blocks]:
+        """The vectors as they are stored, block by block; raises as `vectors` does."""
         known_encoder(encoder, self.use, url)
         [archive] = self.companions(url)
-        with npz_blocks(archive, f"{encoder}_{_TOWERS[tower]}") as blocks:
-            return unit_rows(blocks, positions, archive)
+        return npz_blocks(archive, f"{encoder}_{_TOWERS[tower]}")
 
     def _mark(self, url: str, name: str, faults: Faults) -> int:
         [archive] = self.companions(url)

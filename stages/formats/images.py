@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.uid import content_hash
-from stages.formats.columns import open_parquet
+from stages.formats.columns import is_bytes, open_parquet
 from stages.formats.sample import Reject, Sample
 from stages.formats.tar_members import list_members
 
@@ -78,7 +78,7 @@ def holds_images(kind: pa.DataType) -> bool:
     """True for the type of a column that `parquet_images` reads."""
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and holds_images(kind.field("bytes").type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return is_bytes(kind)
 
 
 def holds_vectors(kind: pa.DataType) -> bool:

@@ -14,8 +14,8 @@ from jaxtyping import Int64
 
 from pipeline.errors import DataError, JobError, PoolError, SampleError
 from pipeline.uid import content_hash, is_uid_hex
-from stages.formats.columns import is_text, need_column, need_text, open_parquet
-from stages.formats.sample import Reject, Sample
+from stages.formats.columns import is_bytes, is_text, need_column, need_text, open_parquet
+from stages.formats.sample import Reject, Sample, check_caption, check_image
 
 _BATCH_ROWS = 64  # images of up to some MB: one batch stays below a few hundred MB
 _TAR_KEY = re.compile(r"[\w-]+(?:/[\w-]+)*")
@@ -52,7 +52,7 @@ class Parquet:
     def samples(self, url: str) -> Iterator[Sample | Reject]:
         """Every row once, in order, 64 in memory at a time; image bytes may be kept.
 
-        Kinds: no-image, no-caption, caption-not-utf8, no-uid.
+        Kinds: no-image, no-caption, caption-not-utf8, caption-too-large, image-too-large, no-uid.
         Raises PoolError for a missing column or one of another type, ShardError for a broken file.
         """
         with open_parquet(url) as file:
@@ -84,8 +84,7 @@ class Parquet:
                 field.name
                 for field in file.schema_arrow
                 if not pa.types.is_nested(field.type)
-                and not pa.types.is_large_binary(field.type)
-                and not pa.types.is_binary(field.type)
+                and not is_bytes(field.type)
                 and not pa.types.is_fixed_size_binary(field.type)
                 and field.name not in (columns["image"], columns["caption"])
             ]
@@ -111,7 +110,7 @@ class Parquet:
         kind = schema.field(columns["image"]).type
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             kind = kind.field("bytes").type
-        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind)):
+        if not (is_bytes(kind) or pa.types.is_null(kind)):
             raise PoolError(f"{url}: pool.image must name encoded images, binary or struct<bytes, path>, not {kind}")
         return columns
 
@@ -137,6 +136,8 @@ class Parquet:
             raise SampleError("caption-not-utf8", f"a caption must be UTF-8: {error}") from None
         if caption is None:
             raise SampleError("no-caption", "a row must have a caption, but it is null")
+        check_image(image)
+        check_caption(caption.encode())
         stated = _plain(columns["uid"][row]) if "uid" in columns else None
         if is_uid_hex(stated):
             return image, caption, bytes.fromhex(str(stated))

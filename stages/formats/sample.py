@@ -2,6 +2,17 @@
 
 from dataclasses import dataclass
 
+from pipeline.errors import SampleError
+
+MAX_IMAGE_BYTES = 1 << 29
+"""Most bytes of an encoded image: 512 MiB, seen before they are read where the shard is a tar."""
+
+MAX_CAPTION_BYTES = 1 << 16
+"""Most bytes of a caption: 64 KiB. What is longer is a document, or a file of data under the name of a text."""
+
+MAX_JSON_BYTES = 1 << 24
+"""Most bytes of a json member: 16 MiB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -38,3 +49,18 @@ class Reject:
     kind: str
     message: str
     offset: int = -1
+
+
+def check_caption(text: bytes) -> None:
+    """Raises SampleError of kind `caption-too-large`."""
+    if len(text) > MAX_CAPTION_BYTES:
+        message = f"a caption must have at most {MAX_CAPTION_BYTES} bytes, but has {len(text)}"
+        raise SampleError("caption-too-large", message)
+
+
+def check_image(image: bytes) -> None:
+    """Raises SampleError of kind `image-too-large`."""
+    if len(image) > MAX_IMAGE_BYTES:
+        raise SampleError(
+            "image-too-large", f"an image must have at most {MAX_IMAGE_BYTES} bytes, but has {len(image)}"
+        )

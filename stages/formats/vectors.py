@@ -1,5 +1,6 @@
 """Reads vector columns of parquet files in place; refuses lists of several lengths and towers that differ."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,7 @@ from stages.formats.precomputed import (
     row_table,
 )
 from stages.formats.sample import Reject
-from stages.formats.vector_blocks import list_blocks, squared_norms, unit_rows
+from stages.formats.vector_blocks import Blocks, list_blocks, squared_norms, unit_rows
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,16 @@ class Vectors:
         Raises JobError for an encoder or tower the pool has not, DataError for rows that are rejects,
         PoolError for a missing column, ShardError for a broken file.
         """
+        with self.blocks(url, encoder, tower) as blocks:
+            return unit_rows(blocks, positions, url)
+
+    def blocks(self, url: str, encoder: str, tower: Literal["image", "text"]) -> AbstractContextManager[Blocks]:
+        """The vectors as they are stored, block by block; raises as `vectors` does."""
         known_encoder(encoder, self.encoders(), url)
         column = self.image if tower == "image" else self.text
         if column is None:
             raise JobError(f"{url}: the pool must have text vectors for this job, but pool.text names none")
-        with list_blocks(url, column) as blocks:
-            return unit_rows(blocks, positions, url)
+        return list_blocks(url, column)
 
     def _mark(self, url: str, towers: list[str], faults: Faults, known: np.ndarray) -> list[bytes]:
         """Marks bad vectors; answers the bytes, as stored, of the image vectors whose uid is not known."""

@@ -2,14 +2,31 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import JobError, SampleError
 from pipeline.storage import local_view
 from pipeline.uid import content_hash, is_uid_hex
-from stages.formats.sample import Reject, Sample
+from stages.formats.sample import MAX_CAPTION_BYTES, MAX_IMAGE_BYTES, MAX_JSON_BYTES, Reject, Sample, check_caption
 from stages.formats.tar_members import Damage, Member, list_members
+
+
+@dataclass(slots=True)
+class _Group:
+    """The members of one sample with their suffixes, in tar order; again: whether its key was another sample's."""
+
+    key: str
+    again: bool
+    parts: list[tuple[str, Member]] = field(default_factory=list)
+
+    @property
+    def offset(self) -> int:
+        return self.parts[0][1].start
+
+    @property
+    def suffixes(self) -> set[str]:
+        return {suffix for suffix, _ in self.parts}
 
 
 @dataclass(frozen=True)
@@ -42,49 +59,57 @@ class Webdataset:
     def samples(self, url: str) -> Iterator[Sample | Reject]:
         """Every sample of the shard once, in the order of their first members.
 
-        Image bytes are the sample's own copy and may be kept. After damage, what came before is read, and
-        one reject of kind `tar-truncated` stands for the sample that is cut; what else was lost nobody knows.
-        Kinds: no-image, no-caption, caption-not-utf8, json-broken, duplicate-member, no-uid, tar-truncated.
+        Image bytes are the sample's own copy and may be kept. Damage inside a tar is one reject, `tar-gap`, whatever
+        it held, and reading goes on after it; a sample that lost a member there is rejected for what it lacks. Damage
+        up to the end of the file is one reject, `tar-truncated`, which stands for the sample that is cut.
+        Kinds: no-image, no-caption, caption-not-utf8, caption-too-large, image-too-large, json-broken,
+        duplicate-member, duplicate-key, no-uid, tar-gap, tar-truncated.
         Raises ShardError when the file is no tar.
         """
         with local_view(url) as view:
             members, damage = list_members(view, url)
+            rest = damage.pop() if damage and damage[-1].rest else None
             groups = _group(members)
-            cut = self._cut_key(groups, members, damage)
-            if cut:
-                groups.setdefault(cut, [])
-            for position, (key, group) in enumerate(groups.items()):
-                if damage and key == cut:
-                    yield _truncated(position, key, damage)
-                    continue
-                try:
-                    yield self._sample(view, position, key, group)
-                except SampleError as error:
-                    yield Reject(position, key, error.kind, str(error), group[0][1].start)
-            if damage and not cut:
-                yield _truncated(len(groups), "", damage)
+            cut = self._cut(groups, rest)
+            places: list[_Group | Damage] = sorted([*groups, *damage], key=lambda place: place.offset)
+            for position, place in enumerate(places):
+                if isinstance(place, Damage):
+                    yield _gap(position, place)
+                elif place is cut and rest:
+                    yield _truncated(position, place.key, rest)
+                else:
+                    yield self._read(view, position, place)
+            if rest and cut is None:
+                yield _truncated(len(places), _split(rest.name or "")[0], rest)
 
-    def _cut_key(
-        self, groups: dict[str, list[tuple[str, Member]]], members: list[Member], damage: Damage | None
-    ) -> str:
-        """Key of the sample that damage cut; "" when none of those seen can be told to be it."""
-        if damage is None:
-            return ""
-        if damage.name is not None:
-            return _split(damage.name)[0]
-        last = next((key for key in (_split(member.name)[0] for member in reversed(members)) if key), "")
-        suffixes = {suffix for suffix, _ in groups.get(last, [])}
-        whole = suffixes & set(self.image) and self._caption_suffix in suffixes
-        return "" if whole else last
+    def _cut(self, groups: list[_Group], rest: Damage | None) -> _Group | None:
+        """The sample that the damaged end of a tar cut; None when no sample seen can be told to be it."""
+        if rest is None or not groups:
+            return None
+        if rest.name is not None:
+            key = _split(rest.name)[0]
+            return next((group for group in reversed(groups) if group.key == key), None)
+        last = max(groups, key=lambda group: group.parts[-1][1].start)
+        whole = last.suffixes & set(self.image) and self._caption_suffix in last.suffixes
+        return None if whole else last
 
     @property
     def _caption_suffix(self) -> str:
         return "json" if self.caption.startswith("json:") else self.caption.lower()
 
-    def _sample(self, view: memoryview, position: int, key: str, group: list[tuple[str, Member]]) -> Sample:
-        parts = dict(group)
-        if len(parts) < len(group):
-            names = ", ".join(sorted(member.name for _, member in group))
+    def _read(self, view: memoryview, position: int, group: _Group) -> Sample | Reject:
+        try:
+            return self._sample(view, position, group)
+        except SampleError as error:
+            return Reject(position, group.key, error.kind, str(error), group.offset)
+
+    def _sample(self, view: memoryview, position: int, group: _Group) -> Sample:
+        parts = dict(group.parts)
+        if group.again:
+            message = f"a key may occur once in a shard, but came again at byte {group.offset}; the first is read"
+            raise SampleError("duplicate-key", message)
+        if len(parts) < len(group.parts):
+            names = ", ".join(sorted(member.name for _, member in group.parts))
             raise SampleError("duplicate-member", f"a suffix may occur once in a sample, but there are {names}")
         image = next((parts[suffix] for suffix in self.image if suffix in parts), None)
         if image is None:
@@ -92,11 +117,11 @@ class Webdataset:
             raise SampleError("no-image", f"a sample must have a member of {asked}, but has {found}")
         fields = self._json(view, parts.get("json"))
         caption = self._caption(view, parts, fields)
-        content = _read(view, image)
-        (offset, size), *apart = _ranges([member for _, member in group])
+        content = _read(view, image, MAX_IMAGE_BYTES, "image-too-large")
+        (offset, size), *apart = _ranges([member for _, member in group.parts])
         return Sample(
             position=position,
-            key=key,
+            key=group.key,
             uid=self._uid(fields) or content_hash(content, caption.encode()),
             image=content,
             image_hash=content_hash(content),
@@ -111,8 +136,8 @@ class Webdataset:
         if member is None or not (needed or self.uid == "auto"):
             return {}
         try:
-            fields = json.loads(_read(view, member))
-        except (ValueError, RecursionError) as error:
+            fields = json.loads(_read(view, member, MAX_JSON_BYTES, "json-broken"))
+        except (ValueError, RecursionError, SampleError) as error:
             fields = error
         if isinstance(fields, dict):
             return fields
@@ -128,13 +153,13 @@ class Webdataset:
                 if not isinstance(caption, str):
                     came = f"a {type(caption).__name__}" if caption is not None else "none"
                     raise SampleError("no-caption", f"a sample must have a text {self.caption}, but has {came}")
-                caption.encode()  # json can hold halves of surrogate pairs, which no UTF-8 file can
+                check_caption(caption.encode())  # json can hold halves of surrogate pairs, which no UTF-8 file can
                 return caption
             member = parts.get(self._caption_suffix)
             if member is None:
                 found = ", ".join(sorted(parts))
                 raise SampleError("no-caption", f"a sample must have a {self.caption} member, but has {found}")
-            return _read(view, member).decode("utf-8")
+            return _read(view, member, MAX_CAPTION_BYTES, "caption-too-large").decode("utf-8")
         except UnicodeError as error:
             raise SampleError("caption-not-utf8", f"a caption must be UTF-8: {error}") from None
 
@@ -158,13 +183,21 @@ def _split(name: str) -> tuple[str, str]:
     return (folder + slash + stem, suffix.lower()) if stem and dot else ("", "")
 
 
-def _group(members: list[Member]) -> dict[str, list[tuple[str, Member]]]:
-    """Suffix and member of each key, keys and members in tar order."""
-    groups: dict[str, list[tuple[str, Member]]] = {}
+def _group(members: list[Member]) -> list[_Group]:
+    """Samples in the order of their first members; a member that its key's sample has already begins another."""
+    groups: list[_Group] = []
+    open_groups: dict[str, _Group] = {}
+    before: _Group | None = None
     for member in members:
         key, suffix = _split(member.name)
-        if key:
-            groups.setdefault(key, []).append((suffix, member))
+        group = open_groups.get(key)
+        if key and (group is None or (group is not before and suffix in group.suffixes)):
+            group = _Group(key, again=group is not None)
+            open_groups[key] = group
+            groups.append(group)
+        if group is not None:
+            group.parts.append((suffix, member))
+        before = group
     return groups
 
 
@@ -175,8 +208,15 @@ def _ranges(members: list[Member]) -> list[tuple[int, int]]:
     return [(start, end - start) for start, end in zip(starts, ends, strict=True)]
 
 
-def _read(view: memoryview, member: Member) -> bytes:
+def _read(view: memoryview, member: Member, most: int, kind: str) -> bytes:
+    if member.size > most:
+        raise SampleError(kind, f"{member.name} must have at most {most} bytes, but has {member.size}")
     return bytes(view[member.data : member.data + member.size])
+
+
+def _gap(position: int, damage: Damage) -> Reject:
+    message = f"{damage.message}; {damage.size} bytes from {damage.offset} on are passed over, with what they held"
+    return Reject(position, "", "tar-gap", message, damage.offset)
 
 
 def _truncated(position: int, key: str, damage: Damage) -> Reject:

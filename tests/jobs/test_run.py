@@ -18,7 +18,7 @@ import yaml
 from jobs.job import Job, parse
 from jobs.run import Result, plan, run
 from pipeline.artifact import Artifact
-from pipeline.errors import FailedShards, JobError
+from pipeline.errors import FailedShards, JobError, RejectsError
 from pipeline.executor import Executor
 from pipeline.executor_local import LocalExecutor
 from pipeline.uid import uids_from_hex
@@ -193,7 +193,7 @@ def test_another_density_uses_all_that_is_there(tmp_path: Path) -> None:
 
 def test_a_changed_input_shard_redoes_only_that_shard(tmp_path: Path) -> None:
     urls = planted(tmp_path / "pool")
-    job = parse(job_values(tmp_path, PLANTED))
+    job = parse(job_values(tmp_path, PLANTED, limits={"max_reject_fraction": 0.06}))
     first, _ = done(job)
     entries = read_tar(urls[1])
     write_tar(Path(urls[1]), [entry for entry in entries if entry[0][:4] != entries[0][0][:4]])
@@ -293,6 +293,38 @@ def test_precomputed_pools_from_end_to_end(tmp_path: Path, layout: str) -> None:
     assert len(uids_of(result)) == 7
 
 
+def test_a_folder_of_images_as_target(tmp_path: Path) -> None:
+    """It is embedded once, by the job's own encoder, for three cuts; what looks like it stays to the end."""
+    planted(tmp_path / "pool")
+    like = range(50, 60)
+    for n in like:
+        path = tmp_path / f"target/{n % 2}/{n}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(n))
+    wanted = {"by": "clip", "target": str(tmp_path / "target")}
+    policy = [
+        {"image_based": {**wanted, "clusters": 6}},
+        {"feature_mapping": {**wanted, "clusters": 4, "top": 3}},
+        {"normsim": {**wanted, "fraction": 0.1, "of": "pool"}},
+    ]
+    result, _ = done(parse(job_values(tmp_path, policy)))
+    assert [label for label, _ in result.steps][2:-2] == [
+        "image_based.target", "image_based.clusters", "image_based",
+        "feature_mapping.target", "feature_mapping.clusters", "feature_mapping",
+        "normsim.target", "normsim.norms", "normsim",
+    ]  # fmt: skip
+    targets = [step for label, step in result.steps if label.endswith(".target")]
+    assert len({step.artifact for step in targets}) == 1
+    assert [step.reused for step in targets] == [False, True, True]
+    assert targets[0].report["vectors"] == 10
+    rows = {int(row["key"]): row for row in manifest(result)}
+    assert sum(row["kept"] for row in rows.values()) == 12
+    assert all(rows[n]["normsim.value"] == pytest.approx(1, abs=2e-3) for n in like if rows[n]["kept"])
+    assert sum(rows[n]["kept"] for n in like) == 10
+    assert result.counts["pool"] == ALL
+    assert {row["image_based.cluster"] for row in rows.values()} == {None, *range(6)}
+
+
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     """Inode and time of each file that is committed."""
     files = [path for path in folder.rglob("*.parquet") if not path.name.startswith(".")]
@@ -372,3 +404,39 @@ def test_a_store_may_be_shared_by_jobs(tmp_path: Path) -> None:
     embeddings = [path for path in (tmp_path / "store").iterdir() if path.name.startswith("embeddings-")]
     assert len(embeddings) == 1
     assert Artifact(str(tmp_path / "store"), *embeddings[0].name.split("-")).done() is not None
+
+
+def test_a_jobs_gpus_reach_the_fit(tmp_path: Path) -> None:
+    """k-means on a GPU needs a worker that asked for one, and only the job knows whether there are any."""
+    write_vectors(str(tmp_path / "pool"), Samples.drawn(40), shards=2)
+    asked: dict[str, float] = {}
+
+    class Asked(LocalExecutor):
+        def map(self, task: Any, items: Any, label: str, needs: Any) -> Any:
+            asked[label] = needs.gpus
+            return super().map(task, items, label, needs)
+
+    values = {
+        "name": "gpus",
+        "store": str(tmp_path / "store"),
+        "pool": {"shards": f"{tmp_path}/pool/*.parquet", "format": "vectors", "encoder": "clip", "image": "image"},
+        "policy": [{"density": {"by": "clip", "fraction": 0.5, "clusters": 4}}],
+        "resources": {"gpus": 0.5},
+    }
+    run(parse(values), Asked(1), lambda line: None)
+    assert asked["clusters: k-means, k = 4"] == 1.0
+    assert asked["clusters: assign"] == 0.0
+
+
+def test_too_many_rejects_end_the_run_and_the_raised_limit_goes_on_from_there(tmp_path: Path) -> None:
+    planted(tmp_path / "pool")
+    job = job_values(tmp_path, PLANTED, limits={"max_reject_fraction": 0.04})
+    with pytest.raises(RejectsError, match=r"6 of 120 samples are rejected, 5.00%, but") as error:
+        done(parse(job))
+    assert {line.split()[0] for line in str(error.value).splitlines()[1:3]} == {"image-decode", "no-caption"}
+    assert not (tmp_path / "store/jobs").exists()
+    with pytest.raises(RejectsError):  # what is done already is judged too
+        done(parse(job))
+    result, _ = done(parse({**job, "limits": {"max_reject_fraction": 0.05}}))
+    assert dict(result.steps)["embeddings"].reused
+    assert {int(row["key"]) for row in manifest(result) if row["kept"]} == survivors()

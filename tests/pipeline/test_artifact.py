@@ -1,5 +1,7 @@
 """A stage's folder: tables with their summaries, what is there and what is done, and files that are torn."""
 
+import os
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,6 +11,7 @@ from pipeline.artifact import (
     DONE,
     Artifact,
     is_artifact,
+    json_if_whole,
     read_json,
     read_summary,
     read_table,
@@ -17,7 +20,7 @@ from pipeline.artifact import (
     write_table,
 )
 from pipeline.columns import matrix, vector_column
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, TornError
 
 TABLE = pa.table({"row": [0, 1, 2], "caption": ["a", None, "c"]})
 
@@ -103,8 +106,37 @@ def test_a_torn_file_is_named_with_what_to_do(artifact, damage):
     data = bytearray(storage.read_bytes(artifact.shard(0)))
     damaged = {"empty": b"", "short": data[: len(data) // 2], "page": data[:100] + bytes(2000) + data[2100:]}
     storage.write_bytes(artifact.shard(0), bytes(damaged[damage]))
-    with pytest.raises(StorageError, match=r"00000\.parquet must be a whole parquet file: .*delete it"):
+    with pytest.raises(TornError, match=r"00000\.parquet must be a whole parquet file: .*delete it"):
         artifact.read(0)
+    # the footer of a file with a bad page is whole; `winnow verify` reads the pages
+    assert artifact.summary_if_whole(0) == ({} if damage == "page" else None)
+
+
+@pytest.mark.parametrize("content", [b"", b'{\n  "rows": 3,', b"[1]", b"\xff"])
+def test_torn_json_is_named_or_counts_as_not_there(artifact, content):
+    storage.write_bytes(artifact.file(DONE), content)
+    with pytest.raises(TornError, match=r"_done\.json must be a whole JSON file: .*delete it"):
+        read_json(artifact.file(DONE))
+    assert artifact.done() is None
+    assert json_if_whole(artifact.file("none.json")) is None
+
+
+def test_a_folder_weighs_what_it_did_until_a_file_is_lost_or_torn(artifact):
+    for index in range(3):
+        artifact.write(index, TABLE, {})
+    done = {"rows": 9, "files": artifact.weight()}
+    assert done["files"]["count"] == 3
+    artifact.finish(done)
+    storage.write_bytes(artifact.file(".00000.parquet.tmp"), b"half")
+    assert artifact.holds(done)
+    assert artifact.holds({"rows": 9})  # of a version that did not weigh
+    whole = storage.read_bytes(artifact.shard(1))
+    storage.write_bytes(artifact.shard(1), whole[:-1])
+    assert not artifact.holds(done)
+    storage.write_bytes(artifact.shard(1), whole)
+    assert artifact.holds(done)
+    os.remove(artifact.shard(2))
+    assert not artifact.holds(done)
 
 
 def test_an_artifact_is_known_by_its_name():

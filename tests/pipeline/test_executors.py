@@ -1,11 +1,15 @@
 """One contract for both executors: every item once, retried, accounted for, and worker deaths survived."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import executor_open
 from pipeline.errors import FailedShards, JobError, ModelError, ShardError
 from pipeline.executor import Needs, describe
 from pipeline.executor_local import LocalExecutor
 from pipeline.executor_open import open_executor
+from tests.conftest import CPUS
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -304,14 +312,15 @@ def test_threads_that_need_a_gpu_share_the_one(tmp_path):
 
 
 _DRIVER = """
-import signal
-from pipeline.errors import JobError
-from pipeline.executor_ray import RayExecutor
-try:
-    RayExecutor(1, "nowhere")
-except JobError as error:
-    print(error)
-executor = RayExecutor(1)
+import os, signal, sys
+from pipeline.executor import Needs
+from pipeline.executor_open import open_executor
+from tests.chaos.processes import listening
+from tests.pipeline.test_executors import Square
+executor = open_executor("ray", 1, None)
+print(list(executor.map(Square(sys.argv[1]), [7], "squares", Needs())))
+found = listening(os.getpid())
+print(sorted({command for _, command in found} & {"gcs_server", "raylet"}), {address for address, _ in found})
 try:
     signal.raise_signal(signal.SIGTERM)
 except KeyboardInterrupt:
@@ -320,12 +329,101 @@ executor.close()
 """
 
 
-def test_a_driver_names_an_address_where_none_answers_and_ends_on_sigterm_as_on_ctrl_c():
-    said = subprocess.run([sys.executable, "-c", _DRIVER], capture_output=True, text=True, check=True).stdout
-    assert said.splitlines() == [
-        "a Ray cluster must answer at the address nowhere, but: Invalid address format: nowhere",
-        "stopped",
-    ]
+def test_a_cluster_of_its_own_listens_on_loopback_and_ends_on_sigterm_as_on_ctrl_c(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-c", _DRIVER, str(tmp_path)]
+    environment["PYTHONPATH"] = str(ROOT)
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == ["[(0, 49)]", "['gcs_server', 'raylet'] {'127.0.0.1'}", "stopped"]
+
+
+@pytest.fixture(params=["silent", "http"])
+def no_cluster(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A port where something answers that is no Ray: nothing at all, or as the dashboard does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(99)
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        if request.param == "http":
+            threading.Thread(target=answer, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize("way", ["{host}", "ray://{host}", "auto"])
+def test_an_address_where_no_cluster_answers_is_named_soon(no_cluster, way, tmp_path, monkeypatch):
+    monkeypatch.setattr(executor_open, "_ANSWER_S", 0.5)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    host = f"127.0.0.1:{no_cluster}"
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_text(host)
+    started = time.monotonic()
+    with pytest.raises(JobError, match=rf"must answer at the address (ray://)?{host}, but: .*port of its GCS"):
+        open_executor("ray", None, way.format(host=host))
+    assert time.monotonic() - started < 5
+
+
+def test_an_address_that_nobody_holds_is_named_by_us_and_one_that_is_none_by_ray(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", host)
+    with pytest.raises(JobError, match=f"must answer at the address {host}, but: .*refused"):
+        open_executor("ray", None, None)
+    for address in ("nowhere", "auto", "host:port", ""):
+        executor_open.check_answers(address)
+
+
+def test_a_cluster_that_answers_is_found(ray_cluster):
+    import ray
+
+    executor_open.check_answers(ray.get_runtime_context().gcs_address)
+
+
+def test_waiting_for_room_in_the_cluster_is_said_once(ray_executor, tmp_path, monkeypatch, capsys):
+    import ray
+
+    from pipeline import executor_ray
+
+    ray_executor.close()  # its actors hold the cores
+    monkeypatch.setattr(executor_ray, "_QUIET_S", 0.5)
+    hog = ray.remote(executor_ray.Worker).options(num_cpus=CPUS).remote()
+    ray.get(hog.greet.remote())
+    threading.Timer(2, lambda: ray.kill(hog)).start()
+    executor = executor_ray.RayExecutor(1)
+    try:
+        for folder in ("one", "two"):
+            (tmp_path / folder).mkdir()
+            assert list(executor.map(Square(str(tmp_path / folder)), [3], "squares", Needs())) == [(0, 9)]
+    finally:
+        executor.close()
+    assert capsys.readouterr().err == (
+        "winnow: waiting for a worker; each takes 1 cores and 0 GPUs, and the cluster has 0 cores and 0 GPUs free\n"
+    )
+
+
+@dataclass(frozen=True)
+class Hungry:
+    """Runs out of memory on its first try of an item, as under a limit of the system."""
+
+    folder: str
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: int) -> int:
+        if mark(self.folder, f"item-{item}") == 1 and item % 3 == 0:
+            raise MemoryError
+        return item
+
+
+def test_a_worker_that_is_out_of_memory_is_replaced(ray_executor, tmp_path):
+    results = list(ray_executor.map(Hungry(str(tmp_path)), range(6), "hungry", Needs()))
+    assert sorted(results) == [(i, i) for i in range(6)]
+    assert {item: attempts(tmp_path)[item] for item in (0, 3)} == {0: 2, 3: 2}
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,49 @@ def test_an_interrupted_stage_does_only_what_is_not_there(pool):
     assert contents(made.folder) == before
 
 
+@pytest.mark.parametrize("damage", ["lost", "empty", "half"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_file_that_another_program_tore_is_made_again(pool, damage, finished):
+    made = pool.execute().artifact
+    before = contents(made.folder)
+    pool.worked()
+    whole = storage.read_bytes(made.shard(0))
+    if damage == "lost":
+        os.remove(made.shard(0))
+    else:
+        storage.write_bytes(made.shard(0), whole[: len(whole) // 2] if damage == "half" else b"")
+    if not finished:
+        os.remove(made.file(DONE))
+    again = pool.execute()
+    assert not again.reused
+    assert pool.worked() == ["a"]
+    assert contents(made.folder) == before
+    assert pool.execute().reused
+
+
+def test_a_torn_done_or_list_of_parts_is_made_again(pool):
+    made = pool.execute().artifact
+    for name in (DONE, "_parts.json"):
+        storage.write_bytes(made.file(name), b'{"rec')
+    pool.put("c", "twelve letters")
+    other = pool.execute()
+    assert other.report["adopted"] == 0  # whose parts those are is not known
+    assert lengths(other) == [[3, 5], [], [6, 7]]
+
+
+def test_what_killed_writers_left_long_ago_is_removed_when_the_stage_starts(pool):
+    made = pool.execute().artifact
+    left = Path(made.folder, f".00000.parquet.{'a' * 32}.tmp")
+    left.touch()
+    os.remove(made.file(DONE))
+    pool.execute()
+    assert left.exists()  # another run may be writing it
+    os.utime(left, (1, 1))
+    os.remove(made.file(DONE))
+    pool.execute()
+    assert not left.exists()
+
+
 def test_a_stage_that_failed_keeps_the_others_and_resumes(pool):
     pool.put("b", "torn")
     with pytest.raises(FailedShards, match=r"1 of 2|1 of 3"):

@@ -2,16 +2,21 @@
 
 import itertools
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import storage
 from pipeline.errors import PoolError, StorageError
+from tests.faults import KINDS, FaultyProxy
 
+ROOT = Path(__file__).parents[2]
 _numbers = itertools.count()
 
 
@@ -287,3 +292,79 @@ def test_a_pool_has_one_name_from_wherever_it_is_listed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ways = ("a.tar", "*.tar", "{a..a}.tar", "./a.tar", "list.txt", str(tmp_path / "a.tar"))
     assert {tuple(storage.expand([way])) for way in ways} == {(str(tmp_path / "a.tar"),)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_request_that_fails_once_is_asked_again(kind: str, s3_store: str, faulty: FaultyProxy):
+    folder = storage.join(s3_store, f"faulty-{kind}")
+    url, content = storage.join(folder, "file.bin"), os.urandom(300_000)
+    faulty.spoil_next(kind)
+    storage.write_bytes(url, content)
+    faulty.spoil_next(kind)
+    assert names(folder) == ["file.bin"]
+    faulty.spoil_next(None, kind)  # the body, not what asks for its length
+    assert storage.read_bytes(url) == content
+    faulty.spoil_next(None, kind)
+    with storage.open_read(url) as file:
+        file.seek(100_000)
+        assert file.read(150_000) == content[100_000:250_000]
+    assert faulty.injected == {kind: 4}
+
+
+def test_what_s3_refuses_for_good_is_a_storage_error(s3_store: str, faulty: FaultyProxy, monkeypatch):
+    client = {"endpoint_url": faulty.url, "config_kwargs": {"read_timeout": 1, "retries": {"max_attempts": 0}}}
+    monkeypatch.setitem(fsspec.config.conf, "s3", client)
+    url = storage.join(s3_store, "refused", "file.bin")
+    faulty.share = 1.0
+    for kind in ("500", "hang-up", "lost"):
+        faulty.kinds = (kind,)
+        for ask in (storage.listing, storage.exists, storage.read_bytes, lambda url: storage.write_bytes(url, b"x")):
+            with pytest.raises(StorageError, match=r"cannot (list|read|write) s3://store/refused/file\.bin: ."):
+                ask(url)
+
+
+def test_many_small_files_are_listed_at_once(s3_store: str, faulty: FaultyProxy):
+    folder = storage.join(s3_store, "many")
+    urls = [storage.join(folder, f"{i:03d}.tar") for i in range(40)]
+    for url in urls:
+        storage.write_bytes(url, b"tar")
+    faulty.requests.clear()
+    assert len(storage.identify(urls)) == 40
+    assert faulty.requests == {"GET list": 1}
+
+
+_FULL = """
+import resource, signal, sys
+from pipeline import storage
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    storage.write_bytes(sys.argv[1], bytes(1 << 20))
+except storage.StorageError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_is_full_leaves_nothing_and_says_what_to_do(tmp_path):
+    """The kernel lets no file grow beyond a limit, and says so as it does of a full disk, by another number."""
+    command = [sys.executable, "-c", _FULL, str(tmp_path / "a/file.bin")]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"cannot write {tmp_path}/a/file.bin: [Errno 27] File too large; nothing was left under")
+    assert "make room there, or raise the limit, and run the same command again" in said
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_what_killed_writers_left_is_removed_after_a_day(tmp_path):
+    name = f".00003.parquet.{'0' * 32}.tmp"
+    old, new, other = tmp_path / name, tmp_path / "rejects" / name.replace("3", "4"), tmp_path / ".mine.tmp"
+    for path in (old, new, other):
+        storage.write_bytes(str(path), b"half")
+    for path in (old, other):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    assert storage.listing(str(tmp_path)) == []
+    assert storage.remove_abandoned(str(tmp_path)) == 1
+    assert [path.exists() for path in (old, new, other)] == [False, True, True]
+    os.utime(new, (time.time() - 90_000,) * 2)
+    assert storage.remove_abandoned(str(tmp_path)) == 1
+    assert storage.remove_abandoned(str(tmp_path / "absent")) == 0
+    assert storage.remove_abandoned("memory://absent") == 0

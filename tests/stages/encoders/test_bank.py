@@ -224,3 +224,14 @@ def test_random_weights_are_the_same_in_every_worker_and_leave_the_seed_alone(ti
 def test_a_device_that_is_not_there_is_refused(encoding: Encoding, says: str) -> None:
     with pytest.raises(JobError, match=says):
         Bank.open({}, encoding)
+
+
+@pytest.mark.timeout(60)
+def test_a_word_of_any_length_costs_little_and_tokens_are_those_of_its_beginning(
+    bank: Bank, photos: list[bytes]
+) -> None:
+    """Byte-pair encoding of all of it would take an hour."""
+    letters = bytes(np.random.default_rng(0).integers(97, 123, 1_000_000).astype(np.uint8)).decode()
+    both = [sample(0, photos[0], letters), sample(1, photos[0], letters[:4096])]
+    found = merged(bank.encode(both))
+    assert np.array_equal(found.vectors["clip.text"][0], found.vectors["clip.text"][1])

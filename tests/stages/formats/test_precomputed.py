@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from pipeline.errors import DataError, JobError, PoolError, ShardError, StorageError
 from pipeline.uid import content_hash
+from stages.formats import vector_blocks
 from stages.formats.clip_retrieval import ClipRetrieval
 from stages.formats.columns import uids_of
 from stages.formats.datacomp import Datacomp
@@ -132,6 +133,28 @@ def test_vectors_of_any_length_and_width_come_as_unit_float16(
 
 
 @WRITERS
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("length", [1, 7])
+def test_parts_are_the_same_numbers_as_float32(
+    tmp_path: Path, write: Write, dtype: type[np.floating[Any]], length: int
+) -> None:
+    """Over several blocks, all rows, every third, the last, and repeats that are more than a block holds."""
+    rows = 2 * vector_blocks._BLOCK_ROWS + 90
+    x = (unit(rows).astype(np.float32) * length).astype(dtype)
+    reader, url = write(tmp_path, meta(rows), x, x)
+    every = reader.vectors(url, "l14", "image", None)
+    repeats = np.repeat([5, rows - 1], vector_blocks._BLOCK_ROWS + 1)
+    for asked in (np.arange(rows), np.arange(0, rows, 3), np.array([rows - 1]), repeats, np.array([], np.int64)):
+        with reader.blocks(url, "l14", "image") as blocks:
+            parts = [(half.copy(), wide.copy()) for half, wide in vector_blocks.unit_parts(blocks, asked, url)]
+        assert len(parts) <= 3
+        found = np.concatenate([np.empty((0, x.shape[1]), np.float16), *[half for half, _ in parts]])
+        assert np.array_equal(found, every[asked])
+        assert all(wide.dtype == np.float32 and np.array_equal(wide, half) for half, wide in parts)
+        assert np.array_equal(reader.vectors(url, "l14", "image", asked[::-1]), every[asked[::-1]])
+
+
+@WRITERS
 def test_an_empty_shard_has_no_rows(tmp_path: Path, write: Write) -> None:
     columns = {name: pa.array([], pa.string()) for name in ("uid", "url", "text")}
     reader, url = write(tmp_path, columns, unit(0), unit(0))
@@ -165,7 +188,7 @@ def test_files_that_are_cut_or_missing_are_refused(tmp_path: Path) -> None:
     reader, url = as_clip_retrieval(tmp_path, meta(4), unit(4), unit(4))
     array = Path(reader.companions(url)[1])
     array.write_bytes(array.read_bytes()[:-1])
-    with pytest.raises(ShardError, match="4 rows must follow the header, but the file ends in row 0 or later"):
+    with pytest.raises(ShardError, match="4 rows must follow the header, but the file ends in row 3"):
         reader.rows(url)
     array.write_bytes(b"junk")
     with pytest.raises(ShardError, match="must be whole and readable"):

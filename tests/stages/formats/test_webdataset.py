@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pipeline.errors import JobError, ShardError
 from pipeline.uid import content_hash
 from stages.formats import FORMATS
+from stages.formats import webdataset as webdataset_module
 from stages.formats.sample import Reject, Sample
 from stages.formats.webdataset import Webdataset
 
@@ -234,22 +235,101 @@ def test_a_cut_member_names_its_sample(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hole", [bytes(512), b"\x07" * 512])
-def test_a_broken_header_or_hole_ends_the_shard_with_a_reject(tmp_path: Path, hole: bytes) -> None:
+def test_a_broken_header_or_hole_costs_its_own_member(tmp_path: Path, hole: bytes) -> None:
     tar = tar_of([*pair("a"), *pair("b"), *pair("c")])
     found = read(tmp_path, tar[:2560] + hole + tar[3072:])
-    assert kinds(found) == ["a", "tar-truncated"]
+    assert kinds(found) == ["a", "tar-gap", "no-image", "c"]
+    gap = found[1]
+    assert isinstance(gap, Reject)
+    assert (gap.key, gap.offset) == ("", 2560)
+    assert gap.message.endswith("; 1536 bytes from 2560 on are passed over, with what they held")
 
 
-@pytest.mark.parametrize("payload", [b"9999 path=x\n", b"path=x\n", b"8 path x\n", b"0 =\n"])
-def test_a_broken_pax_header_ends_the_shard_with_a_reject(tmp_path: Path, payload: bytes) -> None:
+@pytest.mark.parametrize("payload", [b"9999 path=x\n", b"path=x\n", b"8 path x\n", b"0 =\n", b"5 a=b" * 99])
+@pytest.mark.parametrize("size", [None, 2 << 20])
+def test_a_broken_pax_header_takes_its_member_with_it(tmp_path: Path, payload: bytes, size: int | None) -> None:
+    """For the member's own header has its name only in part."""
     extended = tarfile.TarInfo("x")
     extended.type = tarfile.XHDTYPE
-    extended.size = len(payload)
-    broken = extended.tobuf(tarfile.USTAR_FORMAT) + payload.ljust(512, b"\0")
-    assert kinds(read(tmp_path, tar_of(pair("a"))[:2560] + broken + tar_of(pair("b")))) == [
-        "a",
-        "tar-truncated",
-    ]
+    extended.size = size or len(payload)
+    padded = payload.ljust(-(-extended.size // 512) * 512, b"\0")
+    broken = extended.tobuf(tarfile.USTAR_FORMAT) + padded
+    found = read(tmp_path, tar_of(pair("a"))[:2560] + broken + tar_of([*pair("b"), *pair("c")]))
+    assert kinds(found) == ["a", "tar-gap", "no-image", "c"]
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("key", ["k" * 130, "é"])
+def test_a_member_without_its_extended_header_gets_no_other_name(tmp_path: Path, format: int, key: str) -> None:
+    tar = tar_of([*pair("a"), *pair(key), *pair("c")], format)
+    found = read(tmp_path, tar[:2560] + b"\x07" * 512 + tar[3072:])
+    if format == tarfile.GNU_FORMAT and len(key) == 1:  # its name fits, so what is broken is the member's own header
+        assert kinds(found) == ["a", "tar-gap", "no-image", "c"]
+    else:
+        assert kinds(found)[:2] == ["a", "tar-gap"]
+        assert kinds(found)[-1] == "c"
+        assert {item.key for item in found} <= {"a", "", key, "c"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3000), st.integers(0, 6), st.booleans())
+def test_bytes_between_members_cost_no_sample(
+    tmp_path_factory: pytest.TempPathFactory, length: int, at: int, zeros: bool
+) -> None:
+    """Junk of any length before any sample, so that all headers after it lie on odd bytes."""
+    parts = [tar_of(pair(key, n))[:2560] for n, key in enumerate("abcdef")]
+    junk = (b"\0" if zeros else b"\x07") * length
+    found = read(tmp_path_factory.getbasetemp(), b"".join(parts[:at]) + junk + b"".join(parts[at:]) + bytes(1024))
+    keys = list("abcdef")
+    if at < 6:
+        keys.insert(at, "tar-gap")
+    elif not zeros:
+        keys.append("tar-truncated")
+    assert kinds(found) == keys
+    for n, sample in enumerate(item for item in found if isinstance(item, Sample)):
+        assert (sample.image, sample.caption) == (pair(sample.key, n)[0][1], f"caption of {sample.key}")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2560, 2 * 2560 - 1), st.integers(1, 2000))
+def test_bytes_that_are_missing_never_mix_two_samples(
+    tmp_path_factory: pytest.TempPathFactory, start: int, length: int
+) -> None:
+    """The others are read as they were; whatever is read of what lost bytes has no other sample's header in it."""
+    tar = b"".join(tar_of(pair(key, n))[:2560] for n, key in enumerate("abcdef")) + bytes(1024)
+    whole = {key: dict(pair(key, n)) for n, key in enumerate("abcdef")}
+    found = read(tmp_path_factory.getbasetemp(), tar[:start] + tar[start + length :])
+    samples = {item.key: item for item in found if isinstance(item, Sample)}
+    assert {"a", "d", "e", "f"} <= set(samples)
+    for key in "adef":
+        assert samples[key].image == whole[key][f"{key}.jpg"]
+    assert all(b"ustar" not in sample.image and "ustar" not in sample.caption for sample in samples.values())
+
+
+def test_two_tars_one_after_the_other_are_both_read(tmp_path: Path) -> None:
+    found = read(tmp_path, tar_of(pair("a")) + tar_of(pair("b")))
+    assert kinds(found) == ["a", "tar-gap", "b"]
+
+
+def test_a_key_that_comes_again_is_another_sample_which_is_refused(tmp_path: Path) -> None:
+    again = [("a.jpg", b"other"), ("a.txt", b"other")]
+    found = read(tmp_path, tar_of([*pair("a"), *pair("b"), *again, *pair("c")]))
+    assert kinds(found) == ["a", "b", "duplicate-key", "c"]
+    assert isinstance(found[0], Sample)
+    assert found[0].caption == "caption of a"
+    assert "came again at byte 5120; the first is read" in getattr(found[2], "message", "")
+    assert kinds(read(tmp_path, tar_of([*pair("a"), *again]))) == ["duplicate-member"]
+
+
+def test_members_too_large_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webdataset_module, "MAX_IMAGE_BYTES", 2000)
+    large = [("b.jpg", bytes(2001)), ("b.txt", b"words"), ("c.jpg", b"J"), ("c.txt", b"x" * (2**16 + 1))]
+    found = read(tmp_path, tar_of([*pair("a"), *large, ("d.jpg", b"J"), ("d.txt", b"x" * 2**16)]))
+    assert kinds(found) == ["a", "image-too-large", "caption-too-large", "d"]
+    long = json.dumps({"c": "x" * (2**16 + 1)}).encode()
+    tar = tar_of([("a.jpg", b"J"), ("a.json", long)])
+    assert kinds(read(tmp_path, tar, Webdataset(caption="json:c"))) == ["caption-too-large"]
+    assert kinds(read(tmp_path, tar, Webdataset())) == ["no-caption"]
 
 
 names = st.sampled_from(["a", "b", "dir/a", "n" * 120, "ü"])
