@@ -95,7 +95,7 @@ def lay_out(
     for cut in policy:
         *before, last = cut.stages(survivors, store)
         made = artifact_of(last, store)
-        again = sum(name.partition("_")[0] == cut.kind for name, _ in cuts)
+        again = sum(earlier.kind == cut.kind for earlier in policy[: len(cuts)])
         name = f"{cut.kind}_{again + 1}" if again else cut.kind
         stages += [*[(f"{name}.{stage.name}", stage) for stage in before], (name, last)]
         cuts.append((name, made))

@@ -64,7 +64,7 @@ def floors(size: np.ndarray, total: int, balance: float) -> np.ndarray:
     size: int64 (k,) members. total: samples to keep, 0 to Σ size. balance: 0 to 1. Whole numbers, each at most its
     size, and Σ <= total: what is missing goes to the highest values of all clusters.
     """
-    n = int(size.sum())
+    n = max(1, int(size.sum()))
     equal = [total * int(members) // n for members in size]  # Python's integers: total · size may pass 2^63
     return np.array([int(balance * share) for share in equal], np.int64)
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from pipeline.errors import FailedShards, JobError
+from pipeline.errors import DataError, JobError
 from pipeline.executor import Executor
 from pipeline.uid import uids_from_hex
 from stages import negclip
-from stages.negclip import Negclip, batch_of
+from stages.negclip import Contrast, Negclip, batch_of
 from stages.random import Random
 from stages.rules import Rules
 from stages.similarity import Similarity
@@ -220,8 +220,8 @@ def test_a_pair_without_a_value_is_an_error() -> None:
     cut = Negclip(by="clip", count=3, partitions=1)
     made = pool.through(cut).artifact("contrast_0")
     made.write(0, pa.table({"contrast": pa.nulls(12, pa.float64())}), {"rows": 12})
-    with pytest.raises(FailedShards, match="column contrast must have no nulls here, but 6 came"):
-        pool.through(replace(cut, count=4))
+    with pytest.raises(DataError, match="column contrast must have no nulls here, but 6 came"):
+        Contrast(pool.survivors, (made,)).rows(pool.run.items[0])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -13,6 +14,7 @@ from stages.density import Density
 from stages.duplicates import Duplicates
 from stages.encoders import Encoding
 from stages.formats import Webdataset
+from stages.image_based import ImageBased
 from stages.policy import CUTS, lay_out
 from stages.policy import Path as Stages
 from stages.pool import Pool
@@ -46,6 +48,12 @@ def test_a_second_cut_of_a_kind_is_numbered() -> None:
     labels = ["pool", "embeddings", "similarity", "random", "similarity_2", "similarity_3", "manifest"]
     assert [label for label, _ in path.stages] == labels
     assert len(set(names(path).values())) == 7
+
+
+def test_a_name_of_two_words_is_numbered_too(tmp_path: Path) -> None:
+    np.save(tmp_path / "target.npy", np.eye(16, dtype=np.float16))
+    cut = ImageBased(by="clip", target=str(tmp_path / "target.npy"), clusters=2)
+    assert [name for name, _ in laid_out(cut, cut).cuts] == ["image_based", "image_based_2"]
 
 
 def test_stages_that_prepare_a_cut_carry_its_name(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_floors_fit_and_move_with_their_clusters(size: list[int], share: float, 
 
 def test_floors_are_half_of_what_one_fraction_leaves() -> None:
     assert floors(np.array([100, 10, 3, 0]), 50, 0.5).tolist() == [22, 2, 0, 0]
+    assert floors(np.array([0, 0]), 0, 0.5).tolist() == [0, 0]
 
 
 def test_only_what_is_left_counts() -> None:

@@ -135,6 +135,23 @@ def test_shards_that_are_there_are_not_written_again(pool: Filtered) -> None:
     assert step.report["samples"] == 17
 
 
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("end", [0, 777, tarfile.RECORDSIZE])
+def test_a_shard_that_another_program_tore_is_written_again(pool: Filtered, finished: bool, end: int) -> None:
+    folder, _ = written(pool, 6)
+    before = {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+    kept = {path.name: path.stat().st_ino for path in folder.glob("*.tar")}
+    torn = folder / "00001.tar"
+    torn.write_bytes(before[torn.name][:end])
+    if not finished:
+        (folder / "_done.json").unlink()
+    written(pool, 6)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.tar")} == before
+    assert {path.name for path in folder.glob("*.tar") if path.stat().st_ino == kept[path.name]} == set(before) - {
+        torn.name
+    }
+
+
 @settings(max_examples=100, deadline=None)
 @given(kept=st.lists(st.integers(0, 30), max_size=12), size=st.integers(1, 20))
 def test_the_plan_is_the_list_cut_into_pieces(kept: list[int], size: int) -> None:

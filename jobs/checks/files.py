@@ -1,0 +1,75 @@
+"""Whether every file of a finished job is there, no other lies among them, and the pool is the one it was made from."""
+
+from collections.abc import Iterator
+
+from jobs.checks.findings import Findings, looked, violated
+from jobs.checks.finished import Finished
+from pipeline import storage
+from pipeline.artifact import DONE, Artifact, shard_name
+from pipeline.stage import PARTS, Run
+from stages.centroids import CENTROIDS
+from stages.epochs import epoch_name
+from stages.manifest import UIDS
+from stages.pool import as_one, companions_of
+from stages.shards import SIZES
+from stages.target import VECTORS
+
+_OF_A_STAGE = {
+    "pool": ("shards.parquet",),
+    "embeddings": (PARTS,),
+    "clusters": (CENTROIDS,),
+    "target": (VECTORS,),
+    "density": ("density.parquet",),
+    "coverage": ("strata.parquet",),
+    "image_based": ("votes.parquet",),
+    "feature_mapping": ("votes.parquet",),
+    "manifest": (UIDS,),
+    "shards": (SIZES,),
+}
+"""Files of a stage as a whole."""
+
+_NOT_BY_SHARD = ("pool", "target", "shards")
+"""Stages without a file for each input shard; the tars of `shards` have a check of their own."""
+
+
+def pool(job: Finished, run: Run) -> Findings:
+    """Every input shard has the size and the etag or time that the artifacts were made from."""
+    files = {shard: [shard.url, *companions_of(shard.url, job.job.pool.reader)] for shard in run.shards}
+    parents = sorted({storage.parent_of(url) for urls in files.values() for url in urls})
+    there = {found.url: found for parent in parents for found in storage.listing(parent)}
+    found = looked(shards=len(files))
+    for shard, urls in files.items():
+        if missing := [url for url in urls if url not in there]:
+            found += violated(f"{', '.join(missing)}: an input shard must stay, but it is not there")
+            continue
+        now = as_one([there[url] for url in urls])
+        if now != shard:
+            found += violated(
+                f"{shard.url}: an input shard must stay as it was, of {shard.size} bytes and mark {shard.stamp}, but "
+                f"it has {now.size} bytes and mark {now.stamp}"
+            )
+    return found
+
+
+def files(job: Finished, run: Run) -> Findings:
+    """Every artifact has `_done.json`, one file for each input shard and those of its stage, and no other's."""
+    found = Findings()
+    for label, artifact in job.artifacts.items():
+        wanted = set(_wanted(job, label, artifact, len(run.shards)))
+        there = {storage.name_of(file.url) for file in storage.listing(artifact.folder)}
+        by_shard = {name for name in there if name.endswith(".parquet") and name.partition(".")[0].isdigit()}
+        missing, strange = sorted(wanted - there), sorted(by_shard - wanted)
+        found += looked(artifacts=1, files=len(wanted))
+        found += violated(*(f"{artifact.file(name)} must be there, but is not" for name in missing))
+        found += violated(*(f"{artifact.file(name)} is of none of {len(run.shards)} input shards" for name in strange))
+    return found
+
+
+def _wanted(job: Finished, label: str, artifact: Artifact, shards: int) -> Iterator[str]:
+    yield DONE
+    yield from _OF_A_STAGE.get(artifact.stage, ())
+    if artifact.stage not in _NOT_BY_SHARD:
+        yield from (shard_name(index) for index in range(shards))
+    for cut in job.cuts:
+        if cut.name == label and cut.kind == "epochs":
+            yield from (f"{epoch_name(epoch)}.npy" for epoch in range(cut.options.epochs))
