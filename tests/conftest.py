@@ -1,18 +1,22 @@
-"""Real servers that a test may ask for, started once, never by themselves: a Ray cluster, an S3 store."""
+"""Real servers that a test may ask for, started once, never by themselves: a Ray cluster, an S3 store, faults."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import settings
 
 from pipeline.executor import Executor
 from pipeline.executor_local import LocalExecutor
+from tests.faults import FaultyProxy
 
 CPUS = 2
 
@@ -66,10 +70,7 @@ def executor(request: pytest.FixtureRequest) -> Executor:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[None]:
     """A real S3 server process on a free loopback port, known to clients by the usual environment alone."""
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with pytest.MonkeyPatch.context() as environment:
+    with pytest.MonkeyPatch.context() as environment, s3_process() as url:
         for name, value in {
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
@@ -77,13 +78,31 @@ def s3_server() -> Iterator[None]:
             "AWS_ENDPOINT_URL": url,
         }.items():
             environment.setenv(name, value)
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            _wait_until(lambda: _listens(port), "the S3 server must listen")
-            yield
-        finally:
-            server.terminate()
-            server.wait(10)
+        yield
+
+
+@contextmanager
+def s3_process() -> Iterator[str]:
+    """The address of an S3 server while the block runs."""
+    port = _free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_until(lambda: _listens(port), "the S3 server must listen")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture
+def faulty(s3_store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A proxy before the S3 server that this process and its children go through; it passes all until it is told."""
+    with FaultyProxy(os.environ["AWS_ENDPOINT_URL"]).running() as proxy:
+        client = {"endpoint_url": proxy.url, "config_kwargs": {"read_timeout": 1, "connect_timeout": 1}}
+        monkeypatch.setitem(fsspec.config.conf, "s3", client)  # of this process
+        monkeypatch.setenv("FSSPEC_S3", json.dumps(client))  # of those it starts
+        yield proxy
 
 
 @pytest.fixture(scope="session")

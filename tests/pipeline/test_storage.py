@@ -318,7 +318,8 @@ def test_what_s3_refuses_for_good_is_a_storage_error(s3_store: str, faulty: Faul
     faulty.share = 1.0
     for kind in ("500", "hang-up", "lost"):
         faulty.kinds = (kind,)
-        for ask in (storage.listing, storage.exists, storage.read_bytes, lambda url: storage.write_bytes(url, b"x")):
+        asks = (storage.listing, storage.exists, storage.open_read, storage.read_bytes)
+        for ask in (*asks, lambda url: storage.write_bytes(url, b"x")):
             with pytest.raises(StorageError, match=r"cannot (list|read|write) s3://store/refused/file\.bin: ."):
                 ask(url)
 

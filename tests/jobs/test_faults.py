@@ -1,0 +1,147 @@
+"""Whole jobs through faults from outside: a storage that fails, torn files, two runs on one store, signals."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from jobs.job import parse
+from jobs.run import Result, run
+from pipeline import storage
+from pipeline.artifact import Artifact
+from pipeline.executor_local import LocalExecutor
+from tests.faults import FaultyProxy
+from tests.pools import Samples, normed, unit, write_vectors
+
+ROOT = Path(__file__).parents[2]
+POLICY: list[dict[str, Any]] = [
+    {"rules": {"min_words": 3}},
+    {"duplicates": {"by": "clip", "exact": False, "epsilon": 0.05, "clusters": 3}},
+    {"similarity": {"by": "clip", "fraction": 0.6}},
+    {"density": {"by": "clip", "count": 100, "clusters": 4}},
+]
+
+
+def samples() -> Samples:
+    """600 pairs, of which a third repeat another one."""
+    rng = np.random.default_rng(1)
+    image = normed(np.concatenate([unit(400), unit(400)[:200]]) + 0.01 * rng.normal(size=(600, 16)))
+    return Samples.drawn(600, image=image, text=normed(image + 0.3 * rng.normal(size=image.shape)))
+
+
+def values(folder: str, shards: int = 12) -> dict[str, Any]:
+    return {
+        "name": "faults",
+        "store": storage.join(folder, "store"),
+        "pool": {
+            "shards": list(write_vectors(storage.join(folder, "pool"), samples(), shards)),
+            "format": "vectors",
+            "text": "text",
+            "encoder": "clip",
+        },
+        "policy": POLICY,
+    }
+
+
+def done(job: dict[str, Any]) -> Result:
+    return run(parse(job), LocalExecutor(2), lambda _: None)
+
+
+def digests(manifest: Artifact) -> dict[str, str]:
+    """sha256 of every file of a manifest that says no times."""
+    found = {storage.name_of(file.url): storage.read_bytes(file.url) for file in storage.listing(manifest.folder)}
+    return {name: hashlib.sha256(data).hexdigest() for name, data in found.items() if name != "_done.json"}
+
+
+def test_a_job_on_s3_with_failing_requests_leaves_the_same_bytes(
+    tmp_path: Path, s3_store: str, faulty: FaultyProxy
+) -> None:
+    """The same as on a local disk; only the column that names the shard tells where the pool lies."""
+    local = done({**values(str(tmp_path), shards=2), "policy": POLICY[2:3]})
+    job = {**values(storage.join(s3_store, "faults"), shards=2), "policy": POLICY[2:3]}
+    undisturbed = done({**job, "store": str(tmp_path / "other")})
+    faulty.share = 0.08  # `make test-chaos` has a larger pool and 0.05
+    faulty.stall_s = 1.2
+    found = done(job)
+    faulty.share = 0.0
+    assert digests(found.path.manifest) == digests(undisturbed.path.manifest)
+    assert len(digests(found.path.manifest)) == 3
+    assert found.counts == local.counts
+    assert digests(found.path.manifest)["uids.npy"] == digests(local.path.manifest)["uids.npy"]
+    assert faulty.injected.total() > 4
+
+
+def test_what_another_program_tore_is_made_again(tmp_path: Path) -> None:
+    job = values(str(tmp_path))
+    first = done(job)
+    expected = digests(first.path.manifest)
+    artifacts = [step.artifact for _, step in first.steps]
+    for turn, artifact in enumerate(artifacts):
+        victim = Path(max(found.url for found in storage.listing(artifact.folder) if found.url.endswith(".parquet")))
+        os.truncate(victim, victim.stat().st_size // 2 if turn % 2 else 0)
+    again = done(job)
+    assert not any(step.reused for _, step in again.steps)
+    assert digests(again.path.manifest) == expected
+    assert all(step.reused for _, step in done(job).steps)
+
+
+def command(job: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "jobs", "run", str(job), "--workers", "2", *words]
+
+
+def test_two_runs_on_one_store_at_once_both_finish_with_the_same_result(tmp_path: Path) -> None:
+    job = values(str(tmp_path), shards=8)
+    expected = done({**job, "store": str(tmp_path / "alone")})
+    other = {**job, "name": "other", "policy": [*POLICY[:3], {"random": {"count": 50}}]}
+    expected_other = done({**other, "store": str(tmp_path / "alone")})
+    processes = []
+    for number, chosen in enumerate((job, job, other)):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(yaml.safe_dump(chosen))
+        processes.append(
+            subprocess.Popen(
+                command(path, "--executor", "local"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+        )
+    said = [process.communicate(timeout=120)[0].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+    for result, name in ((expected, job), (expected_other, other)):
+        again = done(name)
+        assert all(step.reused for _, step in again.steps)
+        assert digests(again.path.manifest) == digests(result.path.manifest)
+    assert not list((tmp_path / "store").rglob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("executor", "number", "code"),
+    [("local", signal.SIGINT, 130), ("local", signal.SIGTERM, 143), ("ray", signal.SIGTERM, 143)],
+)
+def test_a_signal_stops_clean_and_the_same_command_resumes(
+    tmp_path: Path, executor: str, number: signal.Signals, code: int
+) -> None:
+    job = values(str(tmp_path), shards=20)
+    path, store = tmp_path / "job.yaml", tmp_path / "store"
+    path.write_text(yaml.safe_dump(job))
+    process = subprocess.Popen(
+        command(path, "--executor", executor), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    end = time.monotonic() + 60
+    while len(list(store.glob("*/0*.parquet"))) < 5 and time.monotonic() < end:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == code, said
+    assert said.decode().splitlines()[-1] == "winnow: stopped; the same command resumes"
+    made = {path: path.stat().st_ino for path in store.glob("embeddings-*/0*.parquet")}
+    assert not list(store.rglob(".*"))
+    done(job)
+    assert made == {path: path.stat().st_ino for path in made}
