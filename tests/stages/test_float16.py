@@ -10,6 +10,14 @@ def test_every_number_is_as_numpy_has_it() -> None:
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(256, 256)
     for part in (every, every.T, every[::-3, 5:9], every[:0]):
         assert widened(part).tobytes() == part.astype(np.float32).tobytes()  # the bits of NaN too
+    for row in every[:, None]:  # most without NaN and infinity, some of nothing else
+        assert widened(row).tobytes() == row.astype(np.float32).tobytes()
+
+
+def test_blocks_are_joined() -> None:
+    x = np.random.default_rng(0).normal(size=(700, 512)).astype(np.float16)
+    x[600, 3] = np.nan
+    assert widened(x).tobytes() == x.astype(np.float32).tobytes()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
