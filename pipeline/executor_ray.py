@@ -4,6 +4,7 @@ Only references, summaries and errors reach the driver: an actor reads its shard
 own file. Ray core actors, not Ray Data: docs/LOG.md has the measurement.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -49,7 +50,7 @@ class Worker:
         except FATAL:
             raise
         except (WinnowError, OSError) as error:
-            return False, [(describe(item), str(error))]
+            return False, [_failure(describe(item), error)]
 
     def scatter(self, work: Regroup[Any, Any], block: Sequence[Any]) -> tuple[object, ...]:
         """Outcome, then one list of tables per part."""
@@ -61,7 +62,7 @@ class Worker:
                     check_part(describe(item), part, work.parts)
                     parts[part].append(table)
             except (WinnowError, OSError) as error:
-                failures.append((describe(item), str(error)))
+                failures.append(_failure(describe(item), error))
         return (not failures, failures), *parts
 
     def decide(
@@ -72,7 +73,7 @@ class Worker:
             tables = [table for block in blocks for table in block]
             decided = work.decide(part, tables) if tables else {}
         except (WinnowError, OSError) as error:
-            return (False, [(f"part {part}", str(error))]), *[None] * (len(starts) - 1)
+            return (False, [_failure(f"part {part}", error)]), *[None] * (len(starts) - 1)
         return (True, None), *[{i: t for i, t in decided.items() if a <= i < b} for a, b in pairwise(starts)]
 
     def settle(
@@ -85,8 +86,21 @@ class Worker:
             try:
                 results.append(work.settle(item, [tables[index] for tables in decided if index in tables]))
             except (WinnowError, OSError) as error:
-                failures.append((describe(item), str(error)))
+                failures.append(_failure(describe(item), error))
         return not failures, failures or results
+
+
+def _failure(name: str, error: BaseException) -> tuple[str, str]:
+    """What to say of an item whose data is at fault.
+
+    Raises MemoryError where a lack of memory is behind the error: every other item would fail in this process too.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
+            raise MemoryError(str(error)) from error
+        cause = cause.__cause__
+    return name, str(error)
 
 
 @dataclass

@@ -54,6 +54,8 @@ def with_images(folder: Path, shards: int, samples: int) -> Chaos:
         "policy": _CUTS,
         "shards": {"samples_per_shard": 20},
         "limits": {"max_reject_fraction": 0.2},
+        # the last shards are few, and whichever worker is killed has one of them
+        "resources": {"retries": 5},
     }
     return Chaos("images", shards * samples, values)
 

@@ -1,6 +1,7 @@
 """One contract for both executors: every item once, retried, accounted for, and worker deaths survived."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -412,11 +413,13 @@ class Hungry:
     folder: str
 
     def open(self) -> None:
-        return None
+        mark(self.folder, f"open-{os.getpid()}")
 
     def run(self, state: None, item: int) -> int:
         if mark(self.folder, f"item-{item}") == 1 and item % 3 == 0:
-            raise MemoryError
+            # from where a reader stands, memory that is refused looks like a file that cannot be read
+            lacking = MemoryError("malloc failed") if item else OSError(errno.ENOMEM, "Cannot allocate memory")
+            raise ShardError(f"{item} must be whole") from lacking
         return item
 
 
@@ -424,6 +427,7 @@ def test_a_worker_that_is_out_of_memory_is_replaced(ray_executor, tmp_path):
     results = list(ray_executor.map(Hungry(str(tmp_path)), range(6), "hungry", Needs()))
     assert sorted(results) == [(i, i) for i in range(6)]
     assert {item: attempts(tmp_path)[item] for item in (0, 3)} == {0: 2, 3: 2}
+    assert len(marks(tmp_path, "open")) >= 3  # two of them died of it
 
 
 @dataclass(frozen=True)
