@@ -38,6 +38,14 @@ def scattered(values: np.ndarray, rows: np.ndarray, length: int) -> pa.Array:
     return pa.array(values).take(pa.array(index, mask=index < 0))
 
 
+def places_in(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each wanted entry is in a sorted array, -1 where it is not: int64 (n,)."""
+    if not len(known):
+        return np.full(len(wanted), -1, np.int64)
+    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return np.where(known[at] == wanted, at, -1)
+
+
 def split_rows(group: np.ndarray) -> list[tuple[int, np.ndarray]]:
     """(group, its entries in order) of each group that occurs, ascending; group: integers (n,)."""
     order = np.argsort(group, kind="stable")

@@ -3,8 +3,11 @@
 The pair (high, low) is the DataComp subset format; structured arrays of it sort in the order of the hex text.
 """
 
+import binascii
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from pipeline.errors import DataError
@@ -62,6 +65,28 @@ def uids_from_hex(texts: list[str]) -> np.ndarray:
             raise ValueError(f"a uid is 32 hex digits, but {text!r} came")
     raw = np.frombuffer(bytes.fromhex("".join(texts)), ">u8").reshape(-1, 2)
     return uids_from_pairs(raw[:, 0], raw[:, 1])
+
+
+def hex_of(uids: pa.ChunkedArray | pa.Array) -> pa.StringArray:
+    """32 lower-case hex digits of each uid (16 bytes), null for null; no Python object a row."""
+    array = uids.combine_chunks() if isinstance(uids, pa.ChunkedArray) else uids
+    n, size = len(array), UID_ARROW.byte_width
+    if not n:
+        return pa.array([], pa.string())
+    digits = binascii.hexlify(array.buffers()[1].slice(size * array.offset, size * n))
+    offsets = np.arange(n + 1, dtype=np.int32) * np.int32(2 * size)
+    text = pa.StringArray.from_buffers(n, pa.py_buffer(offsets), pa.py_buffer(digits))
+    return text if not array.null_count else pc.if_else(array.is_valid(), text, pa.scalar(None, pa.string()))
+
+
+def bytes_of(texts: pa.ChunkedArray | pa.Array) -> pa.FixedSizeBinaryArray:
+    """16 bytes of each text of 32 hex digits, no nulls: the inverse of hex_of."""
+    array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    if not len(array):
+        return pa.array([], UID_ARROW)
+    ends = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset)
+    raw = binascii.unhexlify(array.buffers()[2].slice(int(ends[0]), int(ends[-1] - ends[0])))
+    return pa.FixedSizeBinaryArray.from_buffers(UID_ARROW, len(array), [None, pa.py_buffer(raw)])
 
 
 def is_uid_hex(text: object) -> bool:

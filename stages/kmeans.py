@@ -166,17 +166,17 @@ def _nearest(
     scores = np.matmul(rows, centroids.T, out=room.scores[: len(rows)])  # (b, d) @ (d, k)
     every = np.arange(len(rows))
     best = np.empty((len(rows), found), np.int64)
-    top = np.empty((len(rows), found), np.float32)
+    top = np.empty((len(rows), found + 1), np.float32)
     for rank in range(found):
         best[:, rank] = scores.argmax(axis=1)
         top[:, rank] = scores[every, best[:, rank]]
         scores[every, best[:, rank]] = -np.inf
-    gaps = top - np.c_[top[:, 1:], scores.max(axis=1)]
-    close = np.flatnonzero((gaps < _NEAR).any(axis=1))
-    scores[close[:, None], best[close]] = top[close]
+    top[:, found] = scores.max(axis=1)
+    close = np.flatnonzero((top[:, :-1] - top[:, 1:] < _NEAR).any(axis=1))
+    scores[close[:, None], best[close]] = top[close, :found]
     for i in close:
         # ascending candidates and a stable sort, so equal cosines come lowest index first
-        candidates = np.flatnonzero(scores[i] > top[i, -1] - _NEAR)
+        candidates = np.flatnonzero(scores[i] > top[i, found - 1] - _NEAR)
         cosines = _cosines(np.broadcast_to(rows[i], (len(candidates), rows.shape[1])), centroids, candidates, room)
         best[i] = candidates[np.argsort(-cosines, kind="stable")[:found]]
     return best

@@ -7,6 +7,7 @@ of their samples.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.artifact import Artifact, read_table, shard_name, write_table
-from pipeline.columns import column, matrix, split_rows, vector_column
+from pipeline.columns import column, matrix, places_in, split_rows, vector_column
 from pipeline.order import KEY, KEY_ARROW, key_places, keys_from_bytes, keys_to_bytes, order_keys
 from pipeline.stage import ShardItem, Summary
 from stages.cells import Buckets
@@ -98,7 +99,7 @@ class Compare:
         keys = order_keys(_values(what, item.index, members), uids, item.index, members.rows)
         status = statuses(self.state, item.index, members.rows)
         vectors = what.survivors.vectors(item.index, item.url, what.by, "image", members.rows)
-        sample, cell = appearances(vectors, members, read_centroids(what.clusters), what.epsilon)
+        sample, cell = appearances(vectors, members, what)
         wanted = status[sample] != REMOVED
         if self.cells is not None:
             wanted &= self.cells[cell]
@@ -173,9 +174,7 @@ def quality_of(survivors: Survivors, by: str | None, index: int) -> np.ndarray:
     return column(survivors.table(index, [name]), name)
 
 
-def appearances(
-    vectors: np.ndarray, members: Members, centroids: np.ndarray, epsilon: float
-) -> tuple[np.ndarray, np.ndarray]:
+def appearances(vectors: np.ndarray, members: Members, what: Semantic) -> tuple[np.ndarray, np.ndarray]:
     """The cells that each sample must be seen in: (entry of the sample, cell), int64 (a,) each, at home first.
 
     A sample visits the cell of a probe only where a twin could lie in it. Centroids a (own) and b have their border on
@@ -184,18 +183,26 @@ def appearances(
     """
     here, n = members.cluster.astype(np.int64), len(members.rows)
     sample, cell = [np.arange(n)], [here]
-    for number in range(0 if members.probes is None else members.probes.shape[1]):
-        probe = members.probes[:, number].astype(np.int64)  # type: ignore[index]  # None has no numbers
+    if members.probes is None:
+        return sample[0], cell[0]
+    centroids = _centroids(what.clusters)
+    for probe in members.probes.astype(np.int64).T:
         distance = np.full(n, np.inf)
         for part in np.array_split(np.flatnonzero(probe >= 0), max(1, n // 256)):
             across = centroids[here[part]].astype(np.float64) - centroids[probe[part]]
             away = np.vecdot(vectors[part].astype(np.float64), across)
             width = np.linalg.norm(across, axis=1)
             distance[part] = np.divide(away, width, out=np.zeros(len(part)), where=width > 0)
-        near = np.flatnonzero(distance <= np.sqrt(2 * epsilon) + _BORDER)
+        near = np.flatnonzero(distance <= np.sqrt(2 * what.epsilon) + _BORDER)
         sample.append(near)
         cell.append(probe[near])
     return np.concatenate(sample), np.concatenate(cell)
+
+
+@lru_cache(maxsize=1)
+def _centroids(clusters: Artifact) -> np.ndarray:
+    """Read once per process: a regroup opens nothing, and 50,000 centroids are 100 MB for every shard."""
+    return read_centroids(clusters)
 
 
 def _sent_back(
@@ -293,8 +300,6 @@ def statuses(folder: str | None, index: int, rows: np.ndarray) -> np.ndarray:
     if folder is None:
         return np.full(len(rows), WAITING, np.int8)
     state = read_state(folder, index)
-    known, found = column(state, "row"), np.full(len(rows), KEPT, np.int8)
-    at = np.searchsorted(known, rows)
-    there = np.flatnonzero(np.isin(rows, known))
-    found[there] = column(state, "status")[at[there]]
+    known = np.r_[column(state, "status"), np.int8(KEPT)]
+    found: np.ndarray = known[places_in(column(state, "row"), rows)]  # -1: no link
     return found

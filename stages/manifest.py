@@ -1,6 +1,5 @@
 """Leaves `manifest-…/`: the verdict on every sample of the pool, its reason and values; uids.npy of the kept."""
 
-import binascii
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pipeline.artifact import Artifact
 from pipeline.columns import column
 from pipeline.errors import AccountingError
 from pipeline.stage import Run, ShardItem, Summary, total
-from pipeline.uid import UID_ARROW
+from pipeline.uid import UID_ARROW, bytes_of, hex_of
 from stages.embeddings import read_rejects
 from stages.subset import Subset, write_subsets
 
@@ -140,28 +139,6 @@ def _rejected(embeddings: Artifact, index: int) -> pa.Table:
 def _readable(values: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """A uid column as hex text, any other as it is."""
     return hex_of(values) if values.type == UID_ARROW else values
-
-
-def hex_of(uids: pa.ChunkedArray | pa.Array) -> pa.StringArray:
-    """32 lower-case hex digits of each uid (16 bytes), null for null; no Python object a row."""
-    array = uids.combine_chunks() if isinstance(uids, pa.ChunkedArray) else uids
-    n, size = len(array), UID_ARROW.byte_width
-    if not n:
-        return pa.array([], pa.string())
-    digits = binascii.hexlify(array.buffers()[1].slice(size * array.offset, size * n))
-    offsets = np.arange(n + 1, dtype=np.int32) * np.int32(2 * size)
-    text = pa.StringArray.from_buffers(n, pa.py_buffer(offsets), pa.py_buffer(digits))
-    return text if not array.null_count else pc.if_else(array.is_valid(), text, pa.scalar(None, pa.string()))
-
-
-def bytes_of(texts: pa.ChunkedArray | pa.Array) -> pa.FixedSizeBinaryArray:
-    """16 bytes of each text of 32 hex digits, no nulls: the inverse of hex_of."""
-    array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-    if not len(array):
-        return pa.array([], UID_ARROW)
-    ends = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset)
-    raw = binascii.unhexlify(array.buffers()[2].slice(int(ends[0]), int(ends[-1] - ends[0])))
-    return pa.FixedSizeBinaryArray.from_buffers(UID_ARROW, len(array), [None, pa.py_buffer(raw)])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline import storage
 from pipeline.artifact import Artifact, read_schema, read_table
-from pipeline.columns import column
+from pipeline.columns import column, places_in
 from pipeline.errors import DataError
 from pipeline.keep_top import Rows
 from pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
@@ -92,8 +92,8 @@ def look_up(uids: np.ndarray, known: np.ndarray, values: np.ndarray) -> tuple[np
     """Values of uids (m,) in a sorted table, known (n,), values (n,): float32 (m,), and which were there, bool (m,)."""
     if not len(known):
         return np.zeros(len(uids), np.float32), np.zeros(len(uids), bool)
-    at = np.minimum(np.searchsorted(known, uids), len(known) - 1)
-    return values[at], known[at] == uids
+    at = places_in(known, uids)
+    return values[at], at >= 0
 
 
 def _columns(url: str, value: str, uid: str) -> pa.Table:

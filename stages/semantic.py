@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.artifact import Artifact, read_json, write_json
-from pipeline.columns import column, split_rows
+from pipeline.columns import column, places_in, split_rows
 from pipeline.errors import AccountingError
 from pipeline.executor import Regroup
 from pipeline.order import key_uids, keys_from_bytes
@@ -142,7 +142,7 @@ class _CutOff:
         probes = None if members.probes is None else members.probes[there]
         members = Members(members.rows[there], members.cluster[there], members.distance[there], probes)
         vectors = what.survivors.vectors(item.index, item.url, what.by, "image", members.rows)
-        return np.unique(appearances(vectors, members, read_centroids(what.clusters), what.epsilon)[1])
+        return np.unique(appearances(vectors, members, what)[1])
 
 
 @dataclass(frozen=True)
@@ -172,11 +172,9 @@ class _Commit:
         table = pa.concat_tables(tables).combine_chunks()
         shard, uids = column(table, "shard"), uids_from_bytes(table["uid"])
         told, asked = np.flatnonzero(shard < 0), np.flatnonzero(shard >= 0)
-        if not len(told):
-            return {}
         told = told[np.argsort(uids[told], kind="stable")]
-        at = np.minimum(np.searchsorted(uids[told], uids[asked]), len(told) - 1)
-        gone = uids[told[at]] == uids[asked]
+        at = places_in(uids[told], uids[asked])
+        gone = at >= 0
         found = table.select(["duplicate_of", "cosine"]).take(pa.array(told[at[gone]]))
         found = found.add_column(0, "row", table["row"].take(pa.array(asked[gone])))
         return {index: found.take(pa.array(rows)) for index, rows in split_rows(shard[asked[gone]])}

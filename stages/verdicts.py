@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float32, Int8, Shaped
 
-from pipeline.columns import column, split_rows
+from pipeline.columns import column, places_in, split_rows
 from pipeline.order import KEY, key_places, keys_from_bytes, keys_to_bytes
 from pipeline.stage import ShardItem, Summary
 from stages.links import CUT_OFF, KEPT, REMOVED, STATE, WAITING, read_links, read_state, write_state
@@ -63,8 +63,8 @@ def decide(
     starts = np.flatnonzero(place_in_run(worse) == 0)
     key, count = worse[starts], np.diff(np.r_[starts, len(worse)])
     found = Verdict(key, np.full(len(key), WAITING, np.int8), np.zeros(len(key), KEY), np.zeros(len(key), np.float32))
-    here = _index(key, better)
-    there = _index(known.key, better)
+    here = places_in(key, better)
+    there = places_in(known.key, better)
     status = np.r_[known.status, np.int8(WAITING)][there]  # -1: nothing is known
     named = np.r_[known.named, np.zeros(1, KEY)][there]
     open_ = np.arange(len(key))
@@ -107,7 +107,7 @@ class Decide:
         """The links of those that wait to their own cell, and what is known to the cells that ask."""
         links, state = read_links(self.links, item.index), read_state(self.before, item.index)
         row, asked = column(links, "row"), column(links, "asked")
-        at = _index(column(state, "row"), row)  # -1: a sample without links, which stays
+        at = places_in(column(state, "row"), row)  # -1: a sample without links, which stays
         padded = np.r_[column(state, "status"), np.int8(KEPT)]
         status = padded[at]
         named = np.r_[keys_from_bytes(state["named"]), np.zeros(1, KEY)][at]
@@ -147,7 +147,7 @@ class Decide:
         """Commit the state of one shard with its news."""
         state = read_state(self.before, item.index)
         news = pa.concat_tables([_NEWS.empty_table(), *tables])
-        at = _index(column(state, "row"), column(news, "row"))
+        at = places_in(column(state, "row"), column(news, "row"))
         columns = []
         for name in STATE.names:
             if name in ("row", "key", "cell"):
@@ -159,11 +159,3 @@ class Decide:
             columns.append(keys_to_bytes(values) if name == "named" else pa.array(values))
         made = write_state(self.target, item.index, pa.table(columns, schema=STATE))
         return {**made, "changed": len(at)}
-
-
-def _index(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where each wanted entry is in a sorted array, -1 where it is not: int64 (n,)."""
-    if not len(known):
-        return np.full(len(wanted), -1, np.int64)
-    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    return np.where(known[at] == wanted, at, -1)

@@ -18,9 +18,9 @@ from pipeline.artifact import Artifact
 from pipeline.columns import column, split_rows
 from pipeline.errors import DataError, FailedShards
 from pipeline.stage import Run, ShardItem, check_all
-from pipeline.uid import UID, uids_from_bytes, uids_to_bytes, uids_to_hex
+from pipeline.uid import UID, bytes_of, uids_from_bytes, uids_to_bytes, uids_to_hex
 from stages.epochs import epoch_name
-from stages.manifest import UIDS, bytes_of
+from stages.manifest import UIDS
 from stages.uid_hash import hash64
 
 _CHUNK = 1_000_000  # uids of a file that one task reads: 16 MB

@@ -7,7 +7,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float32
 
 from pipeline.errors import JobError, ShardError
-from pipeline.uid import UID_ARROW, content_hash
+from pipeline.uid import UID_ARROW, content_hash, hex_of
 from stages.formats.columns import need_text, null_mask, open_parquet, sides_of, text_of
 from stages.formats.sample import Reject
 
@@ -110,7 +110,7 @@ def row_table(
     width, height = (_first_sides(meta, candidates) for candidates in sides)
     columns = {
         "position": pa.array(np.arange(len(meta))),
-        "key": _keys(meta, uids),
+        "key": _keys(meta, names),
         "uid": names,
         "caption": captions,
         "width": width,
@@ -130,14 +130,12 @@ def known_encoder(asked: str, offered: Sequence[str], url: str) -> None:
         raise JobError(f"{url}: the pool must offer the encoder {asked}, but offers {', '.join(offered)}")
 
 
-def _keys(meta: pa.Table, uids: np.ndarray) -> pa.Array | pa.ChunkedArray:
+def _keys(meta: pa.Table, uids: pa.Array) -> pa.Array | pa.ChunkedArray:
     if "key" in meta.column_names and not pa.types.is_nested(meta.schema.field("key").type):
         keys, broken = text_of(meta["key"])
         if not broken.any() and not keys.null_count:
             return keys
-    text = np.ascontiguousarray(uids).tobytes().hex().encode()
-    offsets = np.arange(0, 32 * len(uids) + 1, 32, dtype=np.int32)
-    return pa.StringArray.from_buffers(len(uids), pa.py_buffer(offsets), pa.py_buffer(text))
+    return hex_of(uids)
 
 
 def _urls(meta: pa.Table) -> pa.Array | pa.ChunkedArray:

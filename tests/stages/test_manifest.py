@@ -15,13 +15,13 @@ from pipeline.errors import AccountingError, FailedShards
 from pipeline.executor import Needs
 from pipeline.executor_local import LocalExecutor
 from pipeline.stage import Run, artifact_of, execute
-from pipeline.uid import UID_ARROW
+from pipeline.uid import UID_ARROW, bytes_of, hex_of
 from stages import subset
 from stages.duplicates import Duplicates
 from stages.embeddings import Embeddings, read_rejects
 from stages.encoders import Encoding
 from stages.formats import Webdataset
-from stages.manifest import Manifest, add_up, bytes_of, hex_of
+from stages.manifest import Manifest, add_up
 from stages.pool import Pool, PoolStage
 from stages.random import Random
 from stages.rules import Rules
