@@ -13,6 +13,7 @@ from pipeline.executor import Executor
 from pipeline.executor_local import LocalExecutor
 from pipeline.stage import Run, Stage, StepResult, artifact_of, execute, state_of
 from stages.budget import check_rejects
+from stages.distinct import Distinct
 from stages.embeddings import Embeddings, Precomputed
 from stages.policy import Path, lay_out
 
@@ -77,11 +78,13 @@ def opened(job: Job, executor: Executor, identities: tuple[storage.Identity, ...
 def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> StepResult:
     """Run one stage unless it is done, and say in one line what became of it.
 
-    Raises RejectsError after the stage that reads the pool, where more of it is rejected than the job bears.
+    Raises RejectsError after a stage that rejects samples, where more of them are than the job bears.
     """
     result = execute(stage, shared)
     if isinstance(stage, Embeddings | Precomputed):
-        check_rejects(shared, result.artifact, result.report)
+        check_rejects(shared, result.artifact)
+    if isinstance(stage, Distinct):
+        check_rejects(shared, stage.embeddings, result.artifact)
     how = "done before" if result.reused else f"{result.seconds:.1f} s"
     say(f"{label:22} {result.artifact.name:26} {how}")
     return result

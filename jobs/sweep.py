@@ -184,15 +184,15 @@ def sweep(found: Sequence[Policy], executor: Executor, say: Callable[[str], None
             named = WinnowError(f"policy {policy.number} of {len(found)} ({policy}): {error}")
             named.exit_code = error.exit_code
             raise named from error
-    embedded = outcomes[0].steps["embeddings"]
+    embedded, distinct = (outcomes[0].steps[name] for name in ("embeddings", "distinct"))
     started = time.monotonic()
-    last = [path.cuts[-1][1] if path.cuts else None for path in paths]
+    last = [path.cuts[-1][1] if path.cuts else distinct.artifact for path in paths]
     both = overlap(shared, [Survivors(embedded.artifact, cut, job.pool.reader) for cut in last])
     kept = [outcome.kept for outcome in outcomes]
     if np.diag(both).tolist() != kept:
         raise AccountingError(f"policies that keep {kept} samples must be compared, but {np.diag(both)} were found")
-    rejected = cast(Mapping[str, int], embedded.report["rejects"])
-    return Sweep(_pool(embedded), rejected, tuple(outcomes), both, time.monotonic() - started)
+    kinds = [cast(Mapping[str, int], step.report["rejects"]) for step in (embedded, distinct)]
+    return Sweep(_pool(embedded), {**kinds[0], **kinds[1]}, tuple(outcomes), both, time.monotonic() - started)
 
 
 def _check_differ(found: Sequence[Policy], paths: Sequence[Path]) -> None:
@@ -217,9 +217,9 @@ def _decide(
         steps[label] = made[name]
     reports = {name: steps[name].report for name, _ in path.cuts}
     dropped = {name: cast(int, report["dropped"]) for name, report in reports.items()}
-    embedded = steps["embeddings"]
-    kept = cast(int, (steps[path.cuts[-1][0]] if path.cuts else embedded).report["kept"])
-    rejected = cast(int, embedded.report["rejected"])
+    embedded, distinct = steps["embeddings"], steps["distinct"]
+    kept = cast(int, (steps[path.cuts[-1][0]] if path.cuts else distinct).report["kept"])
+    rejected = sum(cast(int, step.report["rejected"]) for step in (embedded, distinct))
     if _pool(embedded) != kept + sum(dropped.values()) + rejected:
         raise AccountingError(
             f"pool = kept + dropped + rejected must hold, but {_pool(embedded)} != {kept} + "

@@ -50,7 +50,7 @@ class Line:
         told = [sentence for _, _, sentence in self.findings.first]
         more = [f"and {wrong - len(told):,} more"] if wrong > len(told) else []
         lines = [f"{'ok  ' if self.holds else 'NOT '} {self.check}: {seen or 'nothing readable'}{verdict}"]
-        return "\n       ".join([*lines, *told, *more, *(f"note: {note}" for note in self.findings.notes)])
+        return "\n       ".join([*lines, *told, *more])
 
 
 def verify(store: str, name: str, executor: Executor, sample: Sample) -> Iterator[Line]:

@@ -1,45 +1,59 @@
 """Refuses a pool of which more is rejected, or more shards cannot be read, than the job's limits bear."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import cast
 
 from pipeline.artifact import Artifact
-from pipeline.errors import RejectsError
+from pipeline.errors import AccountingError, RejectsError
 from pipeline.stage import Run, Summary
 from stages.embeddings import UNREADABLE, read_rejects
 
 _SHOWN = 300  # characters of an example's message
 
 
-def check_rejects(run: Run, embeddings: Artifact, report: Summary) -> None:
+def check_rejects(run: Run, embeddings: Artifact, distinct: Artifact | None = None) -> None:
     """Raises RejectsError, with a table of the kinds, unless the rejects of the pool are within the run's limits.
 
-    report: that of the embed stage, which is done: nothing of it is lost when the limits are raised. Cost: nothing
-    where all is well; else one footer a shard, and one file of rejects a kind.
+    distinct: with what it rejects too, once it is done. Nothing of the artifacts is lost when the limits are raised.
+    Cost: nothing where all is well; else one footer a shard, and one file of rejects a kind.
     """
-    limits, kinds = run.limits, cast(Mapping[str, int], report["rejects"])
-    rejected, unreadable = sum(kinds.values()), kinds.get(UNREADABLE, 0)
-    pool = cast(int, report["kept"]) + rejected
+    limits, kinds = run.limits, Counter[str]()
+    rejecting = [embeddings] if distinct is None else [embeddings, distinct]
+    for artifact in rejecting:
+        kinds.update(cast(Mapping[str, int], _report(artifact)["rejects"]))
+    rejected, unreadable = kinds.total(), kinds[UNREADABLE]
+    pool = cast(int, _report(embeddings)["kept"]) + cast(int, _report(embeddings)["rejected"])
     if unreadable > limits.max_failed_shards:
         raise RejectsError(
             f"{embeddings.name}: {unreadable} shards could not be read, but limits.max_failed_shards is "
-            f"{limits.max_failed_shards}:\n{_table(run, embeddings, kinds, pool)}\n"
+            f"{limits.max_failed_shards}:\n{_table(run, rejecting, kinds, pool)}\n"
             f"Raise it to go on without them. To read them again, mend them, or delete {embeddings.folder} and what "
             f"was made from it."
         )
     if rejected > Fraction(str(limits.max_reject_fraction)) * pool:
         raise RejectsError(
             f"{embeddings.name}: {rejected:,} of {pool:,} samples are rejected, {rejected / pool:.2%}, but "
-            f"limits.max_reject_fraction is {limits.max_reject_fraction}:\n{_table(run, embeddings, kinds, pool)}\n"
+            f"limits.max_reject_fraction is {limits.max_reject_fraction}:\n{_table(run, rejecting, kinds, pool)}\n"
             f"Mend what they have in common (pool.image and pool.caption name what is read), or raise the limit; all "
             f"that was embedded is kept, and the same command goes on from there."
         )
 
 
-def _table(run: Run, embeddings: Artifact, kinds: Mapping[str, int], pool: int) -> str:
+def _report(artifact: Artifact) -> Summary:
+    report = artifact.done()
+    if report is None:
+        raise AccountingError(f"{artifact.name} must be finished before its rejects are counted")
+    return report
+
+
+def _table(run: Run, rejecting: Sequence[Artifact], kinds: Mapping[str, int], pool: int) -> str:
     """One line a kind, the most frequent first: count, share of the pool, and the first example."""
-    examples = _examples(run, embeddings, set(kinds))
+    kinds = {kind: count for kind, count in kinds.items() if count}
+    examples: dict[str, str] = {}
+    for artifact in rejecting:
+        examples |= _examples(run, artifact, set(kinds) - set(examples))
     wide = max(map(len, kinds))
     lines = [
         f"  {kind:{wide}}  {count:>10,}  {count / pool:>7.2%}  such as {examples[kind]}"
@@ -48,14 +62,14 @@ def _table(run: Run, embeddings: Artifact, kinds: Mapping[str, int], pool: int) 
     return "\n".join(lines)
 
 
-def _examples(run: Run, embeddings: Artifact, wanted: set[str]) -> dict[str, str]:
+def _examples(run: Run, rejecting: Artifact, wanted: set[str]) -> dict[str, str]:
     """Shard, key and message of the first reject of each kind."""
     found: dict[str, str] = {}
-    for item, summary in zip(run.items, run.summaries(embeddings), strict=True):
+    for item, summary in zip(run.items, run.summaries(rejecting), strict=True):
         new = wanted & set(cast(Mapping[str, int], summary["rejects"])) - set(found)
         if not new:
             continue
-        for row in read_rejects(embeddings, item.index).to_pylist():
+        for row in read_rejects(rejecting, item.index).to_pylist():
             if row["kind"] in new - set(found):
                 found[row["kind"]] = f"{item.url}, {_plain(row['key'])}: {_plain(row['message'])[:_SHOWN]}"
     return found

@@ -275,13 +275,18 @@ def commit(
     """
     kinds = dict(sorted(Counter(reject.kind for reject in rejects).items()))
     if rejects:
-        rows = [{name: getattr(reject, name) for name in REJECTS.names} for reject in rejects]
-        write_table(_rejects_url(out, item.index), pa.Table.from_pylist(rows, REJECTS))
+        write_rejects(out, item.index, rejects)
     for name, values in vectors.items():
         table = table.append_column(name, vector_column(values))
     summary = {"rows": table.num_rows, "kept": table.num_rows, "rejects": kinds, **(more or {})}
     out.write(item.index, table, summary)
     return summary
+
+
+def write_rejects(out: Artifact, index: int, rejects: Sequence[Reject]) -> None:
+    """Commit the rejects of one shard; the shard's own file, which comes after it, counts them by kind."""
+    rows = [{name: getattr(reject, name) for name in REJECTS.names} for reject in rejects]
+    write_table(_rejects_url(out, index), pa.Table.from_pylist(rows, REJECTS))
 
 
 def read_rejects(out: Artifact, index: int) -> pa.Table:

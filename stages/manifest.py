@@ -22,15 +22,17 @@ UIDS = "uids.npy"
 
 @dataclass(frozen=True)
 class Manifest:
-    """Joins the embeddings, their rejects and every cut, row by row.
+    """Joins the embeddings, the rejects and every cut, row by row.
 
-    cuts: (name, artifact) in the order of the policy; each artifact has `kept` and its values beside every row.
+    distinct: which samples repeat another's uid, and so are rejects. cuts: (name, artifact) in the order of the
+    policy; each artifact has `kept` and its values beside every row.
     """
 
     embeddings: Artifact
+    distinct: Artifact
     cuts: tuple[tuple[str, Artifact], ...]
     name: ClassVar[str] = "manifest"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, run: Run, out: Artifact) -> Summary:
         """One manifest file per input shard, then uids.npy."""
@@ -89,7 +91,8 @@ def join(stage: Manifest, item: ShardItem) -> pa.Table:
     """
     table = stage.embeddings.read(item.index, ["position", "key", "uid"])
     n = table.num_rows
-    inside = np.ones(n, bool)
+    named = column(stage.distinct.read(item.index, ["kept"]), "kept")
+    inside = named.copy()
     reason = np.full(n, -1)
     values: dict[str, pa.Array | pa.ChunkedArray] = {}
     for number, (name, cut) in enumerate(stage.cuts):
@@ -114,15 +117,18 @@ def join(stage: Manifest, item: ShardItem) -> pa.Table:
             **values,
         }
     )
-    every = pa.concat_tables([readable, _rejected(stage.embeddings, item.index)], promote_options="default")
+    if not named.all():
+        readable = readable.filter(pa.array(named))
+    rejected = [_rejected(artifact, item.index) for artifact in (stage.embeddings, stage.distinct)]
+    every = pa.concat_tables([readable, *rejected], promote_options="default")
     if (np.diff(column(every, "position")) < 0).any():
         every = every.sort_by("position")
     every = every.drop_columns("position")
     return every.add_column(1, "shard", pa.repeat(pa.scalar(item.url, pa.string()), every.num_rows))
 
 
-def _rejected(embeddings: Artifact, index: int) -> pa.Table:
-    rejects = read_rejects(embeddings, index)
+def _rejected(rejecting: Artifact, index: int) -> pa.Table:
+    rejects = read_rejects(rejecting, index)
     n = rejects.num_rows
     return pa.table(
         {

@@ -10,6 +10,7 @@ from pipeline.storage import Identity
 from stages.coverage import Coverage
 from stages.cut import Cut
 from stages.density import Density
+from stages.distinct import Distinct
 from stages.duplicates import Duplicates
 from stages.embeddings import Embeddings, Precomputed
 from stages.encoders import Encoding, OpenClip, Timm
@@ -88,9 +89,10 @@ def lay_out(
     else:
         first = Embeddings.of(listed, pool.reader, embeddings, encoding, needs)
     embedded = artifact_of(first, store)
-    stages: list[tuple[str, Stage]] = [(listing.name, listing), (first.name, first)]
+    distinct = Distinct(embedded)
+    stages: list[tuple[str, Stage]] = [(stage.name, stage) for stage in (listing, first, distinct)]
     embedder = first if isinstance(first, Embeddings) else None
-    survivors = Survivors(embedded, None, pool.reader, embedder)
+    survivors = Survivors(embedded, artifact_of(distinct, store), pool.reader, embedder)
     cuts: list[tuple[str, Artifact]] = []
     for cut in policy:
         *before, last = cut.stages(survivors, store)
@@ -100,7 +102,7 @@ def lay_out(
         stages += [*[(f"{name}.{stage.name}", stage) for stage in before], (name, last)]
         cuts.append((name, made))
         survivors = replace(survivors, last=made)
-    manifest = Manifest(embedded, tuple(cuts))
+    manifest = Manifest(embedded, artifact_of(distinct, store), tuple(cuts))
     stages.append((manifest.name, manifest))
     written: Artifact | None = None
     if samples_per_shard is not None and not isinstance(pool.reader, VectorReader):

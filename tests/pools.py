@@ -20,6 +20,7 @@ from pipeline.artifact import Artifact
 from pipeline.executor_local import LocalExecutor
 from pipeline.stage import Run, StepResult, artifact_of, execute
 from stages.cut import Cut
+from stages.distinct import Distinct
 from stages.embeddings import Precomputed
 from stages.encoders import OpenClip
 from stages.formats import VectorReader, Vectors
@@ -236,13 +237,14 @@ def asked(fraction: float, n: int) -> int:
 
 
 def opened(urls: Sequence[str], reader: VectorReader = READER, store: str | None = None) -> Filtered:
-    """A pool of precomputed vectors with its embeddings stage done, nothing cut."""
+    """A pool of precomputed vectors that are read, and whose uids are distinct; nothing cut."""
     store = store or f"memory://{uuid.uuid4().hex}"
     shards = Pool(tuple(urls), reader).identities()
     run = Run(store, LocalExecutor(1), shards)
     stage = Precomputed(artifact_of(PoolStage(shards), store), reader)
     step = execute(stage, run)
-    return Filtered(run, Survivors(step.artifact, None, reader), (step,))
+    distinct = execute(Distinct(step.artifact), run)
+    return Filtered(run, Survivors(step.artifact, distinct.artifact, reader), (step, distinct))
 
 
 def filtered(samples: Samples, *cuts: Cut, shards: int = 1) -> Filtered:

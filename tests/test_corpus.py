@@ -13,10 +13,11 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from jobs.job import parse
-from jobs.run import run
+from jobs.run import Result, run
 from pipeline.artifact import read_table
 from pipeline.errors import PoolError, SampleError, ShardError
 from pipeline.executor_local import LocalExecutor
+from stages.distinct import REPEATED
 from stages.embeddings import UNREADABLE
 from stages.encoders import Bank, Encoding
 from stages.encoders.pixels import decode
@@ -107,7 +108,7 @@ def test_the_corpus_is_large_and_its_cases_differ() -> None:
     assert len({(case.format, *case.options, *case.files.values()) for case in CORPUS}) == len(CORPUS)
     kinds = {outcome[1:] for case in CORPUS for outcome in case.outcomes if outcome.startswith(BAD)}
     told = re.findall(r"^\| `([\w-]+)` \|", section(ROOT / "docs/pools.md", "What is rejected"), re.MULTILINE)
-    assert sorted(kinds | {UNREADABLE}) == sorted(told)
+    assert sorted(kinds | {UNREADABLE, REPEATED}) == sorted(told)
 
 
 def jobs(folder: Path) -> list[tuple[dict[str, Any], list[Case]]]:
@@ -133,15 +134,29 @@ def jobs(folder: Path) -> list[tuple[dict[str, Any], list[Case]]]:
     return found
 
 
+def ledger(result: Result, cases: list[Case]) -> list[list[str]]:
+    """What must become of every sample of every case, where cases of one pool hold the same samples again."""
+    embeddings = dict(result.steps)["embeddings"].artifact
+    uids: set[str] = set()
+    found = []
+    for at, case in enumerate(cases):
+        own = [f"{BAD}{UNREADABLE}"] if case.failed is not None else list(case.outcomes)
+        for position, uid in zip(*embeddings.read(at, ["position", "uid"]).to_pydict().values(), strict=True):
+            if uid in uids:
+                own[position] = f"{BAD}{REPEATED}"
+            uids.add(uid)
+        found.append(own)
+    return found
+
+
 def test_one_pool_that_holds_them_all_runs_to_the_end_with_the_exact_ledger(tmp_path: Path) -> None:
     ran = 0
     for values, cases in jobs(tmp_path):
         result = run(parse(values), LocalExecutor(2), lambda line: None)
-        outcomes = [outcome for case in cases for outcome in case.outcomes]
+        expected = ledger(result, cases)
+        outcomes = [outcome for found in expected for outcome in found]
         rejected = Counter(outcome[1:] for outcome in outcomes if outcome.startswith(BAD))
-        rejected.update({UNREADABLE: n} if (n := sum(case.failed is not None for case in cases)) else {})
-        readable = len(outcomes) - rejected.total() + rejected[UNREADABLE]
-        rejected = +rejected
+        readable = len(outcomes) - rejected.total()
         assert result.counts == {
             "pool": readable + rejected.total(),
             "kept": readable // 2,
@@ -149,10 +164,10 @@ def test_one_pool_that_holds_them_all_runs_to_the_end_with_the_exact_ledger(tmp_
             "rejected": dict(sorted(rejected.items())),
         }
         manifest = [read_table(result.path.manifest.shard(at)) for at in range(len(cases))]
-        for table, case in zip(manifest, cases, strict=True):
+        for table, case, wanted in zip(manifest, cases, expected, strict=True):
             reasons = [(row["key"], row["reason"] or "") for row in table.to_pylist()]
             seen = [f"{BAD}{why[7:]}" if why.startswith("reject:") else key for key, why in reasons]
-            assert seen == (list(case.outcomes) if case.failed is None else [f"{BAD}{UNREADABLE}"]), case.name
+            assert seen == wanted, case.name
         ran += len(cases)
     assert ran == len(CORPUS)
     assert not Path(WITNESS).exists()

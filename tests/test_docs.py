@@ -11,6 +11,7 @@ import yaml
 
 from jobs.job import Resources, load, parse
 from pipeline.stage import Limits
+from stages.distinct import REPEATED
 from stages.embeddings import UNREADABLE
 from stages.encoders import Encoding
 from stages.formats import FORMATS
@@ -115,9 +116,9 @@ def test_every_reject_is_explained_once() -> None:
     page = ROOT / "docs/pools.md"
     said = re.findall(r"^Rejected: ((?:.+\n)+)", page.read_text(), re.MULTILINE)
     of_images = {"image-empty", "image-decode", "image-too-large"}
-    of_shards = {UNREADABLE}
+    of_pools = {UNREADABLE, REPEATED}
     explained = re.findall(r"^\| `([\w-]+)` \|", section(page, "What is rejected"), re.MULTILINE)
-    assert sorted(explained) == sorted(set(re.findall(r"`([\w-]+)`", " ".join(said))) | of_images | of_shards)
+    assert sorted(explained) == sorted(set(re.findall(r"`([\w-]+)`", " ".join(said))) | of_images | of_pools)
 
 
 @pytest.mark.parametrize(("title", "kind"), [("encoding", Encoding), ("resources", Resources), ("limits", Limits)])

@@ -39,6 +39,7 @@ BETWEEN_STAGES = {
     ("target", "embeddings"): "embeds images as the stage that embedded the pool",
     ("coverage", "similarity"): "takes the cosine of an encoder as its score",
     ("coverage", "score"): "joins a user's column as its score",
+    ("distinct", "embeddings"): "writes rejects in the form that those of the pool are written in",
     ("manifest", "embeddings"): "reads the rejects in the form that they were written in",
 }
 """The only stage modules that import another one that leaves an artifact, and why."""

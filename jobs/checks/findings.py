@@ -36,16 +36,12 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class Findings:
-    """looked: how many of what. wrong: violations in all; first: some of them. sums: for the driver to hold together.
-
-    notes: what is no violation, but worth a line.
-    """
+    """looked: how many of what. wrong: violations in all; first: some of them. sums: for the driver to compare."""
 
     looked: Mapping[str, int] = field(default_factory=dict)
     wrong: int = 0
     first: tuple[Violation, ...] = ()
     sums: Mapping[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
     def __add__(self, other: "Findings") -> "Findings":
         return Findings(
@@ -53,7 +49,6 @@ class Findings:
             self.wrong + other.wrong,
             tuple(sorted([*self.first, *other.first])[:MOST]),
             _added(self.sums, other.sums),
-            (*self.notes, *other.notes),
         )
 
 

@@ -23,7 +23,7 @@ from stages.survivors import Survivors
 from stages.uid_hash import hash64
 
 _SAMPLE_SEED = 1 << 61  # of no cut, for what a cut keeps by a hash has one side of it only
-_UNNAMED = ("pool", "embeddings", "manifest", "shards")  # labels of a record that are no cuts
+_UNNAMED = ("pool", "embeddings", "distinct", "manifest", "shards")  # labels of a record that are no cuts
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class Finished:
         return self.artifacts["embeddings"]
 
     @property
+    def distinct(self) -> Artifact:
+        """Who of them is the first of its uid, and the others as rejects."""
+        return self.artifacts["distinct"]
+
+    @property
     def manifest(self) -> Artifact:
         """One row for each sample."""
         return self.artifacts["manifest"]
@@ -82,7 +87,7 @@ class Finished:
     def cuts(self) -> tuple[FinishedCut, ...]:
         """The cuts of the policy, in order."""
         found: list[FinishedCut] = []
-        before = Survivors(self.embeddings, None, self.job.pool.reader)
+        before = Survivors(self.embeddings, self.distinct, self.job.pool.reader)
         names = [label for label in self.artifacts if "." not in label and label not in _UNNAMED]
         for name, options in zip(names, self.job.policy, strict=True):
             found.append(FinishedCut(name, options, before, self.artifacts[name]))
@@ -92,7 +97,7 @@ class Finished:
     @property
     def survivors(self) -> Survivors:
         """What is still in after every cut."""
-        last = self.cuts[-1].artifact if self.job.policy else None
+        last = self.cuts[-1].artifact if self.job.policy else self.distinct
         return Survivors(self.embeddings, last, self.job.pool.reader)
 
     @property

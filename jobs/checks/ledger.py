@@ -12,6 +12,7 @@ from jobs.checks.findings import Findings, looked, of_shard, over, told, unless_
 from jobs.checks.finished import Finished
 from pipeline.columns import column
 from pipeline.stage import Run, ShardItem
+from stages.distinct import REPEATED
 from stages.embeddings import read_rejects
 from stages.manifest import Manifest, join
 
@@ -41,9 +42,11 @@ def _reports(
     job: Finished, counts: Mapping[str, object], sums: Mapping[str, int]
 ) -> Iterator[tuple[str, Mapping[str, object]]]:
     """What `_done.json` of the counting artifacts must say, by label."""
-    rejects = counts["rejected"]
-    readable = sums.get("readable", 0)
-    yield "embeddings", {"kept": readable, "rejected": sums.get("pool", 0) - readable, "rejects": rejects}
+    rejects = cast(Mapping[str, int], counts["rejected"])
+    readable, again = sums.get("readable", 0), rejects.get(REPEATED, 0)
+    unreadable = {kind: count for kind, count in rejects.items() if kind != REPEATED}
+    yield "embeddings", {"kept": readable, "rejected": sums.get("pool", 0) - readable, "rejects": unreadable}
+    yield "distinct", {"kept": readable - again, "rejected": again, "rejects": {REPEATED: again} if again else {}}
     for cut in job.cuts:
         dropped = sums.get(f"dropped {cut.name}", 0)
         came = sums.get(f"in {cut.name}", 0)
@@ -71,8 +74,11 @@ def _ledger_of(job: Finished, item: ShardItem) -> Findings:
     told_kinds = cast(Mapping[str, int], summary["rejects"])
     if (summary["rows"], {f"{_REJECT}{kind}": count for kind, count in told_kinds.items()}) != (n, dict(kinds)):
         found += of_shard(item, f"the embeddings file must sum up {n} rows and {dict(kinds)}, but says {summary}")
+    more, inside = _cut_of(job, item, "distinct", np.ones(n, bool))
+    found += more + _repeated_of(job, item, inside)
+    if not inside.all():
+        kinds[f"{_REJECT}{REPEATED}"] = n - int(inside.sum())
     expected = Counter(kinds)
-    inside = np.ones(n, bool)
     for cut in job.cuts:
         came = int(inside.sum())
         more, inside = _cut_of(job, item, cut.name, inside)
@@ -82,6 +88,17 @@ def _ledger_of(job: Finished, item: ShardItem) -> Findings:
     expected["kept"] = int(inside.sum())
     found += Findings(sums={"pool": size, "readable": n, "kept": expected["kept"], **kinds})
     return found + _verdicts_of(job, item, size, expected)
+
+
+def _repeated_of(job: Finished, item: ShardItem, inside: np.ndarray) -> Findings:
+    """The rejects of `distinct` in one shard are the rows that it does not keep; inside: bool (n,)."""
+    position = column(job.embeddings.read(item.index, ["position"]), "position")[~inside]
+    told_of = np.sort(column(read_rejects(job.distinct, item.index), "position"))
+    if np.array_equal(position, told_of):
+        return Findings()
+    return of_shard(
+        item, f"{job.distinct.name} must have a reject for each of {len(position)} rows out, but has {len(told_of)}"
+    )
 
 
 def _cut_of(job: Finished, item: ShardItem, name: str, inside: np.ndarray) -> tuple[Findings, np.ndarray]:
@@ -141,7 +158,7 @@ def manifest(job: Finished, run: Run) -> Findings:
 
 
 def _manifest_of(job: Finished, item: ShardItem) -> Findings:
-    stage = Manifest(job.embeddings, tuple((cut.name, cut.artifact) for cut in job.cuts))
+    stage = Manifest(job.embeddings, job.distinct, tuple((cut.name, cut.artifact) for cut in job.cuts))
     expected, came = join(stage, item), job.manifest.read(item.index)
     found = looked(shards=1, rows=len(came), columns=len(came.column_names) if not item.index else 0)
     if came.schema != expected.schema.remove_metadata():

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.checks.findings import Findings, looked, reading, told, unless_equal, unreadable
+from jobs.checks.findings import Findings, looked, reading, told, unless_equal, unreadable, violated
 from jobs.checks.finished import Finished
 from pipeline import storage
 from pipeline.artifact import Artifact
@@ -61,7 +61,7 @@ class _InEpoch:
 
 
 def uids(job: Finished, run: Run) -> Findings:
-    """uids.npy is sorted and has the uids of the kept rows of the manifest, each as often; epochs alike."""
+    """uids.npy is sorted and has the uids of the kept rows of the manifest, each once; epochs alike."""
     found = _compared(run, job.manifest.file(UIDS), _Kept(job.manifest))
     for cut in job.cuts:
         for epoch in range(cut.options.epochs if cut.kind == "epochs" else 0):
@@ -110,7 +110,7 @@ def _compared(run: Run, url: str, named: Named) -> Findings:
     for _, one in sorted(results, key=lambda pair: pair[0]):
         found += one
     if repeated := found.sums.get("repeated", 0):
-        found += Findings(notes=(f"{url}: uids that more than one of its samples has: {repeated}",))
+        found += violated(f"{url}: a uid names one sample, but {repeated} of its uids name more than one")
     return found
 
 

@@ -126,7 +126,7 @@ def test_the_planted_samples_survive_and_all_are_accounted_for(tmp_path: Path) -
         "rejected": {"image-decode": 3, "no-caption": 3},
     }
     assert [line.split()[0] for line in lines] == [
-        "pool", "embeddings", "rules", "duplicates", "random", "manifest", "shards",
+        "pool", "embeddings", "distinct", "rules", "duplicates", "random", "manifest", "shards",
     ]  # fmt: skip
     expected = np.sort(uids_from_hex([f"{n + 1:032x}" for n in survivors()]))
     assert uids_of(result).tobytes() == expected.tobytes()
@@ -308,7 +308,7 @@ def test_a_folder_of_images_as_target(tmp_path: Path) -> None:
         {"normsim": {**wanted, "fraction": 0.1, "of": "pool"}},
     ]
     result, _ = done(parse(job_values(tmp_path, policy)))
-    assert [label for label, _ in result.steps][2:-2] == [
+    assert [label for label, _ in result.steps][3:-2] == [
         "image_based.target", "image_based.clusters", "image_based",
         "feature_mapping.target", "feature_mapping.clusters", "feature_mapping",
         "normsim.target", "normsim.norms", "normsim",

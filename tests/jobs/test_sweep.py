@@ -91,9 +91,9 @@ def test_every_policy_accounts_for_the_whole_pool(values: dict[str, Any]) -> Non
 def test_what_policies_share_is_made_once_and_serves_a_later_run(values: dict[str, Any], tmp_path: Path) -> None:
     result, lines = swept(values, VARY)
     folders = Counter(path.name.rpartition("-")[0] for path in (tmp_path / "store").iterdir())
-    assert folders == {"pool": 1, "embeddings": 1, "similarity": 2, "clusters": 2, "density": 4}
+    assert folders == {"pool": 1, "embeddings": 1, "distinct": 1, "similarity": 2, "clusters": 2, "density": 4}
     first, second, third, fourth = [list(outcome.seconds) for outcome in result.outcomes]
-    assert first == ["pool", "embeddings", "similarity", "density.clusters", "density"]
+    assert first == ["pool", "embeddings", "distinct", "similarity", "density.clusters", "density"]
     assert third == ["similarity", "density.clusters", "density"]
     assert second == fourth == ["density"]
     assert lines[0] == "policy 1 of 4: policy.0.similarity.fraction=0.5 policy.1.density.fraction=0.2"

@@ -553,24 +553,26 @@ def test_a_wrong_uid_is_named(tars: Done) -> None:
     assert "must hold what its job left there" in str(tars.lines()["uids"])
 
 
-def test_a_kept_uid_that_comes_again_is_a_note(tmp_path: Path) -> None:
+def test_a_uid_that_two_kept_samples_have_is_found(tmp_path: Path) -> None:
     samples = Samples.drawn(12)
     samples = replace(samples, uid=[*samples.uid[:10], samples.uid[0], samples.uid[0]])
     pool = {"shards": list(write_vectors(str(tmp_path / "pool"), samples, 3)), "format": "vectors", "encoder": "clip"}
-    done = finished({"name": "again", "store": str(tmp_path / "store"), "pool": pool, "policy": []})
-    line = done.lines()["uids"]
-    assert line.holds
-    assert "12 uids" in str(line)
-    assert "note: " in str(line)
-    assert "uids.npy: uids that more than one of its samples has: 1" in str(line)
+    values = {"name": "again", "store": str(tmp_path / "store"), "pool": pool, "policy": []}
+    done = finished({**values, "limits": {"max_reject_fraction": 0.2}})
+    assert "10 uids" in str(done.lines()["uids"])
+    assert all(line.holds for line in done.lines().values())
+    # as if nobody had looked: every row in, and named
+    url = done.artifact("distinct").shard(2)
+    pq.write_table(pq.read_table(url).set_column(0, "kept", pa.array([True] * 4)), url)
+    assert "must have a reject for each of 0 rows out, but has 2" in done.told("ledger")
+    for index in range(3):
+        url = done.artifact("manifest").shard(index)
+        table = pq.read_table(url)
+        named = pa.array([samples.uid[4 * index + n] for n in range(4)])
+        pq.write_table(table.set_column(0, "uid", named).set_column(3, "kept", pa.array([True] * 4)), url)
     url = done.artifact("manifest").file("uids.npy")
-    uids = np.load(url)
-    at = int(np.flatnonzero(uids == uids_from_hex([samples.uid[0]]))[0])
-    uids[at] = uids[at - 1] if at else uids[3]  # now it is there twice, and a neighbour as well
-    np.save(url, np.sort(uids))
-    said = done.told("uids")
-    assert "2 violations" in said
-    assert f"uid {samples.uid[0]} must be in" in said
+    np.save(url, np.sort(uids_from_hex(samples.uid)))
+    assert "a uid names one sample, but 1 of its uids name more than one" in done.told("uids")
 
 
 # shards

@@ -31,7 +31,7 @@ def made(folder: Path, urls: tuple[str, ...], limits: Limits, reader: VectorRead
 
 
 def check(pool: Filtered) -> None:
-    check_rejects(pool.run, pool.survivors.embeddings, pool.steps[0].report)
+    check_rejects(pool.run, pool.survivors.embeddings)
 
 
 def some_bad() -> Samples:

@@ -122,7 +122,7 @@ def test_the_threshold_has_the_sign_of_the_manifest(keep: str, expected: float, 
     out = found.artifact("score")
     (Path(out.folder) / "_done.json").unlink()
     Path(out.shard(1)).unlink()
-    [*_, last] = score.stages(replace(found.survivors, last=None), found.run.store)
+    [*_, last] = score.stages(replace(found.survivors, last=found.artifact("distinct")), found.run.store)
     again = execute(last, found.run)
     assert not again.reused
     assert again.artifact == out

@@ -17,6 +17,7 @@ from pipeline.executor_local import LocalExecutor
 from pipeline.stage import Run, artifact_of, execute
 from pipeline.uid import UID_ARROW, bytes_of, hex_of
 from stages import subset
+from stages.distinct import Distinct
 from stages.duplicates import Duplicates
 from stages.embeddings import Embeddings, read_rejects
 from stages.encoders import Encoding
@@ -36,7 +37,7 @@ def datacomp_subset(uids: list[str]) -> np.ndarray:
 
 
 def made(pool: Filtered, *cuts: tuple[str, Artifact]) -> Artifact:
-    return execute(Manifest(pool.survivors.embeddings, tuple(cuts)), pool.run).artifact
+    return execute(Manifest(pool.survivors.embeddings, pool.artifact("distinct"), tuple(cuts)), pool.run).artifact
 
 
 def two_cuts(samples: Samples, shards: int = 3) -> tuple[Filtered, Artifact]:
@@ -200,7 +201,8 @@ def test_rejects_stand_where_their_sample_was(tmp_path: Path) -> None:
     run = Run(store, LocalExecutor(1), shards)
     pool = artifact_of(PoolStage(shards), store)
     step = execute(Embeddings.of(pool, reader, {"clip": tiny_clip(tmp_path)}, Encoding(), Needs()), run)
-    out = made(Filtered(run, Survivors(step.artifact, None, reader), (step,)))
+    distinct = execute(Distinct(step.artifact), run)
+    out = made(Filtered(run, Survivors(step.artifact, distinct.artifact, reader), (step, distinct)))
     table = out.read(0)
     assert table["key"].to_pylist() == [f"s{i}" for i in range(6)]
     reasons = ["reject:no-caption", None, None, "reject:image-decode", None, "reject:image-empty"]

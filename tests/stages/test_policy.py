@@ -45,9 +45,9 @@ def test_a_second_cut_of_a_kind_is_numbered() -> None:
     cut = Similarity(by="clip", fraction=0.5)
     path = laid_out(cut, Random(fraction=0.5), cut, Similarity(by="clip", count=3))
     assert [name for name, _ in path.cuts] == ["similarity", "random", "similarity_2", "similarity_3"]
-    labels = ["pool", "embeddings", "similarity", "random", "similarity_2", "similarity_3", "manifest"]
+    labels = ["pool", "embeddings", "distinct", "similarity", "random", "similarity_2", "similarity_3", "manifest"]
     assert [label for label, _ in path.stages] == labels
-    assert len(set(names(path).values())) == 7
+    assert len(set(names(path).values())) == 8
 
 
 def test_a_name_of_two_words_is_numbered_too(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_stages_that_prepare_a_cut_carry_its_name(tmp_path: Path) -> None:
     near = Duplicates(by="clip", exact=False, epsilon=0.1, clusters=2)
     path = laid_out(near, Density(by="clip", clusters=2, count=3), score)
     labels = ["duplicates.clusters", "duplicates", "density.clusters", "density", "score.scores", "score"]
-    assert [label for label, _ in path.stages] == ["pool", "embeddings", *labels, "manifest"]
+    assert [label for label, _ in path.stages] == ["pool", "embeddings", "distinct", *labels, "manifest"]
     assert [name for name, _ in path.cuts] == ["duplicates", "density", "score"]
 
 
@@ -72,7 +72,7 @@ def test_a_pool_of_images_embeds_and_may_write_shards(tmp_path: Path) -> None:
         pool = Pool(("*",), Webdataset())
         return lay_out("s", pool, SHARDS, encoders, Encoding(), Needs(), [Rules(min_words=2)], samples_per_shard)
 
-    assert [label for label, _ in of(None).stages] == ["pool", "embeddings", "rules", "manifest"]
+    assert [label for label, _ in of(None).stages] == ["pool", "embeddings", "distinct", "rules", "manifest"]
     assert of(None).shards is None
     with_shards = of(5)
     assert [label for label, _ in with_shards.stages][-1] == "shards"
@@ -88,7 +88,7 @@ def test_a_pool_of_images_embeds_and_may_write_shards(tmp_path: Path) -> None:
         [Duplicates(by="clip", epsilon=0.1, clusters=2)],
         None,
     )
-    assert [label for label, _ in exact.stages][2:5] == [
+    assert [label for label, _ in exact.stages][3:6] == [
         "duplicates.exact",
         "duplicates.clusters",
         "duplicates",
@@ -105,7 +105,7 @@ def test_a_change_moves_only_what_follows_it() -> None:
         return names(laid_out(*cuts))
 
     one, two = of(0.5), of(0.6)
-    assert {label for label in one if one[label] == two[label]} == {"pool", "embeddings", "rules"}
+    assert {label for label in one if one[label] == two[label]} == {"pool", "embeddings", "distinct", "rules"}
 
 
 def test_a_changed_shard_moves_everything() -> None:

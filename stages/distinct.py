@@ -1,0 +1,120 @@
+"""Leaves `distinct-…/`: which samples are the first of their uid, and `rejects/` with those that repeat one.
+
+Everything after this names samples by uid: cuts decide ties by it, uids.npy lists it, training data is joined by it. So
+a uid names one sample of the pool, and this is where that becomes true.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.artifact import Artifact, read_schema
+from pipeline.columns import column, places_in, split_rows
+from pipeline.errors import AccountingError
+from pipeline.stage import Run, ShardItem, Summary, total
+from pipeline.uid import UID_ARROW, uids_from_bytes, uids_to_hex
+from stages.embeddings import write_rejects
+from stages.formats.sample import Reject
+from stages.uid_hash import hash64
+
+REPEATED = "repeated-uid"
+"""Kind of the reject of a sample whose uid an earlier one has."""
+
+_PART_ROWS = 2_000_000  # of (uid, place): 32 bytes each
+
+_PLACED = pa.schema([("uid", UID_ARROW), ("shard", pa.int64()), ("position", pa.int64())])
+_FIRST = pa.schema([("position", pa.int64()), ("first_shard", pa.int64()), ("first_position", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Of the samples with one uid, the first in the order of the pool stays; the others are rejects.
+
+    Where the uid is a hash of image and caption, these are the same pair again; where the pool brings its uids, they
+    may be other pairs, and a sample that no name tells from another cannot be accounted for. Cost: one regroup.
+    """
+
+    embeddings: Artifact
+    name: ClassVar[str] = "distinct"
+    version: ClassVar[int] = 1
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One file per shard, `kept` beside every row of the embeddings file."""
+        embedded = self.embeddings.done()
+        if embedded is None:
+            raise AccountingError(f"{self.embeddings.name} must be finished before its uids are compared")
+        parts = max(1, -(-cast(int, embedded["kept"]) // _PART_ROWS))
+        summaries = run.regroup(_Compare(self.embeddings, out, parts), self.name)
+        came, kept = total(summaries, "rows"), total(summaries, "kept")
+        return {"kept": kept, "rejected": came - kept, "rejects": {REPEATED: came - kept} if came > kept else {}}
+
+
+@dataclass(frozen=True)
+class _Compare:
+    embeddings: Artifact
+    out: Artifact
+    parts: int
+
+    def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
+        table = self.embeddings.read(item.index, ["uid", "position"])
+        shard = pa.array(np.full(len(table), item.index))
+        placed = pa.table([table["uid"], shard, table["position"]], schema=_PLACED)
+        if self.parts == 1:
+            return {0: placed}
+        part = (hash64(uids_from_bytes(table["uid"]), 0) % np.uint64(self.parts)).astype(np.int64)
+        return {number: placed.take(pa.array(at)) for number, at in split_rows(part)}
+
+    def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
+        table = pa.concat_tables(tables)
+        uid = uids_from_bytes(table["uid"])
+        at = _perhaps_repeated(uid)
+        # tables come in the order of the pool, and the sort is stable: the first of a run is the first of the pool
+        at = at[np.lexsort((uid["f1"][at], uid["f0"][at]))]
+        new = np.r_[True, uid[at[1:]] != uid[at[:-1]]][: len(at)]
+        first = at[new][np.cumsum(new) - 1]
+        shard, position = column(table, "shard"), column(table, "position")
+        again, first = at[~new], first[~new]
+        found = pa.table([position[again], shard[first], position[first]], schema=_FIRST)
+        return {index: found.take(pa.array(rows)) for index, rows in split_rows(shard[again])}
+
+    def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
+        table = self.embeddings.read(item.index, ["position"])
+        found = pa.concat_tables([_FIRST.empty_table(), *tables]).sort_by("position")
+        kept = np.ones(len(table), bool)
+        rows = places_in(column(table, "position"), column(found, "position"))
+        kept[rows] = False
+        kinds = {}
+        if len(rows):
+            write_rejects(self.out, item.index, self._rejects(item, rows, found))
+            kinds[REPEATED] = len(rows)
+        summary = {"rows": len(kept), "in": len(kept), "kept": int(kept.sum()), "rejects": kinds}
+        self.out.write(item.index, pa.table({"kept": pa.array(kept)}), summary)
+        return summary
+
+    def _rejects(self, item: ShardItem, rows: np.ndarray, found: pa.Table) -> list[Reject]:
+        schema = read_schema(self.embeddings.shard(item.index))  # a place in a tar, where the shard is one
+        columns = [name for name in ("position", "key", "uid", "offset") if name in schema.names]
+        places = self.embeddings.read(item.index, columns).take(pa.array(rows))
+        names = uids_to_hex(uids_from_bytes(places["uid"]))
+        return [
+            Reject(
+                place["position"],
+                place["key"],
+                REPEATED,
+                f"a uid names one sample, but {name} is that of sample {first['first_position']} of shard "
+                f"{first['first_shard']} of the pool too, which is before this one and stays",
+                place.get("offset", -1),
+            )
+            for place, name, first in zip(places.to_pylist(), names, found.to_pylist(), strict=True)
+        ]
+
+
+def _perhaps_repeated(uid: np.ndarray) -> np.ndarray:
+    """Row numbers, in order, of every uid whose 64-bit hash another row has too: mostly none, for one plain sort."""
+    hashes = hash64(uid, 0)
+    ordered = np.sort(hashes)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    return np.flatnonzero(np.isin(hashes, twice)) if len(twice) else np.empty(0, np.int64)
