@@ -1,15 +1,20 @@
 """A stage's folder in the store: one parquet per shard (00000.parquet …), small files, and `_done.json` last.
 
+A stage that rejects samples leaves `rejects/00000.parquet …` too, each before the file of its shard, whose summary counts
+them under `rejects`.
+
 A file that is there is right, for it was committed whole; `_done.json` says that all are there, and what they weigh:
 what another program tore is seen and made again. The folder's name carries the fingerprint of everything that it was
 made from, so nothing has to be invalidated.
 """
 
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -49,6 +54,10 @@ class Artifact:
         """URL of the file of input shard `index`."""
         return self.file(shard_name(index))
 
+    def rejects(self, index: int) -> str:
+        """URL of the rejects of input shard `index`, which is there where its summary counts any."""
+        return self.file(f"rejects/{shard_name(index)}")
+
     def columns(self, index: int) -> list[str]:
         """Column names of the table of shard `index`; reads the footer only."""
         return list(read_schema(self.shard(index)).names)
@@ -72,20 +81,30 @@ class Artifact:
         return read_summary(self.shard(index))
 
     def summary_if_whole(self, index: int) -> dict[str, object] | None:
-        """The same, None where the file is torn: cut short or empty, as a copy that was interrupted leaves it."""
+        """The same, None where a file of the shard is torn: cut short or empty, as an interrupted copy leaves it."""
         try:
-            return self.summary(index)
+            found = self.summary(index)
+            if found.get("rejects"):
+                if not storage.exists(self.rejects(index)):
+                    return None
+                read_schema(self.rejects(index))
         except TornError:
             return None
+        return found
 
-    def weight(self) -> dict[str, int]:
-        """Number and bytes of the files directly in the folder, `_done.json` not counted; by one list request."""
-        sizes = [found.size for found in storage.listing(self.folder) if storage.name_of(found.url) != DONE]
+    def weight(self, report: Mapping[str, object]) -> dict[str, int]:
+        """Number and bytes of the files directly in the folder and of its rejects, `_done.json` not counted.
+
+        report: what the stage says; one list request, and another where it counts rejects.
+        """
+        folders = [self.folder, self.file("rejects")] if report.get("rejects") else [self.folder]
+        files = [found for folder in folders for found in storage.listing(folder)]
+        sizes = [found.size for found in files if storage.name_of(found.url) != DONE]
         return {"count": len(sizes), "bytes": sum(sizes)}
 
     def holds(self, done: Mapping[str, object]) -> bool:
         """True where the folder weighs what it did when its stage finished; some file is lost or torn otherwise."""
-        return "files" not in done or done["files"] == self.weight()
+        return "files" not in done or done["files"] == self.weight(done)
 
     def done(self) -> dict[str, object] | None:
         """What `_done.json` says, None while the stage is not finished."""
@@ -159,6 +178,14 @@ def read_json(url: str) -> dict[str, object]:
         return dict(json.loads(storage.read_bytes(url)))
     except (ValueError, TypeError) as error:  # no JSON; no object
         raise _torn(url, error, "JSON") from error
+
+
+def array_if_whole(url: str) -> np.ndarray | None:
+    """An array from a .npy file, None where there is no such file or it is torn."""
+    try:
+        return np.load(io.BytesIO(storage.read_bytes(url)), allow_pickle=False) if storage.exists(url) else None
+    except (ValueError, EOFError):
+        return None
 
 
 def json_if_whole(url: str) -> dict[str, object] | None:

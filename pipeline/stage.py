@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from pipeline import storage
-from pipeline.artifact import DONE, Artifact, json_if_whole, shard_name, write_json
+from pipeline.artifact import DONE, Artifact, json_if_whole, write_json
 from pipeline.errors import AccountingError
 from pipeline.executor import Executor, Item, Needs, Regroup, Result, State, Task
 from pipeline.fingerprint import canonical, fingerprint
@@ -195,7 +195,7 @@ def execute(stage: Stage, run: Run) -> StepResult:
     seconds = round(time.monotonic() - started, 3)
     report = {**report, "seconds": seconds}
     made_of = {"stage": stage.name, "version": stage.version, "config": _plain(stage)}
-    out.finish({**report, **made_of, "files": out.weight()})
+    out.finish({**report, **made_of, "files": out.weight(report)})
     return StepResult(stage.name, out, report, seconds, reused=False)
 
 
@@ -239,9 +239,8 @@ class _Adopt:
 
     def run(self, state: None, item: tuple[Artifact, int, int]) -> None:
         source, index, position = item
-        rejects = source.file(f"rejects/{shard_name(index)}")
-        if storage.exists(rejects):
-            storage.copy(rejects, self.out.file(f"rejects/{shard_name(position)}"))
+        if storage.exists(source.rejects(index)):
+            storage.copy(source.rejects(index), self.out.rejects(position))
         storage.copy(source.shard(index), self.out.shard(position))
 
 

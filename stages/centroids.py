@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.artifact import Artifact, read_table, shard_name, write_table
+from pipeline.artifact import Artifact, array_if_whole, read_table, shard_name, write_table
 from pipeline.columns import matrix, vector_column
 from pipeline.errors import DataError
 from pipeline.executor import Needs
@@ -46,7 +46,7 @@ def fit_centroids(run: Run, survivors: Survivors, by: str, how: KMeans, out: Art
             f"still in; ask for fewer clusters, or keep more before this cut"
         )
     wanted = min(n, how.k * how.sample_per_cluster)
-    if storage.exists(out.file(CENTROIDS)):
+    if array_if_whole(out.file(CENTROIDS)) is not None:
         return wanted
     task = _Fit(how, len(run.items), wanted, out)
     # faiss takes a GPU where it sees one, and on Ray a worker sees those that it asked for
@@ -66,7 +66,7 @@ def import_centroids(run: Run, survivors: Survivors, by: str, url: str, out: Art
 
     Raises DataError for a file of other things, and for centroids not as wide as the vectors of `by`.
     """
-    if storage.exists(out.file(CENTROIDS)):
+    if array_if_whole(out.file(CENTROIDS)) is not None:
         return
     centroids = imported(storage.read_bytes(url), url)
     width, _ = _look(run, survivors, by, Needs())

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.artifact import Artifact, read_schema, read_table, shard_name, write_table
+from pipeline.artifact import Artifact, read_schema, read_table, write_table
 from pipeline.columns import vector_column
 from pipeline.errors import AccountingError, FailedShards
 from pipeline.executor import Needs, State, Task
@@ -286,18 +286,14 @@ def commit(
 def write_rejects(out: Artifact, index: int, rejects: Sequence[Reject]) -> None:
     """Commit the rejects of one shard; the shard's own file, which comes after it, counts them by kind."""
     rows = [{name: getattr(reject, name) for name in REJECTS.names} for reject in rejects]
-    write_table(_rejects_url(out, index), pa.Table.from_pylist(rows, REJECTS))
+    write_table(out.rejects(index), pa.Table.from_pylist(rows, REJECTS))
 
 
 def read_rejects(out: Artifact, index: int) -> pa.Table:
     """The rejects of one shard, columns REJECTS; empty where there are none."""
     if not out.summary(index)["rejects"]:
         return REJECTS.empty_table()
-    return read_table(_rejects_url(out, index))
-
-
-def _rejects_url(out: Artifact, index: int) -> str:
-    return storage.join(out.folder, "rejects", shard_name(index))
+    return read_table(out.rejects(index))
 
 
 def _place(samples: Sequence[Sample]) -> pa.Table:

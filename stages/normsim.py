@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from pipeline import storage
-from pipeline.artifact import Artifact
+from pipeline.artifact import Artifact, array_if_whole
 from pipeline.columns import scattered
 from pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
 from stages.cut import Amount, Of, Ranked
@@ -136,7 +136,7 @@ class NormsStage:
 
     def run(self, run: Run, out: Artifact) -> Summary:
         """For p = 2 one worker makes the Gram matrix first; otherwise every worker holds the target, 2 m d bytes."""
-        if self.p == 2 and not storage.exists(out.file(GRAM)):
+        if self.p == 2 and array_if_whole(out.file(GRAM)) is None:
             for _ in run.each(_Gram(self.target, out), ["the target set"], "norms: Gram matrix"):
                 pass
         return {"rows": total(run.fill(_Norms(self, out), out, self.name), "rows")}

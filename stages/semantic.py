@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.artifact import Artifact, read_json, write_json
+from pipeline.artifact import Artifact, json_if_whole, write_json
 from pipeline.columns import column, places_in, split_rows
 from pipeline.errors import AccountingError
 from pipeline.executor import Regroup
@@ -113,8 +113,8 @@ class _Steps:
         """Do the next step; the sums of what its shards report."""
         done = storage.join(self.folder, "done.json")
         self.number += 1
-        if storage.exists(done):
-            return cast(Mapping[str, int], read_json(done))
+        if (sums := json_if_whole(done)) is not None:
+            return cast(Mapping[str, int], sums)
         summaries = self._run.regroup(work, f"{label} (step {self.number})")
         sums = {name: total(summaries, name) for name in (summaries[0] if summaries else ("waiting", "cut"))}
         write_json(done, sums)

@@ -41,7 +41,7 @@ class Size:
     storage: int
 
 
-SIZES = {"full": Size(40, 8, 20, 10, 5, 3, 20), "small": Size(12, 6, 4, 9, 2, 1, 2)}
+SIZES = {"full": Size(40, 8, 20, 10, 5, 3, 20), "small": Size(12, 6, 4, 10, 2, 1, 2)}
 GROUPS = ("workers", "memory", "drivers", "nodes", "storage")
 
 

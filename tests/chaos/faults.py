@@ -22,7 +22,18 @@ from tests.chaos.pools import Chaos, Left, left
 from tests.chaos.processes import Driver, driving, is_worker
 from tests.faults import FaultyProxy
 
-_STAGES = ("pool", "embeddings", "rules", "clusters", "duplicates", "similarity", "density", "manifest", "shards")
+_STAGES = (
+    "pool",
+    "embeddings",
+    "distinct",
+    "rules",
+    "clusters",
+    "duplicates",
+    "similarity",
+    "density",
+    "manifest",
+    "shards",
+)
 
 
 @dataclass

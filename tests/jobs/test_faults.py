@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,18 +80,62 @@ def test_a_job_on_s3_with_failing_requests_leaves_the_same_bytes(
     assert faulty.injected.total() > 4
 
 
-def test_what_another_program_tore_is_made_again(tmp_path: Path) -> None:
-    job = values(str(tmp_path))
+@pytest.mark.parametrize("finished", [True, False])
+def test_whatever_another_program_tore_is_made_again(tmp_path: Path, finished: bool) -> None:
+    """Every file of a store is cut in half at once: tables, rejects, centroids, steps, and what says that all is done."""
+    odd = samples()
+    odd.image[::100] = 0
+    odd.uid[50::100] = odd.uid[51::100]
+    job = {**values(str(tmp_path)), "limits": {"max_reject_fraction": 0.1}}
+    write_vectors(str(tmp_path / "pool"), odd, 12)
     first = done(job)
+    assert first.counts["rejected"] == {"repeated-uid": 6, "vector-zero": 6}
     expected = digests(first.path.manifest)
-    artifacts = [step.artifact for _, step in first.steps]
-    for turn, artifact in enumerate(artifacts):
-        victim = Path(max(found.url for found in storage.listing(artifact.folder) if found.url.endswith(".parquet")))
-        os.truncate(victim, victim.stat().st_size // 2 if turn % 2 else 0)
+    files = [path for path in (tmp_path / "store").rglob("*") if path.is_file() and path.parent.name != "jobs"]
+    assert {"centroids.npy", "uids.npy", "rejects", "density.parquet"} <= {path.name for path in files} | {
+        path.parent.name for path in files
+    }
+    for path in files:
+        if not finished or path.name != "_done.json":
+            os.truncate(path, path.stat().st_size // 2)
     again = done(job)
     assert not any(step.reused for _, step in again.steps)
     assert digests(again.path.manifest) == expected
     assert all(step.reused for _, step in done(job).steps)
+
+
+_FULL = """
+set -e
+mount -t tmpfs -o size={small} none "$1"
+"{python}" -m jobs run "$2" --executor local && exit 9
+test ! -e "$1"/store/jobs
+mount -o remount,size=64m "$1"
+"{python}" -m jobs run "$2" --executor local
+cp -r "$1"/store "$3"
+"""
+
+
+def test_a_disk_that_is_full_ends_the_run_and_with_room_the_same_command_goes_on(tmp_path: Path) -> None:
+    """A file system of its own, of 300 kB, in a mount namespace of its own; then the same one with room."""
+    apart = ["unshare", "--user", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*apart, "mount", "-t", "tmpfs", "none", "/mnt"]).returncode:
+        pytest.skip("this machine lets nobody mount a file system in a namespace of its own")
+    disk, out = tmp_path / "disk", tmp_path / "out"
+    disk.mkdir()
+    job = values(str(tmp_path), shards=6)
+    expected = done(job)
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump({**job, "store": str(disk / "store")}))
+    script = _FULL.format(python=sys.executable, small="300k")
+    found = subprocess.run(
+        [*apart, "sh", "-c", script, "sh", str(disk), str(path), str(out)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
+    assert "No space left on device; nothing was left under" in found.stderr
+    assert "make room there, or raise the limit, and run the same command again" in found.stderr
+    names = sorted(file.name for file in (out / expected.path.manifest.name).iterdir())
+    assert digests(Artifact(str(out), *expected.path.manifest.name.rsplit("-", 1))) == digests(expected.path.manifest)
+    assert not [name for name in names if name.endswith(".tmp")]
 
 
 def command(job: Path, *words: str) -> list[str]:

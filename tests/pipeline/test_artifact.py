@@ -1,6 +1,8 @@
 """A stage's folder: tables with their summaries, what is there and what is done, and files that are torn."""
 
+import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +12,7 @@ from pipeline import storage
 from pipeline.artifact import (
     DONE,
     Artifact,
+    array_if_whole,
     is_artifact,
     json_if_whole,
     read_json,
@@ -121,10 +124,39 @@ def test_torn_json_is_named_or_counts_as_not_there(artifact, content):
     assert json_if_whole(artifact.file("none.json")) is None
 
 
+@pytest.mark.parametrize("damage", [None, b"", b"PAR1 cut off"])
+def test_a_shard_is_whole_with_its_rejects(artifact, damage):
+    summary = {"rejects": {"no-image": 2}}
+    write_table(artifact.rejects(4), TABLE)
+    artifact.write(4, TABLE, summary)
+    report = {"rejects": {"no-image": 2}, "files": artifact.weight(summary)}
+    assert report["files"]["count"] == 2
+    assert artifact.summary_if_whole(4) == summary
+    assert artifact.holds(report)
+    if damage is None:
+        Path(artifact.rejects(4).removeprefix("file://")).unlink()
+    else:
+        storage.write_bytes(artifact.rejects(4), damage)
+    assert artifact.summary_if_whole(4) is None
+    assert not artifact.holds(report)
+
+
+@pytest.mark.parametrize("keep", [0, 60, 200])
+def test_an_array_that_is_torn_counts_as_not_there(artifact, keep):
+    url = artifact.file("centroids.npy")
+    assert array_if_whole(url) is None
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(40.0).reshape(8, 5))
+    storage.write_bytes(url, buffer.getvalue())
+    assert np.array_equal(array_if_whole(url), np.arange(40.0).reshape(8, 5))
+    storage.write_bytes(url, buffer.getvalue()[:keep])
+    assert array_if_whole(url) is None
+
+
 def test_a_folder_weighs_what_it_did_until_a_file_is_lost_or_torn(artifact):
     for index in range(3):
         artifact.write(index, TABLE, {})
-    done = {"rows": 9, "files": artifact.weight()}
+    done = {"rows": 9, "files": artifact.weight({})}
     assert done["files"]["count"] == 3
     artifact.finish(done)
     storage.write_bytes(artifact.file(".00000.parquet.tmp"), b"half")
