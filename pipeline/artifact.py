@@ -1,7 +1,7 @@
 """A stage's folder in the store: one parquet per shard (00000.parquet …), small files, and `_done.json` last.
 
-A stage that rejects samples leaves `rejects/00000.parquet …` too, each before the file of its shard, whose summary counts
-them under `rejects`.
+A stage that rejects samples leaves `rejects/00000.parquet …` too, each before the file of its shard, whose summary
+counts them under `rejects`.
 
 A file that is there is right, for it was committed whole; `_done.json` says that all are there, and what they weigh:
 what another program tore is seen and made again. The folder's name carries the fingerprint of everything that it was

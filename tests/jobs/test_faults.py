@@ -82,7 +82,7 @@ def test_a_job_on_s3_with_failing_requests_leaves_the_same_bytes(
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_whatever_another_program_tore_is_made_again(tmp_path: Path, finished: bool) -> None:
-    """Every file of a store is cut in half at once: tables, rejects, centroids, steps, and what says that all is done."""
+    """Every file of a store is cut in half at once: tables, rejects, centroids, and what says that all is done."""
     odd = samples()
     odd.image[::100] = 0
     odd.uid[50::100] = odd.uid[51::100]
