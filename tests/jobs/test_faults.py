@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
+from jobs.checks.finished import Sample
 from jobs.job import parse
 from jobs.run import Result, run
+from jobs.verify import verify
 from pipeline import storage
 from pipeline.artifact import Artifact
 from pipeline.executor_local import LocalExecutor
@@ -78,6 +80,8 @@ def test_a_job_on_s3_with_failing_requests_leaves_the_same_bytes(
     assert found.counts == local.counts
     assert digests(found.path.manifest)["uids.npy"] == digests(local.path.manifest)["uids.npy"]
     assert faulty.injected.total() > 4
+    wrong = [str(line) for line in verify(job["store"], "faults", LocalExecutor(2), Sample(None)) if not line.holds]
+    assert not wrong
 
 
 @pytest.mark.parametrize("finished", [True, False])
