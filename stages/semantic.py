@@ -113,8 +113,8 @@ class _Steps:
         """Do the next step; the sums of what its shards report."""
         done = storage.join(self.folder, "done.json")
         self.number += 1
-        if (sums := json_if_whole(done)) is not None:
-            return cast(Mapping[str, int], sums)
+        if (known := json_if_whole(done)) is not None:
+            return cast(Mapping[str, int], known)
         summaries = self._run.regroup(work, f"{label} (step {self.number})")
         sums = {name: total(summaries, name) for name in (summaries[0] if summaries else ("waiting", "cut"))}
         write_json(done, sums)
