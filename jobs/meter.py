@@ -6,7 +6,7 @@ Linux only: VmHWM of /proc/<pid>/status is a process's highest resident memory s
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,6 +113,11 @@ class Metered:
     def workers(self) -> int:
         """See Executor.workers."""
         return self.inner.workers
+
+    @property
+    def failed(self) -> Mapping[int, int]:
+        """See Executor.failed."""
+        return self.inner.failed
 
     def map(
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs

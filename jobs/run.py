@@ -12,6 +12,7 @@ from pipeline.errors import AccountingError, JobError
 from pipeline.executor import Executor
 from pipeline.executor_local import LocalExecutor
 from pipeline.stage import Run, Stage, StepResult, artifact_of, execute, state_of
+from pipeline.watching import Watcher
 from stages.budget import check_rejects
 from stages.distinct import Distinct
 from stages.embeddings import Embeddings, Precomputed
@@ -53,13 +54,14 @@ def stages_of(job: Job, identities: tuple[storage.Identity, ...]) -> Path:
     )
 
 
-def run(job: Job, executor: Executor, say: Callable[[str], None]) -> Result:
+def run(job: Job, executor: Executor, say: Callable[[str], None], watchers: tuple[Watcher, ...] = ()) -> Result:
     """Run every stage that is not done, check the accounting, and commit jobs/<name>.json.
 
-    say: is told one line per stage. Raises WinnowError; what finished stays, and the same call resumes.
+    say: is told one line per stage. watchers: are told of every shard. Raises WinnowError; what finished stays, and
+    the same call resumes.
     """
     path, identities = laid_out(job)
-    shared = opened(job, executor, identities)
+    shared = opened(job, executor, identities, watchers)
     steps = [(label, step(label, stage, shared, say)) for label, stage in path.stages]
     counts = _counts(dict(steps)["manifest"].report)
     if path.shards is not None:
@@ -68,11 +70,13 @@ def run(job: Job, executor: Executor, say: Callable[[str], None]) -> Result:
     return Result(job, path, counts, tuple(steps))
 
 
-def opened(job: Job, executor: Executor, identities: tuple[storage.Identity, ...]) -> Run:
+def opened(
+    job: Job, executor: Executor, identities: tuple[storage.Identity, ...], watchers: tuple[Watcher, ...] = ()
+) -> Run:
     """What the stages of a job share; JobError where the executor's workers could not see the store."""
     if not storage.is_shared(job.store) and not isinstance(executor, LocalExecutor):
         raise JobError(f"{job.store} is seen by one process only, so it goes with the local executor")
-    return Run(job.store, executor, identities, job.needs, job.limits)
+    return Run(job.store, executor, identities, job.needs, job.limits, watchers)
 
 
 def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> StepResult:
@@ -85,6 +89,8 @@ def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> S
         check_rejects(shared, result.artifact)
     if isinstance(stage, Distinct):
         check_rejects(shared, stage.embeddings, result.artifact)
+    for watcher in shared.watchers:
+        watcher.made(label, result.artifact.name, result.seconds, result.reused)
     how = "done before" if result.reused else f"{result.seconds:.1f} s"
     say(f"{label:22} {result.artifact.name:26} {how}")
     return result

@@ -75,6 +75,11 @@ class Executor(Protocol):
         """Number of items that are done at the same time."""
         ...
 
+    @property
+    def failed(self) -> Mapping[int, int]:
+        """How often items of the present `map` failed so far, by index; those that never did are absent."""
+        ...
+
     def map(
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:

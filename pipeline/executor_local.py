@@ -3,7 +3,7 @@
 import os
 import tempfile
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -25,6 +25,7 @@ class LocalExecutor:
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or os.cpu_count() or 1
+        self.failed: Mapping[int, int] = {}
 
     def map(
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
@@ -71,8 +72,9 @@ class LocalExecutor:
     ) -> Iterator[tuple[int, Result]]:
         """Run (name, call) pairs in threads, again when one fails, and yield (index, result) as they come."""
         failures: list[tuple[str, str]] = []
+        self.failed = failed = Counter[int]()
         with ThreadPoolExecutor(workers or self.workers, thread_name_prefix=label) as threads:
-            futures = {threads.submit(_attempt, call, retries): i for i, (_, call) in enumerate(calls)}
+            futures = {threads.submit(_attempt, call, retries, failed, i): i for i, (_, call) in enumerate(calls)}
             try:
                 for future in as_completed(futures):
                     error = future.exception()
@@ -91,13 +93,14 @@ class LocalExecutor:
         """Nothing outlives a call of map."""
 
 
-def _attempt(call: Callable[[], Result], retries: int) -> Result:
+def _attempt(call: Callable[[], Result], retries: int, failed: Counter[int], index: int) -> Result:
     for _ in range(retries):
         try:
             return call()
         except FATAL:
             raise
         except (WinnowError, OSError):
+            failed[index] += 1
             continue  # the last attempt, below, is the one that tells
     return call()
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pipeline.errors import JobError
 from pipeline.executor import Executor
 from pipeline.executor_local import LocalExecutor
+from pipeline.watching import Watcher
 
 _ANSWER_S = 5.0
 _SETTINGS = 4  # the type of the frame that opens an HTTP/2 connection
@@ -30,6 +31,15 @@ def open_executor(kind: str, workers: int | None, address: str | None) -> Execut
 
         return RayExecutor(workers, address)
     raise JobError(f"the executor must be 'local' or 'ray', but {kind!r} came")
+
+
+def open_metrics(kind: str, job: str) -> tuple[Watcher, ...]:
+    """Who counts what an executor of this kind does, for Prometheus; nobody without Ray. Call it after it is open."""
+    if kind != "ray":
+        return ()
+    from pipeline.metrics_ray import RayMetrics
+
+    return (RayMetrics(job),)
 
 
 def _prepare_ray(address: str | None) -> None:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -161,6 +161,7 @@ class RayExecutor:
         self._actors: list[Any] = []
         self._calls = 0
         self._told = False
+        self.failed: Mapping[int, int] = {}
 
     @property
     def workers(self) -> int:
@@ -228,6 +229,7 @@ class RayExecutor:
             seat.greet()
         waiting = deque(calls)
         failures: _Failures = []
+        self.failed = failed = Counter[int]()
         while waiting or any(seat.sent for seat in seats):
             _hand_out(waiting, seats)
             at = {reference: seat for seat in seats for reference in seat.sent}
@@ -258,6 +260,7 @@ class RayExecutor:
                 yield call.index, value
             elif call.failed < needs.retries:
                 call.failed += 1
+                failed[call.index] += 1
                 waiting.append(call)
             else:
                 failures += value

@@ -20,14 +20,14 @@ PLAIN_EVERY_S = 15.0
 
 
 class StageProgress:
-    """Counts items and rows of one stage; use as a context, call `advance` for each finished item.
+    """Counts items, rows and rejects of one stage; use as a context, call `advance` for each finished item.
 
     total: items in all. ready: items that an earlier run finished. unit: what a row is called.
     """
 
     def __init__(self, label: str, total: int, ready: int = 0, stream: TextIO | None = None) -> None:
         self._label, self._total, self._ready = label, total, ready
-        self._items = self._rows = 0
+        self._items = self._rows = self._rejects = 0
         self._console = Console(file=stream or sys.stderr)
         self._started = self._said = time.monotonic()
         self._live: Progress | None = None
@@ -40,21 +40,23 @@ class StageProgress:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
+                TextColumn("{task.fields[rejects]}", style="yellow"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=self._console,
                 transient=True,
             )
             self._live.start()
-            self._live.add_task(self._label, total=self._total, completed=self._ready, rate="")
+            self._live.add_task(self._label, total=self._total, completed=self._ready, rate="", rejects="")
         return self
 
-    def advance(self, rows: int = 0) -> None:
-        """One more item is done, with so many rows in it."""
+    def advance(self, rows: int = 0, rejects: int = 0) -> None:
+        """One more item is done, with so many rows in it and so many samples that could not be read."""
         self._items += 1
         self._rows += rows
+        self._rejects += rejects
         if self._live is not None:
-            self._live.update(self._live.task_ids[0], advance=1, rate=self._rate())
+            self._live.update(self._live.task_ids[0], advance=1, rate=self._rate(), rejects=self._lost())
         elif time.monotonic() - self._said > PLAIN_EVERY_S:
             self._said = time.monotonic()
             self._console.print(self._line(), highlight=False, markup=False, soft_wrap=True)
@@ -71,8 +73,12 @@ class StageProgress:
     def _rate(self) -> str:
         return f"{self._rows / self._seconds():,.0f} samples/s" if self._rows else ""
 
+    def _lost(self) -> str:
+        return f"{self._rejects:,} rejects" if self._rejects else ""
+
     def _line(self) -> str:
         left = self._total - self._ready - self._items
         eta = left * self._seconds() / self._items
-        rate = f", {self._rate()}" if self._rows else ""
-        return f"{self._label}: {self._ready + self._items} of {self._total} shards{rate}, {eta:,.0f} s left"
+        done = f"{self._ready + self._items} of {self._total} shards"
+        said = done, self._rate(), self._lost(), f"{eta:,.0f} s left"
+        return f"{self._label}: {', '.join(text for text in said if text)}"

@@ -15,7 +15,7 @@ from pipeline.artifact import DONE, Artifact, json_if_whole, write_json
 from pipeline.errors import AccountingError
 from pipeline.executor import Executor, Item, Needs, Regroup, Result, State, Task
 from pipeline.fingerprint import canonical, fingerprint
-from pipeline.progress import StageProgress
+from pipeline.watching import Watch, Watcher
 
 Summary = Mapping[str, object]
 
@@ -65,7 +65,7 @@ class Run:
     """What every stage of a job shares.
 
     shards: identity of each input shard, in the order of the pool. needs: what the job gives a worker that embeds.
-    limits: of bad input.
+    limits: of bad input. watchers: who is told of every shard that is done.
     """
 
     store: str
@@ -73,6 +73,11 @@ class Run:
     shards: tuple[storage.Identity, ...]
     needs: Needs = field(default_factory=Needs)
     limits: Limits = field(default_factory=Limits)
+    watchers: tuple[Watcher, ...] = ()
+
+    @property
+    def _watch(self) -> Watch:
+        return Watch(self.executor, self.watchers)
 
     @property
     def items(self) -> list[ShardItem]:
@@ -83,11 +88,11 @@ class Run:
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs | None = None
     ) -> Iterator[tuple[int, Result]]:
         """Executor.map with progress, and the check that every item came back exactly once."""
-        yield from _checked(self.executor.map(task, items, label, needs or Needs()), len(items), label)
+        yield from _checked(self._watch.map(task, items, label, needs or Needs()), len(items), label)
 
     def regroup(self, work: Regroup[ShardItem, Summary], label: str) -> list[Summary]:
         """Executor.regroup over every shard, with the same progress and check; the summaries, in order of shard."""
-        found = dict(_checked(self.executor.regroup(work, self.items, label), len(self.items), label))
+        found = dict(_checked(self._watch.regroup(work, self.items, label), len(self.items), label))
         return [found[index] for index in range(len(found))]
 
     def fill(
@@ -108,10 +113,8 @@ class Run:
         summaries = [(ready[position].index, found) for position, found in footers if found is not None]
         whole = {index for index, _ in summaries}
         missing = [item for item in wanted if item.index not in whole]
-        with StageProgress(label, len(wanted), len(summaries)) as progress:
-            for position, made in self.executor.map(task, missing, label, needs or Needs()):
-                summaries.append((missing[position].index, made))
-                progress.advance(_rows(made))
+        made = self._watch.map(task, missing, label, needs or Needs(), len(summaries))
+        summaries += [(missing[position].index, summary) for position, summary in made]
         check_all(label, [index for index, _ in summaries], len(wanted))
         found_at = dict(summaries)
         return [found_at[item.index] for item in wanted]
@@ -123,13 +126,11 @@ class Run:
 
 
 def _checked(results: Iterator[tuple[int, Result]], count: int, label: str) -> Iterator[tuple[int, Result]]:
-    """The same results, with progress, and the check that every item came back exactly once."""
+    """The same results, and the check that every item came back exactly once."""
     seen: list[int] = []
-    with StageProgress(label, count) as progress:
-        for index, result in results:
-            progress.advance(_rows(result))
-            seen.append(index)
-            yield index, result
+    for index, result in results:
+        seen.append(index)
+        yield index, result
     check_all(label, seen, count)
 
 
@@ -257,8 +258,3 @@ def _plain(stage: Stage) -> object:
     fields = dataclasses.fields(cast(object, stage))  # type: ignore[arg-type]  # every stage is a dataclass
     values = {field.name: getattr(stage, field.name) for field in fields}
     return {name: v.name if isinstance(v, Artifact) else canonical(v) for name, v in values.items()}
-
-
-def _rows(result: object) -> int:
-    rows = result.get("rows", 0) if isinstance(result, Mapping) else 0
-    return rows if isinstance(rows, int) else 0

@@ -10,6 +10,7 @@ import mmap
 import os
 import re
 import tempfile
+import threading
 import time
 import uuid
 from collections import Counter
@@ -33,6 +34,7 @@ _PASSWORD = re.compile(r"://[^/]*:[^/]*@")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 _ABANDONED_S = 86_400.0  # no write takes a day between two of its bytes
 _AHEAD_BYTES = 4 << 20  # s3fs reads 50 MB ahead, which is a whole shard where only its footer was asked for
+_COMMITTED = threading.local()
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _S3_RETRIES = {"mode": "legacy", "max_attempts": 6}
@@ -104,14 +106,14 @@ def _open(url: str, ahead: Mapping[str, object]) -> BinaryIO:
     return cast(BinaryIO, RemoteFile(file, url))
 
 
-def _open_whole(url: str) -> BinaryIO:
-    """To be read from start to end: large pieces, none ahead."""
+def open_exact(url: str) -> BinaryIO:
+    """As open_read, but nothing is read ahead: a read of a remote file is one request of just those bytes."""
     return _open(url, {"block_size": PIECE_BYTES, "cache_type": "none"})
 
 
 def read_bytes(url: str) -> bytes:
     """The whole content; raises StorageError where there is none."""
-    with _answering("read", url), _open_whole(url) as file:
+    with _answering("read", url), open_exact(url) as file:
         return file.read()
 
 
@@ -136,15 +138,25 @@ def committing(url: str) -> Iterator[BinaryIO]:
     Raises StorageError when it cannot be written, be it that the block's own OSError says so.
     """
     filesystem, path = _resolve(url)
+    local = isinstance(filesystem, LocalFileSystem)
     try:
-        if isinstance(filesystem, LocalFileSystem):
-            with _committing_local(Path(path)) as file:
-                yield file
-        else:
-            with _committing_remote(filesystem, path, url) as file:
-                yield file
+        with _committing_local(Path(path)) if local else _committing_remote(filesystem, path, url) as file:
+            yield file
+            size = file.tell()
     except OSError as error:
         raise _unwritten(url, error) from error
+    _COMMITTED.bytes = committed_bytes() + size
+
+
+def committed_bytes() -> int:
+    """Bytes of all files that this thread has committed; what one piece of work committed is the difference."""
+    return cast(int, getattr(_COMMITTED, "bytes", 0))
+
+
+def local_path(url: str) -> Path | None:
+    """Where a URL lies on this machine, None where it lies elsewhere."""
+    filesystem, path = _resolve(url)
+    return Path(path) if isinstance(filesystem, LocalFileSystem) else None
 
 
 @contextmanager

@@ -40,6 +40,18 @@ def test_a_log_gets_a_line_now_and_then_with_rate_and_time_left(clock):
     assert stream.getvalue() == "embeddings: 6 of 10 shards, 50 samples/s, 40 s left\n"
 
 
+def test_rejects_are_told_where_there_are_any(clock):
+    stream = io.StringIO()
+    with StageProgress("embeddings", total=4, stream=stream) as stage:
+        for rejects in (0, 1_500):
+            clock[0] += 16
+            stage.advance(1_000, rejects)
+    assert stream.getvalue().splitlines() == [
+        "embeddings: 1 of 4 shards, 62 samples/s, 48 s left",
+        "embeddings: 2 of 4 shards, 62 samples/s, 1,500 rejects, 32 s left",
+    ]
+
+
 def test_shards_without_rows_have_no_rate(clock):
     stream = io.StringIO()
     with StageProgress("pool", total=2, stream=stream) as stage:
@@ -69,12 +81,13 @@ def test_a_quick_stage_leaves_a_log_alone():
 def test_a_terminal_has_one_live_line_that_goes_away():
     stream = Terminal()
     with StageProgress("embeddings", total=10, ready=4, stream=stream) as stage:
-        stage.advance(rows=500)
+        stage.advance(rows=500, rejects=7)
         stage._live.refresh()
         shown = stream.getvalue()
     assert "embeddings" in shown
     assert "5/10" in shown
     assert "samples/s" in shown
+    assert "7 rejects" in shown
     assert stream.getvalue().endswith("\x1b[2K"), "the line is erased at the end"
 
 

@@ -274,6 +274,7 @@ class Forgetful:
 
     lost: int
     workers: int = 1
+    failed: ClassVar[dict[int, int]] = {}
 
     def map(self, task, items, label, needs):
         for index, item in enumerate(items):

@@ -1,0 +1,44 @@
+"""The command `winnow why`; prints, and writes the sample's picture where a file for it is named."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jobs.why.explain import explain
+from jobs.why.place import picture
+from jobs.why.show import show
+from pipeline import storage
+
+_SIDE = 1024  # pixels of a picture that is made anew
+
+
+def why(
+    store: Annotated[str, typer.Argument(help="URL of a store")],
+    name: Annotated[str, typer.Argument(help="name of a finished job of it", metavar="JOB")],
+    uid: Annotated[str | None, typer.Argument(help="32 hex digits", metavar="[UID]")] = None,
+    shard: Annotated[str | None, typer.Option(help="number, URL or end of the URL of an input shard")] = None,
+    key: Annotated[str | None, typer.Option(help="of the sample in that shard; finds rejected ones too")] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="write its image, byte for byte")] = None,
+    thumbnail: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write its image as a WebP made anew, safe to look at")
+    ] = None,
+    ranks: Annotated[bool, typer.Option("--ranks/--no-ranks", help="its rank needs a pass over all shards")] = True,
+    plain: Annotated[bool, typer.Option("--json", help="all of it as JSON")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="threads that read; one per core by default")] = None,
+) -> None:
+    """Show what became of one sample of a finished job: its values, and the cut that decided and by how much."""
+    found = explain(store, name, uid, shard, key, ranks=ranks, workers=workers or os.cpu_count() or 1)
+    if image is not None:
+        storage.write_bytes(str(image), picture(found.job, found.place))
+    if thumbnail is not None:
+        from stages.encoders.thumbnail import thumbnail as made_anew  # PIL is not needed otherwise
+
+        storage.write_bytes(str(thumbnail), made_anew(picture(found.job, found.place), _SIDE, 90))
+    if plain:
+        print(json.dumps(found.record(), indent=2))
+    else:
+        show(found, Console())

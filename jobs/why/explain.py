@@ -1,0 +1,118 @@
+"""Why one sample of a finished job stayed or went: the whole answer as plain values; reads files alone, writes none."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from jobs.checks.finished import Finished, Sample, read_finished
+from jobs.run import opened
+from jobs.why.cuts import Asked, Said, deciding, said
+from jobs.why.place import Place, of_key, of_uid
+from jobs.why.ranks import RANKED, mine_of, standings
+from pipeline.errors import DataError, JobError
+from pipeline.executor_local import LocalExecutor
+from pipeline.stage import Run
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The better sample that this one repeats, and the cut that dropped it later; `by` is None where it stayed."""
+
+    place: Place
+    by: str | None
+
+
+@dataclass(frozen=True)
+class Why:
+    """The answer. said: of each cut that saw the sample, in order; the last one decided unless it was kept."""
+
+    job: Finished
+    place: Place
+    said: tuple[Said, ...]
+    twin: Twin | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`kept`, `dropped` or `rejected`."""
+        if self.place.rejected is not None:
+            return "rejected"
+        return "kept" if all(cut.kept for cut in self.said) else "dropped"
+
+    @property
+    def reason(self) -> str | None:
+        """As the manifest has it: None where kept, the cut's name, or reject:<kind>."""
+        if self.place.rejected is not None:
+            return f"reject:{self.place.rejected.kind}"
+        return next((cut.cut for cut in self.said if not cut.kept), None)
+
+    def record(self) -> dict[str, object]:
+        """All of it as JSON holds it."""
+        place = {**asdict(self.place), "shard": self.place.item.index, "url": self.place.item.url}
+        place.pop("item")
+        twin = self.twin
+        return {
+            "job": self.job.job.name,
+            **place,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "cuts": [asdict(cut) for cut in self.said],
+            "duplicate_of": None
+            if twin is None
+            else {
+                "uid": twin.place.uid,
+                "shard": twin.place.item.index,
+                "url": twin.place.item.url,
+                "key": twin.place.key,
+                "caption": twin.place.caption,
+                "dropped_by": twin.by,
+            },
+        }
+
+
+def explain(
+    store: str,
+    name: str,
+    uid: str | None = None,
+    shard: str | None = None,
+    key: str | None = None,
+    *,
+    ranks: bool = True,
+    workers: int = 4,
+) -> Why:
+    """The answer for one sample, named by its uid or by shard and key.
+
+    ranks: whether to make the pass over all shards that tells where it stands among others, and to look for the sample
+    that it repeats. workers: threads that read. Raises JobError for a job or a shard that is not there and for a
+    name that is none, DataError for a sample that the job does not have.
+    """
+    if (uid is None) == (shard is None) or (shard is None) != (key is None):
+        raise JobError("a sample is named by its uid, or by --shard and --key together; give one of the two")
+    job, identities = read_finished(store, name, Sample(None))
+    run = opened(job.job, LocalExecutor(workers), identities)
+    items = run.items
+    place = of_key(job, items, str(shard), str(key)) if uid is None else of_uid(job, items, uid, workers)
+    return _answer(job, run, place, ranks, workers)
+
+
+def _answer(job: Finished, run: Run, place: Place, ranks: bool, workers: int) -> Why:
+    numbers, verdicts = deciding(job, place)
+    wanted = [number for number in numbers if ranks and job.cuts[number].kind in RANKED]
+    mine = mine_of(job, place, wanted)
+    stands = list(zip(mine, standings(job, run, mine), strict=True))
+    found = []
+    for number, (values, kept) in zip(numbers, verdicts, strict=True):
+        mine_here = {me.ranking: (me, standing) for me, standing in stands if me.cut == number}
+        found.append(said(Asked(job.cuts[number], place, values, kept, mine_here)))
+    return Why(job, place, tuple(found), _twin(job, run, found, workers) if ranks else None)
+
+
+def _twin(job: Finished, run: Run, found: Sequence[Said], workers: int) -> Twin | None:
+    named = next((cut.values["duplicate_of"] for cut in found if cut.values.get("duplicate_of")), None)
+    if named is None:
+        return None
+    try:
+        place = of_uid(job, run.items, named, workers)
+    except DataError as error:
+        raise DataError(f"a duplicate must name a sample of its job, but: {error}; run winnow verify") from error
+    numbers, verdicts = deciding(job, place)
+    by = None if all(kept for _, kept in verdicts) else job.cuts[numbers[-1]].name
+    return Twin(place, by)

@@ -1,0 +1,143 @@
+"""Finds one sample of a finished job by its uid or by its shard and key; refuses one that the job never saw.
+
+A uid is looked for in the uid columns alone, shard by shard in the order of the pool, and the first that has it ends
+the search: 16 bytes a sample are read at most. A shard and a key are looked for in that shard only.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.checks.finished import Finished
+from pipeline import storage
+from pipeline.columns import column
+from pipeline.errors import DataError, JobError
+from pipeline.stage import ShardItem
+from pipeline.uid import is_uid_hex, uids_from_bytes, uids_from_hex, uids_to_hex
+from stages.embeddings import read_rejects
+from stages.formats import VectorReader
+from stages.formats.sample import Sample
+
+_AHEAD = 4  # times the workers: shards that are read beyond the first that may have the uid
+_COLUMNS = ("position", "key", "uid", "caption", "width", "height")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Why a sample could not be read or named."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """One sample, and what is known of it before any cut.
+
+    item: its input shard. position: in the shard. row: of the embeddings file, None where it was rejected before.
+    uid: 32 hex digits; it, caption, width and height are None where they are not known.
+    rejected: None for a sample that the cuts saw. alike: other samples of that key in the shard.
+    """
+
+    item: ShardItem
+    position: int
+    key: str
+    row: int | None
+    uid: str | None = None
+    caption: str | None = None
+    width: int | None = None
+    height: int | None = None
+    rejected: Rejected | None = None
+    alike: int = 0
+
+
+def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) -> Place:
+    """The sample of that name, the first where a uid came again.
+
+    Raises JobError for what is no uid, DataError for one that no readable sample has.
+    """
+    if not is_uid_hex(uid):
+        raise JobError(f"a uid is 32 hex digits, but {uid!r} came; --shard and --key find a sample without it")
+    wanted = uids_from_hex([uid])[0]
+
+    def rows_of(item: ShardItem) -> np.ndarray:
+        return np.flatnonzero(uids_from_bytes(job.embeddings.read(item.index, ["uid"])["uid"]) == wanted)
+
+    block = _AHEAD * workers
+    with ThreadPoolExecutor(workers, "why") as threads:
+        for start in range(0, len(items), block):
+            part = items[start : start + block]
+            for item, rows in zip(part, threads.map(rows_of, part), strict=True):
+                if len(rows):
+                    return at_row(job, item, int(rows[0]))
+    raise DataError(
+        f"a uid must be that of a sample which could be read, but {uid.lower()} is in none of the {len(items):,} "
+        f"shards of {job.job.name}; samples that were rejected while reading have none: name them by --shard and --key"
+    )
+
+
+def of_key(job: Finished, items: Sequence[ShardItem], shard: str, key: str) -> Place:
+    """The first sample of that key in a shard; shard: its number, its URL, or the end of its URL.
+
+    Raises JobError where no shard or more than one is so called, DataError where it has no such key.
+    """
+    item = _shard(items, shard)
+    table = job.embeddings.read(item.index, ["position", "key"])
+    rows = [row for row, name in enumerate(table["key"].to_pylist()) if name == key]
+    lost = [row for row in read_rejects(job.embeddings, item.index).to_pylist() if row["key"] == key]
+    alike = len(rows) + len(lost) - 1
+    if rows:
+        return at_row(job, item, rows[0], alike)
+    if not lost:
+        raise DataError(f"a key must be that of a sample of its shard, but {item.url} has no {key!r}")
+    first = lost[0]
+    why = Rejected(first["kind"], first["message"])
+    return Place(item, first["position"], first["key"], None, rejected=why, alike=alike)
+
+
+def at_row(job: Finished, item: ShardItem, row: int, alike: int = 0) -> Place:
+    """The sample of a row of the embeddings file."""
+    table = job.embeddings.read(item.index, _COLUMNS).slice(row, 1)
+    [found] = table.to_pylist()
+    [uid] = uids_to_hex(uids_from_bytes(table["uid"]))
+    rejected = None
+    if not bool(column(job.distinct.read(item.index, ["kept"]), "kept")[row]):
+        [again] = [r for r in read_rejects(job.distinct, item.index).to_pylist() if r["position"] == found["position"]]
+        rejected = Rejected(again["kind"], again["message"])
+    sides = found["width"], found["height"]
+    return Place(item, found["position"], found["key"], row, uid, found["caption"], *sides, rejected, alike)
+
+
+def picture(job: Finished, place: Place) -> bytes:
+    """The sample's image file as it lies in the pool. Cost: its shard is read up to it.
+
+    Raises JobError for a pool without images, DataError for a sample that has none.
+    """
+    reader = job.job.pool.reader
+    if isinstance(reader, VectorReader):
+        raise JobError("a pool of vectors has no images, so there is none to write; leave the option out")
+    for sample in reader.samples(place.item.url):
+        if sample.position == place.position and isinstance(sample, Sample):
+            return bytes(sample.image)
+        if sample.position >= place.position:
+            break
+    raise DataError(f"a sample must have an image to be written, but {place.key!r} of {place.item.url} has none")
+
+
+def _shard(items: Sequence[ShardItem], name: str) -> ShardItem:
+    if name.isdigit() and int(name) < len(items):
+        return items[int(name)]
+    found = [item for item in items if item.url == name or item.url.endswith(f"/{name}")]
+    if len(found) != 1:
+        told = ", ".join(item.url for item in found[:3]) if found else f"0 to {len(items) - 1}, or the end of a URL"
+        raise JobError(
+            f"--shard must name one shard of the pool, but {name!r} names {len(found) or 'none'}: {told}"
+        ) from None
+    return found[0]
+
+
+def shown_shard(item: ShardItem) -> str:
+    """Number and last part of a shard's URL, for people."""
+    return f"{item.index} ({storage.name_of(item.url)})"

@@ -1,0 +1,97 @@
+"""Prints an answer of `winnow why` on a terminal; what came from the pool cannot command it: no markup, no controls."""
+
+from typing import Any
+
+from rich.console import Console
+
+from jobs.why.cuts import Limit, Said
+from jobs.why.explain import Why
+from jobs.why.place import Place, shown_shard
+
+_LONG = 600  # characters of a caption
+
+
+def escaped(text: str) -> str:
+    """The text on one line; what is not printable, such as an escape or a mark that turns its direction, as \\x1b."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def show(why: Why, console: Console) -> None:
+    """Where the sample lies, what each cut said, and what decided."""
+
+    def say(text: str = "", style: str = "") -> None:
+        console.print(escaped(text), style=style, markup=False, highlight=False, soft_wrap=True, emoji=False)
+
+    place = why.place
+    _show_place(place, say)
+    if place.rejected is not None:
+        say(f"rejected  {place.rejected.kind}: {place.rejected.message}", "bold red")
+        return
+    for cut in why.said:
+        say()
+        say(f"{cut.cut}: {'stays' if cut.kept else 'goes'}", "bold" if cut.kept else "bold red")
+        for line in lines_of(cut):
+            say(f"  {line}")
+    if (twin := why.twin) is not None:
+        fate = "which is kept" if twin.by is None else f"which {twin.by} dropped later"
+        say()
+        say(f"duplicate of {twin.place.uid}, {fate}")
+        _show_place(twin.place, say)
+    say()
+    say(verdict_of(why), "bold green" if why.verdict == "kept" else "bold red")
+
+
+def verdict_of(why: Why) -> str:
+    """One line: kept, or which cut dropped it and by how much."""
+    if why.verdict == "kept":
+        near = [(limit.margin, cut.cut, limit) for cut in why.said for limit in cut.limits if limit.margin is not None]
+        closest = min(near, key=lambda found: found[0] / max(abs(found[2].limit or 0), 1e-12), default=None)
+        more = "" if closest is None else f"; nearest to its limit: {closest[1]}, {said_limit(closest[2])}"
+        return f"kept by every cut{more}"
+    last = why.said[-1]
+    decided = last.missed
+    return f"dropped by {last.cut}" + ("" if decided is None else f": {said_limit(decided)}")
+
+
+def lines_of(cut: Said) -> list[str]:
+    """What a cut said, a line each: its numbers beside their limits, then the rest."""
+    told = {limit.what for limit in cut.limits}
+    lines = [said_limit(limit) for limit in cut.limits]
+    values = {name: value for name, value in cut.values.items() if name not in told and value is not None}
+    ranks = [name.removesuffix("rank") for name in cut.facts if name.endswith("rank")]
+    for prefix in ranks:
+        rank, size, kept = (cut.facts[f"{prefix}{name}"] for name in ("rank", "size", "kept"))
+        where = f" in its {prefix.rstrip('_')}" if prefix else ""
+        lines.append(f"number {rank:,} of {size:,}{where}, of which {kept:,} stay")
+    ranked = {f"{prefix}{name}" for prefix in ranks for name in ("rank", "size", "kept")}
+    facts = {n: value for n, value in cut.facts.items() if n not in values and n not in {"note", *ranked}}
+    lines += [", ".join(f"{name} {_number(value)}" for name, value in part.items()) for part in (values, facts) if part]
+    return [*lines, *([cut.facts["note"]] if "note" in cut.facts else [])]
+
+
+def said_limit(limit: Limit) -> str:
+    """A number, its limit and the distance between them."""
+    if limit.limit is None or limit.margin is None:
+        return f"{limit.what} {_number(limit.value)}"
+    beyond = "inside" if limit.margin >= 0 else "outside"
+    how = "on it, where uids decide" if limit.margin == 0 else f"{_number(abs(limit.margin))} {beyond}"
+    if limit.margin == 0 and isinstance(limit.value, int):
+        how = "on it"
+    return f"{limit.what} {_number(limit.value)}, stays {limit.rule} {_number(limit.limit)}: {how}"
+
+
+def _show_place(place: Place, say: Any) -> None:
+    say(f"uid       {place.uid or 'none, for it was rejected'}")
+    say(f"shard     {shown_shard(place.item)}, {place.item.url}")
+    say(f"key       {place.key}, sample {place.position} of the shard")
+    if place.alike:
+        say(f"          {place.alike} more of its shard have this key; this is the first")
+    if place.width:
+        say(f"image     {place.width} x {place.height}")
+    if place.caption is not None:
+        long = len(place.caption) > _LONG
+        say(f"caption   {place.caption[:_LONG]}{' …' if long else ''}")
+
+
+def _number(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else f"{value}"
