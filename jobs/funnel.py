@@ -10,7 +10,9 @@ from rich.table import Table
 
 from jobs.run import Result
 from pipeline import storage
+from pipeline.artifact import Artifact
 from stages.encoders import OpenClip
+from stages.formats import VectorReader
 from stages.manifest import UIDS
 
 
@@ -20,8 +22,8 @@ def show(result: Result, console: Console) -> None:
     lines = [f"manifest  {result.path.manifest.folder}", f"uids      {result.path.manifest.file(UIDS)}"]
     if result.path.shards is not None:
         lines.append(f"shards    {result.path.shards.folder}")
-        if result.counts["kept"]:
-            lines += ["\ntrain on them:", training_command(result)]
+    if command := training_command(result):
+        lines += ["\ntrain on them:", command]
     for line in lines:  # whole and as they are, for people copy them
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
@@ -45,22 +47,51 @@ def funnel_table(counts: Mapping[str, object]) -> Table:
 
 
 def training_command(result: Result) -> str:
-    """The open_clip_train command line for the shards; the model is that of the job's first CLIP encoder."""
-    shards = result.path.shards
-    if shards is None:
+    """The open_clip_train command line for the shards, or for the kept samples where they lie if none were exported.
+
+    The model is that of the job's first CLIP encoder. "" where nothing is kept, and for a pool without images.
+    """
+    samples = cast(int, result.counts["kept"])
+    if not samples or isinstance(result.job.pool.reader, VectorReader):
         return ""
-    report = dict(result.steps)["shards"].report
-    count, samples = cast(int, report["shards"]), cast(int, report["samples"])
-    names = f"{{00000..{count - 1:05d}}}.tar" if count > 1 else "00000.tar"
+    count, data = _in_place(result) if result.path.shards is None else _exported(result, result.path.shards)
     model = next((e.model for e in result.job.embeddings.values() if isinstance(e, OpenClip)), "ViT-B-32")
     if model.endswith(".json"):
         model = "ViT-B-32"
     words = ["python", "-m", "open_clip_train.main", "--dataset-type", "webdataset"]
-    data = storage.join(shards.folder, names)
+    words += ["--train-data", data, "--train-num-samples", str(samples)]
+    batch, workers = loading(samples, count)
+    return shlex.join([*words, "--model", model, "--batch-size", str(batch), "--workers", str(workers)])
+
+
+def loading(samples: int, shards: int) -> tuple[int, int]:
+    """Batch size, at most 256, and loader workers, at most 8, for samples in shards of equal size but for the last.
+
+    A worker whose share is less than one batch makes none and begins anew, so that training waits for it for ever: a
+    batch is at most what the worker with the fewest shards has, the short one among them.
+    """
+    workers = max(1, min(8, shards // 2, samples // 256)) if samples >= shards else 1
+    share = samples if workers == 1 else samples // shards * (shards // workers - 1)
+    return min(256, 1 << (share.bit_length() - 1)), workers
+
+
+def _exported(result: Result, shards: Artifact) -> tuple[int, str]:
+    """How many training shards there are, and what webdataset calls them."""
+    count = cast(int, dict(result.steps)["shards"].report["shards"])
+    data = storage.join(shards.folder, f"{_numbers(count)}.tar")
     if data.startswith("s3://"):  # webdataset opens gs:// by itself, but not this
         data = f"pipe:aws s3 cp {data} -"
-    words += ["--train-data", data, "--train-num-samples", str(samples)]
-    return shlex.join([*words, "--model", model, "--batch-size", "256", "--workers", str(min(count, 8))])
+    return count, data
+
+
+def _in_place(result: Result) -> tuple[int, str]:
+    """The same for the kept samples of each input shard, which `winnow cat` streams."""
+    count = cast(int, dict(result.steps)["pool"].report["shards"])
+    return count, f"pipe:winnow cat {shlex.quote(result.job.store)} {result.job.name} {_numbers(count)}"
+
+
+def _numbers(count: int) -> str:
+    return f"{{00000..{count - 1:05d}}}" if count > 1 else "00000"
 
 
 def _share(part: int, whole: int) -> str:

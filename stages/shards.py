@@ -5,9 +5,9 @@ Output shard i is planned from counts alone, so each is a task of its own that c
 
 import io
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,11 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.artifact import Artifact, shard_name, write_json
 from pipeline.columns import column
-from pipeline.errors import AccountingError, ShardError
+from pipeline.errors import AccountingError
 from pipeline.stage import Run, ShardItem, Summary
 from stages.formats import ImageReader, Parquet
 from stages.survivors import Survivors
+from stages.tar_shard import TarShard, check_block, spans_of
 from stages.unchanged import check_unchanged
 
 SIZES = "sizes.json"
@@ -131,7 +132,7 @@ class _Write:
             )
         return {"rows": writer.samples}
 
-    def _copy(self, piece: Piece, writer: "TarShard") -> None:
+    def _copy(self, piece: Piece, writer: TarShard) -> None:
         survivors, index = self.stage.survivors, piece.item.index
         rows = np.flatnonzero(survivors.mask(index))[piece.first : piece.last]
         check_unchanged(survivors.embeddings, index, piece.item.url, self.stage.reader)
@@ -143,94 +144,9 @@ class _Write:
         table = survivors.table(index, _COLUMNS).take(pa.array(rows))
         with storage.local_view(piece.item.url) as view:
             for sample in table.to_pylist():
-                spans = _spans(sample, len(view), piece.item.url)
-                blocks = [_block(view, span, sample["key"], piece.item.url) for span in spans]
+                blocks = []
+                for start, stop in spans_of(sample, len(view), piece.item.url):
+                    blocks.append(view[start:stop])
+                    check_block(blocks[-1], start, sample["key"], piece.item.url)
                 caption = None if self.stage.reader.caption == "txt" else sample["caption"]
                 writer.add_ranges(sample["key"], blocks, caption)
-
-
-def _spans(sample: dict[str, object], length: int, url: str) -> Iterator[tuple[int, int]]:
-    extra = sample["extra_ranges"] or []
-    flat = [sample["offset"], sample["size"], *extra]  # type: ignore[misc]  # list[int] from our own column
-    for start, size in zip(flat[::2], flat[1::2], strict=True):
-        if start + size > length:
-            raise ShardError(
-                f"{url} must be as long as when it was embedded, but ends before {sample['key']}; run again"
-            )
-        yield start, start + size
-
-
-def _block(view: memoryview, span: tuple[int, int], key: str, url: str) -> bytes:
-    """The bytes of a span; raises ShardError unless a member of the sample begins there."""
-    block = bytes(view[slice(*span)])
-    try:
-        header = tarfile.TarInfo.frombuf(block[: tarfile.BLOCKSIZE], "utf-8", "backslashreplace")
-    except tarfile.HeaderError:
-        header = None
-    # a long name stands in a member of its own before the one that it names
-    if header is None or (header.type in tarfile.REGULAR_TYPES and not header.name.startswith(f"{key}.")):
-        raise ShardError(f"{url} must be as it was when it was embedded, but {key} is not at {span[0]}; run again")
-    return block
-
-
-class TarShard:
-    """Appends whole samples to a tar; keys that come again in it are renamed, for readers would merge them."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._size = 0
-        self._keys: set[str] = set()
-        self.samples = 0
-
-    def add_ranges(self, key: str, blocks: Sequence[bytes], caption: str | None) -> None:
-        """A sample as blocks of whole tar members, header, data and padding, which are copied as they are.
-
-        caption: where it is not the `.txt`, the text that becomes it, in place of one that says something else:
-            training reads that member, and must see the caption that the cuts judged.
-        """
-        if key in self._keys or caption is not None:
-            members = [member for block in blocks for member in _members(block)]
-            if caption is not None:
-                members = [(suffix, content) for suffix, content in members if suffix.lower() != "txt"]
-                members.append(("txt", caption.encode()))
-            self.add_members(key, members)
-            return
-        self._keys.add(key)
-        for block in blocks:
-            self._append(block)
-        self.samples += 1
-
-    def add_members(self, key: str, members: Sequence[tuple[str, bytes]]) -> None:
-        """A sample as (suffix, content) pairs."""
-        name, again = key, 1
-        while name in self._keys:
-            name, again = f"{key}_{again}", again + 1
-        self._keys.add(name)
-        for suffix, content in members:
-            header = tarfile.TarInfo(f"{name}.{suffix}")
-            header.size = len(content)
-            self._append(header.tobuf(tarfile.GNU_FORMAT) + content)
-        self.samples += 1
-
-    def finish(self) -> None:
-        """The end of a tar: two empty blocks, filled up to a whole record."""
-        self._write(bytes(2 * tarfile.BLOCKSIZE))
-        self._write(bytes(-self._size % _RECORD))
-
-    def _append(self, block: bytes) -> None:
-        self._write(block)
-        self._write(bytes(-self._size % tarfile.BLOCKSIZE))
-
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._size += len(data)
-
-
-def _members(block: bytes) -> list[tuple[str, bytes]]:
-    """(suffix, content) of each regular member in a block of whole tar members."""
-    found = []
-    with tarfile.open(fileobj=io.BytesIO(block + bytes(2 * tarfile.BLOCKSIZE)), mode="r:") as tar:
-        for member in tar:
-            if (content := tar.extractfile(member)) is not None:
-                found.append((member.name.rpartition("/")[2].partition(".")[2], content.read()))
-    return found

@@ -1,0 +1,151 @@
+"""Opens the kept samples of a finished job for training, in the shards of its pool; writes nothing, copies no shard.
+
+    from jobs.loader import samples
+    data = samples("s3://bucket/winnow", "laion-dbp", shuffle=epoch).compose(wds.shuffle(5000), wds.decode("pilrgb"))
+
+Imports neither torch nor what runs a job, for `winnow cat` starts once for every shard.
+"""
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from pipeline import storage
+from pipeline.artifact import Artifact, is_artifact, read_json
+from pipeline.errors import DataError, JobError
+from stages.formats import FORMATS, ImageReader, Parquet, Webdataset
+from stages.selected import Plan, Selected
+
+if TYPE_CHECKING:
+    from webdataset import DataPipeline
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The kept samples of a finished job. shards: input shards of its pool. count: samples in all of them."""
+
+    name: str
+    selected: Selected
+    shards: int
+    count: int
+
+    def plan(self, shard: int) -> Plan:
+        """The plan of one input shard. Raises JobError where the pool has no such shard."""
+        if not 0 <= shard < self.shards:
+            raise JobError(f"a shard of {self.name} must be 0 to {self.shards - 1}, but {shard} came")
+        return self.selected.plan(shard)
+
+    def samples(self, shard: int) -> Iterator[dict[str, object]]:
+        """The samples of one input shard as webdataset has them: __key__, __url__, and bytes by suffix."""
+        plan = self.plan(shard)
+        for key, members in self.selected.samples(plan):
+            yield {"__key__": key, "__url__": plan.url, **{suffix.lower(): content for suffix, content in members}}
+
+
+def opened(store: str, name: str, *, epoch: int | None = None, gap_bytes: int | None = None) -> Kept:
+    """What job `name` of a store keeps; in epoch `epoch` where its policy ends with `epochs`, by default in any.
+
+    gap_bytes: as for Selected. Raises JobError where there is no such job or epoch, and for a pool without images.
+    """
+    store = storage.absolute(store.rstrip("/"))
+    record = _record(store, name)
+    try:
+        artifacts = {label: _artifact(store, folder) for label, folder in record["artifacts"].items()}
+        reader = _reader(name, record["job"]["pool"])
+        count = int(record["counts"]["kept"])
+        selected = Selected(artifacts["embeddings"], artifacts["manifest"], reader, gap_bytes=gap_bytes)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the record of {name} in {store} must be as its run left it, but: {error!r}; run it again"
+        ) from error
+    shards = _done(artifacts["pool"])["shards"]
+    if epoch is not None:
+        drawn = artifacts.get("epochs")
+        report = _done(drawn) if drawn else {"epochs": 0, "asked": 0}
+        if not 0 <= epoch < report["epochs"]:
+            have = f"has epochs 0 to {report['epochs'] - 1}" if drawn else "has no cut `epochs`"
+            raise JobError(f"an epoch must be one of those that {name} drew, but {epoch} came, and it {have}")
+        selected = Selected(selected.embeddings, selected.manifest, reader, drawn, epoch, gap_bytes)
+        count = report["asked"]
+    return Kept(name, selected, shards, count)
+
+
+def samples(
+    store: str, name: str, *, epoch: int | None = None, shuffle: int | None = None, gap_bytes: int | None = None
+) -> "DataPipeline":
+    """The kept samples of a job as a webdataset pipeline, which a torch DataLoader takes as it is, with workers.
+
+    Samples are dicts of __key__, __url__ and bytes by suffix. Shards are divided among nodes and workers as webdataset
+    does, so that together they give every sample once, and as often as its weight says; append what comes after with
+    `.compose(...)`. One shard's plan and two pieces of 8 MiB are held at a time. shuffle: seed of the order of the
+    shards, such as the number of the epoch that trains; None for the order of the pool. epoch, gap_bytes: see opened.
+    Raises as opened; while it is read, ShardError where a shard is no longer the file that the job read.
+    """
+    import webdataset  # it imports torch, which nothing else here waits for
+
+    kept = opened(store, name, epoch=epoch, gap_bytes=gap_bytes)
+    return webdataset.DataPipeline(
+        _Shards(kept.shards, shuffle), webdataset.split_by_node, webdataset.split_by_worker, _Samples(kept)
+    )
+
+
+@dataclass(frozen=True)
+class _Shards:
+    """Numbers of the shards, the same on every node and worker."""
+
+    shards: int
+    shuffle: int | None
+
+    def __call__(self) -> Iterator[int]:
+        numbers = list(range(self.shards))
+        if self.shuffle is not None:
+            random.Random(self.shuffle).shuffle(numbers)
+        return iter(numbers)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    kept: Kept
+
+    def __call__(self, shards: Iterator[int]) -> Iterator[dict[str, object]]:
+        for shard in shards:
+            yield from self.kept.samples(shard)
+
+
+def _record(store: str, name: str) -> dict[str, Any]:
+    folder = storage.join(store, "jobs")
+    url = storage.join(folder, f"{name}.json")
+    if not storage.exists(url):
+        listed = [storage.name_of(found.url).removesuffix(".json") for found in storage.listing(folder)]
+        raise JobError(
+            f"a job must have run to its end before it is trained on, but {store} has none called {name!r}; "
+            f"it has {', '.join(listed) or 'no finished job'}"
+        )
+    return read_json(url)
+
+
+def _artifact(store: str, folder: str) -> Artifact:
+    if not is_artifact(folder):
+        raise ValueError(f"{folder!r} is no artifact")
+    stage, _, mark = folder.rpartition("-")
+    return Artifact(store, stage, mark)
+
+
+def _done(artifact: Artifact) -> dict[str, int]:
+    report = artifact.done()
+    if report is None:
+        raise JobError(f"{artifact.folder} must be whole, but has no _done.json; run the job again")
+    return cast(dict[str, int], report)
+
+
+def _reader(name: str, pool: Mapping[str, Any]) -> ImageReader:
+    plain = {key: value for key, value in pool.items() if key not in ("shards", "format")}
+    options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    kind = FORMATS[pool["format"]]
+    if kind is Webdataset or kind is Parquet:
+        return kind(**options)
+    raise JobError(
+        f"the pool of {name} ({pool['format']}) has vectors and no images, so there is nothing to train on in it; "
+        f"take uids.npy of its manifest to where the images are"
+    )

@@ -1,0 +1,186 @@
+"""`winnow cat`: tars that webdataset and open_clip's own trainer read through a pipe; light, loud, quiet when left."""
+
+import gc
+import logging
+import re
+import shlex
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import open_clip_train.data as training
+import pytest
+
+from jobs import cat as short
+from jobs import cli, funnel, loader
+from jobs.cat import READER_LEFT
+from jobs.run import Result
+from tests.jobs.test_cli import ROOT, called
+from tests.jobs.test_loader import KEPT, exported, finished, result
+from tests.jobs.test_run import job_values, planted
+from tests.pools import read_tar
+from tests.stages.test_shards import left_open
+
+WINNOW = f"{shlex.quote(sys.executable)} -m jobs"
+
+__all__ = ["result"]  # a fixture
+
+
+def piped(result: Result, shards: str, options: str = "") -> str:
+    """What --train-data is given."""
+    return f"pipe:{WINNOW} cat {options} {result.job.store} planted {shards}"
+
+
+def test_the_tars_of_all_shards_are_the_exported_samples(
+    result: Result, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> None:
+    found = {}
+    for shard in range(4):
+        if shard == 2:  # the way of the other commands, then its own
+            monkeypatch.setattr(cli, "main", short.main)
+        assert called(monkeypatch, "cat", result.job.store, "planted", f"0000{shard}") == 0
+        path = tmp_path / "one.tar"
+        path.write_bytes(capfdbinary.readouterr().out)
+        found |= dict(read_tar(path))
+    assert found == exported(result)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["planted", "4"], 2, "winnow: a shard of planted must be 0 to 3, but 4 came"),
+        (["other", "0"], 2, "winnow: a job must have run to its end before it is trained on"),
+        (["planted", "0", "--epoch", "9"], 2, "winnow: an epoch must be one of those that planted drew, but 9 came"),
+        (["planted", "0", "--gap=-1"], 2, "winnow: a gap must be 0 bytes or more, but -1 came"),
+        (["planted", "nine"], 2, "shard"),
+    ],
+)
+@pytest.mark.parametrize("way", [cli.main, short.main])
+def test_what_is_not_there_is_refused(
+    result: Result,
+    words: list[str],
+    code: int,
+    says: str,
+    way: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "main", way)
+    assert called(monkeypatch, "cat", result.job.store, *words) == code
+    out, err = capsys.readouterr()
+    assert (out, says in err) == ("", True)
+
+
+def test_it_starts_without_what_the_other_commands_import(result: Result) -> None:
+    heavy = {"torch", "ray", "faiss", "webdataset", "typer", "pydantic", "jobs.cli", "jobs.run"}
+    code = (
+        "import sys; from jobs.__main__ import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"  # it ends the process itself
+        f"sys.exit(sorted({heavy!r} & set(sys.modules)) or 0)"
+    )
+    words = [sys.executable, "-c", code, "cat", result.job.store, "planted", "2"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout) > 10_000
+
+
+def test_a_reader_that_had_enough_is_no_error(result: Result, tmp_path: Path) -> None:
+    command = f"{WINNOW} cat {result.job.store} planted 0 | head -c 100 > {tmp_path}/head; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (READER_LEFT, "")
+    assert (tmp_path / "head").stat().st_size == 100
+
+
+@contextmanager
+def pipes_left_open() -> Iterator[None]:
+    """As left_open; a child that still writes when nobody holds its pipe any more is kept by subprocess itself."""
+    with left_open():
+        yield
+        gc.collect()
+        for process in list(subprocess._active):  # type: ignore[attr-defined]  # nothing public names them
+            process.stdout.close()
+            process.wait(60)
+
+
+def trainers_texts(data: str) -> list[str]:
+    """Captions that open_clip's own loader gives a trainer in an epoch, whose pipes it leaves open."""
+    with pipes_left_open():
+        return _texts(data)
+
+
+def _texts(data: str) -> list[str]:
+    args = Namespace(
+        train_data=data,
+        train_num_samples=KEPT,
+        train_data_upsampling_factors=None,
+        dataset_resampled=False,
+        seed=0,
+        batch_size=1,
+        workers=0,
+        world_size=1,
+    )
+    found = training.get_wds_dataset(
+        args, lambda image: np.asarray(image).shape, is_train=True, tokenizer=lambda text: [text]
+    )
+    assert found.dataloader.num_samples == KEPT
+    return [text for _, batch in found.dataloader for text in batch]
+
+
+def test_open_clips_loader_gives_each_kept_sample_once(result: Result, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        texts = trainers_texts(piped(result, "{00000..00003}"))
+    assert sorted(texts) == sorted(content.decode() for name, content in exported(result).items() if "txt" in name)
+    assert len(texts) == KEPT
+    assert caplog.records == []
+
+
+def test_a_shard_that_changed_is_told_by_open_clips_loader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It logs and goes on; so the error must reach it, though the pipe had begun like any tar."""
+    [url] = planted(tmp_path / "pool", 1)
+    values = job_values(tmp_path, [], limits={"max_reject_fraction": 0.1}, shards=None)
+    done = finished(values)
+    Path(url).write_bytes(Path(url).read_bytes()[:-512])
+    data = f"pipe:{WINNOW} cat {done.job.store} planted 0"
+    with pipes_left_open(), caplog.at_level(logging.WARNING):
+        assert list(training.tarfile_to_samples_nothrow([{"url": data}])) == []
+    assert "Handling webdataset error" in caplog.text
+
+
+def test_the_closing_lines_offer_it_where_no_shards_were_exported(tmp_path: Path) -> None:
+    planted(tmp_path / "a pool", 2)
+    store = str(tmp_path / "a store")
+    policy = [{"random": {"count": 40}}]
+    limits = {"max_reject_fraction": 0.1}
+    done = finished(job_values(tmp_path, policy, "a pool", store=store, limits=limits, shards=None))
+    words = shlex.split(funnel.training_command(done))
+    data = words[words.index("--train-data") + 1]
+    assert data == f"pipe:winnow cat '{store}' planted {{00000..00001}}"
+    assert words[words.index("--train-num-samples") + 1] == "40"
+    shell = shlex.split(data.removeprefix("pipe:winnow cat"))
+    assert sum(loader.opened(*shell[:2]).plan(n).samples for n in range(2)) == 40
+
+
+def test_open_clips_trainer_sees_exactly_the_kept_samples(result: Result, tmp_path: Path) -> None:
+    """One epoch of a tiny model, unpatched, through the pipe: as many samples as asked, and no error on the way."""
+    model = tmp_path / "models"
+    model.mkdir()
+    config = Path(result.job.embeddings["clip"].model)  # type: ignore[union-attr]  # a CLIP
+    (model / "tiny.json").write_text(config.read_text())
+    launch = (
+        "import open_clip, sys; from open_clip_train.main import main\n"
+        f"open_clip.add_model_config({str(model)!r}); main(sys.argv[1:])"
+    )
+    words = ["--dataset-type", "webdataset", "--train-data", piped(result, "{00000..00003}", "--epoch 1")]
+    words += ["--train-num-samples", "30", "--model", "tiny", "--batch-size", "10", "--workers", "0", "--epochs", "1"]
+    words += ["--logs", str(tmp_path / "logs"), "--name", "once", "--log-every-n-steps", "1", "--device", "cpu"]
+    done = subprocess.run([sys.executable, "-c", launch, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    log = (tmp_path / "logs/once/out.log").read_text()
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"Train Epoch: 0 \[ *(\d+)/30", log) == ["10", "20", "30"]
+    assert "Handling webdataset error" not in log
