@@ -115,11 +115,11 @@ def parse(values: Mapping[str, object]) -> Job:
         store=storage.absolute(str(values["store"]).rstrip("/")),
         pool=pool,
         embeddings=embeddings,
-        encoding=_options(Encoding, "encoding", _mapping("encoding", _given(values, "encoding", {}))),
+        encoding=options_of(Encoding, "encoding", _mapping("encoding", _given(values, "encoding", {}))),
         policy=policy,
-        shards=None if shards is None else _options(ShardOptions, "shards", _mapping("shards", shards)),
-        resources=_options(Resources, "resources", _mapping("resources", _given(values, "resources", {}))),
-        limits=_options(Limits, "limits", _mapping("limits", _given(values, "limits", {}))),
+        shards=None if shards is None else options_of(ShardOptions, "shards", _mapping("shards", shards)),
+        resources=options_of(Resources, "resources", _mapping("resources", _given(values, "resources", {}))),
+        limits=options_of(Limits, "limits", _mapping("limits", _given(values, "limits", {}))),
         resolved={},
     )
     _check(job)
@@ -176,14 +176,14 @@ def _pool(values: Mapping[str, object]) -> Pool:
     if kind not in FORMATS:
         raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, but {kind!r} came{_nearest(kind, FORMATS)}")
     options = {key: value for key, value in values.items() if key not in ("shards", "format")}
-    return Pool(tuple(patterns), _options(FORMATS[kind], "pool", options))
+    return Pool(tuple(patterns), options_of(FORMATS[kind], "pool", options))
 
 
 def _encoder(name: str, values: Mapping[str, object]) -> OpenClip | Timm:
     if not isinstance(name, str) or not name or "." in name:
         raise JobError(f"an encoder's name must be text without a dot, but {name!r} came")
     kind: type[OpenClip] | type[Timm] = Timm if "timm" in values else OpenClip
-    return _options(kind, f"embeddings.{name}", values)
+    return options_of(kind, f"embeddings.{name}", values)
 
 
 def _cut(number: int, entry: object) -> Cut:
@@ -198,12 +198,12 @@ def _cut(number: int, entry: object) -> Cut:
     where = f"policy.{number}.{kind}"
     known = _mapping(where, options or {})
     try:
-        return _options(CUTS[kind], where, known)
+        return options_of(CUTS[kind], where, known)
     except JobError as error:
         raise error if str(error).startswith(where) else JobError(f"{where}: {error}") from error
 
 
-def _options(kind: type[_T], where: str, values: Mapping[str, object]) -> _T:
+def options_of(kind: type[_T], where: str, values: Mapping[str, object]) -> _T:
     """A dataclass of plain values; raises JobError for unknown keys and wrong types."""
     described = getattr(kind, "__pydantic_fields__", {})
     names = [field.name for field in dataclasses.fields(cast(Any, kind))]

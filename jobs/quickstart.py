@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich import box
 from rich.table import Table
 
-from jobs import job, pocket, world
+from jobs import job, pocket, training, world
+from jobs.evaluate import Truth, filter_quality
 from jobs.run import Result, run
 from pipeline import storage
+from pipeline.artifact import DONE
 from pipeline.errors import AccountingError
 from pipeline.executor_open import open_executor
 
@@ -51,17 +54,16 @@ def quickstart(
     if not (rendered / "truth.parquet").exists():
         world.render(size, rendered)
         say(f"rendered a world of captioned pictures under {rendered} ({time.monotonic() - started:.0f} s)")
-    checkpoints = sorted(trained.glob("pocket/checkpoints/epoch_*.pt"))
-    if not checkpoints:
-        now = time.monotonic()
-        shards = f"{rendered}/clean/{{00000..{size.clean_shards - 1:05d}}}.tar"
-        checkpoints = [pocket.train(shards, trained, epochs=epochs)]
+    now, trained_before = time.monotonic(), (trained / DONE).exists()
+    shards = f"{rendered}/clean/{{00000..{size.clean_shards - 1:05d}}}.tar"
+    checkpoint = training.train(shards, trained, pocket.recipe(epochs))
+    if not trained_before:
         say(f"trained a filter network on its clean pairs ({time.monotonic() - now:.0f} s)")
     placed = [
         f"store={folder / 'store'}",
         f"pool.shards={rendered}/pool/*.tar",
         f"embeddings.clip.model={pocket.CONFIG}",
-        f"embeddings.clip.pretrained={checkpoints[-1]}",
+        f"embeddings.clip.pretrained={checkpoint}",
     ]
     running_on = open_executor(executor, workers, None)
     try:
@@ -111,6 +113,10 @@ def truth_table(verdicts: pa.Table, cuts: Sequence[str]) -> Table:
 
 def checks(result: Result, verdicts: pa.Table) -> list[Check]:
     """The promises in the header of quickstart.yaml, each with what was seen."""
+    kind = np.asarray(verdicts["what"].to_pylist())
+    used = np.isin(kind, ["clean", "mismatched"])
+    known = Truth(verdicts["uid"].filter(pa.array(used)), kind[used], kind[used] == "clean")
+    auc = cast(float, filter_quality(result.job.store, result.job.name, None, known)["auc"])
     asked = cast(int, dict(result.steps)["density"].report["asked"])
     kept = cast(int, result.counts["kept"])
     left, near = (copies_left(verdicts, what) for what in ("exact_duplicate", "near_duplicate"))
@@ -120,6 +126,7 @@ def checks(result: Result, verdicts: pa.Table) -> list[Check]:
     unreadable = verdicts.filter(pc.equal(verdicts["what"], "unreadable"))["reason"].to_pylist()
     rejected = sum(str(reason).startswith("reject:") for reason in unreadable)
     return [
+        Check("wrong captions told from right ones by the network", f"ROC AUC {auc:.4f}", auc >= 0.95),
         Check("unreadable files rejected", f"{rejected} of {len(unreadable)}", rejected == len(unreadable)),
         Check("copies left of each exact duplicate", f"at most {max(left)}", max(left) <= 1),
         Check("near duplicates found", f"{single / len(near):.1%}", single >= 0.8 * len(near)),

@@ -17,7 +17,8 @@ from stages.duplicates import Duplicates
 from stages.formats import ClipRetrieval, Parquet, Vectors, Webdataset
 from tests.pools import Samples, tiny_clip, write_tar, write_vectors
 
-FILES = sorted(Path(module.__file__).parent.glob("*.yaml"))
+# those of other commands have keys of their own, and are read where these are tested
+FILES = [path for path in sorted(Path(module.__file__).parent.glob("*.yaml")) if "\npolicy:" in path.read_text()]
 
 
 def image_job(**changes: Any) -> dict[str, Any]:

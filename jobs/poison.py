@@ -1,0 +1,50 @@
+"""Lands copies of captioned tars in which a seeded share of the pictures carry another picture's captions."""
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.artifact import DONE, shard_name, write_json
+from stages.formats.labelled import captioned_images
+from stages.formats.sample import Reject
+
+
+def poisoned(urls: Sequence[str], captions: str, share: float, seed: int, out: Path) -> str:
+    """Write each tar again with jpg and json (`captions`, a list); returns their pattern.
+
+    share: of each tar's pictures, rounded, at least two of them where it is not 0, for one alone keeps its own. Those
+    chosen hand their captions on in a circle, so each of them gets captions that are another's and none are lost.
+    """
+    for index, url in enumerate(urls if not (out / DONE).is_file() else ()):
+        found = [pair for pair in captioned_images(url, captions) if not isinstance(pair, Reject)]
+        texts = exchanged([own for _, own in found], share, [seed, index])
+        with (
+            storage.committing(str(out / shard_name(index, ".tar"))) as file,
+            tarfile.open(fileobj=file, mode="w|") as tar,
+        ):
+            for number, ((sample, _), own) in enumerate(zip(found, texts, strict=True)):
+                _add(tar, f"{number:09d}.jpg", bytes(sample.image))
+                _add(tar, f"{number:09d}.json", json.dumps({"captions": list(own)}).encode())
+    write_json(str(out / DONE), {"share": share, "seed": seed, "tars": len(urls)})
+    return str(out / "*.tar")
+
+
+def exchanged(captions: Sequence[tuple[str, ...]], share: float, seed: int | Sequence[int]) -> list[tuple[str, ...]]:
+    """The captions of n pictures after int(share · n + 1/2) of them, drawn by seed, handed theirs on in a circle."""
+    count = int(share * len(captions) + 0.5)
+    chosen = np.random.default_rng(seed).permutation(len(captions))[: max(count, 2) if count else 0]
+    after = list(captions)
+    for giver, taker in zip(chosen, np.roll(chosen, 1), strict=True):
+        after[int(taker)] = captions[int(giver)]
+    return after
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    header = tarfile.TarInfo(name)
+    header.size = len(content)
+    tar.addfile(header, io.BytesIO(content))

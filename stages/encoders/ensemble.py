@@ -1,0 +1,71 @@
+"""Lands one file of weights: the average of checkpoints of one model, without what only a trainer needs.
+
+Interpolating a fine-tuned CLIP with the one that it began as keeps what fine-tuning would forget: Wortsman et al. 2022,
+arXiv 2109.01903 (WiSE-FT); Fang et al. 2023, arXiv 2309.17425, for filter networks.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+
+from pipeline import storage
+from pipeline.errors import ModelError
+from stages.encoders.config import OpenClip, config_file
+
+_PREFIX = "module."  # what a trainer of several processes writes before each name
+
+
+def average(parts: Sequence[tuple[Path, float]], out: Path) -> None:
+    """Commit {"state_dict": sum of share · weights} of checkpoints of one model.
+
+    parts: checkpoints of open_clip_train or of `average`, each with its share; shares are positive and add up to 1.
+    Sums are float64, rounded once to the checkpoint's own type. Whole numbers, such as the steps that a batch
+    normalisation has seen, are not averaged: those of the last part stay. Its running means and variances are averaged
+    like weights. A checkpoint alone with share 1 keeps every bit. Memory: one checkpoint, and 8 bytes a weight.
+    Raises: ModelError for shares that do not add up, and for checkpoints of different models.
+    """
+    if not parts or min(share for _, share in parts) <= 0 or abs(sum(share for _, share in parts) - 1) > 1e-9:
+        raise ModelError(f"shares of an average are positive and add up to 1, but {[s for _, s in parts]} came")
+    names: dict[str, torch.Size] = {}
+    sums: dict[str, torch.Tensor] = {}
+    last: dict[str, torch.Tensor] = {}
+    for path, share in parts:
+        last = read_weights(path)
+        shapes = {name: value.shape for name, value in last.items()}
+        names = names or shapes
+        if shapes != names:
+            differing = sorted(name for name in {*shapes, *names} if shapes.get(name) != names.get(name))
+            raise ModelError(f"an average is of one model's weights, but {path} differs in {', '.join(differing[:5])}")
+        for name, value in last.items():
+            if value.is_floating_point():
+                added = value.to(torch.float64) * share
+                sums[name] = added if name not in sums else sums[name].add_(added)
+    mean = {name: sums[name].to(value.dtype) if name in sums else value for name, value in last.items()}
+    with storage.committing(str(out)) as file:
+        torch.save({"state_dict": mean}, file)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Names and values of a checkpoint on the CPU; no code of the file is run. Raises: ModelError."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a dozen kinds, for one thing: a file that is none
+        raise ModelError(f"{path} must be a checkpoint of weights, but {type(error).__name__} came: {error}") from error
+    weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ModelError(
+            f"{path} must hold named tensors or a state_dict of them; give a checkpoint of open_clip_train"
+        )
+    return {str(name).removeprefix(_PREFIX): value for name, value in weights.items()}
+
+
+def write_config(model: str, out: Path) -> None:
+    """Commit the configuration `.json` of a model, of open_clip's own by its name. Raises: ModelError."""
+    own = config_file(OpenClip(model))
+    config = open_clip.get_model_config(model.replace("/", "-")) if own is None else json.loads(own.read_bytes())
+    if config is None:
+        raise ModelError(f"a model is a name of open_clip or a configuration .json, but {model!r} came")
+    storage.write_bytes(str(out), (json.dumps(config, indent=2) + "\n").encode())

@@ -1,0 +1,45 @@
+"""open_clip's own trainer as a module that Python or torchrun starts; adds a model by its file and changes no step.
+
+`python -m stages.encoders.trainer CONFIG.json -- --model=STEM …`, with "-" for a model that open_clip knows by name.
+What it lands is open_clip_train's: checkpoints, a log and its parameters under --logs/--name.
+"""
+
+import functools
+import sys
+from collections.abc import Sequence
+
+import open_clip
+import torch
+
+BY_NAME = "-"
+"""In place of a configuration's path: the model is one of open_clip's own."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train; arguments: the path of a model configuration or "-", "--", then the options of open_clip_train."""
+    config, _, *options = arguments  # without the dashes torchrun takes --logs for one of its own
+    if config != BY_NAME:
+        open_clip.add_model_config(config)
+    if "--device=cpu" in options:
+        # open_clip names the device of each process, which torch refuses where that is the CPU
+        parallel = torch.nn.parallel.DistributedDataParallel
+        torch.nn.parallel.DistributedDataParallel = functools.partial(_without_device, parallel)  # type: ignore[misc, assignment]  # for the trainer's own call
+    from open_clip_train.main import main as train  # after the models are known
+
+    code = train(options)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # gloo warns of a process that ends without
+    return int(code or 0)
+
+
+def _without_device(
+    parallel: type[torch.nn.parallel.DistributedDataParallel],
+    model: torch.nn.Module,
+    device_ids: Sequence[torch.device],
+) -> torch.nn.Module:
+    del device_ids
+    return parallel(model)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

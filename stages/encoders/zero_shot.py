@@ -1,0 +1,89 @@
+"""Lands nothing: a CLIP's unit vectors of images and captions, and open_clip's own zero-shot classifier of class names.
+
+For judging a model on labelled or captioned sets; pools go through `Bank`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import open_clip
+import torch
+
+from pipeline.errors import JobError
+from stages.encoders import clip
+from stages.encoders.config import OpenClip
+from stages.encoders.pixels import decode
+
+TEMPLATES = {"openai": open_clip.OPENAI_IMAGENET_TEMPLATES, "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES}
+"""open_clip's prompt templates for ImageNet: OpenAI's 80, and 7 of them that nearly do as well."""
+
+_DECODERS = 4
+
+
+def prompt_templates(asked: str | Sequence[str]) -> tuple[str, ...]:
+    """Templates with one {} each, for a class name: open_clip's `openai` or `simple`, or those of the list.
+
+    Raises: JobError for another name, an empty list, or a template without {}.
+    """
+    if isinstance(asked, str) and asked not in TEMPLATES:
+        raise JobError(f"templates are {' or '.join(TEMPLATES)}, or a list of texts with {{}}, but {asked!r} came")
+    found = [template("{}") for template in TEMPLATES[asked]] if isinstance(asked, str) else list(asked)
+    if not found or not all("{}" in template for template in found):
+        raise JobError(f"a template has {{}} in place of the class name, but {found} came")
+    return tuple(found)
+
+
+class Judge:
+    """One CLIP in eval mode, float32. device: as torch names it, `auto` for the GPU where there is one."""
+
+    def __init__(self, encoder: OpenClip, device: str = "auto", batch_size: int = 256) -> None:
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self._device = torch.device(chosen)
+        self._towers = clip.load(encoder, self._device)
+        self._batch_size = batch_size
+
+    def images(self, images: Iterable[bytes]) -> Iterator[np.ndarray]:
+        """Unit vectors, float32 (b, d), of encoded images in order, a batch at a time; memory is that of two batches.
+
+        Raises: SampleError for an image that cannot be decoded: a set to judge by is whole.
+        """
+        preprocess = self._towers.preprocess
+        left = iter(images)
+        with ThreadPoolExecutor(_DECODERS) as decoders:
+            while batch := list(islice(left, self._batch_size)):
+                pixels = [found for _, [found] in decoders.map(lambda data: decode(data, [preprocess], False), batch)]
+                with torch.inference_mode():
+                    vectors = self._towers.image(preprocess.tensor(np.stack(pixels), self._device))  # (b, d)
+                yield _unit(vectors)
+
+    def texts(self, captions: Sequence[str]) -> np.ndarray:
+        """Unit vectors, float32 (n, d), of captions."""
+        tokenize, text = self._text()
+        found = []
+        for start in range(0, len(captions), self._batch_size):
+            tokens = tokenize(list(captions[start : start + self._batch_size])).to(self._device)
+            with torch.inference_mode():
+                found.append(_unit(text(tokens)))
+        return np.concatenate(found)
+
+    def classifier(self, classnames: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+        """Unit vectors, float32 (d, c): open_clip's mean over templates of each class name's unit vectors."""
+        tokenize, text = self._text()
+        weights = open_clip.build_zero_shot_classifier(
+            SimpleNamespace(encode_text=text), tokenize, list(classnames), list(templates), device=self._device
+        )
+        return cast(np.ndarray, weights.float().cpu().numpy())
+
+    def _text(self) -> tuple:  # type: ignore[type-arg]  # tokenizer and tower, as Towers has them
+        if self._towers.tokenize is None or self._towers.text is None:
+            raise JobError("zero-shot needs a model with a text tower, but an image-only one came; name a CLIP")
+        return self._towers.tokenize, self._towers.text
+
+
+def _unit(vectors: torch.Tensor) -> np.ndarray:
+    found: np.ndarray = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
+    return found

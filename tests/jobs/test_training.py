@@ -1,0 +1,131 @@
+"""Refuses a second recipe, a second trainer and torn checkpoints in a folder; a trainer that fails says why.
+
+That a training ends well, and goes on after a stop, is seen in test_train_filter.py, on its two trainings.
+"""
+
+import fcntl
+import zipfile
+from pathlib import Path
+
+import pytest
+from open_clip_train.params import parse_args
+from pydantic import ValidationError
+
+from jobs import pocket, training
+from jobs.training import LOG, RECIPE, Recipe, train
+from pipeline.artifact import write_json
+from pipeline.errors import ModelError
+
+SHORT = Recipe(model=str(pocket.CONFIG), epochs=2, timeout_s=0.2)
+
+
+def started(out: Path, recipe: Recipe = SHORT) -> str:
+    """What a training that has no time at all leaves is a folder of its own, and this error."""
+    with pytest.raises(ModelError) as caught:
+        train("nowhere/00000.tar", out, recipe)
+    return str(caught.value)
+
+
+def checkpoint(out: Path, epoch: int) -> Path:
+    path = out / "checkpoints" / f"epoch_{epoch}.pt"
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as file:  # what torch.save writes is one
+        file.writestr("weights", bytes(1000))
+    return path
+
+
+def test_the_options_are_those_of_open_clips_own_parser(tmp_path: Path) -> None:
+    recipe = Recipe(
+        model="a/b/pocket.json",
+        pretrained="start.pt",
+        epochs=3,
+        samples_per_epoch=500,
+        batch_size=64,
+        learning_rate=2e-4,
+        warmup_steps=7,
+        augmentation={"scale": (0.5, 1.0), "color_jitter_prob": 0.8, "use_timm": False},
+        processes=4,
+        precision="amp_bf16",
+        seed=5,
+    )
+    command = training._command("x/{00..03}.tar::y/{00..03}.tar", tmp_path / "run", recipe)
+    mark = command.index("--")
+    assert command[1:mark] == [
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"),
+        *("-m", "stages.encoders.trainer", "a/b/pocket.json"),
+    ]
+    found = parse_args(command[mark + 1 :])
+    assert (found.model, found.pretrained, found.epochs, found.train_num_samples) == ("pocket", "start.pt", 3, 500)
+    assert (found.batch_size, found.lr, found.warmup, found.wd, found.seed) == (16, 2e-4, 7, 0.2, 5)
+    assert found.aug_cfg == {"scale": (0.5, 1.0), "color_jitter_prob": 0.8, "use_timm": False}
+    assert (found.logs, found.name, found.resume) == (str(tmp_path), "run", "latest")
+    assert found.local_loss
+    assert found.gather_with_grad
+    assert found.train_data == "x/{00..03}.tar::y/{00..03}.tar"
+
+
+def test_one_process_needs_no_torchrun_and_a_known_model_no_file(tmp_path: Path) -> None:
+    command = training._command("x.tar", tmp_path / "run", Recipe(model="ViT-B/32"))
+    assert command[1:5] == ["-m", "stages.encoders.trainer", "-", "--"]
+    found = parse_args(command[5:])
+    assert (found.model, found.batch_size, found.aug_cfg, found.local_loss) == ("ViT-B/32", 256, {}, False)
+
+
+def test_missing_shards_are_a_model_error_with_the_end_of_the_log(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        train(str(tmp_path / "nowhere" / "00000.tar"), tmp_path / "run", Recipe(model=str(pocket.CONFIG), epochs=1))
+    message = str(caught.value)
+    assert "must leave a checkpoint" in message
+    assert "number of dataset samples must be specified" in message
+    assert str(tmp_path / "run" / LOG) in message
+
+
+def test_a_trainer_that_takes_too_long_is_stopped_and_leaves_no_process(tmp_path: Path) -> None:
+    assert "took longer than 0.2 s" in started(tmp_path)
+    with (tmp_path / LOG).open("ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its processes would hold it
+
+
+def test_two_trainers_never_share_a_folder(tmp_path: Path) -> None:
+    tmp_path.joinpath(LOG).touch()
+    with (tmp_path / LOG).open("ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        assert "one trainer works in a folder, but another still writes" in started(tmp_path)
+
+
+def test_a_folder_takes_one_recipe(tmp_path: Path) -> None:
+    started(tmp_path)
+    later = Recipe(model=str(pocket.CONFIG), epochs=3, timeout_s=5, workers=2, threads=1)
+    assert "epochs was 2 and is 3; train into a fresh folder" in started(tmp_path, later)
+    with pytest.raises(ModelError, match=r"shards was 'nowhere/00000\.tar' and is 'other\.tar'"):
+        train("other.tar", tmp_path, SHORT)
+
+
+def test_how_it_is_run_is_no_part_of_the_recipe(tmp_path: Path) -> None:
+    started(tmp_path)
+    before = (tmp_path / RECIPE).read_bytes()
+    again = Recipe(model=str(pocket.CONFIG), epochs=2, timeout_s=0.3, workers=2, threads=1)
+    assert "took longer than 0.3 s" in started(tmp_path, again)
+    assert (tmp_path / RECIPE).read_bytes() == before
+
+
+def test_a_finished_training_is_returned_at_once(tmp_path: Path) -> None:
+    started(tmp_path)
+    last = checkpoint(tmp_path, 2)
+    assert "took longer" in started(tmp_path)  # not finished without its last file
+    write_json(str(tmp_path / "_done.json"), {})
+    assert train("nowhere/00000.tar", tmp_path, SHORT) == last
+
+
+def test_half_a_checkpoint_is_not_gone_on_with(tmp_path: Path) -> None:
+    started(tmp_path)
+    whole, torn = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
+    torn.write_bytes(torn.read_bytes()[:500])
+    started(tmp_path)
+    assert whole.exists()
+    assert not torn.exists()
+
+
+def test_a_batch_is_shared_out_evenly() -> None:
+    with pytest.raises(ValidationError, match="10 pairs came for 4 processes"):
+        Recipe(model="ViT-B-32", batch_size=10, processes=4)
