@@ -3,19 +3,16 @@
 An image is decoded once for all encoders. EXIF orientation is not applied, as open_clip does not.
 """
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from pipeline.errors import ModelError, SampleError
-
-MAX_PIXELS = 178_956_970
-"""Most pixels of an image, as it comes or resized: PIL's own limit against decompression bombs."""
+from pipeline.errors import ModelError
+from stages.encoders.opening import MAX_PIXELS, opened, too_large
 
 _MARGIN = 2
 """Scaled decoding leaves at least this many times the wanted size. Measured against exact decoding of 896 px
@@ -46,7 +43,7 @@ class Preprocess:
         short, long = sorted(image.size)
         pixels = max(self.scale) ** 2 * long // short
         if self.mode == "shortest" and pixels > MAX_PIXELS:
-            raise _too_large(f"{image.width}x{image.height} resized to a short side of {max(self.scale)}", pixels)
+            raise too_large(f"{image.width}x{image.height} resized to a short side of {max(self.scale)}", pixels)
         for piece in self.pieces:
             image = piece(image)
         return np.asarray(image)
@@ -89,30 +86,12 @@ def decode(
     Raises: SampleError of kind `image-empty`, `image-too-large` (from the header, before decoding) or
         `image-decode`.
     """
-    if not data:
-        raise SampleError("image-empty", "an image has bytes, but none came")
-    try:
-        image = Image.open(io.BytesIO(data))
+    with opened(data) as image:
         size = image.size
-        if size[0] * size[1] > MAX_PIXELS:
-            raise _too_large(f"{size[0]}x{size[1]}", size[0] * size[1])
-        if image.format == "EPS":
-            raise SampleError("image-decode", "an image is data, but EPS came, which is a program")
         if fast and all(preprocess.mode != "longest" for preprocess in preprocesses):
             _scale_jpeg(image, preprocesses)
         image.load()
         return size, [preprocess.resize(image) for preprocess in preprocesses]
-    except (SampleError, MemoryError):
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise SampleError("image-too-large", str(error)) from error
-    except UnidentifiedImageError as error:
-        # PIL's own message holds a memory address, and a ledger must be the same in every run
-        begins = bytes(data[:12])
-        raise SampleError("image-decode", f"no image format that PIL knows begins with {begins!r}") from error
-    except Exception as error:
-        # PIL's plugins raise OSError, SyntaxError, struct.error and more for one thing: a bad file
-        raise SampleError("image-decode", f"{type(error).__name__}: {error}") from error
 
 
 def _scale_jpeg(image: Image.Image, preprocesses: Sequence[Preprocess]) -> None:
@@ -122,7 +101,3 @@ def _scale_jpeg(image: Image.Image, preprocesses: Sequence[Preprocess]) -> None:
     factor = min(image.width / width, image.height / height)
     if factor > 1:
         image.draft(None, (int(image.width / factor), int(image.height / factor)))
-
-
-def _too_large(what: str, pixels: int) -> SampleError:
-    return SampleError("image-too-large", f"an image has at most {MAX_PIXELS} pixels, but {what} has {pixels}")

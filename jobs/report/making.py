@@ -1,0 +1,132 @@
+"""Writes `report-…/index.html`: gathers what a finished job's files say, looks at a bounded sample, renders the page.
+
+Deterministic: shards are spread evenly over the pool, samples are drawn by a hash of their uid.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from jobs.checks.finished import Finished, Sample, read_finished
+from jobs.report import page
+from jobs.report.concepts import Concept, concepts_of, named_of
+from jobs.report.facts import CutFacts, Facts, gather
+from jobs.report.overlap import Overlap, overlap
+from jobs.report.samples import Place, look
+from jobs.report.scan import Part, Scan, pairs_of, partners, ranges, scan, spread_over
+from jobs.run import opened
+from pipeline import storage
+from pipeline.artifact import Artifact
+from pipeline.errors import JobError
+from pipeline.executor import Executor
+from pipeline.fingerprint import fingerprint
+from pipeline.stage import Run, ShardItem
+from stages.formats import VectorReader
+from stages.manifest import UIDS
+
+INDEX = "index.html"
+
+_VERSION = 1
+_ROWS = 2_000_000  # read for histograms and words: some seconds
+_SHARDS = 400
+_PICTURED_SHARDS = 24  # whose samples may be shown: each opens its input shard
+
+
+@dataclass(frozen=True)
+class Made:
+    """A page. url: where it lies. sampled_shards of shards were read."""
+
+    url: str
+    size_bytes: int
+    seconds: float
+    shards: int
+    sampled_shards: int
+
+
+def report(store: str, name: str, executor: Executor, compare: str | None = None, out: str | None = None) -> Made:
+    """Make the page of a finished job.
+
+    store: URL of the store; it may have moved, and the pool may be gone, which costs the page its pictures. compare:
+    another finished job of that store, shown beside it. out: URL of the page; None: `report-…/index.html` of the store.
+    Raises JobError for a job that is not there or never came to its end, WinnowError where its files cannot be read.
+    """
+    started = time.monotonic()
+    finished, identities = read_finished(store, name, Sample(None))
+    run = opened(finished.job, executor, identities)
+    facts = gather(finished)
+    view = page.View(
+        facts=facts,
+        pool_bytes=sum(identity.size for identity in identities),
+        shards=len(identities),
+        looked=_looked(finished, facts, run),
+        compared=None if compare is None else _compared(finished, store, compare),
+    )
+    html = page.render(view)
+    folder = _artifact(finished, compare)
+    url = out or folder.file(INDEX)
+    storage.write_bytes(url, html)
+    made = Made(url, len(html), time.monotonic() - started, len(identities), view.looked.sampled_shards)
+    if out is None:
+        folder.finish({"bytes": made.size_bytes, "seconds": round(made.seconds, 3), "job": name, "compare": compare})
+    return made
+
+
+def _artifact(finished: Finished, compare: str | None) -> Artifact:
+    """Named by what it is made from; another page of the same job and artifacts takes its place."""
+    made_of = {label: artifact.name for label, artifact in finished.artifacts.items()}
+    mark = fingerprint(["report", _VERSION, finished.job.name, made_of, compare])
+    return Artifact(finished.job.store, "report", mark)
+
+
+def _compared(finished: Finished, store: str, compare: str) -> page.Compared:
+    if compare == finished.job.name:
+        raise JobError(f"a job is compared with another one, but {compare!r} came twice; name another of the store")
+    other, _ = read_finished(store, compare, Sample(None))
+    found: Overlap = overlap(finished.manifest.file(UIDS), other.manifest.file(UIDS))
+    return page.Compared(gather(other), found)
+
+
+def _looked(finished: Finished, facts: Facts, run: Run) -> page.Looked:
+    """What only the samples themselves tell: histograms, words, galleries."""
+    per_shard = max(1, facts.counts["pool"] // max(1, len(run.items)))
+    items = [run.items[i] for i in spread_over(len(run.items), min(_SHARDS, max(8, _ROWS // per_shard)))]
+    pictured = frozenset(items[i].index for i in spread_over(len(items), _PICTURED_SHARDS))
+    named = {cut.name: named_of(cut, len(items) / len(run.items)) for cut in facts.cuts if cut.concepts is not None}
+    rejecting = tuple(finished.artifacts[label] for label in ("embeddings", "distinct") if label in finished.artifacts)
+    bounds = ranges(run, items, facts.cuts)
+    part = scan(run, items, pictured, Scan(finished.embeddings, rejecting, facts.cuts, bounds, named))
+    pairs = {cut.name: list(_pairs(run, items, cut, part)) for cut in facts.cuts if cut.kind == "duplicates"}
+    reader = finished.job.pool.reader
+    samples = look(run, finished.embeddings, reader, _places(part, pairs))
+    concepts: Mapping[str, list[Concept]] = {
+        cut.name: concepts_of(cut, part.words.get(cut.name, {})) for cut in facts.cuts if cut.concepts is not None
+    }
+    return page.Looked(
+        part=part,
+        ranges=bounds,
+        pairs=pairs,
+        samples=samples,
+        concepts=concepts,
+        sampled_shards=len(items),
+        pictured_shards=len(pictured),
+        has_pictures=not isinstance(reader, VectorReader),
+    )
+
+
+def _pairs(run: Run, items: list[ShardItem], cut: CutFacts, part: Part) -> Iterator[page.Pair]:
+    shelves = {shelf: part.picks.get((cut.name, shelf), []) for shelf in ("border pairs", "pairs")}
+    places = partners(run, items, cut, [pick for picks in shelves.values() for pick in picks])
+    shown: set[Place] = set()
+    for shelf, picks in shelves.items():
+        for pick, place in pairs_of([p for p in picks if (p.index, p.row) not in shown], places):
+            shown.add((pick.index, pick.row))
+            yield page.Pair(shelf == "border pairs", (pick.index, pick.row), place, pick.note)
+
+
+def _places(part: Part, pairs: Mapping[str, list[page.Pair]]) -> Iterator[Place]:
+    for (_, shelf), picks in part.picks.items():
+        if "pairs" not in shelf:
+            yield from ((pick.index, pick.row) for pick in picks)
+    for found in pairs.values():
+        for pair in found:
+            yield from (pair.dropped, pair.kept)

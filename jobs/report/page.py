@@ -1,0 +1,243 @@
+"""Renders the page from plain numbers and texts; refuses to trust one: captions are anyone's, and nothing is loaded.
+
+Every text goes through Jinja's autoescape, numbers for the script as JSON without a `<`, and the page's own policy
+(Content-Security-Policy) lets run two scripts, named by their hashes, and shows pictures that lie in the page alone.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from jobs.report.concepts import Concept
+from jobs.report.facts import CutFacts, Facts
+from jobs.report.overlap import Overlap
+from jobs.report.samples import Place, Shown
+from jobs.report.scan import Part
+
+_PICTURE_BYTES = 7_000_000  # of data URIs; the library is 5 MB, and a page stays below 15
+_SLIDING_CONCEPTS = 5000  # of which the page works out quotas itself
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two near or equal samples. border: whether it is of those that are least alike. note: how alike they are."""
+
+    border: bool
+    dropped: Place
+    kept: Place
+    note: str
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a bounded sample of the pool tells. pairs, concepts: by cut. samples: what galleries show, by place."""
+
+    part: Part
+    ranges: Mapping[str, tuple[float, float]]
+    pairs: Mapping[str, Sequence[Pair]]
+    samples: Mapping[Place, Shown]
+    concepts: Mapping[str, Sequence[Concept]]
+    sampled_shards: int
+    pictured_shards: int
+    has_pictures: bool
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Another job, and how many samples both keep."""
+
+    facts: Facts
+    overlap: Overlap
+
+    def beside(self, facts: Facts) -> list[tuple[str, CutFacts | None, CutFacts | None, list[str]]]:
+        """(cut, of the one job, of the other, what differs in its options), in the order of the one, then the other."""
+        mine, others = ({cut.name: cut for cut in job.cuts} for job in (facts, self.facts))
+        return [
+            (name, mine.get(name), others.get(name), _differing(mine.get(name), others.get(name)))
+            for name in dict.fromkeys([*mine, *others])
+        ]
+
+
+def _differing(one: CutFacts | None, other: CutFacts | None) -> list[str]:
+    if one is None or other is None:
+        return []
+    names = [name for name in {**one.options, **other.options} if one.options.get(name) != other.options.get(name)]
+    return [f"{name} {_option(one.options.get(name))} → {_option(other.options.get(name))}" for name in names]
+
+
+@dataclass(frozen=True)
+class View:
+    """All that a page says."""
+
+    facts: Facts
+    pool_bytes: int
+    shards: int
+    looked: Looked
+    compared: Compared | None
+
+
+def render(view: View) -> bytes:
+    """The whole page, UTF-8."""
+    script, library = _own("page.js"), _library()
+    allowed = " ".join(f"'sha256-{_digest(text)}'" for text in (library, script))
+    album = _Album(view.looked)
+    text = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            view=view,
+            facts=view.facts,
+            looked=view.looked,
+            policy=f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+            f"base-uri 'none'; form-action 'none'",
+            style=_own("style.css"),
+            script=script,
+            library=library,
+            data=data_of(view),
+            album=album,
+            job_text=yaml.safe_dump(dict(view.facts.job), sort_keys=False, allow_unicode=True),
+        )
+    )
+    return text.encode()
+
+
+class _Album:
+    """The samples of galleries in the order that a page asks for them; pictures until their bytes are spent."""
+
+    def __init__(self, looked: Looked) -> None:
+        self._looked = looked
+        self._left = _PICTURE_BYTES
+
+    def shelf(self, cut: str, name: str) -> list[tuple[Shown, str]]:
+        """(sample, note) of each pick, the lowest rank first."""
+        picks = sorted(self._looked.part.picks.get((cut, name), []))
+        return [(self.at((pick.index, pick.row)), pick.note) for pick in picks]
+
+    def at(self, place: Place) -> Shown:
+        """One sample, without its picture where the page would become too large."""
+        sample = self._looked.samples[place]
+        if len(sample.picture) > self._left:
+            return Shown(sample.key, sample.caption, "", "no room on this page")
+        self._left -= len(sample.picture)
+        return sample
+
+
+def data_of(view: View) -> dict[str, Any]:
+    """What the page's script draws and reckons with."""
+    cuts = view.facts.cuts
+    histograms = {cut.name: _histogram(cut, view.looked) for cut in cuts if cut.name in view.looked.part.histograms}
+    scatters = {name: _scatter(concepts) for name, concepts in view.looked.concepts.items() if concepts}
+    sliders = {cut.name: _slider(cut, view) for cut in cuts if slides(cut, view.looked)}
+    return {"pool": view.facts.counts["pool"], "histograms": histograms, "scatters": scatters, "sliders": sliders}
+
+
+def slides(cut: CutFacts, looked: Looked) -> bool:
+    """Whether the page can tell what another amount would do."""
+    if cut.concepts is not None:
+        return len(cut.concepts) <= _SLIDING_CONCEPTS and cut.came > 0
+    return cut.slides and cut.name in looked.part.histograms
+
+
+def _histogram(cut: CutFacts, looked: Looked) -> dict[str, Any]:
+    low, high = looked.ranges[cut.name]
+    kept, dropped = looked.part.histograms[cut.name].tolist()
+    names = {"label": cut.label, "lowest": cut.lowest, "threshold": cut.threshold if cut.slides else None}
+    return {**names, "low": low, "high": high, "kept": kept, "dropped": dropped}
+
+
+def _scatter(concepts: Sequence[Concept]) -> dict[str, Any]:
+    names = ("cluster", "name", "size", "complexity", "kept_share", "pictured")
+    return {name: [getattr(concept, name) for concept in concepts] for name in names}
+
+
+def _slider(cut: CutFacts, view: View) -> dict[str, Any]:
+    """Where another amount leads: what came, what of it stays, and what the later cuts would leave of that."""
+    path = f"policy.{cut.place}.{cut.kind}.fraction"
+    found = {"came": cut.came, "kept": cut.kept, "of": cut.options.get("of", "survivors"), "path": path}
+    later = [_later(other) for other in view.facts.cuts[cut.place + 1 :]]
+    if cut.concepts is None:
+        return {**found, "later": later}
+    size, share = (np.asarray(cut.concepts[name]) for name in ("size", "share"))
+    more = {"size": size.tolist(), "share": share.tolist(), "balance": cut.options.get("balance", 0.0)}
+    return {**found, "later": later, **more}
+
+
+def _later(cut: CutFacts) -> dict[str, Any]:
+    """How much a later cut would keep of more or fewer samples."""
+    if cut.options.get("count") is not None:
+        return {"count": cut.options["count"]}
+    if cut.options.get("fraction") is not None and cut.options.get("of") == "pool":
+        return {"pool": cut.options["fraction"]}
+    return {"share": cut.kept / cut.came if cut.came else 0.0}
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("jobs", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    formats = {"n": _number, "share": _share, "size": _bytes, "time": _time, "amount": _amount, "option": _option}
+    environment.filters |= formats
+    environment.globals["slides"] = slides
+    return environment
+
+
+def _own(name: str) -> str:
+    return files("jobs.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _library() -> str:
+    # a browser hashes what it parsed, and parsing makes one kind of line end of all
+    return str(get_plotlyjs()).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _number(value: float) -> str:
+    return f"{value:,}"
+
+
+def _share(part: float, whole: float = 1) -> str:
+    return f"{100 * part / whole:.1f}\N{NO-BREAK SPACE}%" if whole else "–"
+
+
+def _amount(value: float | None) -> str:
+    """Three or four digits that count."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _option(value: object) -> str:
+    """As the job file has it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} TB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

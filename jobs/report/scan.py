@@ -1,0 +1,315 @@
+"""One pass over sampled shards: counts by bins of each cut's value, words by concept, which samples to show.
+
+What comes back of a shard is bounded, whatever it holds: bins, words, and the few samples that a gallery has room for.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.report.facts import CutFacts
+from jobs.report.samples import Place
+from jobs.report.words import count_words
+from pipeline import storage
+from pipeline.artifact import Artifact
+from pipeline.columns import column, places_in
+from pipeline.stage import Run, ShardItem
+from pipeline.uid import uids_from_bytes
+from stages.embeddings import read_rejects
+from stages.uid_hash import hash64
+
+BINS = 1024
+"""Of a histogram: what-if reads its threshold from them."""
+
+GALLERY, BORDER, PAIRS, PER_CONCEPT, REJECTS = 8, 4, 8, 4, 5
+"""Samples that a page shows: of a cut on each side, nearest to its threshold, pairs of each kind, of a concept on each
+side, rejects of a kind."""
+
+_PAIR_CANDIDATES = 25 * PAIRS  # of a pool that is sampled, the better one of a pair is often in no shard that is read
+_MESSAGE_CHARS = 300
+_SEED = (1 << 61) + 1  # of no cut: what `random` keeps has one side of its own hash only
+
+
+@dataclass(frozen=True, order=True)
+class Pick:
+    """A sample to show. rank: the lowest are shown. index, row: its place. note: what is said of it.
+
+    other: uid of the sample that it repeats, 16 bytes; b"" where it is no duplicate.
+    """
+
+    rank: float
+    index: int
+    row: int
+    note: str = field(default="", compare=False)
+    other: bytes = field(default=b"", compare=False)
+
+
+Reject = tuple[int, int, str, str, str]
+"""Number of a shard, position in it, the shard's name, the key, the message."""
+
+Shelf = tuple[str, str]
+"""Where a pick is shown: name of the cut, and which of its galleries."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """Concepts of a density cut that get a name. rate: share of each one's captions that is read, float64 (k,).
+
+    pictured: bool (k,), those that have a gallery.
+    """
+
+    rate: np.ndarray
+    pictured: np.ndarray
+
+
+@dataclass
+class Part:
+    """What shards came to; parts of disjoint shards add up to that of all of them.
+
+    rows: readable samples. histograms: by cut, int64 (2, BINS): those that stay, those that go. broken: rejected rules
+    by cut. picks: by shelf, the lowest ranks. words: of count_words, by cut and concept. rejects: by kind, the first.
+    """
+
+    rows: int = 0
+    histograms: dict[str, np.ndarray] = field(default_factory=dict)
+    broken: dict[str, Counter[str]] = field(default_factory=dict)
+    picks: dict[Shelf, list[Pick]] = field(default_factory=dict)
+    words: dict[str, dict[int, Counter[str]]] = field(default_factory=dict)
+    rejects: dict[str, list[Reject]] = field(default_factory=dict)
+
+    def add(self, other: "Part") -> None:
+        """Take another part in."""
+        self.rows += other.rows
+        for name, counts in other.histograms.items():
+            self.histograms[name] = self.histograms.get(name, 0) + counts
+        for name, rules in other.broken.items():
+            self.broken.setdefault(name, Counter()).update(rules)
+        for shelf, picks in other.picks.items():
+            self.picks[shelf] = heapq.nsmallest(room(shelf), self.picks.get(shelf, []) + picks)
+        for name, concepts in other.words.items():
+            mine = self.words.setdefault(name, {})
+            for concept, counted in concepts.items():
+                mine.setdefault(concept, Counter()).update(counted)
+        for kind, examples in other.rejects.items():
+            self.rejects[kind] = heapq.nsmallest(REJECTS, self.rejects.get(kind, []) + examples)
+
+
+def room(shelf: Shelf) -> int:
+    """How many picks a shelf holds."""
+    name = shelf[1]
+    if name.startswith("concept"):
+        return PER_CONCEPT
+    return {"pairs": _PAIR_CANDIDATES, "border pairs": _PAIR_CANDIDATES}.get(
+        name, BORDER if name.startswith("just") else GALLERY
+    )
+
+
+def ranges(run: Run, items: Sequence[ShardItem], cuts: Sequence[CutFacts]) -> dict[str, tuple[float, float]]:
+    """Least and most value that each cut saw in these shards; cuts without a value or a sample are absent."""
+    found: dict[str, tuple[float, float]] = {}
+    for _, part in run.each(_Ranges(tuple(cuts)), items, "report: ranges"):
+        for name, (low, high) in part.items():
+            before = found.get(name, (low, high))
+            found[name] = min(before[0], low), max(before[1], high)
+    return found
+
+
+def scan(run: Run, items: Sequence[ShardItem], pictured: frozenset[int], task: "Scan") -> Part:
+    """What these shards come to. pictured: numbers of the shards that galleries may take samples from."""
+    whole = Part()
+    for index, part in run.each(task, items, "report: samples"):
+        if items[index].index not in pictured:
+            part.picks.clear()
+        whole.add(part)
+    return whole
+
+
+@dataclass(frozen=True)
+class _Ranges:
+    cuts: tuple[CutFacts, ...]
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> dict[str, tuple[float, float]]:
+        found = {}
+        for cut in self.cuts:
+            if cut.column is not None:
+                values = _seen(cut, item.index, cut.finished.artifact.read(item.index, [cut.column]))[1]
+                if len(values):
+                    found[cut.name] = float(values.min()), float(values.max())
+        return found
+
+
+def _seen(cut: CutFacts, index: int, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that have a value, int64 (m,), and the values, float32 (m,)."""
+    values = table[cut.column]
+    rows = np.flatnonzero(np.asarray(values.is_valid()))
+    return rows, np.asarray(values.drop_null().to_numpy(), np.float32)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """ranges: of `ranges`. named: by density cut. rejecting: artifacts that list rejects."""
+
+    embeddings: Artifact
+    rejecting: tuple[Artifact, ...]
+    cuts: tuple[CutFacts, ...]
+    ranges: Mapping[str, tuple[float, float]]
+    named: Mapping[str, Named]
+
+    def open(self) -> None:
+        """Nothing is kept between shards."""
+
+    def run(self, state: None, item: ShardItem) -> Part:
+        """What one shard comes to."""
+        uids = uids_from_bytes(self.embeddings.read(item.index, ["uid"])["uid"])
+        hashes = hash64(uids, _SEED)
+        part = Part(rows=len(uids))
+        for cut in self.cuts:
+            self._cut(cut, item.index, hashes, part)
+        for artifact in self.rejecting:
+            table = read_rejects(artifact, item.index).select(["position", "kind", "key", "message"])
+            for row in table.to_pylist():
+                examples = part.rejects.setdefault(row["kind"], [])
+                if len(examples) < REJECTS:
+                    texts = storage.name_of(item.url), row["key"][:_MESSAGE_CHARS], row["message"][:_MESSAGE_CHARS]
+                    examples.append((item.index, row["position"], *texts))
+        return part
+
+    def _cut(self, cut: CutFacts, index: int, hashes: np.ndarray, part: Part) -> None:
+        table = cut.finished.artifact.read(index)
+        before, after = cut.finished.before.mask(index), column(table, "kept")
+        gone = np.flatnonzero(before & ~after)
+        stays = np.flatnonzero(after)
+        rank = (hashes >> np.uint64(11)).astype(np.float64)  # 53 bits: exact
+        notes = _Notes(cut, table)
+        if cut.column is not None:
+            rows, values = _seen(cut, index, table)
+            if cut.name in self.ranges:
+                part.histograms[cut.name] = histogram(values, after[rows], *self.ranges[cut.name])
+            if cut.slides and cut.threshold is not None:
+                away = np.full(len(after), np.inf)
+                away[rows] = np.abs(values.astype(np.float64) - cut.threshold)
+                part.picks[cut.name, "just kept"] = _lowest(away, stays, index, BORDER, notes)
+                part.picks[cut.name, "just dropped"] = _lowest(away, gone, index, BORDER, notes)
+        if cut.kind == "rules":
+            part.broken[cut.name] = Counter(notes.texts("broken", gone))
+        if cut.kind == "duplicates":
+            uids = table["duplicate_of"].take(pa.array(gone)).to_pylist()
+            others = {row: uid or b"" for row, uid in zip(gone.tolist(), uids, strict=True)}
+            alike = column(table, "cosine", null=np.inf).astype(np.float64)
+            for shelf, order in (("pairs", rank), ("border pairs", np.where(alike < 1, alike, np.inf))):
+                part.picks[cut.name, shelf] = _lowest(order, gone, index, _PAIR_CANDIDATES, notes, others)
+        else:
+            part.picks[cut.name, "kept"] = _lowest(rank, stays, index, GALLERY, notes)
+            part.picks[cut.name, "dropped"] = _lowest(rank, gone, index, GALLERY, notes)
+        if cut.name in self.named:
+            self._concepts(cut, index, table, rank, notes, part)
+
+    def _concepts(
+        self, cut: CutFacts, index: int, table: pa.Table, rank: np.ndarray, notes: "_Notes", part: Part
+    ) -> None:
+        named = self.named[cut.name]
+        cluster, after = column(table, "cluster", null=-1), column(table, "kept")
+        inside = np.flatnonzero(cluster >= 0)
+        read = inside[rank[inside] < named.rate[cluster[inside]] * 2.0**53]
+        captions = self.embeddings.read(index, ["caption"])["caption"].take(pa.array(read)).to_pylist()
+        by_concept: dict[int, list[str]] = {}
+        for concept, caption in zip(cluster[read].tolist(), captions, strict=True):
+            by_concept.setdefault(concept, []).append(caption)
+        part.words[cut.name] = {concept: count_words(found) for concept, found in by_concept.items()}
+        for concept in np.flatnonzero(named.pictured).tolist():
+            members = inside[cluster[inside] == concept]
+            for side, rows in (("kept", members[after[members]]), ("dropped", members[~after[members]])):
+                shelf = f"concept {concept} {side}"
+                part.picks[cut.name, shelf] = _lowest(rank, rows, index, PER_CONCEPT, notes)
+
+
+def histogram(values: np.ndarray, after: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Counts in BINS equal bins from low to high, both inside: int64 (2, BINS), those that stay and those that go.
+
+    values: float32 (m,). after: bool (m,), which stay. Equal low and high: all are in the first bin. Cost O(m).
+    """
+    width = (high - low) / BINS or 1.0
+    at = np.clip(((values.astype(np.float64) - low) / width).astype(np.int64), 0, BINS - 1)
+    return np.stack([np.bincount(at[after], minlength=BINS), np.bincount(at[~after], minlength=BINS)])
+
+
+def _lowest(
+    rank: np.ndarray,
+    rows: np.ndarray,
+    index: int,
+    most: int,
+    notes: "_Notes",
+    others: Mapping[int, bytes] | None = None,
+) -> list[Pick]:
+    """The picks of lowest rank (n,) among some rows of a shard, at most so many; infinite ranks are none."""
+    rows = rows[np.isfinite(rank[rows])]
+    if len(rows) > most:
+        rows = rows[np.argpartition(rank[rows], most - 1)[:most]]
+    return [
+        Pick(float(rank[row]), index, row, notes.of(row), (others or {}).get(row, b"")) for row in sorted(rows.tolist())
+    ]
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """What is said of a sample under its picture: the value, or the rule that it breaks."""
+
+    cut: CutFacts
+    table: pa.Table
+
+    def texts(self, name: str, rows: np.ndarray) -> list[str]:
+        return [str(text) for text in self.table[name].take(pa.array(rows)).to_pylist()]
+
+    def of(self, row: int) -> str:
+        if self.cut.kind == "rules":
+            broken = self.table["broken"][row].as_py()
+            return f"breaks {broken}" if broken else ""
+        if self.cut.column is None:
+            return ""
+        value = self.table[self.cut.column][row].as_py()
+        return "" if value is None else f"{self.cut.column} {value:.3g}"
+
+
+def spread_over(count: int, most: int) -> list[int]:
+    """At most so many of the numbers 0 to count − 1, evenly spaced, so the same whenever they are asked for."""
+    take = min(count, most)
+    return [number * count // take for number in range(take)]
+
+
+def partners(run: Run, items: Sequence[ShardItem], cut: CutFacts, picks: Iterable[Pick]) -> dict[bytes, Place]:
+    """Where in these shards the samples that the picks repeat lie, by uid."""
+    wanted = uids_from_bytes(pa.array(sorted({pick.other for pick in picks if pick.other}), pa.binary(16)))
+    found: dict[bytes, Place] = {}
+    if len(wanted):
+        task = _Partners(cut.finished.before.embeddings, cut.finished.artifact, wanted)
+        for _, places in run.each(task, items, "report: pairs"):
+            found |= places
+    return found
+
+
+@dataclass(frozen=True)
+class _Partners:
+    embeddings: Artifact
+    verdicts: Artifact
+    wanted: np.ndarray
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> dict[bytes, Place]:
+        uids = self.embeddings.read(item.index, ["uid"])["uid"]
+        stays = column(self.verdicts.read(item.index, ["kept"]), "kept")
+        rows = np.flatnonzero((places_in(self.wanted, uids_from_bytes(uids)) >= 0) & stays).tolist()
+        return {uids[row].as_py(): (item.index, row) for row in rows}
+
+
+def pairs_of(picks: Iterable[Pick], places: Mapping[bytes, Place]) -> list[tuple[Pick, Place]]:
+    """The first picks whose better one was found, with its place."""
+    return [(pick, places[pick.other]) for pick in sorted(picks) if pick.other in places][:PAIRS]

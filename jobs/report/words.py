@@ -1,0 +1,71 @@
+"""The words that set a concept's captions apart from those of the others; reads nothing, and is sure of nothing."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+_WORD = re.compile(r"[^\W\d_]{2,30}")
+_CAPTION_CHARS = 500
+_CAPTION_WORDS = 64
+_LEAST_Z = 1.5
+_TELL_NOTHING = frozenset(
+    _WORD.findall("""
+    a an and are as at be being been by for from has have her him his in into is it its of off on onto or other
+    out over she he some that the their them then there these they this those to up was were where which while
+    who with you your we our i my me not no but if so than too very can will one two against near next down each
+    """)
+)
+"""English only: of other languages the log-odds alone must take them out, and mostly do."""
+
+_PRIOR_CAPTIONS = 10.0  # what the words of all captions weigh in those of one concept
+
+
+def words_of(caption: str) -> set[str]:
+    """Its different words of letters, in lower case; of a long one the first 64."""
+    return set(_WORD.findall(caption[:_CAPTION_CHARS].lower())[:_CAPTION_WORDS])
+
+
+def count_words(captions: Iterable[str]) -> Counter[str]:
+    """In how many captions each word is; under "" how many captions there are."""
+    counts = Counter[str]()
+    for caption in captions:
+        counts.update(words_of(caption))
+        counts[""] += 1
+    return counts
+
+
+def distinctive(counts: Mapping[int, Counter[str]], most: int = 4) -> dict[int, list[str]]:
+    """For each concept up to `most` words, the most telling first: log-odds with an informative Dirichlet prior.
+
+    counts: of count_words, by concept. y captions of n have the word here, Y of N in all other concepts, and the prior
+    a is the share of all captions that have it, (Y + y + 1/2) / (N + n + 1), times ten:
+
+        z = (log((y + a) / (n + 10 − y − a)) − log((Y + a) / (N + 10 − Y − a))) / sqrt(1 / (y + a) + 1 / (Y + a))
+
+    (Monroe et al. 2008, Fightin' Words; there with counts of words, here of captions, so that one caption which says
+    a word ten times is one.) Words of z below 1.5 or of one caption alone tell nothing; ties go by the alphabet.
+    Cost O(words).
+    """
+    every = Counter[str]()
+    for found in counts.values():
+        every.update(found)
+    telling: dict[int, list[str]] = {}
+    for concept, found in counts.items():
+        here = found[""]
+        words = sorted(word for word, count in found.items() if word and count > 1 and word not in _TELL_NOTHING)
+        y = np.array([found[word] for word in words], np.float64)
+        whole = np.array([every[word] for word in words], np.float64)
+        prior = _PRIOR_CAPTIONS * (whole + 0.5) / (every[""] + 1)
+        z = (_log_odds(y, here, prior) - _log_odds(whole - y, every[""] - here, prior)) / np.sqrt(
+            1 / (y + prior) + 1 / (whole - y + prior)
+        )
+        order = np.argsort(-z, kind="stable")[:most]
+        telling[concept] = [words[i] for i in order if z[i] >= _LEAST_Z]
+    return telling
+
+
+def _log_odds(with_word: np.ndarray, captions: int, prior: np.ndarray) -> np.ndarray:
+    odds: np.ndarray = np.log((with_word + prior) / (captions + _PRIOR_CAPTIONS - with_word - prior))
+    return odds

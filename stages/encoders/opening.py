@@ -1,0 +1,47 @@
+"""Opens an encoded image as PIL's; refuses bombs and programs, and tells every bad file by one kind of error."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.errors import SampleError
+
+MAX_PIXELS = 178_956_970
+"""Most pixels of an image, as it comes or resized: PIL's own limit against decompression bombs."""
+
+
+@contextmanager
+def opened(data: bytes | memoryview) -> Iterator[Image.Image]:
+    """One encoded image, its header read and nothing decoded yet; what goes wrong in the block is the file's fault.
+
+    Raises: SampleError of kind `image-empty`, `image-too-large` (from the header, before decoding) or
+        `image-decode`.
+    """
+    if not data:
+        raise SampleError("image-empty", "an image has bytes, but none came")
+    try:
+        image = Image.open(io.BytesIO(data))
+        size = image.size
+        if size[0] * size[1] > MAX_PIXELS:
+            raise too_large(f"{size[0]}x{size[1]}", size[0] * size[1])
+        if image.format == "EPS":
+            raise SampleError("image-decode", "an image is data, but EPS came, which is a program")
+        yield image
+    except (SampleError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise SampleError("image-too-large", str(error)) from error
+    except UnidentifiedImageError as error:
+        # PIL's own message holds a memory address, and a ledger must be the same in every run
+        begins = bytes(data[:12])
+        raise SampleError("image-decode", f"no image format that PIL knows begins with {begins!r}") from error
+    except Exception as error:
+        # PIL's plugins raise OSError, SyntaxError, struct.error and more for one thing: a bad file
+        raise SampleError("image-decode", f"{type(error).__name__}: {error}") from error
+
+
+def too_large(what: str, pixels: int) -> SampleError:
+    """The reject of an image of so many pixels."""
+    return SampleError("image-too-large", f"an image has at most {MAX_PIXELS} pixels, but {what} has {pixels}")

@@ -1,0 +1,36 @@
+"""A small WebP of an encoded image, for people; refuses what takes long to decode. Imports no torch."""
+
+import io
+
+from PIL import Image
+
+from pipeline.errors import SampleError
+from stages.encoders.opening import opened
+
+_MAX_DECODED = 32_000_000
+"""Pixels: half a second. JPEG of any size is decoded at 1/8 and stays below."""
+
+
+def thumbnail(data: bytes | memoryview, side: int, quality: int = 60) -> bytes:
+    """A WebP file whose longer side is at most `side` pixels; every byte of it is the encoder's own.
+
+    Transparent parts become white. EXIF orientation is not applied, as no encoder applies it.
+    Raises: SampleError as `opened`, and `image-too-large` for more than 32 million pixels that must be decoded.
+    """
+    with opened(data) as image:
+        image.draft("RGB", (2 * side, 2 * side))
+        if image.width * image.height > _MAX_DECODED:
+            raise SampleError(
+                "image-too-large",
+                f"a thumbnail is of at most {_MAX_DECODED} pixels, but {image.width}x{image.height} came",
+            )
+        image.thumbnail((side, side))
+        flat = Image.new("RGB", image.size, "white")
+        if image.has_transparency_data:
+            layers = image.convert("RGBA")
+            flat.paste(layers, mask=layers)
+        else:
+            flat.paste(image.convert("RGB"))
+        buffer = io.BytesIO()
+        flat.save(buffer, "WEBP", quality=quality)
+        return buffer.getvalue()
