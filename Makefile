@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates fuzz clean
+.PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates bench-loader fuzz clean evidence-datacomp evidence-demo evidence-filter
 
 quickstart: $(VENV)/.installed  ## render a world, train a filter network on it, filter its noisy pool on Ray
 	$(RUN) -m jobs quickstart --folder out/quickstart
@@ -28,8 +28,25 @@ bench-decide: $(VENV)/.installed  ## what deciding costs at 1 and 10 million sam
 bench-duplicates: $(VENV)/.installed  ## what semantic deduplication of a million samples costs; 8 GB of disk, 10 minutes
 	$(RUN) -m jobs.bench_duplicates --folder out/bench-duplicates
 
+bench-loader: $(VENV)/.installed  ## training in place beside exported shards and the whole pool; 2 GB of disk, 3 minutes
+	$(RUN) -m jobs.bench_loader --folder out/bench-loader
+
 fuzz: $(VENV)/.installed  ## mutated tars, parquet, npz and npy files for MINUTES (5): crashes, hangs, memory
 	$(RUN) -m tests.fuzz --minutes $(or $(MINUTES),5)
+
+evidence-datacomp: $(VENV)/.installed  ## pocket DataComp on labelled images under DATA (train-*.parquet, test-*.parquet, classnames.txt)
+	$(RUN) -m jobs datacomp jobs/datacomp/cifar10.yaml --executor local --workers 1 \
+	  --set "labelled.images=$(DATA)/train-*.parquet" --set labelled.classnames=$(DATA)/classnames.txt \
+	  --set "evaluation.images=$(DATA)/test-*.parquet" --set evaluation.classnames=$(DATA)/classnames.txt
+
+evidence-demo: $(VENV)/.installed  ## the same on pictures that winnow renders itself; no data is needed
+	$(RUN) -m jobs.datacomp.demo --folder out/datacomp-demo
+	$(RUN) -m jobs datacomp jobs/datacomp/demo.yaml --executor local --workers 1
+
+evidence-filter: $(VENV)/.installed  ## each ingredient of a filter network, and wrong captions, over 3 seeds; see jobs/ablation.yaml
+	$(RUN) -m jobs.ablation jobs/ablation.yaml --pool "$(POOL)" --truth $(TRUTH) --held-out "$(HELD_OUT)" \
+	  --set "clean.shards=$(CLEAN)" --set "finetune.pairs.shards=$(CLEAN)" \
+	  --set "finetune.task.images=$(TASK)" --set finetune.task.classnames=$(CLASSNAMES)
 
 format: $(VENV)/.installed
 	$(RUN) -m ruff check --fix .

@@ -1,22 +1,28 @@
-"""The `winnow` command: run, plan, sweep, status, verify; prints results on stdout, progress and errors on stderr."""
+"""The `winnow` command: run, plan, sweep, status, verify, cat, export; results on stdout, all else on stderr."""
 
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
+from jobs import cat as streaming
 from jobs import comparison, funnel
+from jobs import export as exporting
 from jobs import run as running
 from jobs import sweep as sweeping
 from jobs import verify as verifying
 from jobs.checks.finished import Sample
+from jobs.evaluate_command import app as evaluate_app
 from jobs.job import load, read
+from jobs.plan import plan
+from jobs.watch import recorded, watch
+from jobs.why.command import why
 from pipeline import storage
 from pipeline.artifact import DONE, is_artifact, write_json
 from pipeline.errors import AccountingError, JobError, WinnowError
@@ -28,6 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Filter web-scale image-text pools: embed once, decide exactly, train on what stays.",
 )
+
+app.add_typer(evaluate_app, name="evaluate")
 
 JobFile = Annotated[str, typer.Argument(help="a job file (YAML)", metavar="JOB.yaml")]
 Changes = Annotated[
@@ -49,22 +57,16 @@ def run(
     stderr = Console(stderr=True)
     running_on = open_executor(executor, workers or job.resources.workers, address)
     try:
-        result = running.run(job, running_on, lambda line: stderr.print(line, highlight=False, markup=False))
+        with recorded(job.store, job.name, executor) as watchers:
+            result = running.run(
+                job, running_on, lambda line: stderr.print(line, highlight=False, markup=False), watchers
+            )
     finally:
         running_on.close()
     funnel.show(result, Console())
 
 
-@app.command()
-def plan(job_file: JobFile, change: Changes = None) -> None:
-    """Show the resolved job, what is done, and what would run; nothing is run."""
-    job = load(job_file, change or [])
-    console = Console()
-    console.print(yaml.safe_dump(dict(job.resolved), sort_keys=False), markup=False, highlight=False)
-    table = Table("stage", "artifact", "state")
-    for label, artifact, state in running.plan(job):
-        table.add_row(label, artifact.name, state)
-    console.print(table)
+app.command()(plan)
 
 
 @app.command()
@@ -94,8 +96,15 @@ def sweep(
 
 
 @app.command()
-def status(store: Annotated[str, typer.Argument(help="URL of a store")]) -> None:
+def status(
+    store: Annotated[str, typer.Argument(help="URL of a store")],
+    live: Annotated[bool, typer.Option("--watch", help="follow the newest run until it ends or Ctrl-C")] = False,
+    refreshes: Annotated[int | None, typer.Option(min=1, help="with --watch: look so many times at most")] = None,
+) -> None:
     """Show the finished jobs of a store, and its artifacts."""
+    if live:
+        watch(store, Console(), refreshes)
+        return
     artifacts = [name for name in storage.folders(store) if is_artifact(name)]
     if not artifacts:
         raise JobError(f"a store must hold artifacts, but {store} has none; is it the store of a job that ran?")
@@ -133,6 +142,80 @@ def verify(
 
 
 @app.command()
+def cat(
+    store: Annotated[str, typer.Argument(help="URL of a store")],
+    name: Annotated[str, typer.Argument(help="name of a finished job of it", metavar="JOB")],
+    shard: Annotated[int, typer.Argument(help="number of an input shard, from 0; 00017 is 17")],
+    epoch: Annotated[int | None, typer.Option(help="only samples of this epoch of the cut `epochs`")] = None,
+    gap: Annotated[int | None, typer.Option(help="bytes read over rather than asked for around them")] = None,
+) -> None:
+    """Write the kept samples of one input shard to stdout, a tar that webdataset reads through `pipe:`."""
+    raise typer.Exit(streaming.cat(store, name, shard, epoch, gap))
+
+
+app.command()(why)
+
+
+@app.command("train-filter")
+def train_filter(
+    job_file: JobFile,
+    change: Changes = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="to write pairs; one per core by default")] = None,
+) -> None:
+    """Train a filter network: clean pairs, fine-tuning, the average of both; the same command resumes."""
+    from jobs import filter_job
+    from jobs import train_filter as training
+
+    stderr, running_on = Console(stderr=True), open_executor("local", workers, None)
+    job = filter_job.load(job_file, change or [])
+    made = training.train_filter(job, running_on, lambda line: stderr.print(line, highlight=False, markup=False))
+    console = Console()
+    console.print("in a job, under embeddings:", highlight=False)
+    line = f"  clip: {{model: {made.encoder.model}, pretrained: {made.encoder.pretrained}}}"
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def export(
+    store: Annotated[str, typer.Argument(help="URL of a store")],
+    name: Annotated[str, typer.Argument(help="name of a finished job of it", metavar="JOB")],
+    executor: Annotated[str, typer.Option(help="local or ray")] = "local",
+    address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")] = None,
+) -> None:
+    """Name what a finished job keeps in parquet files: uid, key, caption, url; img2dataset and datasets read them."""
+    running_on = open_executor(executor, workers, address)
+    try:
+        folder = exporting.export(store, name, running_on)
+    finally:
+        running_on.close()
+    Console().print(folder, soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def report(
+    store: Annotated[str, typer.Argument(help="URL of a store")],
+    name: Annotated[str, typer.Argument(help="name of a finished job of it", metavar="JOB")],
+    compare: Annotated[str | None, typer.Option(metavar="OTHER", help="another finished job, shown beside")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="in place of one in the store")] = None,
+    executor: Annotated[str, typer.Option(help="local or ray")] = "local",
+    address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")] = None,
+) -> None:
+    """Make one HTML page of a finished job: funnel, histograms, concepts, samples; it opens from disk, offline."""
+    from jobs import report as reporting  # the library of plots is 5 MB
+
+    running_on = open_executor(executor, workers, address)
+    try:
+        made = reporting.report(store, name, running_on, compare, out)
+    finally:
+        running_on.close()
+    read = f"{made.sampled_shards:,} of {made.shards:,} shards read"
+    Console(stderr=True).print(f"{made.size_bytes / 1e6:.1f} MB in {made.seconds:.1f} s, {read}", highlight=False)
+    Console().print(made.url, soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
 def quickstart(
     folder: Annotated[Path, typer.Option(help="where everything lands")] = Path("out/quickstart"),
     executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
@@ -153,6 +236,30 @@ def quickstart(
         stdout.print(f"{'ok  ' if check.holds else 'NOT '} {check.promise}: {check.seen}", highlight=False)
     if broken:
         raise typer.Exit(1)
+
+
+@app.command()
+def datacomp(
+    comparison_file: Annotated[str, typer.Argument(help="a comparison (YAML)", metavar="COMPARISON.yaml")],
+    change: Changes = None,
+    executor: Annotated[str, typer.Option(help="ray or local, for the policies")] = "ray",
+    address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core or GPU by default")] = None,
+) -> None:
+    """Train the same small CLIP on what each policy keeps of a pool, and compare; the same command resumes."""
+    from jobs.datacomp.compare import compare
+    from jobs.datacomp.plan import load as load_comparison
+    from jobs.datacomp.table import table
+
+    comparison = load_comparison(comparison_file, change or [])
+    stderr = Console(stderr=True)
+    running_on = open_executor(executor, workers, address)
+    try:
+        say = partial(stderr.print, highlight=False, markup=False, soft_wrap=True)
+        rows = compare(comparison, running_on, say)
+    finally:
+        running_on.close()
+    Console().print(table(rows))
 
 
 def main() -> None:

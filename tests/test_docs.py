@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from jobs import filter_job
 from jobs.job import Resources, load, parse
 from pipeline.stage import Limits
 from stages.distinct import REPEATED
@@ -16,7 +17,7 @@ from stages.embeddings import UNREADABLE
 from stages.encoders import Encoding
 from stages.formats import FORMATS
 from stages.policy import CUTS
-from tests.tree import README, ROOT, with_tree
+from tests.tree import PAGE, ROOT, with_tree
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")], key=lambda path: str(path))
 JOBS = sorted(ROOT.glob("jobs/*.yaml"))
@@ -69,7 +70,11 @@ def fields(kind: type) -> dict[str, object]:
 @named(PAGES)
 def test_snippets_are_jobs_that_parse(path: Path) -> None:
     for snippet in re.findall(r"^```yaml\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
-        job = {"name": "snippet", "store": "store", "pool": IMAGES, **yaml.safe_load(snippet)}
+        written = yaml.safe_load(snippet)
+        if "clean" in written:  # of `winnow train-filter`
+            filter_job.parse({"name": "snippet", **written})
+            continue
+        job = {"name": "snippet", "store": "store", "pool": IMAGES, **written}
         if "embeddings" not in job and job["pool"].get("format") in (None, "webdataset", "parquet"):
             job["embeddings"] = ENCODERS
         parse(job)
@@ -128,7 +133,8 @@ def test_options_of_a_job(title: str, kind: type) -> None:
 
 @named(JOBS)
 def test_job_files_parse_and_promise(path: Path) -> None:
-    assert load(str(path)).name == path.stem.replace("_", "-")
+    found = filter_job.load(str(path)) if "\nclean:" in path.read_text() else load(str(path))
+    assert found.name == path.stem.replace("_", "-")
     header = path.read_text().partition("\nname:")[0]
     assert all(line.startswith("#") for line in header.splitlines())
     if path.stem != "quickstart":
@@ -137,5 +143,5 @@ def test_job_files_parse_and_promise(path: Path) -> None:
         assert "estimate" in header
 
 
-def test_the_tree_in_the_readme_is_that_of_the_files() -> None:
-    assert README.read_text() == with_tree(README.read_text()), "run: python -m tests.tree"
+def test_the_tree_is_that_of_the_files() -> None:
+    assert PAGE.read_text() == with_tree(PAGE.read_text()), "run: python -m tests.tree"

@@ -11,7 +11,7 @@ FLOORS = ("jobs", "stages", "pipeline")  # each may import itself and those afte
 MAX_LINES = 400
 
 HOMES = {
-    "ray": ("pipeline/executor_ray.py",),
+    "ray": ("pipeline/executor_ray.py", "pipeline/metrics_ray.py"),
     "fsspec": ("pipeline/storage.py",),
     "s3fs": (),  # fsspec finds its back ends by the URL
     "gcsfs": (),
@@ -20,7 +20,14 @@ HOMES = {
     "torchvision": ("stages/encoders/",),
     "open_clip": ("stages/encoders/",),
     "timm": ("stages/encoders/",),
-    "PIL": ("stages/encoders/", "jobs/scenes.py", "jobs/world.py"),  # decoded here, drawn there
+    "jinja2": ("jobs/report/page.py",),
+    "plotly": ("jobs/report/page.py",),
+    "PIL": (
+        "stages/encoders/",
+        "jobs/scenes.py",
+        "jobs/world.py",
+        "jobs/datacomp/damage.py",
+    ),  # decoded here, drawn there
 }
 """Files, or folders that end in a slash, which may import a library."""
 

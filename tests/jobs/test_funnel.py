@@ -4,6 +4,8 @@ import io
 import shlex
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from jobs import funnel
@@ -56,3 +58,19 @@ def test_long_names_stay_whole_and_nothing_is_trained_on_nothing(kept: int) -> N
     assert f"uids      {store}/manifest-11111111/uids.npy" in lines
     assert f"shards    {store}/shards-00000000" in lines
     assert ("train on them:" in lines) == (kept > 0)
+
+
+@given(st.integers(1, 5000), st.integers(1, 3000))
+def test_every_loader_worker_has_a_batch(samples: int, samples_per_shard: int) -> None:
+    sizes = [min(samples_per_shard, samples - start) for start in range(0, samples, samples_per_shard)]
+    batch, workers = funnel.loading(samples, len(sizes))
+    # webdataset gives worker w of n the shards [w::n] of some order: at worst the fewest, and the short one among them
+    worst = sum(sorted(sizes)[: len(sizes) // workers])
+    assert 1 <= batch <= min(256, worst)
+    assert workers <= len(sizes)
+
+
+def test_a_large_job_has_large_batches() -> None:
+    assert funnel.loading(1_000_000, 100) == (256, 8)
+    assert funnel.loading(178, 1) == (128, 1)
+    assert funnel.loading(600, 1000) == (256, 1)  # in the pool's own shards, most of them without one that is kept

@@ -1,0 +1,218 @@
+"""Runs the recipes of docs/interop.md, block by block in the page's order, on small files of each program's layout."""
+
+import contextlib
+import gc
+import io
+import json
+import os
+import re
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from jobs import cli
+from tests.pools import (
+    Samples,
+    jpeg,
+    members,
+    tiny_clip,
+    unit,
+    write_clip_retrieval,
+    write_datacomp,
+    write_tar,
+)
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/interop.md").read_text()
+SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+POOL = 40
+
+
+class Recipes:
+    """The page in a folder of its own: what each section's Python left and its commands printed, by title."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.patch = folder, patch
+        self.left: dict[str, dict[str, Any]] = {}
+        self.printed: dict[str, str] = {}
+
+    def run(self, title: str) -> dict[str, Any]:
+        """Run the sections up to this one that have not run; what its Python blocks left."""
+        for earlier, text in SECTIONS.items():
+            if earlier not in self.left:
+                self.left[earlier] = {}
+                printed = io.StringIO()
+                with contextlib.redirect_stdout(printed):
+                    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+                        getattr(self, language)(block, self.left[earlier])
+                self.printed[earlier] = printed.getvalue()
+            if earlier == title:
+                return self.left[earlier]
+        raise KeyError(title)
+
+    def yaml(self, block: str, left: dict[str, Any]) -> None:
+        """A job under the name that the commands call it by; a model that need not be downloaded."""
+        job = yaml.safe_load(block)
+        if "embeddings" in job:
+            encoder = tiny_clip(self.folder / "model")
+            job["embeddings"] = {"clip": {"model": encoder.model, "pretrained": encoder.pretrained}}
+        (self.folder / f"{job['name']}.yaml").write_text(yaml.safe_dump(job))
+
+    def sh(self, block: str, left: dict[str, Any]) -> None:
+        """Commands of winnow, in this process: its imports are the slow part."""
+        for line in block.splitlines():
+            words = shlex.split(line)
+            assert words[0] == "winnow"
+            self.patch.setattr(sys, "argv", words)
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+            assert end.value.code == 0
+
+    def python(self, block: str, left: dict[str, Any]) -> None:
+        """Its names stay for the test to look at, but for webdataset's own: those hold files open until they go."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            exec(compile(block, "docs/interop.md", "exec"), left)
+            for name in [name for name, value in left.items() if type(value).__module__.startswith("webdataset")]:
+                del left[name]
+            gc.collect()
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipes]:
+    folder = tmp_path_factory.mktemp("interop")
+    img2dataset(folder / "downloaded")
+    write_datacomp(folder / "commonpool/metadata", Samples.drawn(POOL, seed=1), 2)
+    write_clip_retrieval(folder / "inference", Samples.drawn(POOL, seed=2), 2)
+    curator(folder / "curator")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        # `winnow cat` is a process of its own, and its door is the tested one
+        (folder / "bin").mkdir()
+        door = folder / "bin/winnow"
+        door.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m jobs "$@"\n')
+        door.chmod(0o755)
+        patch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
+        # must be set before datasets is imported, which no other test does
+        patch.setenv("HF_HOME", str(folder / "hub"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield Recipes(folder, patch)
+
+
+def img2dataset(folder: Path) -> None:
+    """Two shards as it leaves them: keys of nine digits, a json each, and the links that were dead in the parquet."""
+    for shard in range(2):
+        keys = [f"{shard:05d}{row:04d}" for row in range(POOL // 2)]
+        facts = [
+            {"url": f"http://x/{key}.jpg", "caption": f"a photo of thing {key}", "key": key, "status": "success"}
+            for key in keys
+        ]
+        parts = [
+            {"jpg": jpeg(int(fact["key"])), "json": json.dumps(fact).encode(), "txt": fact["caption"].encode()}
+            for fact in facts
+        ]
+        write_tar(folder / f"{shard:05d}.tar", members(list(zip(keys, parts, strict=True))))
+        dead = {
+            "url": "http://x/dead.jpg",
+            "caption": "gone",
+            "key": f"{shard:05d}9999",
+            "status": "failed_to_download",
+        }
+        pq.write_table(pa.Table.from_pylist([*facts, dead]), folder / f"{shard:05d}.parquet")
+        (folder / f"{shard:05d}_stats.json").write_text(json.dumps({"count": POOL // 2 + 1, "successes": POOL // 2}))
+
+
+def curator(folder: Path) -> None:
+    """Two files of ids and vectors that are not normed."""
+    folder.mkdir()
+    vectors = 7 * unit(POOL, seed=3).astype(np.float32)
+    for shard, part in enumerate(np.split(vectors, 2)):
+        ids = [f"{shard:05d}/{row:06d}.jpg" for row in range(len(part))]
+        pq.write_table(pa.table({"image_id": ids, "embedding": list(part)}), folder / f"{shard}.parquet")
+
+
+def kept(recipes: Recipes, job: str) -> list[dict[str, Any]]:
+    """The manifest's kept rows, read as anyone would."""
+    record = json.loads((recipes.folder / f"winnow/jobs/{job}.json").read_text())
+    folder = recipes.folder / "winnow" / record["artifacts"]["manifest"]
+    table = pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))])
+    assert len(table) == POOL == record["counts"]["pool"]
+    found: list[dict[str, Any]] = table.filter(table["kept"]).to_pylist()
+    return found
+
+
+def test_from_img2dataset(recipes: Recipes) -> None:
+    recipes.run("From img2dataset")
+    assert len(kept(recipes, "photos")) == POOL // 2
+
+
+def test_from_datacomp(recipes: Recipes) -> None:
+    recipes.run("From DataComp")
+    samples = Samples.drawn(POOL, seed=1)
+    best = np.argsort(-samples.cosine)[: int(0.3 * POOL)]
+    assert sorted(row["uid"] for row in kept(recipes, "commonpool")) == sorted(samples.uid[i] for i in best)
+
+
+def test_from_clip_retrieval(recipes: Recipes) -> None:
+    recipes.run("From clip-retrieval")
+    assert len(kept(recipes, "retrieval")) == int(0.6 * POOL)
+
+
+def test_from_nemo_curator(recipes: Recipes) -> None:
+    ids = recipes.run("From NeMo Curator")["ids"]
+    assert len(set(ids)) == len(ids) == len(kept(recipes, "curator")) == POOL // 2
+    # content hashes are its uids, so the ids can only have come by their place
+    assert all(re.fullmatch(r"0000[01]/0000[01]\d\.jpg", name) for name in ids)
+
+
+def test_to_open_clip(recipes: Recipes) -> None:
+    left = recipes.run("To open_clip")
+    found = [key for row in kept(recipes, "photos") for key in [row["key"]]]
+    assert [caption for _, caption in left["pairs"]] == [f"a photo of thing {key}" for key in found]
+    assert all(picture.size == (40, 40) for picture, _ in left["pairs"])
+    if "keys" in left:
+        assert sorted(left["keys"]) == sorted(found)
+
+
+def test_to_the_resharder(recipes: Recipes) -> None:
+    subset = recipes.run("To DataComp's resharder")["subset"]
+    names = [row["uid"] for row in kept(recipes, "commonpool")]
+    as_its_readme_makes_it = np.array([(int(uid[:16], 16), int(uid[16:], 16)) for uid in names], np.dtype("u8,u8"))
+    as_its_readme_makes_it.sort()
+    assert subset.dtype == as_its_readme_makes_it.dtype
+    assert np.array_equal(subset, as_its_readme_makes_it)
+
+
+def test_to_img2dataset(recipes: Recipes) -> None:
+    recipes.run("To img2dataset")
+    # the folder that was printed; img2dataset reads its *.parquet, each with the columns that it is told
+    folder = Path(recipes.printed["To img2dataset"].strip())
+    table = pa.concat_tables(
+        [pq.read_table(path, columns=["url", "caption", "uid"]) for path in folder.glob("*.parquet")]
+    )
+    assert sorted(table["uid"].to_pylist()) == sorted(row["uid"] for row in kept(recipes, "commonpool"))
+    assert table["url"].to_pylist() == [f"http://x/{uid}" for uid in table["uid"].to_pylist()]
+
+
+def test_to_hugging_face_datasets(recipes: Recipes) -> None:
+    left = recipes.run("To Hugging Face datasets")
+    assert len(left["pictures"]) == len(kept(recipes, "photos"))
+    assert left["first"][0].size == (40, 40)
+    assert left["first"][1].startswith("a photo of thing")
+    assert left["table"]["uid"] == [row["uid"] for row in kept(recipes, "photos")]
+
+
+def test_every_section_is_run_and_every_table_row_has_one(recipes: Recipes) -> None:
+    titles = re.findall(r"\]\(#([\w-]+)\)", PAGE.partition("\n## ")[0])
+    assert sorted(titles) == sorted(re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in SECTIONS)
+    recipes.run(list(SECTIONS)[-1])
+    assert set(recipes.left) == set(SECTIONS)
