@@ -1,14 +1,12 @@
 """Runs the recipes of docs/interop.md, block by block in the page's order, on small files of each program's layout."""
 
 import contextlib
-import gc
 import io
 import json
 import os
 import re
 import shlex
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import pytest
 import yaml
 
 from jobs import cli
+from tests.jobs.test_cat import pipes_left_open
 from tests.pools import (
     Samples,
     jpeg,
@@ -79,12 +78,10 @@ class Recipes:
 
     def python(self, block: str, left: dict[str, Any]) -> None:
         """Its names stay for the test to look at, but for webdataset's own: those hold files open until they go."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
+        with pipes_left_open():
             exec(compile(block, "docs/interop.md", "exec"), left)
             for name in [name for name, value in left.items() if type(value).__module__.startswith("webdataset")]:
                 del left[name]
-            gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -59,11 +59,11 @@ def test_run_prints_the_funnel(
     assert "uids.npy" in out
     assert "train on them" not in out
     assert [line.split()[0] for line in err.splitlines()] == [
-        "pool", "embeddings", "similarity", "random", "manifest",
+        "pool", "embeddings", "distinct", "similarity", "random", "manifest",
     ]  # fmt: skip
     assert called(monkeypatch, "run", str(job_file), "--executor", "local", "--set", "policy.1.random.count=3") == 0
     out, err = capsys.readouterr()
-    assert err.count("done before") == 3
+    assert err.count("done before") == 4
     assert "│ kept" in out
 
 
@@ -72,7 +72,7 @@ def test_plan_runs_nothing(job_file: Path, monkeypatch: pytest.MonkeyPatch, caps
     out, err = capsys.readouterr()
     assert err == ""
     assert yaml.safe_load(out[: out.index("┏")])["policy"][0]["similarity"]["fraction"] == 0.25
-    assert out.count("to do") == 5
+    assert out.count("to do") == 6
     assert not (job_file.parent / "store").exists()
 
 
@@ -90,7 +90,7 @@ def test_status_lists_jobs_and_artifacts(
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
     assert rows[0][:5] == ["small", "40", "8", "32", "0"]
     assert ["density-0badcafe", "unfinished"] in rows
-    assert len([row for row in rows if row[-1] == "done"]) == 5
+    assert len([row for row in rows if row[-1] == "done"]) == 6
 
 
 @pytest.mark.parametrize(
