@@ -22,6 +22,7 @@ from jobs.job import parse, put, read
 from jobs.poison import poisoned
 from jobs.run import run
 from jobs.train_filter import Filter, train_filter
+from jobs.training import claim
 from pipeline import storage
 from pipeline.artifact import json_if_whole, write_json
 from pipeline.executor_local import LocalExecutor
@@ -49,6 +50,13 @@ class Judged:
     held_out: str
     captions: str
 
+    @property
+    def asked(self) -> Mapping[str, object]:
+        """What decides the numbers, as plain values."""
+        good = int(self.truth.good.sum())
+        truth = {"good": good, "bad": len(self.truth.good) - good}
+        return {"pool": self.pool, "truth": truth, "held_out": self.held_out, "captions": self.captions}
+
     def numbers(self, made: Filter, store: str, name: str) -> dict[str, object]:
         """AUC on the pool by a job of its own, and recalls."""
         from stages.encoders.zero_shot import Judge  # torch takes three seconds to import
@@ -72,13 +80,18 @@ def ablate(
     """One row for each filter and seed, in the order of the tables; what an earlier call finished is read again.
 
     values: of a filter's job, with finetune. wrong: shares of wrong captions to train with, each without fine-tuning.
-    side_by_side: filters at a time.
+    side_by_side: filters at a time. Raises ModelError where the folder holds rows of another job or another judge.
     """
     folder = Path(values["folder"])
+    claim(folder / "asked.json", {"job": values, **judged.asked}, "rows of one ablation")
     lines = [line for seed in seeds for line in _lines(values, folder, wrong, seed)]
     with ThreadPoolExecutor(side_by_side) as pool:
         calls = [pool.submit(_line, line, judged, str(folder / "store"), say) for line in lines]
-        rows = [row for call in calls for row in call.result()]
+        try:
+            rows = [row for call in calls for row in call.result()]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what is in work ends first, and nothing else begins
+            raise
     names = list(dict.fromkeys([*ADDED, *TAKEN_AWAY, *(_poison_name(share) for share in wrong)]))
     return sorted(rows, key=lambda row: (names.index(str(row["filter"])), row["seed"]))
 

@@ -40,7 +40,10 @@ def main() -> None:
     parser.add_argument("--gap", type=int, help="bytes that are read over rather than asked for around them")
     words = parser.parse_args(sys.argv[2:])
     try:
-        sys.exit(cat(words.store, words.name, words.shard, words.epoch, words.gap))
+        code = cat(words.store, words.name, words.shard, words.epoch, words.gap)
     except WinnowError as error:
         print(f"winnow: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    except KeyboardInterrupt:  # of whoever trains, whose every pipe it reaches
+        code = 130
+    sys.exit(code)

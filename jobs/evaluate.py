@@ -89,7 +89,8 @@ def filter_quality(
 
     score: a number column of the job's embeddings or manifest; None for the cosine of its only encoder. Samples that
     the pool's reader rejected have no score and are counted as unread. Memory: some 300 bytes a sample of the truth.
-    Raises JobError for a job or column that is not there, DataError where no sample is in both.
+    Fractions that keep no sample are left out.
+    Raises JobError for a job or column that is not there, DataError where no sample is in both, or none of one kind.
     """
     record = read_json(job_url(store, name)) if storage.exists(job_url(store, name)) else None
     if record is None:
@@ -109,6 +110,11 @@ def filter_quality(
     if not read.any():
         raise DataError(f"{name} and the truth must be of one pool, but they have no uid in common")
     values, good, kind = values[read], truth.good[read], truth.kind[read]
+    if good.all() or not good.any():
+        raise DataError(
+            f"{score} of {name} is judged by good samples and bad ones, but of {len(good)} that have it "
+            f"{int(good.sum())} are good; judge a score that more samples have"
+        )
     bad = sorted(set(kind[~good].tolist()))
     return {
         "score": score,
@@ -117,7 +123,7 @@ def filter_quality(
         "unread": int((~read).sum()),
         "auc": roc_auc(values, good),
         "auc_against": {each: roc_auc(values[good | (kind == each)], good[good | (kind == each)]) for each in bad},
-        "precision_at": {f"{fraction:g}": precision_at(values, good, fraction) for fraction in fractions},
+        "precision_at": {f"{part:g}": precision_at(values, good, part) for part in fractions if int(part * len(good))},
     }
 
 
@@ -148,7 +154,8 @@ def zero_shot(
     """Accuracy of the nearest class name, on labelled images in tars or parquet; see labelled_images for the columns.
 
     top1, top5: of all images; mean_per_class: the mean over classes of their own top1. Ties go to the lower class.
-    Raises DataError for an image that cannot be read: a set to judge by is whole.
+    Raises StorageError for a sample that cannot be read, SampleError for an image that cannot be decoded: a set to
+    judge by is whole. DataError for a set of none.
     """
     names = read_classnames(classnames)
     weights = judge.classifier(names, templates)  # (d, c)
@@ -161,6 +168,8 @@ def zero_shot(
                 yield bytes(found[0].image)
 
     ranks = [_ranks(vectors @ weights, labels, done) for done, vectors in _counted(judge.images(images()))]
+    if not ranks:
+        raise DataError(f"a model is judged by images, but {', '.join(urls)} have none")
     rank, known = np.concatenate(ranks), np.asarray(labels)
     own = [float((rank[known == number] == 0).mean()) for number in np.unique(known)]
     return {
@@ -192,6 +201,7 @@ def retrieval(judge: "Judge", urls: Sequence[str], captions: str, recalls: Seque
     """Recall at k among all pairs of a set: any of a picture's captions for it, its own picture for each caption.
 
     captions: see captioned_images. Memory: 4 d bytes a picture and a caption; cost: pictures x captions x d.
+    Raises: as zero_shot.
     """
     texts: list[str] = []
     owner: list[int] = []
@@ -203,7 +213,10 @@ def retrieval(judge: "Judge", urls: Sequence[str], captions: str, recalls: Seque
                 texts.extend(own)
                 yield bytes(sample.image)
 
-    pictures = np.concatenate(list(judge.images(images())))  # (n, d)
+    batches = list(judge.images(images()))
+    if not batches:
+        raise DataError(f"a model is judged by pictures with captions, but {', '.join(urls)} have none")
+    pictures = np.concatenate(batches)  # (n, d)
     said, owners = judge.texts(texts), np.asarray(owner)  # (m, d), (m,)
     to_text = _best(pictures, said, lambda rows: rows[:, None] == owners)
     to_image = _best(said, pictures, lambda rows: owners[rows][:, None] == np.arange(len(pictures)))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jobs import evaluate
 from pipeline import storage
@@ -72,7 +73,8 @@ def _show(numbers: Mapping[str, object], json_file: str | None) -> None:
     table.columns[1].justify = "right"
     for key, value in numbers.items():
         for name, number in value.items() if isinstance(value, Mapping) else [("", value)]:
-            table.add_row(f"{key.replace('_', ' ')} {name}".strip(), _text(number))
+            # the kinds of a truth are anyone's words, and no markup
+            table.add_row(Text(f"{key.replace('_', ' ')} {name}".strip()), _text(number))
     Console().print(table)
     if json_file is not None:
         write_json(json_file, numbers)

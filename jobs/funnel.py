@@ -1,16 +1,15 @@
 """Shows what a job came to: the funnel of counts, and the command that trains on what is left; writes no file."""
 
-import json
 import shlex
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
 
 from jobs.run import Result
 from pipeline import storage
-from pipeline.artifact import Artifact
+from pipeline.artifact import Artifact, read_json
 from stages.encoders import OpenClip
 from stages.formats import VectorReader
 from stages.manifest import UIDS
@@ -78,10 +77,10 @@ def loading(samples: int, shards: int) -> tuple[int, int]:
 def _exported(result: Result, shards: Artifact) -> tuple[int, str]:
     """How many training shards there are, and what webdataset calls them."""
     count = cast(int, dict(result.steps)["shards"].report["shards"])
-    data = storage.join(shards.folder, f"{_numbers(count)}.tar")
-    if data.startswith("s3://"):  # webdataset opens gs:// by itself, but not this
-        data = f"pipe:aws s3 cp {data} -"
-    return count, data
+    names = f"{_numbers(count)}.tar"
+    if shards.folder.startswith("s3://"):  # webdataset opens gs:// by itself, but not this
+        return count, f"pipe:aws s3 cp {storage.join(shlex.quote(shards.folder), names)} -"
+    return count, storage.join(shards.folder, names)
 
 
 def _in_place(result: Result) -> tuple[int, str]:
@@ -102,7 +101,7 @@ def status_table(store: str) -> Table:
     """One row per finished job of a store."""
     table = Table("job", "pool", "kept", "dropped", "rejected", "seconds")
     for found in storage.listing(storage.join(store, "jobs")):
-        record = json.loads(storage.read_bytes(found.url))
+        record = cast(dict[str, Any], read_json(found.url))
         counts = record["counts"]
         dropped, rejected = (sum(counts[name].values()) for name in ("dropped", "rejected"))
         numbers = [counts["pool"], counts["kept"], dropped, rejected, round(sum(record["seconds"].values()))]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline import storage
-from pipeline.artifact import Artifact, is_artifact, read_json
+from pipeline.artifact import Artifact, read_json
 from pipeline.errors import DataError, JobError
 from stages.formats import FORMATS, ImageReader, Parquet, Webdataset
 from stages.selected import Plan, Selected
@@ -51,7 +51,8 @@ def opened(store: str, name: str, *, epoch: int | None = None, gap_bytes: int | 
     store = storage.absolute(store.rstrip("/"))
     record = _record(store, name)
     try:
-        artifacts = {label: _artifact(store, folder) for label, folder in record["artifacts"].items()}
+        artifacts = {label: Artifact.named(store, folder) for label, folder in record["artifacts"].items()}
+        pool = artifacts["pool"]
         reader = _reader(name, record["job"]["pool"])
         count = int(record["counts"]["kept"])
         selected = Selected(artifacts["embeddings"], artifacts["manifest"], reader, gap_bytes=gap_bytes)
@@ -59,7 +60,7 @@ def opened(store: str, name: str, *, epoch: int | None = None, gap_bytes: int | 
         raise DataError(
             f"the record of {name} in {store} must be as its run left it, but: {error!r}; run it again"
         ) from error
-    shards = _done(artifacts["pool"])["shards"]
+    shards = _done(pool)["shards"]
     if epoch is not None:
         drawn = artifacts.get("epochs")
         report = _done(drawn) if drawn else {"epochs": 0, "asked": 0}
@@ -123,13 +124,6 @@ def _record(store: str, name: str) -> dict[str, Any]:
             f"it has {', '.join(listed) or 'no finished job'}"
         )
     return read_json(url)
-
-
-def _artifact(store: str, folder: str) -> Artifact:
-    if not is_artifact(folder):
-        raise ValueError(f"{folder!r} is no artifact")
-    stage, _, mark = folder.rpartition("-")
-    return Artifact(store, stage, mark)
 
 
 def _done(artifact: Artifact) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """Lands copies of captioned tars in which a seeded share of the pictures carry another picture's captions."""
 
-import io
 import json
 import tarfile
 from collections.abc import Sequence
@@ -8,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from jobs.training import claim
+from jobs.training_pairs import add_member
 from pipeline import storage
 from pipeline.artifact import DONE, shard_name, write_json
+from pipeline.fingerprint import fingerprint
 from stages.formats.labelled import captioned_images
 from stages.formats.sample import Reject
 
@@ -19,19 +21,30 @@ def poisoned(urls: Sequence[str], captions: str, share: float, seed: int, out: P
 
     share: of each tar's pictures, rounded, at least two of them where it is not 0, for one alone keeps its own. Those
     chosen hand their captions on in a circle, so each of them gets captions that are another's and none are lost.
+    What cannot be read is left out, and counted in `_done.json`. Memory: the pictures of one tar.
+    Raises ModelError where `out` holds copies of other tars, or with another share.
     """
-    for index, url in enumerate(urls if not (out / DONE).is_file() else ()):
-        found = [pair for pair in captioned_images(url, captions) if not isinstance(pair, Reject)]
+    files = fingerprint(storage.identify(urls), digits=32)
+    asked = {"files": files, "captions": captions, "share": share, "seed": seed}
+    claim(out / "copies.json", asked, "one set of copies")
+    pattern = str(out / "*.tar")
+    if (out / DONE).is_file():
+        return pattern
+    rejected = 0
+    for index, url in enumerate(urls):
+        pairs = list(captioned_images(url, captions))
+        found = [pair for pair in pairs if not isinstance(pair, Reject)]
+        rejected += len(pairs) - len(found)
         texts = exchanged([own for _, own in found], share, [seed, index])
         with (
             storage.committing(str(out / shard_name(index, ".tar"))) as file,
             tarfile.open(fileobj=file, mode="w|") as tar,
         ):
             for number, ((sample, _), own) in enumerate(zip(found, texts, strict=True)):
-                _add(tar, f"{number:09d}.jpg", bytes(sample.image))
-                _add(tar, f"{number:09d}.json", json.dumps({"captions": list(own)}).encode())
-    write_json(str(out / DONE), {"share": share, "seed": seed, "tars": len(urls)})
-    return str(out / "*.tar")
+                add_member(tar, f"{number:09d}.jpg", bytes(sample.image))
+                add_member(tar, f"{number:09d}.json", json.dumps({"captions": list(own)}).encode())
+    write_json(str(out / DONE), {"share": share, "seed": seed, "tars": len(urls), "rejected": rejected})
+    return pattern
 
 
 def exchanged(captions: Sequence[tuple[str, ...]], share: float, seed: int | Sequence[int]) -> list[tuple[str, ...]]:
@@ -42,9 +55,3 @@ def exchanged(captions: Sequence[tuple[str, ...]], share: float, seed: int | Seq
     for giver, taker in zip(chosen, np.roll(chosen, 1), strict=True):
         after[int(taker)] = captions[int(giver)]
     return after
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    header = tarfile.TarInfo(name)
-    header.size = len(content)
-    tar.addfile(header, io.BytesIO(content))

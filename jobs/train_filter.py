@@ -15,7 +15,7 @@ from jobs.filter_job import FilterJob
 from jobs.training import Recipe, train
 from jobs.training_pairs import Source, Task, pattern, write_pairs
 from pipeline import storage
-from pipeline.artifact import json_if_whole, write_json
+from pipeline.artifact import DONE, json_if_whole, write_json
 from pipeline.errors import JobError
 from pipeline.executor import Executor
 from pipeline.fingerprint import fingerprint
@@ -113,7 +113,7 @@ def _step(
     mark = fingerprint([mark, dataclasses.replace(recipe, model="", pretrained=None), parent])
     out = Path(job.folder, f"{name}-{mark}")
     checkpoint = train(pattern(pairs), out, recipe)
-    seconds = (json_if_whole(str(out / "_done.json")) or {}).get("seconds")
+    seconds = (json_if_whole(str(out / DONE)) or {}).get("seconds")
     say(f"{name:8} {out.name} {seconds} s")
     facts = {
         "folder": out.name,

@@ -1,10 +1,11 @@
 """Lands one training in a folder, by open_clip's own trainer: recipe.json, train.log, checkpoints/, _done.json last.
 
-The trainer is a process of its own: one Python, or torchrun with several. It is resumed from its last whole checkpoint,
-a finished training is not done again, and a folder takes one recipe only.
+The trainer is a process of its own: one Python, or torchrun with several. It ends with the process that started it, and
+is resumed from its last whole checkpoint; a finished training is not done again, and a folder takes one recipe only.
 """
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -22,13 +23,16 @@ from pydantic.dataclasses import dataclass
 from pipeline.artifact import DONE, json_if_whole, write_json
 from pipeline.errors import ModelError
 from pipeline.fingerprint import canonical
+from pipeline.lifeline import WATCHED
 
 LOG = "train.log"
 """File of a training that holds everything its trainer said, of every call."""
 
 RECIPE = "recipe.json"
+MODEL = "model.json"
 _BY_NAME = "-"
 _TAIL_LINES = 15
+_TAIL_BYTES = 64 << 10
 _GRACE_S = 45.0  # torchrun gives its processes 30 s
 _HOW = {"fingerprint": False}  # how to run, not what to learn
 
@@ -86,19 +90,21 @@ def train(shards: str, out: Path, recipe: Recipe) -> Path:
         where the recipe has no samples_per_epoch, sizes.json (tar name to samples) lies beside them.
     out: the folder of this training alone. What an earlier call left there is gone on with, or returned if finished.
     Only the last checkpoint is kept: an older one goes when its successor is there.
-    Raises: ModelError where `out` holds the training of another recipe or of other shards, or another call still
-        trains there; and with the log's tail where the trainer fails, leaves no checkpoint or exceeds timeout_s.
+    Raises: ModelError where `out` holds the training of another recipe, another model under the same name or of other
+        shards, or another call still trains there; and with the log's tail where the trainer fails, leaves no
+        checkpoint or exceeds timeout_s.
     """
     out = out.absolute()
     log = out / LOG
     checkpoint = out / "checkpoints" / f"epoch_{recipe.epochs}.pt"
-    _claim(shards, out, recipe)
+    claim(out / RECIPE, {"shards": shards, **_plain(recipe)}, "the training of one recipe")
+    claim_model(out, recipe.model)
     if (out / DONE).is_file() and checkpoint.is_file():
         return checkpoint
     started = time.monotonic()
     with log.open("ab") as sink:
         try:
-            # the trainer inherits the lock, and holds it even where this process is killed and it is not
+            # the trainer inherits the lock, and holds it until it has ended, even where this process is killed
             fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ModelError(
@@ -117,15 +123,25 @@ def train(shards: str, out: Path, recipe: Recipe) -> Path:
     return checkpoint
 
 
-def _claim(shards: str, out: Path, recipe: Recipe) -> None:
-    """Write what a folder is for, or hold it against what was written there first."""
-    asked = {"shards": shards, **_plain(recipe)}
-    found = json_if_whole(str(out / RECIPE))
+def claim(path: Path, asked: Mapping[str, object], what: str) -> None:
+    """Write down what a folder is for, plain JSON values; raises ModelError where something else was written first."""
+    found = json_if_whole(str(path))
     if found is None:
-        write_json(str(out / RECIPE), asked)
+        write_json(str(path), asked)
     elif changed := [key for key in {**found, **asked} if found.get(key) != asked.get(key)]:
         told = "; ".join(f"{key} was {found.get(key)!r} and is {asked.get(key)!r}" for key in changed)
-        raise ModelError(f"a folder holds the training of one recipe, but in {out} {told}; train into a fresh folder")
+        raise ModelError(f"a folder holds {what}, but in {path.parent} {told}; take a fresh folder")
+
+
+def claim_model(folder: Path, model: str) -> None:
+    """Keep a copy of a model's configuration `.json` in a folder; raises ModelError where it was another one before."""
+    if not model.endswith(".json"):
+        return
+    try:
+        config = json.loads(Path(model).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"a model is a name of open_clip or a configuration .json, but {model}: {error}") from error
+    claim(folder / MODEL, config, "trainings of one model")
 
 
 def _plain(recipe: Recipe) -> dict[str, object]:
@@ -165,7 +181,7 @@ def _command(shards: str, out: Path, recipe: Recipe) -> list[str]:
         words += ["--aug-cfg", *(f"{name}={value!r}" for name, value in recipe.augmentation.items())]
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={recipe.processes}"]
     launch = [sys.executable, *(torchrun if recipe.processes > 1 else []), "-m", "stages.encoders.trainer"]
-    return [*launch, config, "--", *words]
+    return [*launch, config, WATCHED, "--", *words]
 
 
 def _run(command: Sequence[str], sink: int, recipe: Recipe) -> int:
@@ -176,7 +192,7 @@ def _run(command: Sequence[str], sink: int, recipe: Recipe) -> int:
         environment["OMP_NUM_THREADS"] = str(recipe.threads)
     with subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # for WATCHED: closed by the kernel where this process is killed
         stdout=sink,
         stderr=subprocess.STDOUT,
         env=environment,
@@ -201,7 +217,9 @@ def _remove_torn(checkpoints: Path) -> None:
 
 
 def _failure(what: str, shards: str, log: Path) -> str:
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        tail = "\n".join(file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
     return (
         f"open_clip's trainer must leave a checkpoint of {shards}, but it {what}; mend what its log's end "
         f"({log}) names and run the same again, which goes on from its last checkpoint:\n{tail}"

@@ -186,8 +186,9 @@ class _Write:
             ):
                 for sample, texts in pictures:
                     # jpg whatever it holds: the trainer's decoder goes by the content, and knows few suffixes
-                    _add(tar, f"{sample.position:09d}.jpg", bytes(sample.image))
-                    _add(tar, f"{sample.position:09d}.txt", texts[(sample.position + layer) % len(texts)].encode())
+                    text = texts[(sample.position + layer) % len(texts)]
+                    add_member(tar, f"{sample.position:09d}.jpg", bytes(sample.image))
+                    add_member(tar, f"{sample.position:09d}.txt", text.encode())
         return len(pictures), rejects
 
 
@@ -210,7 +211,8 @@ def _shrunk(sample: Sample, side: int) -> bytes:
     return shrunk(bytes(sample.image), side)
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Append a file to a tar, of no time and no owner: same content, same bytes."""
     header = tarfile.TarInfo(name)
     header.size = len(content)
     tar.addfile(header, io.BytesIO(content))

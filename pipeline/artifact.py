@@ -36,6 +36,14 @@ class Artifact:
     stage: str
     fingerprint: str
 
+    @classmethod
+    def named(cls, store: str, folder: str) -> "Artifact":
+        """The artifact of a folder such as `embeddings-3fa2c17b`. Raises ValueError for any other name."""
+        if not is_artifact(folder):
+            raise ValueError(f"a folder must be named as an artifact is, but {folder!r} came")
+        stage, _, mark = folder.rpartition("-")
+        return cls(store, stage, mark)
+
     @property
     def name(self) -> str:
         """Folder name, such as `embeddings-3fa2c17b`."""

@@ -1,30 +1,36 @@
-"""Lands `events/<job>-<start>.jsonl` in a store: a line for every shard of every pass, and reads it back as it grows.
+"""Lands `events/<job>-<start>-<process>.jsonl` in a store: a line for every shard of every pass; reads it as it grows.
 
-Local stores: the file grows line by line. Object stores cannot append: there the log is parts of a minute each,
-`<job>-<start>-00000.jsonl` …, and a driver that is killed takes its last minute along. Lines hold names of stages and
-workers and numbers; no caption, no key and no URL, so nothing of the pool and no credential.
+Local stores: the file grows line by line. Object stores cannot append: there the log is parts of a minute or more,
+`…-p00000.jsonl` …, and a driver that is killed takes along what came after its last part. Lines hold names of stages
+and workers and numbers; no caption, no key and no URL, so nothing of the pool and no credential.
 """
 
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from io import FileIO
+from pathlib import Path
+from typing import Any
 
 from pipeline import storage
+from pipeline.errors import StorageError, TornError
 from pipeline.watching import Done
 
 FOLDER = "events"
 PART_S = 60.0
+_BLOCK_BYTES = 1 << 20  # that a reader holds at a time: the log of a large run has a GB
 _NAME = re.compile(r"(?P<log>.+-(?P<start>\d{8}T\d{6}Z)-\d+)(?:-p\d{5,})?\.jsonl")
 
 
 class EventLog:
     """A watcher that writes. Make it with `EventLog.of`, and close it; without any event it leaves no file.
 
-    Cost: one line of about 150 bytes for each shard of each pass; 0.04 ms to write it.
+    A log that cannot be written, be it that the disk is full, is given up with a line on stderr: no run ends for it,
+    and none hides behind it why it ended.
     """
 
     def __init__(self, stem: str) -> None:
@@ -33,7 +39,8 @@ class EventLog:
         self._waiting: list[str] = []
         self._parts = 0
         self._path = storage.local_path(f"{stem}.jsonl")
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
+        self._lost = False
 
     @classmethod
     def of(cls, store: str, job: str) -> "EventLog":
@@ -62,32 +69,49 @@ class EventLog:
     def close(self, state: str) -> None:
         """The last line: what became of the run."""
         if self._file is not None or self._parts or len(self._waiting) > 1:
-            self._note("end", state=state)
+            self._waiting.append(self._line("end", state=state))
+            self._land()
         if self._file is not None:
-            self._file.close()
-        elif self._waiting and (self._parts or len(self._waiting) > 1):
-            self._flush()
+            try:
+                self._file.close()
+            except OSError as error:  # a file system over a network may say only here that it had no room
+                self._give_up(error)
 
     def _note(self, event: str, **values: object) -> None:
         self._waiting.append(self._line(event, **values))
-        if self._path is None:
-            if time.monotonic() - self._flushed > PART_S:
-                self._flush()
-            return
-        if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a", buffering=1, encoding="utf-8")
-        self._file.writelines(self._waiting)
-        self._waiting.clear()
+        if self._path is not None or time.monotonic() - self._flushed > PART_S:
+            self._land()
 
     def _line(self, event: str, **values: object) -> str:
         return json.dumps({"event": event, "t": round(time.monotonic() - self._started, 3), **values}) + "\n"
 
-    def _flush(self) -> None:
-        storage.write_bytes(f"{self._stem}-p{self._parts:05d}.jsonl", "".join(self._waiting).encode())
-        self._parts += 1
+    def _land(self) -> None:
+        """Write the lines that wait, unless the log is given up."""
+        lines = "".join(self._waiting).encode()
         self._waiting.clear()
+        if self._lost:
+            return
+        try:
+            if self._path is None:
+                storage.write_bytes(f"{self._stem}-p{self._parts:05d}.jsonl", lines)
+                self._parts += 1
+            else:
+                self._append(self._path, lines)
+        except (OSError, StorageError) as error:
+            self._give_up(error)
         self._flushed = time.monotonic()
+
+    def _append(self, path: Path, lines: bytes) -> None:
+        if self._file is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # not buffered: what a full disk did not take would be tried again when the file is closed
+            self._file = path.open("ab", buffering=0)
+        while lines:
+            lines = lines[self._file.write(lines) :]
+
+    def _give_up(self, error: Exception) -> None:
+        self._lost = True
+        print(f"winnow: the event log ends here, for it cannot be written: {error}; the run goes on", file=sys.stderr)
 
 
 class EventReader:
@@ -106,7 +130,8 @@ class EventReader:
     def more(self) -> Iterator[dict[str, Any]]:
         """The events since the last call; of a newer log, where one has begun, all of them from its `run` on.
 
-        Cost: one list request, and the bytes that are new.
+        Cost: one list request, and the bytes that are new, of which a MiB is held at a time.
+        Raises TornError for a line that is none of a log.
         """
         named = [(_NAME.fullmatch(storage.name_of(file.url)), file) for file in storage.listing(self._folder)]
         found = [(match["start"], match["log"], file) for match, file in named if match is not None]
@@ -114,12 +139,29 @@ class EventReader:
             return
         _, self._log = max((start, log) for start, log, _ in found)
         for _, log, file in found:
-            read = self._read.get(file.url, 0)
-            if log == self._log and file.size > read:
-                with storage.open_read(file.url) as stream:
-                    stream.seek(read)
-                    text = stream.read(file.size - read)
-                whole = text.rfind(b"\n") + 1  # the writer may be in the middle of a line
-                self._read[file.url] = read + whole
-                for line in text[:whole].splitlines():
-                    yield json.loads(line)
+            if log == self._log:
+                for line in self._lines(file.url, file.size):
+                    yield _event(line, file.url)
+
+    def _lines(self, url: str, size: int) -> Iterator[bytes]:
+        """The lines that are new; the writer may be in the middle of the last, which is not given then."""
+        at = self._read.setdefault(url, 0)
+        if size <= at:
+            return
+        begun = b""
+        with storage.open_read(url) as stream:
+            stream.seek(at)
+            while block := stream.read(min(_BLOCK_BYTES, size - at)):
+                at += len(block)
+                *lines, begun = (begun + block).split(b"\n")
+                for line in lines:
+                    self._read[url] += len(line) + 1
+                    yield line
+
+
+def _event(line: bytes, url: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+        return {"event": found["event"], "t": found["t"], **found}
+    except (ValueError, TypeError, KeyError) as error:
+        raise TornError(f"{url} must hold an event a line, but {line[:80]!r} came; delete it") from error

@@ -1,4 +1,4 @@
-"""Runs tasks in a pool of Ray actors, the one home of ray; survives the death of any worker.
+"""Runs tasks in a pool of Ray actors; survives the death of any worker.
 
 Only references, summaries and errors reach the driver: an actor reads its shard from storage and commits its
 own file. Ray core actors, not Ray Data: docs/LOG.md has the measurement.

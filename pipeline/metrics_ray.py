@@ -13,8 +13,7 @@ _SECONDS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
 class RayMetrics:
     """A watcher that counts on the driver, which holds every label set once: stages, never shards or workers.
 
-    Ray serves each name as `ray_winnow_…`; counters there only grow while the driver lives. Cost: 0.03 ms
-    for each shard.
+    Ray serves each name as `ray_winnow_…`; counters there only grow while the driver lives.
     """
 
     def __init__(self, job: str) -> None:

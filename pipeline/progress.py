@@ -22,7 +22,7 @@ PLAIN_EVERY_S = 15.0
 class StageProgress:
     """Counts items, rows and rejects of one stage; use as a context, call `advance` for each finished item.
 
-    total: items in all. ready: items that an earlier run finished. unit: what a row is called.
+    total: items in all. ready: items that an earlier run finished. stream: stderr by default.
     """
 
     def __init__(self, label: str, total: int, ready: int = 0, stream: TextIO | None = None) -> None:

@@ -30,7 +30,7 @@ from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from pipeline.errors import PoolError, StorageError
 from pipeline.reading import PIECE_BYTES, RemoteFile
 
-_PASSWORD = re.compile(r"://[^/]*:[^/]*@")
+_PASSWORD = re.compile(r"://[^/]*:[^/]*@|://[^/@]+:(?!\d+/)[^@]*@")  # a secret may hold slashes, a port is none
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 _ABANDONED_S = 86_400.0  # no write takes a day between two of its bytes
 _AHEAD_BYTES = 4 << 20  # s3fs reads 50 MB ahead, which is a whole shard where only its footer was asked for

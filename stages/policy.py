@@ -70,6 +70,13 @@ class Path:
         return tuple(step for step in self.stages if not isinstance(step[1], Manifest | Shards))
 
 
+def names_of(policy: Sequence[Cut]) -> list[str]:
+    """What each cut is called in a job: its kind, and a second one of that kind `<kind>_2`."""
+    kinds = [cut.kind for cut in policy]
+    again = [kinds[:number].count(kind) for number, kind in enumerate(kinds)]
+    return [f"{kind}_{times + 1}" if times else kind for kind, times in zip(kinds, again, strict=True)]
+
+
 def lay_out(
     store: str,
     pool: Pool,
@@ -94,11 +101,9 @@ def lay_out(
     embedder = first if isinstance(first, Embeddings) else None
     survivors = Survivors(embedded, artifact_of(distinct, store), pool.reader, embedder)
     cuts: list[tuple[str, Artifact]] = []
-    for cut in policy:
+    for name, cut in zip(names_of(policy), policy, strict=True):
         *before, last = cut.stages(survivors, store)
         made = artifact_of(last, store)
-        again = sum(earlier.kind == cut.kind for earlier in policy[: len(cuts)])
-        name = f"{cut.kind}_{again + 1}" if again else cut.kind
         stages += [*[(f"{name}.{stage.name}", stage) for stage in before], (name, last)]
         cuts.append((name, made))
         survivors = replace(survivors, last=made)

@@ -24,7 +24,7 @@ from stages.tar_shard import Member, TarShard, check_block, members_of, spans_of
 from stages.unchanged import check_unchanged
 
 LOCAL_GAP_BYTES = 64 << 10
-"""A gap up to this is read over in a file: as long as one more read of a disk's cache takes, and its read-ahead."""
+"""A gap up to this is read over in a file: a guess, about what a system reads ahead by itself (docs/loading.md)."""
 
 REMOTE_GAP_BYTES = 1 << 20
 """The same in an object store: one more request takes some 20 ms, in which a connection brings about a MiB."""
@@ -187,6 +187,8 @@ class Selected:
                     f"{plan.url} must be as long as when it was embedded, but has {length} bytes; run again"
                 )
             for read, piece in _ahead(file, plan_reads(spans, gap)):
+                if len(piece) < read.stop - read.start:  # it was cut since its length was looked at
+                    raise ShardError(f"{plan.url} must stay as long as it was, but ends in byte {read.stop}; run again")
                 for start, stop in spans[read.first : read.last]:
                     yield start, [piece[start - read.start : stop - read.start]]
 

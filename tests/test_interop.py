@@ -173,11 +173,10 @@ def test_from_nemo_curator(recipes: Recipes) -> None:
 
 def test_to_open_clip(recipes: Recipes) -> None:
     left = recipes.run("To open_clip")
-    found = [key for row in kept(recipes, "photos") for key in [row["key"]]]
+    found = [row["key"] for row in kept(recipes, "photos")]
     assert [caption for _, caption in left["pairs"]] == [f"a photo of thing {key}" for key in found]
     assert all(picture.size == (40, 40) for picture, _ in left["pairs"])
-    if "keys" in left:
-        assert sorted(left["keys"]) == sorted(found)
+    assert sorted(left["keys"]) == sorted(found)
 
 
 def test_to_the_resharder(recipes: Recipes) -> None:

@@ -14,7 +14,7 @@ from jobs.checks.findings import reading
 from jobs.job import Job, parse
 from jobs.run import job_url
 from pipeline import storage
-from pipeline.artifact import Artifact, is_artifact, read_json, read_table
+from pipeline.artifact import Artifact, read_json, read_table
 from pipeline.columns import column
 from pipeline.errors import DataError, JobError
 from pipeline.stage import ShardItem
@@ -128,23 +128,16 @@ def read_finished(store: str, name: str, sample: Sample) -> tuple[Finished, tupl
     if not storage.exists(url):
         listed = [storage.name_of(found.url).removesuffix(".json") for found in storage.listing(f"{store}/jobs")]
         raise JobError(
-            f"a job must have run to its end to be verified, but {store} has none called {name!r}; "
+            f"a job must have run to its end to be looked at again, but {store} has none called {name!r}; "
             f"it has {', '.join(listed) or 'no finished job'}"
         )
     with reading(url):
         record: dict[str, Any] = read_json(url)
         job, counts = parse(record["job"]), {**record["counts"]}
-        artifacts = {label: _artifact(store, folder) for label, folder in record["artifacts"].items()}
+        artifacts = {label: Artifact.named(store, folder) for label, folder in record["artifacts"].items()}
         finished = Finished(replace(job, store=store), counts, artifacts, sample)
         finished.cuts, finished.readable, finished.manifest  # noqa: B018  # each raises where the record lacks it
     return finished, _shards(artifacts["pool"])
-
-
-def _artifact(store: str, folder: str) -> Artifact:
-    if not is_artifact(folder):
-        raise DataError(f"a record must name artifacts, but {folder!r} came")
-    stage, _, mark = folder.rpartition("-")
-    return Artifact(store, stage, mark)
 
 
 def _shards(pool: Artifact) -> tuple[storage.Identity, ...]:

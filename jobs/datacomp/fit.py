@@ -1,6 +1,7 @@
 """Lands one training in its folder, in a process that ends its trainer when it is told to end itself.
 
-`python -m jobs.datacomp.fit SHARDS FOLDER RECIPE`, the recipe as JSON; exit code 1 where it fails, and why on stderr.
+`python -m jobs.datacomp.fit SHARDS FOLDER RECIPE [until-stdin-ends]`, the recipe as JSON; exit code 1 where it fails,
+and why on stderr.
 """
 
 import signal
@@ -13,13 +14,16 @@ from pydantic import TypeAdapter
 
 from jobs.training import Recipe, train
 from pipeline.errors import WinnowError
+from pipeline.lifeline import WATCHED, end_self, end_with_starter
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train, and return the exit code."""
-    shards, folder, recipe = arguments
+    shards, folder, recipe, *watched = arguments
     signal.signal(signal.SIGTERM, _stop)
     try:
+        if WATCHED in watched:
+            end_with_starter(end_self)
         train(shards, Path(folder), TypeAdapter(Recipe).validate_json(recipe))
     except WinnowError as error:
         sys.stderr.write(f"{error}\n")

@@ -1,5 +1,6 @@
 """Lands nothing: labelled images read into memory, and how many of them a model names rightly, zero-shot."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline import storage
 from pipeline.errors import DataError, PoolError
+from pipeline.fingerprint import fingerprint
 from stages.encoders import OpenClip
 from stages.formats.labelled import labelled_images, read_classnames
 from stages.formats.sample import Reject
@@ -24,6 +26,12 @@ class Pictures:
     images: tuple[bytes, ...]
     labels: np.ndarray
     classnames: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits of all of them."""
+        images = [hashlib.sha256(image).hexdigest() for image in self.images]
+        return fingerprint([images, self.labels.tolist(), self.classnames], digits=32)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -4,7 +4,6 @@ The clean set is held out from the pool: it trains the filter network, and its p
 on. truth.parquet says what each sample of the pool is. Same pictures and same Noise, same bytes.
 """
 
-import io
 import itertools
 import json
 import math
@@ -31,6 +30,8 @@ from jobs.datacomp.damage import (
     wrong_caption,
 )
 from jobs.datacomp.labelled import Pictures
+from jobs.training_pairs import add_member
+from pipeline import storage
 from pipeline.errors import JobError
 
 TRUTH = pa.schema(
@@ -129,7 +130,8 @@ def build(pictures: Pictures, noise: Noise, folder: Path) -> pa.Table:
     for at, shard in enumerate(_write_shards(folder / "pool", samples, noise.samples_per_shard)):
         rows.append(_truth_row(plans, at, shard))
     table = pa.Table.from_pylist(rows, TRUTH)
-    pq.write_table(table, truth)
+    with storage.committing(str(truth)) as file:
+        pq.write_table(table, file)
     return table
 
 
@@ -263,9 +265,7 @@ def _write_shards(folder: Path, samples: Iterable[tuple[str, Members]], each: in
         with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as tar:
             for key, members in part:
                 for suffix, data in members.items():
-                    entry = tarfile.TarInfo(f"{key}.{suffix}")
-                    entry.size = len(data)
-                    tar.addfile(entry, io.BytesIO(data))
+                    add_member(tar, f"{key}.{suffix}", data)
         sizes[name] = len(part)
         yield from [name] * len(part)
     (folder / "sizes.json").write_text(json.dumps(sizes))

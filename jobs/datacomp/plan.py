@@ -147,9 +147,12 @@ def _check(found: Comparison) -> None:
         raise JobError(f"the filter network that is trained here is called {FILTER}; call the other encoder otherwise")
     if FILTER not in found.embeddings and found.filter is None:
         raise JobError("a comparison needs filter, how a network is trained, or embeddings with one that is there")
+    if "://" in found.folder:
+        raise JobError(f"the trainer reads and writes on this machine, but folder is {found.folder}; name a local one")
     for policy in found.policies:
-        if policy.fractions and (not policy.policy or len(policy.policy[-1]) != 1):
-            raise JobError(f"a fraction goes to the last cut of its policy, but {policy.name!r} has none")
+        last = policy.policy[-1] if policy.policy else {}
+        if policy.fractions and (len(last) != 1 or not isinstance(next(iter(last.values())), dict | None)):
+            raise JobError(f"a fraction goes to the options of the last cut, but {policy.name!r} ends with {last}")
     names = [outcome.slug for outcome in outcomes(found)]
     if len(set(names)) < len(names):
         raise JobError(f"every policy has a name of its own, but {sorted(names)} came")

@@ -17,10 +17,11 @@ from pydantic import TypeAdapter
 
 from jobs.datacomp.labelled import LabelledSet, Pictures, recalls, top1
 from jobs.datacomp.plan import Outcome, Regime, Trainings
-from jobs.training import Recipe
+from jobs.training import Recipe, claim, claim_model
 from pipeline.artifact import json_if_whole, write_json
 from pipeline.errors import ModelError
 from pipeline.fingerprint import fingerprint
+from pipeline.lifeline import WATCHED
 
 _JUDGING = threading.Lock()  # open_clip builds a model with the process's one random generator
 
@@ -107,12 +108,15 @@ def train_all(
     asked: Trainings,
     say: Callable[[str], None],
 ) -> list[Judged]:
-    """Train and judge what is not judged yet. Raises ModelError of the first training that fails; others end first.
+    """Train and judge what is not judged yet; say is told one line per training.
 
-    say: is told one line per training.
+    Raises ModelError of the first training that fails, when the others have ended; and where the folder holds trainings
+    of another model, or judged by other images.
     """
     running: set[subprocess.Popen[str]] = set()
     mark = fingerprint({"evaluation": evaluation, "images": len(pictures.images)})
+    claim_model(folder, asked.recipe.model)
+    claim(folder / f"evaluation-{mark}.json", {"pictures": pictures.digest}, "accuracies on one set of images")
     left = [fit for fit in wanted if _judged(fit, folder, mark) is None]
     say(f"{len(wanted)} trainings, {len(wanted) - len(left)} done before, {asked.side_by_side} at a time")
 
@@ -142,12 +146,13 @@ def train_all(
 
 def _train(fit: Fit, path: Path, running: set[subprocess.Popen[str]]) -> Path:
     """The last checkpoint of a training, by a process that can be ended."""
-    words = [fit.kept.shards, str(path), TypeAdapter(Recipe).dump_json(fit.recipe).decode()]
+    words = [fit.kept.shards, str(path), TypeAdapter(Recipe).dump_json(fit.recipe).decode(), WATCHED]
     command = [sys.executable, "-m", "jobs.datacomp.fit", *words]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         running.add(process)
         try:
-            said = process.communicate()[1]
+            said = process.stderr.read() if process.stderr is not None else ""  # communicate() would close stdin
+            process.wait()
         finally:
             running.discard(process)
     if process.returncode != 0:

@@ -16,6 +16,7 @@ import numpy as np
 from jobs.job import Job
 from jobs.price.miniature import Miniature
 from jobs.price.timing import Call
+from stages.policy import names_of
 
 _PER_SHARD = re.compile(r"\d{5,}\.\w+")
 
@@ -36,6 +37,7 @@ class Measured:
     """One stage of the miniature. came: samples that it saw. files: those that are one a shard. left: bytes of all.
 
     cold: seconds of the same stage of a much smaller one, which ran first: workers began and imported there.
+    width: numbers of a vector, of a stage that clusters.
     """
 
     label: str
@@ -47,6 +49,7 @@ class Measured:
     odd_files: int
     left: int
     read: int
+    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Rates:
     """What was timed beside the miniature; seconds, and samples or bytes a second. None: the job has no use for it.
 
     fit: of the whole k-means of a stage, by label. assign: (at the job's clusters, at the miniature's) of a sample, by
-    label. pair: of one. width: numbers of a vector.
+    label. pair: of one.
     """
 
     call: float
@@ -64,7 +67,6 @@ class Rates:
     fit: Mapping[str, float] = field(default_factory=dict)
     assign: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     pair: float | None = None
-    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -187,10 +189,10 @@ def _busy(
                 kernels["assign"] = came * large
                 busy += came * max(0.0, large - little)
         elif step == "decide" and "compare" in label and rates.pair is not None:
-            options = _options(job, measured.label)
+            options = cut_of(job, measured.label)
             kernels["pairs"] = rates.pair * _pairs(came, options)
             # what a part costs beside its products: rows sorted, joined and sent back
-            few = _pairs(measured.came, _options(small.job, measured.label))
+            few = _pairs(measured.came, cut_of(small.job, measured.label))
             busy += kernels["pairs"] + scale * max(0.0, took - rates.pair * few)
         else:
             busy += took * scale
@@ -204,11 +206,9 @@ def _pairs(rows: float, options: Any) -> float:
     return (1 + 2 * probes) * rows * rows / (2 * k)
 
 
-def _options(job: Job, label: str) -> Any:
+def cut_of(job: Job, label: str) -> Any:
     """The cut that a stage belongs to, by its label."""
-    name = label.partition(".")[0]
-    kind, _, number = name.rpartition("_") if name.rpartition("_")[2].isdigit() else (name, "", "1")
-    return [cut for cut in job.policy if cut.kind == kind][int(number) - 1]
+    return dict(zip(names_of(job.policy), job.policy, strict=True))[label.partition(".")[0]]
 
 
 def files_of(folder: Path) -> tuple[int, int, int]:

@@ -17,8 +17,8 @@ import numpy as np
 from jobs.job import Job
 from jobs.price import kernels
 from jobs.price.miniature import Miniature, Shrunk, drawn, job_of, shrink
-from jobs.price.model import Estimate, Measured, Pool, Rates, estimate, files_of
-from jobs.price.timing import Timing
+from jobs.price.model import Estimate, Measured, Pool, Rates, cut_of, estimate, files_of
+from jobs.price.timing import Timing, bytes_read
 from jobs.run import laid_out, opened
 from pipeline import storage
 from pipeline.errors import JobError
@@ -89,14 +89,14 @@ def price(job: Job, executor: Executor, options: Options, say: Callable[[str], N
         shards = shrink(job, chosen, rows, folder / "pool")
         pool = pool_of(job, urls, shards, options)
         timing = Timing(executor, folder / "times")
-        few = shrink(job, chosen, min(rows, COLD), folder / "cold")
+        few = shrink(job, [shard.url for shard in shards], min(rows, COLD), folder / "cold")  # the pool is read once
         say("a few samples first, until every worker runs")
-        first, _ = _run(job_of(job, few, pool.samples, folder / "cold"), timing, {}, say)
+        first = _run(job_of(job, few, pool.samples, folder / "cold"), timing, {}, say)
         small = job_of(job, shards, pool.samples, folder / "pool")
         small = replace(small, cold=tuple(shard.rows for shard in few))
         say("then the miniature")
-        measured, width = _run(small, timing, {one.label: one.seconds for one in first}, say)
-        rates = _rates(job, small, pool, measured, width, executor, say)
+        measured = _run(small, timing, {one.label: one.seconds for one in first}, say)
+        rates = _rates(job, small, pool, measured, executor, say)
     finally:
         shutil.rmtree(folder)
     workers = options.workers or job.resources.workers or executor.workers
@@ -115,34 +115,32 @@ def pool_of(job: Job, urls: Sequence[str], shards: Sequence[Shrunk], options: Op
     return Pool(len(urls), sum(sizes) / each, sum(sizes), max(sizes) / each, assumed=False)
 
 
-def _run(
-    small: Miniature, timing: Timing, cold: Mapping[str, float], say: Callable[[str], None]
-) -> tuple[list[Measured], int]:
-    """Every stage of the miniature in order, measured; and the numbers of a vector."""
+def _run(small: Miniature, timing: Timing, cold: Mapping[str, float], say: Callable[[str], None]) -> list[Measured]:
+    """Every stage of the miniature in order, measured."""
     path, identities = laid_out(small.job)
     run = opened(small.job, timing, identities)
-    found, width = [], 0
+    found = []
     for label, stage in path.stages:
         say(f"  {label}")
         timing.take()
-        before = _read_here()
+        before = bytes_read()
         result = execute(stage, run)
         calls = timing.take()
         local = len({call.worker.partition(":")[0] for call in calls}) <= 1
-        read = _read_here() - before if local else sum(call.read for call in calls)
+        read = bytes_read() - before if local else sum(call.read for call in calls)
         per_shard, odd, left = files_of(Path(result.artifact.folder))
         if isinstance(small.job.pool.reader, Webdataset) and label in ("embeddings", "shards"):
             read += left if label == "shards" else sum(shard.bytes for shard in small.shards)  # mapped, not read
         came = _came(result, small)
         seconds = result.seconds, cold.get(label, 0.0)
-        found.append(Measured(label, *seconds, tuple(calls), came, per_shard, odd, left, read))
-        if isinstance(stage, Clusters):
-            width = stage.survivors.vectors(0, run.items[0].url, stage.by, "image", _first(stage)).shape[1]
-    return found, width
+        width = _width(stage, run.items[0].url) if isinstance(stage, Clusters) else 0
+        found.append(Measured(label, *seconds, tuple(calls), came, per_shard, odd, left, read, width))
+    return found
 
 
-def _first(stage: Clusters) -> Any:
-    return np.flatnonzero(stage.survivors.mask(0))[:1]
+def _width(stage: Clusters, url: str) -> int:
+    first = np.flatnonzero(stage.survivors.mask(0))[:1]
+    return int(stage.survivors.vectors(0, url, stage.by, "image", first).shape[1])
 
 
 def _came(result: StepResult, small: Miniature) -> float:
@@ -153,11 +151,9 @@ def _came(result: StepResult, small: Miniature) -> float:
     return float(small.rows)
 
 
-def _rates(
-    job: Job, small: Miniature, pool: Pool, measured: Sequence[Measured], width: int, executor: Executor, say: Any
-) -> Rates:
+def _rates(job: Job, small: Miniature, pool: Pool, measured: Sequence[Measured], executor: Executor, say: Any) -> Rates:
     say("  what grows with clusters, and the parts of a stage by themselves")
-    rates = Rates(kernels.call_seconds(executor), kernels.read_rate(small.shards[0]), width=width)
+    rates = Rates(kernels.call_seconds(executor), kernels.read_rate(small.shards[0]))
     reader = job.pool.reader
     if not isinstance(reader, VectorReader):
         decode, models = kernels.alone(executor, job, reader, list(small.shards))
@@ -168,12 +164,12 @@ def _rates(
             continue
         (how, probes), (little, _) = pair
         n = fitted(how, one, small, pool)
-        fits[one.label] = kernels.fit_seconds(executor, n, how.k, width, how.iterations)
-        slow = kernels.assign_seconds(executor, how.k, width, probes)
-        fast = slow if little.k == how.k else kernels.assign_seconds(executor, little.k, width, probes)
+        fits[one.label] = kernels.fit_seconds(executor, n, how.k, one.width, how.iterations)
+        slow = kernels.assign_seconds(executor, how.k, one.width, probes)
+        fast = slow if little.k == how.k else kernels.assign_seconds(executor, little.k, one.width, probes)
         assigns[one.label] = slow, fast
-    paired = any(one.label.startswith("duplicates") and one.label.endswith(".clusters") for one in measured)
-    return replace(rates, fit=fits, assign=assigns, pair=kernels.pair_seconds(executor, width) if paired else None)
+    paired = max((one.width for one in measured if one.label.startswith("duplicates")), default=0)
+    return replace(rates, fit=fits, assign=assigns, pair=kernels.pair_seconds(executor, paired) if paired else None)
 
 
 def clusters_of_stage(job: Job, small: Miniature, label: str) -> tuple[tuple[KMeans, int], tuple[KMeans, int]] | None:
@@ -182,9 +178,7 @@ def clusters_of_stage(job: Job, small: Miniature, label: str) -> tuple[tuple[KMe
         return None
     found = []
     for which in (job, small.job):
-        name = label.partition(".")[0]
-        options = next(cut for number, cut in enumerate(which.policy) if _name(which, number) == name)
-        known: Any = options
+        known = cut_of(which, label)
         if not isinstance(known.clusters, int):
             return None
         probes = 0
@@ -192,12 +186,6 @@ def clusters_of_stage(job: Job, small: Miniature, label: str) -> tuple[tuple[KMe
             probes = known.probes if known.probes is not None else (0 if known.method == "semdedup" else 2)
         found.append((KMeans(known.clusters, known.iterations, known.sample_per_cluster, known.seed), probes))
     return found[0], found[1]
-
-
-def _name(job: Job, number: int) -> str:
-    kind = job.policy[number].kind
-    again = sum(earlier.kind == kind for earlier in job.policy[:number])
-    return f"{kind}_{again + 1}" if again else kind
 
 
 def fitted(how: KMeans, one: Measured, small: Miniature, pool: Pool) -> int:
@@ -219,7 +207,7 @@ def warnings(
     for one in measured:
         if (pair := clusters_of_stage(job, small, one.label)) is not None:
             n = fitted(pair[0][0], one, small, pool)
-            needed = fit_bytes(n, rates.width) + 32 * n
+            needed = fit_bytes(n, one.width) + 32 * n
             if needed > _SHARE * memory:
                 found.append(
                     f"{one.label}: k-means of {n:,} samples takes {needed / 1e9:.3g} GB on one machine, which has "
@@ -258,10 +246,3 @@ def warnings(
     ):
         found.append(f"a GPU hour is that of a worker like the one measured here, with {job.resources.gpus:g} GPUs")
     return found
-
-
-def _read_here() -> int:
-    try:
-        return int(Path("/proc/self/io").read_text().split()[1])
-    except OSError:
-        return 0

@@ -42,14 +42,14 @@ class _Clock:
     label: str
 
     def time(self, step: str, index: object, work: Any) -> Any:
-        before, started = _read_bytes(), time.perf_counter()
+        before, started = bytes_read(), time.perf_counter()
         result = work()
         seconds = time.perf_counter() - started
         sent = sum(table.nbytes for table in result.values()) if step in ("scatter", "decide") else 0
         number = index if isinstance(index, int) else None
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         worker = f"{os.getpid()}:{threading.get_ident()}"
-        line = json.dumps([self.label, step, number, seconds, sent, peak, _read_bytes() - before, worker])
+        line = json.dumps([self.label, step, number, seconds, sent, peak, bytes_read() - before, worker])
         with open(f"{self.folder}/{os.getpid()}.jsonl", "a") as file:  # one write of one line: threads do not mix
             file.write(line + "\n")
         return result
@@ -126,7 +126,8 @@ class Timing:
         return found
 
 
-def _read_bytes() -> int:
+def bytes_read() -> int:
+    """That this process has read so far, by system calls; always 0 where that is not told."""
     try:
         with open("/proc/self/io") as file:
             return int(file.readline().split()[1])

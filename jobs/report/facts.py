@@ -1,5 +1,6 @@
 """What a finished job's record and artifacts say of it as a whole: funnel, cuts, stages; reads no sample."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -125,7 +126,7 @@ class CutFacts:
     @property
     def slides(self) -> bool:
         """Whether another amount is another threshold on one order."""
-        return self.kind in _SLIDING and self.threshold is not None
+        return self.kind in _SLIDING and self.threshold is not None and math.isfinite(self.threshold)
 
     @property
     def lowest(self) -> bool:

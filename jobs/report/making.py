@@ -12,8 +12,9 @@ from jobs.report import page
 from jobs.report.concepts import Concept, concepts_of, named_of
 from jobs.report.facts import CutFacts, Facts, gather
 from jobs.report.overlap import Overlap, overlap
+from jobs.report.pairs import pairs_of, partners
 from jobs.report.samples import Place, look
-from jobs.report.scan import Part, Scan, pairs_of, partners, ranges, scan, spread_over
+from jobs.report.scan import Part, Scan, ranges, scan, spread_over
 from jobs.run import opened
 from pipeline import storage
 from pipeline.artifact import Artifact

@@ -5,18 +5,18 @@ What comes back of a shard is bounded, whatever it holds: bins, words, and the f
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from jobs.report.facts import CutFacts
-from jobs.report.samples import Place
+from jobs.report.samples import short
 from jobs.report.words import count_words
 from pipeline import storage
 from pipeline.artifact import Artifact
-from pipeline.columns import column, places_in
+from pipeline.columns import column
 from pipeline.stage import Run, ShardItem
 from pipeline.uid import uids_from_bytes
 from stages.embeddings import read_rejects
@@ -146,10 +146,12 @@ class _Ranges:
 
 
 def _seen(cut: CutFacts, index: int, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that have a value, int64 (m,), and the values, float32 (m,)."""
+    """Rows that have a finite value, int64 (m,), and the values, float32 (m,); of anyone's score some are infinite."""
     values = table[cut.column]
     rows = np.flatnonzero(np.asarray(values.is_valid()))
-    return rows, np.asarray(values.drop_null().to_numpy(), np.float32)
+    found = np.asarray(values.drop_null().to_numpy(), np.float32)
+    finite = np.isfinite(found)
+    return rows[finite], found[finite]
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,8 @@ class Scan:
             for row in table.to_pylist():
                 examples = part.rejects.setdefault(row["kind"], [])
                 if len(examples) < REJECTS:
-                    texts = storage.name_of(item.url), row["key"][:_MESSAGE_CHARS], row["message"][:_MESSAGE_CHARS]
-                    examples.append((item.index, row["position"], *texts))
+                    key, message = short(row["key"], _MESSAGE_CHARS), short(row["message"], _MESSAGE_CHARS)
+                    examples.append((item.index, row["position"], storage.name_of(item.url), key, message))
         return part
 
     def _cut(self, cut: CutFacts, index: int, hashes: np.ndarray, part: Part) -> None:
@@ -281,35 +283,3 @@ def spread_over(count: int, most: int) -> list[int]:
     """At most so many of the numbers 0 to count − 1, evenly spaced, so the same whenever they are asked for."""
     take = min(count, most)
     return [number * count // take for number in range(take)]
-
-
-def partners(run: Run, items: Sequence[ShardItem], cut: CutFacts, picks: Iterable[Pick]) -> dict[bytes, Place]:
-    """Where in these shards the samples that the picks repeat lie, by uid."""
-    wanted = uids_from_bytes(pa.array(sorted({pick.other for pick in picks if pick.other}), pa.binary(16)))
-    found: dict[bytes, Place] = {}
-    if len(wanted):
-        task = _Partners(cut.finished.before.embeddings, cut.finished.artifact, wanted)
-        for _, places in run.each(task, items, "report: pairs"):
-            found |= places
-    return found
-
-
-@dataclass(frozen=True)
-class _Partners:
-    embeddings: Artifact
-    verdicts: Artifact
-    wanted: np.ndarray
-
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> dict[bytes, Place]:
-        uids = self.embeddings.read(item.index, ["uid"])["uid"]
-        stays = column(self.verdicts.read(item.index, ["kept"]), "kept")
-        rows = np.flatnonzero((places_in(self.wanted, uids_from_bytes(uids)) >= 0) & stays).tolist()
-        return {uids[row].as_py(): (item.index, row) for row in rows}
-
-
-def pairs_of(picks: Iterable[Pick], places: Mapping[bytes, Place]) -> list[tuple[Pick, Place]]:
-    """The first picks whose better one was found, with its place."""
-    return [(pick, places[pick.other]) for pick in sorted(picks) if pick.other in places][:PAIRS]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -46,9 +45,14 @@ class Said:
 
     @property
     def missed(self) -> Limit | None:
-        """The limit that decided against it: the first that it is beyond, else the one that it is on."""
+        """The limit that decided against it: the first that it is beyond, else the one that it is on.
+
+        A rule lets pass what is on its limit, so that is never what decided.
+        """
         known = [(limit.margin, limit) for limit in self.limits if limit.margin is not None]
-        beyond = [limit for margin, limit in known if margin < 0] + [limit for margin, limit in known if margin == 0]
+        beyond = [limit for margin, limit in known if margin < 0]
+        if self.kind != "rules":
+            beyond += [limit for margin, limit in known if margin == 0]
         return None if self.kept or not beyond else beyond[0]
 
 
@@ -184,10 +188,12 @@ def _rules(asked: Asked) -> _Found:
         if (most := getattr(rules, f"max_{what}")) is not None:
             limits.append(_most(what, number, most))
     short, long = sorted((place.width or 0, place.height or 0))
+    if not short and (rules.min_side is not None or rules.max_aspect is not None):
+        return limits, {"note": "the size of its image is not known, and a rule on it does not let that pass"}
     if rules.min_side is not None:
         limits.append(_least("min_side", short, rules.min_side))
     if rules.max_aspect is not None:
-        limits.append(_most("max_aspect", long / short if short else np.inf, rules.max_aspect))
+        limits.append(_most("max_aspect", long / short, rules.max_aspect))
     return limits, {}
 
 

@@ -19,6 +19,7 @@ from pipeline.uid import is_uid_hex, uids_from_bytes, uids_from_hex, uids_to_hex
 from stages.embeddings import read_rejects
 from stages.formats import VectorReader
 from stages.formats.sample import Sample
+from stages.unchanged import check_unchanged
 
 _AHEAD = 4  # times the workers: shards that are read beyond the first that may have the uid
 _COLUMNS = ("position", "key", "uid", "caption", "width", "height")
@@ -113,11 +114,13 @@ def at_row(job: Finished, item: ShardItem, row: int, alike: int = 0) -> Place:
 def picture(job: Finished, place: Place) -> bytes:
     """The sample's image file as it lies in the pool. Cost: its shard is read up to it.
 
-    Raises JobError for a pool without images, DataError for a sample that has none.
+    Raises JobError for a pool without images, DataError for a sample that has none, ShardError where the shard is
+    another file by now.
     """
     reader = job.job.pool.reader
     if isinstance(reader, VectorReader):
         raise JobError("a pool of vectors has no images, so there is none to write; leave the option out")
+    check_unchanged(job.embeddings, place.item.index, place.item.url, reader)
     for sample in reader.samples(place.item.url):
         if sample.position == place.position and isinstance(sample, Sample):
             return bytes(sample.image)

@@ -49,8 +49,10 @@ def verdict_of(why: Why) -> str:
         more = "" if closest is None else f"; nearest to its limit: {closest[1]}, {said_limit(closest[2])}"
         return f"kept by every cut{more}"
     last = why.said[-1]
-    decided = last.missed
-    return f"dropped by {last.cut}" + ("" if decided is None else f": {said_limit(decided)}")
+    if (decided := last.missed) is not None:
+        return f"dropped by {last.cut}: {said_limit(decided)}"
+    broken = last.values.get("broken")  # a rule without a number, such as caption_matches
+    return f"dropped by {last.cut}" + (f": {broken}" if broken else "")
 
 
 def lines_of(cut: Said) -> list[str]:

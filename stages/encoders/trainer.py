@@ -1,23 +1,32 @@
 """open_clip's own trainer as a module that Python or torchrun starts; adds a model by its file and changes no step.
 
-`python -m stages.encoders.trainer CONFIG.json -- --model=STEM …`, with "-" for a model that open_clip knows by name.
-What it lands is open_clip_train's: checkpoints, a log and its parameters under --logs/--name.
+`python -m stages.encoders.trainer CONFIG.json [until-stdin-ends] -- --model=STEM …`, with "-" for a model that
+open_clip knows by name. What it lands is open_clip_train's: checkpoints, a log and its parameters under --logs/--name.
 """
 
 import functools
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import open_clip
-import torch
+from pipeline.lifeline import WATCHED, end_group, end_with_starter
+
+if TYPE_CHECKING:
+    import torch
 
 BY_NAME = "-"
 """In place of a configuration's path: the model is one of open_clip's own."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train; arguments: the path of a model configuration or "-", "--", then the options of open_clip_train."""
-    config, _, *options = arguments  # without the dashes torchrun takes --logs for one of its own
+    """Train; arguments: a model configuration or "-", WATCHED or not, "--", then the options of open_clip_train."""
+    mark = arguments.index("--")  # without the dashes torchrun takes --logs for one of its own
+    config, options = arguments[0], arguments[mark + 1 :]
+    if WATCHED in arguments[:mark]:
+        end_with_starter(end_group)
+    import open_clip  # both after the watch begins: they take seconds, in which nobody would end this process
+    import torch
+
     if config != BY_NAME:
         open_clip.add_model_config(config)
     if "--device=cpu" in options:
@@ -33,10 +42,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _without_device(
-    parallel: type[torch.nn.parallel.DistributedDataParallel],
-    model: torch.nn.Module,
-    device_ids: Sequence[torch.device],
-) -> torch.nn.Module:
+    parallel: "type[torch.nn.parallel.DistributedDataParallel]",
+    model: "torch.nn.Module",
+    device_ids: "Sequence[torch.device]",
+) -> "torch.nn.Module":
     del device_ids
     return parallel(model)
 

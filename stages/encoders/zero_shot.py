@@ -27,13 +27,14 @@ _DECODERS = 4
 def prompt_templates(asked: str | Sequence[str]) -> tuple[str, ...]:
     """Templates with one {} each, for a class name: open_clip's `openai` or `simple`, or those of the list.
 
-    Raises: JobError for another name, an empty list, or a template without {}.
+    Raises: JobError for another name, an empty list, or a template without {} or with another brace.
     """
     if isinstance(asked, str) and asked not in TEMPLATES:
         raise JobError(f"templates are {' or '.join(TEMPLATES)}, or a list of texts with {{}}, but {asked!r} came")
     found = [template("{}") for template in TEMPLATES[asked]] if isinstance(asked, str) else list(asked)
-    if not found or not all("{}" in template for template in found):
-        raise JobError(f"a template has {{}} in place of the class name, but {found} came")
+    # each is formatted with one name, by open_clip too: any other brace would fail there, or become another text
+    if not found or not all(text.count("{}") == text.count("{") == text.count("}") == 1 for text in found):
+        raise JobError(f"a template has {{}} in place of the class name, once, and no other brace, but {found} came")
     return tuple(found)
 
 

@@ -4,6 +4,7 @@ The readers of pools do the reading: a member `cls` is asked for in the place of
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -19,11 +20,20 @@ _LISTED = "json:"
 
 
 def read_classnames(url: str) -> tuple[str, ...]:
-    """One class name a line, in the order of the labels; underscores are blanks. Raises JobError for an empty file."""
-    lines = storage.read_bytes(url).decode("utf-8").splitlines()
-    names = tuple(line.strip().replace("_", " ") for line in lines if line.strip())
-    if not names:
+    """One class name a line, in the order of the labels; underscores are blanks.
+
+    Raises JobError for an empty file, one that is not UTF-8, and an empty line between names: the labels after it would
+    be off by one.
+    """
+    try:
+        lines = storage.read_bytes(url).decode("utf-8-sig").rstrip().split("\n")
+    except UnicodeDecodeError as error:
+        raise JobError(f"a file of class names is UTF-8, but {url} is not: {error}") from error
+    names = tuple(line.strip().replace("_", " ") for line in lines)
+    if names == ("",):
         raise JobError(f"a file of class names has one a line, but {url} has none")
+    if "" in names:
+        raise JobError(f"a file of class names has one a line, but line {names.index('') + 1} of {url} is empty")
     return names
 
 
@@ -34,19 +44,20 @@ def labelled_images(
 
     label: a member's suffix or json:FIELD of a tar (`cls`), a column of parquet (`label`); it holds the class's number
     from 0, or its name. image: parquet's column of images. Memory: of parquet, the labels of one file.
-    Raises DataError for a label that is no class; PoolError for a missing column; ShardError for a broken file.
+    Raises DataError for a label that is no class, or the name of two; PoolError for a missing column; ShardError for a
+    broken file.
     """
-    numbers = {name: number for number, name in enumerate(classnames)}
+    numbers = _Numbers(classnames)
     if url.endswith(".parquet"):
         labels = _label_column(url, label or "label", image)
         for found in parquet_images(url, image):
-            yield found if isinstance(found, Reject) else (found, _class(labels[found.position], numbers, found.key))
+            yield found if isinstance(found, Reject) else (found, numbers.of(labels[found.position], found.key))
         return
     for sample in Webdataset(caption=label or "cls", uid="content").samples(url):
         if isinstance(sample, Reject):
             yield sample
         else:
-            yield sample, _class(sample.caption, numbers, f"{url}: {sample.key}")
+            yield sample, numbers.of(sample.caption, f"{url}: {sample.key}")
 
 
 def captioned_images(url: str, captions: str) -> Iterator[tuple[Sample, tuple[str, ...]] | Reject]:
@@ -94,10 +105,22 @@ def _label_column(url: str, label: str, image: str) -> list[object]:
     return list(column[label].to_pylist())
 
 
-def _class(label: object, numbers: dict[str, int], where: str) -> int:
-    if isinstance(label, str) and label.strip().isdigit():
-        label = int(label)
-    number = numbers.get(label.strip().replace("_", " "), -1) if isinstance(label, str) else label
-    if not isinstance(number, int) or not 0 <= number < len(numbers):
-        raise DataError(f"{where}: a label is a class name or its number below {len(numbers)}, but {label!r} came")
-    return number
+class _Numbers:
+    """Of each class name its number. Two classes may share a name, as in ImageNet; as a label it is neither."""
+
+    def __init__(self, classnames: Sequence[str]) -> None:
+        self._count = len(classnames)
+        times = Counter(classnames)
+        self._numbers = {name: number for number, name in enumerate(classnames) if times[name] == 1}
+
+    def of(self, label: object, where: str) -> int:
+        """The number of a label, which is one already or a name."""
+        if isinstance(label, str) and label.strip().isdecimal():
+            label = int(label)
+        number = self._numbers.get(label.strip().replace("_", " "), -1) if isinstance(label, str) else label
+        if not isinstance(number, int) or not 0 <= number < self._count:
+            raise DataError(
+                f"{where}: a label is a class name or its number below {self._count}, but {label!r} came; a name that "
+                f"two classes share is none"
+            )
+        return number

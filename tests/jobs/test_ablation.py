@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from rich.console import Console
 
 from jobs import ablation, filter_job
@@ -14,6 +15,7 @@ from jobs.evaluate import Truth
 from jobs.filter_job import parse
 from jobs.job import read
 from pipeline.artifact import write_json
+from pipeline.errors import ModelError
 from tests.pools import members, pair, write_tar
 
 TRUTH = Truth(pa.chunked_array([["00" * 16]]), np.asarray(["clean"]), np.asarray([True]))
@@ -64,3 +66,6 @@ def test_what_is_judged_is_not_trained_again(tmp_path: Path) -> None:
     printed = io.StringIO()
     Console(width=140, file=printed).print(table_of(rows))
     assert printed.getvalue().count("0.6500 ± 0.0707") == 5
+    longer = {**values, "training": {**values["training"], "epochs": 40}}
+    with pytest.raises(ModelError, match=r"a folder holds rows of one ablation, but in .* job was"):
+        ablate(longer, JUDGED, range(2), [], 2, said.append)

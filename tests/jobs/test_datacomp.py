@@ -1,9 +1,9 @@
 """Pocket DataComp: a pool whose truth is what was planted, equal and proportional compute, one real comparison."""
 
+import fcntl
 import io
 import json
 import math
-import signal
 import statistics
 import subprocess
 import sys
@@ -20,10 +20,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from braceexpand import braceexpand
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from jobs.datacomp import compare as compare_module
 from jobs.datacomp import damage, demo, plan
 from jobs.datacomp.compare import compare
 from jobs.datacomp.labelled import LabelledSet, Pictures, top1
@@ -33,8 +35,9 @@ from jobs.datacomp.plan import Comparison, Outcome, Trainings, load, outcomes
 from jobs.datacomp.table import cells, markdown, rows, table
 from jobs.datacomp.trainings import Judged, Kept, fit_of, fits, samples_of, samples_seen
 from jobs.training import Recipe
-from pipeline.errors import DataError, JobError
+from pipeline.errors import DataError, JobError, ModelError
 from pipeline.executor_local import LocalExecutor
+from pipeline.lifeline import WATCHED
 
 JOBS = Path(plan.__file__).parent
 TINY = JOBS / "tiny.json"
@@ -196,10 +199,20 @@ def written(path: Path, found: Mapping[str, Any]) -> str:
     return str(path)
 
 
-def test_a_whole_comparison_and_the_same_command_again(rendered: Path, tmp_path: Path) -> None:
+def test_a_whole_comparison_and_the_same_command_again(
+    rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     comparison = load(written(tmp_path / "c.yaml", values(rendered, tmp_path / "out")))
+    asked: list[tuple[list[bool], bool, Recipe]] = []
+
+    def untrained(shards: str, out: Path, recipe: Recipe) -> Path:
+        asked.append(([Path(url).exists() for url in braceexpand(shards)], out.parent == tmp_path / "out", recipe))
+        return Path("random")  # weights; training a filter network is seen in test_train_filter.py
+
+    monkeypatch.setattr(compare_module, "train", untrained)
     said: list[str] = []
     made = compare(comparison, LocalExecutor(1), said.append)
+    assert asked == [([True], True, comparison.filter)]
     whole, half = made
     assert [str(row.kept.outcome) for row in made] == ["no cut", "similarity 0.5"]
     assert half.kept.kept == whole.kept.kept // 2
@@ -220,18 +233,30 @@ def test_a_whole_comparison_and_the_same_command_again(rendered: Path, tmp_path:
     assert {log: log.stat().st_mtime_ns for log in logs} == times
     assert "2 trainings, 2 done before, 2 at a time" in said
 
+    images = rendered / "test.parquet"
+    before = images.read_bytes()
+    try:
+        shown = pq.read_table(images)
+        pq.write_table(shown.take(list(range(shown.num_rows))[::-1]), images)
+        with pytest.raises(ModelError, match=r"a folder holds accuracies on one set of images, but in .* pictures was"):
+            compare(comparison, LocalExecutor(1), said.append)
+    finally:
+        images.write_bytes(before)
 
-def test_a_training_that_is_told_to_end_ends_its_trainer(tmp_path: Path) -> None:
+
+def test_a_training_ends_its_trainer_when_it_is_told_to_or_its_starter_is_gone(tmp_path: Path) -> None:
     recipe = json.dumps({"model": str(TINY), "samples_per_epoch": 10})
-    command = [sys.executable, "-m", "jobs.datacomp.fit", "pipe:sleep 60", str(tmp_path / "t"), recipe]
-    with subprocess.Popen(command) as process:
-        log = tmp_path / "t" / "train.log"
-        while not log.exists():
+    words = ["pipe:sleep 60", str(tmp_path / "t"), recipe, WATCHED]
+    with subprocess.Popen([sys.executable, "-m", "jobs.datacomp.fit", *words], stdin=subprocess.PIPE) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not children.read_text():
             assert process.poll() is None
             time.sleep(0.05)
-        time.sleep(0.2)  # the log is there just before the trainer is
-        process.send_signal(signal.SIGTERM)
+        assert process.stdin is not None
+        process.stdin.close()  # as the kernel does; it sends itself the SIGTERM that an interrupted comparison sends
         assert process.wait(30) == 130
+    with (tmp_path / "t" / "train.log").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the trainer would hold it
 
 
 def kept(name: str, count: int, fraction: float | None = None) -> Kept:
@@ -319,7 +344,9 @@ def test_every_comparison_of_the_project_is_read(path: Path) -> None:
         ({"embeddings": {"filter": {}}}, "call the other encoder otherwise"),
         ({"policies": [{"name": "a"}, {"name": "b"}]}, "one policy must have no cut"),
         ({"policies": [{"name": "a"}, {"name": "a"}]}, "a name of its own"),
-        ({"policies": [{"name": "a", "fractions": [0.1]}]}, "a fraction goes to the last cut"),
+        ({"policies": [{"name": "a", "fractions": [0.1]}]}, "options of the last cut, but 'a' ends with {}"),
+        ({"policies": [{"name": "a", "fractions": [0.1], "policy": [{"random": 3}]}]}, "'a' ends with {'random': 3}"),
+        ({"folder": "s3://bucket/x"}, "reads and writes on this machine, but folder is s3://bucket/x"),
     ],
 )
 def test_a_comparison_that_cannot_be_is_refused(

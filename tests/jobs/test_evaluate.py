@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import evaluate
+from jobs import evaluate, evaluate_command
 from jobs.evaluate import Truth, filter_quality, precision_at, retrieval, roc_auc, zero_shot
 from jobs.job import parse
 from jobs.run import run
@@ -143,6 +143,19 @@ def test_a_truth_has_both_sides_of_this_pool(scored: tuple[str, Samples, Path], 
     pq.write_table(pa.table({"uid": ["00" * 16, "11" * 16], "what": ["clean", "bad"]}), tmp_path / "other.parquet")
     with pytest.raises(DataError, match="must be of one pool, but they have no uid in common"):
         filter_quality(store, "mine", None, Truth.read(str(tmp_path / "other.parquet"), "what", ["clean"], []))
+    uids = [scored[1].uid[0], "11" * 16]
+    pq.write_table(pa.table({"uid": uids, "what": ["bad", "clean"]}), tmp_path / "half.parquet")
+    with pytest.raises(DataError, match="but of 1 that have it 0 are good"):
+        filter_quality(store, "mine", None, Truth.read(str(tmp_path / "half.parquet"), "what", ["clean"], []))
+
+
+def test_a_fraction_that_keeps_nothing_has_no_precision(scored: tuple[str, Samples, Path], tmp_path: Path) -> None:
+    store, samples, _ = scored
+    pq.write_table(pa.table({"uid": samples.uid[:4], "what": ["clean", "[/x]"] * 2}), tmp_path / "four.parquet")
+    found = filter_quality(store, "mine", None, Truth.read(str(tmp_path / "four.parquet"), "what", ["clean"], []))
+    assert list(found["precision_at"]) == ["0.3", "0.5", "0.7"]  # type: ignore[call-overload]
+    json.dumps(found, allow_nan=False)
+    evaluate_command._show(found, None)  # a kind is no markup
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +212,15 @@ def test_a_set_to_judge_by_is_whole(judge: Judge, tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", members([("a", pair(1, "x")), ("b", {"txt": b"no image"})]))
     with pytest.raises(StorageError, match="a set to judge by must be whole, but b: a sample must have a member"):
         retrieval(judge, [str(tmp_path / "a.tar")], "txt")
+
+
+def test_a_set_to_judge_by_is_not_empty(judge: Judge, tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [])
+    with pytest.raises(DataError, match=r"judged by pictures with captions, but .*a\.tar have none"):
+        retrieval(judge, [str(tmp_path / "a.tar")], "txt")
+    (tmp_path / "names.txt").write_text("red\n")
+    with pytest.raises(DataError, match=r"judged by images, but .*a\.tar have none"):
+        zero_shot(judge, [str(tmp_path / "a.tar")], str(tmp_path / "names.txt"), ["a {}"], None, "image")
 
 
 def test_the_model_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

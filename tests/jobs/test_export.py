@@ -1,6 +1,5 @@
 """The command names what a finished job keeps, and again without work; an unfinished job has no export."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs import cli
+from tests.jobs.test_cli import called
 from tests.pools import Samples, write_datacomp
 
 
@@ -29,15 +28,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     assert called(monkeypatch, "run", str(tmp_path / "job.yaml"), "--executor", "local") == 0
     return tmp_path / "store"
-
-
-def called(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["winnow", *words])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def test_the_export_is_the_manifest(

@@ -39,6 +39,7 @@ def finished(store: str, shards: int, kept: int) -> Result:
         ("/a b", 1, "/a b/shards-00000000/00000.tar"),
         ("gs://b/s", 12, "gs://b/s/shards-00000000/{00000..00011}.tar"),
         ("s3://b/s", 2, "pipe:aws s3 cp s3://b/s/shards-00000000/{00000..00001}.tar -"),
+        ("s3://b/s; ls", 2, "pipe:aws s3 cp 's3://b/s; ls/shards-00000000'/{00000..00001}.tar -"),
     ],
 )
 def test_the_training_command_names_the_shards_as_webdataset_opens_them(store: str, shards: int, data: str) -> None:

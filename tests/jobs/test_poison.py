@@ -4,10 +4,12 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.poison import exchanged, poisoned
+from pipeline.errors import ModelError
 from stages.formats.labelled import captioned_images
 from tests.pools import jpeg, members, pair, write_tar
 
@@ -35,4 +37,10 @@ def test_pictures_stay_and_captions_move(tmp_path: Path) -> None:
         wrong = [texts != (f"{shard}{n}", "both") for n, (_, texts) in enumerate(found)]  # type: ignore[misc]
         assert sum(wrong) == 4
     done = json.loads((tmp_path / "out/_done.json").read_text())
-    assert done == {"share": 0.4, "seed": 3, "tars": 2}
+    assert done == {"share": 0.4, "seed": 3, "tars": 2, "rejected": 2}
+    assert poisoned(urls, "json:captions", 0.4, 3, tmp_path / "out") == pattern
+    with pytest.raises(ModelError, match=r"a folder holds one set of copies, but in .* share was 0\.4 and is 0\.5"):
+        poisoned(urls, "json:captions", 0.5, 3, tmp_path / "out")
+    write_tar(tmp_path / "clean/1.tar", members(samples[:4]))
+    with pytest.raises(ModelError, match="files was"):
+        poisoned(urls, "json:captions", 0.4, 3, tmp_path / "out")

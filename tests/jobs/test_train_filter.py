@@ -1,4 +1,7 @@
-"""One filter network for real: stopped, resumed, fine-tuned, averaged; a job embeds with it; every part is named."""
+"""One filter network: stopped, resumed and fine-tuned for real, averaged; a job embeds with it; every part is named.
+
+The first training is planted as finished, for a start of open_clip's trainer is ten seconds; fine-tuning is real.
+"""
 
 import hashlib
 import json
@@ -6,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +21,7 @@ from jobs.job import parse as parse_job
 from jobs.run import run
 from jobs.train_filter import PROVENANCE, Filter, train_filter
 from jobs.training import LOG
+from pipeline.artifact import DONE, write_json
 from pipeline.errors import JobError, ModelError
 from pipeline.executor_local import LocalExecutor
 from tests.jobs.test_cli import called
@@ -49,6 +54,15 @@ def values_in(folder: Path) -> dict[str, Any]:
     }
 
 
+def untrained(config: str) -> dict[str, torch.Tensor]:
+    """Weights of a configuration's model, the same each time."""
+    open_clip.add_model_config(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights: dict[str, torch.Tensor] = open_clip.create_model(Path(config).stem).state_dict()
+    return weights
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Filter, list[str]]:
     folder = tmp_path_factory.mktemp("filter")
@@ -58,7 +72,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Filt
         train_filter(parse(short), LocalExecutor(2), said.append)
     [base] = (folder / "out").glob("base-*")
     (base / "checkpoints").mkdir(exist_ok=True)
-    (base / "checkpoints/epoch_1.pt").write_bytes(b"PK\x03\x04 half a checkpoint")
+    torch.save({"state_dict": untrained(values["model"])}, base / "checkpoints/epoch_1.pt")
+    write_json(str(base / DONE), {"seconds": 1.0})
+    finetune = {**values["finetune"], "training": {**values["finetune"]["training"], "timeout_s": 0.2}}
+    with pytest.raises(ModelError, match=r"took longer than 0\.2 s"):
+        train_filter(parse({**values, "finetune": finetune}), LocalExecutor(2), said.append)
+    [tuned] = (folder / "out").glob("tuned-*")
+    (tuned / "checkpoints").mkdir(exist_ok=True)
+    (tuned / "checkpoints/epoch_1.pt").write_bytes(b"PK\x03\x04 half a checkpoint")
     found = train_filter(parse(values), LocalExecutor(2), said.append)
     return values, found, said
 
@@ -124,10 +145,10 @@ def test_provenance_names_every_part(made: tuple[dict[str, Any], Filter, list[st
 
 def test_a_stopped_training_went_on_in_its_folder(made: tuple[dict[str, Any], Filter, list[str]]) -> None:
     _, found, _ = made
-    base = steps(found)[0].parents[1]
-    assert [path.name for path in found.weights.parent.glob("base-*")] == [base.name]
-    assert "No latest resume checkpoint found" in (base / LOG).read_text(), "half a checkpoint is none"
-    assert "Train Epoch: 0" in (base / LOG).read_text()
+    tuned = steps(found)[1].parents[1]
+    assert [path.name for path in found.weights.parent.glob("tuned-*")] == [tuned.name]
+    assert "No latest resume checkpoint found" in (tuned / LOG).read_text(), "half a checkpoint is none"
+    assert "Train Epoch: 0" in (tuned / LOG).read_text()
 
 
 def test_again_nothing_is_trained_and_the_command_says_what_to_write(

@@ -1,10 +1,15 @@
 """Refuses a second recipe, a second trainer and torn checkpoints in a folder; a trainer that fails says why.
 
-That a training ends well, and goes on after a stop, is seen in test_train_filter.py, on its two trainings.
+That a training ends well, and begins anew after a stop, is seen in test_train_filter.py.
 """
 
 import fcntl
+import json
+import subprocess
+import sys
+import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +18,9 @@ from pydantic import ValidationError
 
 from jobs import pocket, training
 from jobs.training import LOG, RECIPE, Recipe, train
-from pipeline.artifact import write_json
+from pipeline.artifact import DONE, write_json
 from pipeline.errors import ModelError
+from pipeline.lifeline import WATCHED
 
 SHORT = Recipe(model=str(pocket.CONFIG), epochs=2, timeout_s=0.2)
 
@@ -52,7 +58,7 @@ def test_the_options_are_those_of_open_clips_own_parser(tmp_path: Path) -> None:
     mark = command.index("--")
     assert command[1:mark] == [
         *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"),
-        *("-m", "stages.encoders.trainer", "a/b/pocket.json"),
+        *("-m", "stages.encoders.trainer", "a/b/pocket.json", WATCHED),
     ]
     found = parse_args(command[mark + 1 :])
     assert (found.model, found.pretrained, found.epochs, found.train_num_samples) == ("pocket", "start.pt", 3, 500)
@@ -66,24 +72,57 @@ def test_the_options_are_those_of_open_clips_own_parser(tmp_path: Path) -> None:
 
 def test_one_process_needs_no_torchrun_and_a_known_model_no_file(tmp_path: Path) -> None:
     command = training._command("x.tar", tmp_path / "run", Recipe(model="ViT-B/32"))
-    assert command[1:5] == ["-m", "stages.encoders.trainer", "-", "--"]
-    found = parse_args(command[5:])
+    assert command[1:6] == ["-m", "stages.encoders.trainer", "-", WATCHED, "--"]
+    found = parse_args(command[6:])
     assert (found.model, found.batch_size, found.aug_cfg, found.local_loss) == ("ViT-B/32", 256, {}, False)
 
 
-def test_missing_shards_are_a_model_error_with_the_end_of_the_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [("raise SystemExit(3)", "ended with exit code 3"), ("", "left no ")],
+)
+def test_a_trainer_that_fails_is_a_model_error_with_the_end_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
+) -> None:
+    lines = f"[print(n) for n in range(40_000)]; {code}"
+    monkeypatch.setattr(training, "_command", lambda *_: [sys.executable, "-c", lines])
     with pytest.raises(ModelError) as caught:
-        train(str(tmp_path / "nowhere" / "00000.tar"), tmp_path / "run", Recipe(model=str(pocket.CONFIG), epochs=1))
-    message = str(caught.value)
-    assert "must leave a checkpoint" in message
-    assert "number of dataset samples must be specified" in message
-    assert str(tmp_path / "run" / LOG) in message
+        train("nowhere/00000.tar", tmp_path, Recipe(model=str(pocket.CONFIG)))
+    told, *tail = str(caught.value).splitlines()
+    assert told.startswith("open_clip's trainer must leave a checkpoint of nowhere/00000.tar, but it " + message)
+    assert str(tmp_path / LOG) in told
+    assert tail == [str(n) for n in range(40_000 - 15, 40_000)]
+    assert not (tmp_path / DONE).exists()
 
 
 def test_a_trainer_that_takes_too_long_is_stopped_and_leaves_no_process(tmp_path: Path) -> None:
     assert "took longer than 0.2 s" in started(tmp_path)
     with (tmp_path / LOG).open("ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its processes would hold it
+
+
+def test_a_trainer_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    call = f"train('pipe:sleep 60', Path({str(tmp_path)!r}), Recipe(model={str(pocket.CONFIG)!r}, samples_per_epoch=9))"
+    lines = f"from pathlib import Path; from jobs.training import Recipe, train; {call}"
+    with subprocess.Popen([sys.executable, "-c", lines]) as starter:
+        children = Path(f"/proc/{starter.pid}/task/{starter.pid}/children")
+        while not children.read_text():
+            assert starter.poll() is None
+            time.sleep(0.05)
+        starter.kill()
+    with (tmp_path / LOG).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the trainer holds it to its end; a test has a time limit
+
+
+def test_another_model_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    config = json.loads(pocket.CONFIG.read_text())
+    (tmp_path / "mine.json").write_text(json.dumps(config))
+    recipe = replace(SHORT, model=str(tmp_path / "mine.json"))
+    started(tmp_path / "run", recipe)
+    (tmp_path / "mine.json").write_text(json.dumps({**config, "embed_dim": 8}))
+    assert "a folder holds trainings of one model, but in " in started(tmp_path / "run", recipe)
+    (tmp_path / "mine.json").unlink()
+    assert "a model is a name of open_clip or a configuration .json, but" in started(tmp_path / "run", recipe)
 
 
 def test_two_trainers_never_share_a_folder(tmp_path: Path) -> None:
@@ -96,7 +135,7 @@ def test_two_trainers_never_share_a_folder(tmp_path: Path) -> None:
 def test_a_folder_takes_one_recipe(tmp_path: Path) -> None:
     started(tmp_path)
     later = Recipe(model=str(pocket.CONFIG), epochs=3, timeout_s=5, workers=2, threads=1)
-    assert "epochs was 2 and is 3; train into a fresh folder" in started(tmp_path, later)
+    assert "epochs was 2 and is 3; take a fresh folder" in started(tmp_path, later)
     with pytest.raises(ModelError, match=r"shards was 'nowhere/00000\.tar' and is 'other\.tar'"):
         train("other.tar", tmp_path, SHORT)
 
@@ -113,7 +152,7 @@ def test_a_finished_training_is_returned_at_once(tmp_path: Path) -> None:
     started(tmp_path)
     last = checkpoint(tmp_path, 2)
     assert "took longer" in started(tmp_path)  # not finished without its last file
-    write_json(str(tmp_path / "_done.json"), {})
+    write_json(str(tmp_path / DONE), {})
     assert train("nowhere/00000.tar", tmp_path, SHORT) == last
 
 

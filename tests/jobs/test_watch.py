@@ -8,7 +8,7 @@ from rich.console import Console
 
 from jobs import watch as watching
 from jobs.watch import Standing, recorded, watch
-from pipeline.errors import JobError
+from pipeline.errors import JobError, StorageError
 from pipeline.events import EventLog
 from pipeline.watching import Done, Watcher
 from tests.jobs.test_cli import called, job_file
@@ -81,6 +81,17 @@ def test_a_run_that_ends_early_says_so(tmp_path: Path, error: type[BaseException
     with pytest.raises(error), recorded(str(tmp_path), "job", "local") as watchers:
         broken(watchers)
     assert watch(str(tmp_path), console()).state == state
+
+
+def test_why_a_run_ended_is_told_though_its_log_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "events").write_text("of somebody else")
+
+    def broken(watchers: tuple[Watcher, ...]) -> None:
+        watchers[0].begin("pool", 1, 0)
+        raise StorageError("no room")
+
+    with pytest.raises(StorageError, match="no room"), recorded(str(tmp_path), "job", "local") as watchers:
+        broken(watchers)
 
 
 def test_a_store_without_a_log_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from jobs.checks.finished import FinishedCut
 from jobs.job import parse
 from jobs.run import Result, run
+from jobs.why.cuts import Asked, Limit, Said, said
 from jobs.why.explain import Why, explain
 from jobs.why.show import escaped, show, verdict_of
 from pipeline.errors import DataError, JobError
 from pipeline.executor_local import LocalExecutor
 from stages.policy import CUTS
+from stages.rules import Rules
 from tests.jobs.test_cli import called
 from tests.jobs.test_run import BROKEN, COPIES, PLANTED, USELESS, job_values, planted
 from tests.jobs.test_verify import every_cut, near_sets
@@ -153,6 +156,41 @@ def test_a_rule_says_by_how_much(tars: Finished) -> None:
     n = USELESS[0]
     found = tars.why(uid=f"{n + 1:032X}")
     assert verdict_of(found) == "dropped by rules: words 1, stays at least 3: 2 outside"
+
+
+def test_a_rule_without_a_number_is_named_and_not_one_that_is_met_exactly(tars: Finished) -> None:
+    found = tars.why(uid=f"{USELESS[0] + 1:032x}")
+    exact = Limit("words", 3, 3, 0, "at least")
+    by = Said("rules", "rules", False, {"broken": "caption_matches"}, (exact,))
+    assert by.missed is None
+    assert verdict_of(replace(found, said=(by,))) == "dropped by rules: caption_matches"
+    assert replace(by, kind="random").missed == exact
+
+
+def test_a_picture_that_is_not_known_in_size_has_no_margin(every: Finished) -> None:
+    place = replace(every.why(uid=every.rows[0]["uid"]).place, width=None, height=None)
+    cut = replace(every_rules(every), options=Rules(min_words=1, min_side=200, max_aspect=3))
+    found = said(Asked(cut, place, {}, False, {}))
+    assert [limit.what for limit in found.limits] == ["words"]
+    assert "is not known" in found.facts["note"]
+
+
+def every_rules(job: Finished) -> FinishedCut:
+    [rules] = [cut for cut in job.why(uid=job.rows[0]["uid"]).job.cuts if cut.kind == "rules"]
+    return rules
+
+
+def test_a_picture_of_a_shard_that_changed_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the same place there may be another sample by now."""
+    url = write_tar(tmp_path / "pool/0.tar", members([("a", pair(1, "a picture of thing 1"))]))
+    job = done(job_values(tmp_path, [{"random": {"count": 1}}], shards=None))
+    write_tar(Path(url), members([("b", pair(2, "a picture of something else"))]))
+    words = ["why", job.store, job.name, job.rows[0]["uid"], "--image", str(tmp_path / "a.jpg")]
+    assert called(monkeypatch, *words) == 1
+    assert "0.tar must stay as it was when the run listed it" in capsys.readouterr().err
+    assert not (tmp_path / "a.jpg").exists()
 
 
 def test_captions_cannot_command_a_terminal(tars: Finished) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import events, storage
+from pipeline.errors import TornError
 from pipeline.events import EventLog, EventReader
 from pipeline.watching import Done
 
@@ -45,6 +46,46 @@ def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
     path.write_text(whole[:-5])
     assert [event["event"] for event in reader.more()] == ["run", "pass", "shard"]
     path.write_text(whole)
+    assert [event["event"] for event in reader.more()] == ["end"]
+
+
+@pytest.mark.parametrize("how", ["no folder", "full"])
+def test_a_log_that_cannot_be_written_is_given_up_and_says_so_once(
+    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = EventLog(f"{tmp_path}/events/log")
+    if how == "full":
+        (tmp_path / "events").mkdir()
+        (tmp_path / "events/log.jsonl").symlink_to("/dev/full")
+    else:
+        (tmp_path / "events").write_text("of somebody else")
+    written(log, items=3)
+    log.close("finished")
+    says = {"full": "No space left on device", "no folder": "File exists"}[how]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("winnow: the event log ends here, for it cannot be written: ")
+    assert says in line
+
+
+def test_a_line_that_is_no_event_names_its_file(tmp_path: Path) -> None:
+    log, reader = EventLog.of(str(tmp_path), "job"), EventReader(str(tmp_path))
+    written(log)
+    log.close("failed")
+    [path] = (tmp_path / "events").glob("*.jsonl")
+    with path.open("ab") as file:
+        file.write(bytes(20) + b"\n")
+    with pytest.raises(TornError, match=r"\.jsonl must hold an event a line, but b'\\x00.* came; delete it"):
+        list(reader.more())
+
+
+def test_a_large_log_is_read_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, reader = EventLog.of(str(tmp_path), "job"), EventReader(str(tmp_path))
+    written(log, items=20)
+    whole = list(EventReader(str(tmp_path)).more())
+    monkeypatch.setattr(events, "_BLOCK_BYTES", 7)
+    assert list(reader.more()) == whole
+    assert len(whole) == 22
+    log.close("finished")
     assert [event["event"] for event in reader.more()] == ["end"]
 
 

@@ -261,6 +261,10 @@ def test_a_link_is_what_it_points_to(tmp_path):
             "s3://key:geheim@bucket/b",
             "a URL must carry no password, for results and logs repeat it, but that of bucket/b",
         ),
+        (
+            "s3://key:ge/heim/geheim@bucket/b",
+            "a URL must carry no password, for results and logs repeat it, but that of bucket/b",
+        ),
     ],
 )
 def test_a_url_that_cannot_be_opened_is_said(ask, url, message):

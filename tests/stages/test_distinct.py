@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.artifact import Artifact
@@ -37,6 +37,7 @@ def told(pool: Filtered) -> list[tuple[int, int, str]]:
     return [(index, row["position"], row["kind"]) for index, row in rows]
 
 
+@settings(max_examples=40)
 @given(numbers=st.lists(st.integers(0, 12), max_size=30), shards=st.integers(1, 5))
 def test_the_first_of_each_uid_stays(numbers: list[int], shards: int) -> None:
     samples = named(numbers)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -213,7 +214,7 @@ def test_a_shard_that_keeps_nothing_is_an_empty_tar(pool: Filtered) -> None:
     assert read_by_webdataset(out.getvalue()) == []
 
 
-@pytest.mark.parametrize("how", ["changed", "gone", "secretly", "secretly shorter"])
+@pytest.mark.parametrize("how", ["changed", "gone", "secretly", "secretly shorter", "while it is read"])
 def test_a_shard_that_changed_is_refused_and_who_reads_sees_it(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +231,15 @@ def test_a_shard_that_changed_is_refused_and_who_reads_sees_it(
         case "secretly":  # of the same length and time, as a bad disk changes files
             path.write_bytes(content[:at] + b"x" * 512 + content[at + 512 :])
             monkeypatch.setattr("stages.selected.check_unchanged", lambda *what: None)
+        case "while it is read":
+            whole = storage.open_exact
+
+            def cut(url: str) -> BinaryIO:
+                file = whole(url)
+                monkeypatch.setattr(file, "read", lambda size: content[at : at + size - 100])
+                return file
+
+            monkeypatch.setattr(storage, "open_exact", cut)
         case _:
             path.write_bytes(content[: at + 100])
             monkeypatch.setattr("stages.selected.check_unchanged", lambda *what: None)
@@ -238,6 +248,7 @@ def test_a_shard_that_changed_is_refused_and_who_reads_sees_it(
         "gone": "there is no such file",
         "secretly": r"0\.tar must be as it was when it was embedded, but 00-0004 is not at",
         "secretly shorter": r"0\.tar must be as long as when it was embedded",
+        "while it is read": r"0\.tar must stay as long as it was",
     }[how]
     with pytest.raises((ShardError, StorageError), match=says):
         list(source.samples(source.plan(0)))

@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from jobs.job import parse
 from jobs.report import report
 from jobs.run import run
@@ -85,9 +87,9 @@ class Page:
 
     @property
     def data(self) -> Any:
-        """What its script reckons with."""
+        """What its script reckons with; refuses Infinity and NaN, as a browser does."""
         [text] = [text for attributes, text in self.scripts if attributes.get("type") == "application/json"]
-        return json.loads(text)
+        return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
     def named(self, name: str, **attributes: str) -> list[Tag]:
         """Elements of that name and these attributes."""

@@ -211,6 +211,21 @@ def test_a_pool_of_vectors_has_captions_and_no_pictures(tmp_path: Path) -> None:
     assert sum(page.data["scatters"]["density"]["size"]) == 81
 
 
+@pytest.mark.parametrize("fraction", [0.5, 0.02])
+def test_an_infinite_score_is_in_no_histogram(tmp_path: Path, fraction: float) -> None:
+    values = vectors_job(tmp_path)
+    score = pa.array([np.inf, -np.inf, *range(88)], pa.float32())
+    write_parquet(str(tmp_path / "mine.parquet"), pa.table({"uid": Samples.drawn(90).uid, "mine": score}))
+    score_cut = {"score": {"from": f"{tmp_path}/mine.parquet", "column": "mine", "fraction": fraction}}
+    assert done({**values, "policy": [score_cut]})["kept"] == int(90 * fraction)
+    page = made(values, tmp_path / "index.html")
+    histogram = page.data["histograms"]["score"]
+    assert (histogram["low"], histogram["high"]) == (0, 87)
+    assert sum(histogram["kept"] + histogram["dropped"]) == 88
+    assert (histogram["threshold"] is None) == (fraction == 0.02)
+    assert set(page.data["sliders"]) == ({"score"} if fraction == 0.5 else set())
+
+
 def test_two_policies_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = vectors_job(tmp_path)
     other = {**one, "name": "other", "policy": [{"similarity": {"by": "clip", "fraction": 0.5}}]}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.report.scan import BINS, GALLERY, Part, Pick, histogram, pairs_of, spread_over
+from jobs.report.scan import BINS, GALLERY, Part, Pick, histogram, spread_over
 
 PICKS = st.lists(st.builds(Pick, st.floats(0, 1), st.integers(0, 3), st.integers(0, 9)), max_size=60, unique=True)
 
@@ -46,8 +46,3 @@ def test_shards_are_spread_evenly(count: int, most: int) -> None:
     assert found == sorted(found)
     if len(found) > 1:
         assert {b - a for a, b in itertools.pairwise(found)} <= {count // most, count // most + 1, 1}
-
-
-def test_a_pair_needs_both() -> None:
-    picks = [Pick(0.3, 0, 1, "", b"a"), Pick(0.1, 0, 2, "", b"b"), Pick(0.2, 0, 3, "", b"c")]
-    assert pairs_of(picks, {b"a": (5, 5), b"c": (6, 6)}) == [(picks[2], (6, 6)), (picks[0], (5, 5))]

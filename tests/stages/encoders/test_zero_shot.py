@@ -50,8 +50,10 @@ def test_templates_are_open_clips_own() -> None:
     ("asked", "message"),
     [
         ("clip", "templates are openai or simple, or a list of texts with {}, but 'clip' came"),
-        ([], "a template has {} in place of the class name, but \\[\\] came"),
+        ([], "a template has {} in place of the class name, once, and no other brace, but \\[\\] came"),
         (["a {}", "a dog"], "a template has {} in place of the class name"),
+        (["a {} of {}"], "once, and no other brace"),
+        (["a {} {name}"], "once, and no other brace"),
     ],
 )
 def test_what_is_no_template_is_said(asked: str | list[str], message: str) -> None:

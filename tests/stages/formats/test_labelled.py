@@ -83,8 +83,22 @@ def test_every_caption_of_a_picture_comes(tmp_path: Path) -> None:
 
 
 def test_class_names_are_lines(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("red_fish\n\n cat \nDog\n")
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfred_fish\r\n cat \nDog\n\n")
     assert read_classnames(str(tmp_path / "names.txt")) == ("red fish", "cat", "Dog")
     (tmp_path / "none.txt").write_text("\n")
     with pytest.raises(JobError, match=r"a file of class names has one a line, but .*none.txt has none"):
         read_classnames(str(tmp_path / "none.txt"))
+    (tmp_path / "gap.txt").write_text("red_fish\n\ncat\n")
+    with pytest.raises(JobError, match=r"but line 2 of .*gap.txt is empty"):
+        read_classnames(str(tmp_path / "gap.txt"))
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(JobError, match=r"a file of class names is UTF-8, but .*latin.txt is not"):
+        read_classnames(str(tmp_path / "latin.txt"))
+
+
+def test_two_classes_of_one_name_are_told_by_number_alone(tmp_path: Path) -> None:
+    names = ("crane", "dog", "crane")
+    found = list(labelled_images(table(tmp_path, [0, 1, 2]), None, "image", names))
+    assert [item[1] for item in found if not isinstance(item, Reject)] == [0, 1, 2]
+    with pytest.raises(DataError, match="but 'crane' came; a name that two classes share is none"):
+        list(labelled_images(table(tmp_path, ["dog", "crane", "dog"]), None, "image", names))

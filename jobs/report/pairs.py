@@ -1,0 +1,47 @@
+"""Finds the better sample that a shown duplicate repeats, in the shards that a report reads; writes nothing."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.report.facts import CutFacts
+from jobs.report.samples import Place
+from jobs.report.scan import PAIRS, Pick
+from pipeline.artifact import Artifact
+from pipeline.columns import column, places_in
+from pipeline.stage import Run, ShardItem
+from pipeline.uid import uids_from_bytes
+
+
+def partners(run: Run, items: Sequence[ShardItem], cut: CutFacts, picks: Iterable[Pick]) -> dict[bytes, Place]:
+    """Where in these shards the samples that the picks repeat lie, by uid."""
+    wanted = uids_from_bytes(pa.array(sorted({pick.other for pick in picks if pick.other}), pa.binary(16)))
+    found: dict[bytes, Place] = {}
+    if len(wanted):
+        task = _Partners(cut.finished.before.embeddings, cut.finished.artifact, wanted)
+        for _, places in run.each(task, items, "report: pairs"):
+            found |= places
+    return found
+
+
+@dataclass(frozen=True)
+class _Partners:
+    embeddings: Artifact
+    verdicts: Artifact
+    wanted: np.ndarray
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> dict[bytes, Place]:
+        uids = self.embeddings.read(item.index, ["uid"])["uid"]
+        stays = column(self.verdicts.read(item.index, ["kept"]), "kept")
+        rows = np.flatnonzero((places_in(self.wanted, uids_from_bytes(uids)) >= 0) & stays).tolist()
+        return {uids[row].as_py(): (item.index, row) for row in rows}
+
+
+def pairs_of(picks: Iterable[Pick], places: Mapping[bytes, Place]) -> list[tuple[Pick, Place]]:
+    """The first picks whose better one was found, with its place."""
+    return [(pick, places[pick.other]) for pick in sorted(picks) if pick.other in places][:PAIRS]
