@@ -4,6 +4,7 @@ A price runs a miniature of the job in a temporary folder; the store is not touc
 """
 
 import json
+import os
 from typing import Annotated
 
 import typer
@@ -52,8 +53,7 @@ def plan(
         return
     stderr = Console(stderr=True)
     options = Options(sample_shards, sample_rows, seed, tuple(measure_on or ()), samples_per_shard, workers)
-    wanted = here or min(filter(None, [job.resources.workers, workers]), default=None)
-    running_on = open_executor(executor, wanted, None)
+    running_on = open_executor(executor, here or workers_here(job.resources.workers, workers), None)
     try:
         found = price(job, running_on, options, lambda line: stderr.print(line, highlight=False, markup=False))
     finally:
@@ -72,3 +72,8 @@ def _show_plan(job: Job) -> None:
     for label, artifact, state in running.plan(job):
         table.add_row(label, artifact.name, state)
     console.print(table)
+
+
+def workers_here(*asked: int | None) -> int:
+    """Workers of a miniature: as many as the job will have (None where nothing says), but one per core at most."""
+    return min(os.cpu_count() or 1, *filter(None, asked))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jobs.job import Job, load, parse
+from jobs.plan import workers_here
 from jobs.price import price as pricing
 from jobs.price.miniature import drawn, shrink
 from jobs.price.model import extended, files_of
@@ -205,3 +207,9 @@ def test_sums_are_those_of_the_stages(page: Price) -> None:
     sums = totals(page, Prices(cpu_hour=1))
     assert sums["seconds"] == pytest.approx(sum(stage.seconds for stage in page.stages))
     assert sums["cost"] == pytest.approx(sums["cpu_hours"])
+
+
+def test_a_machine_is_not_given_the_workers_of_a_cluster() -> None:
+    cores = os.cpu_count() or 1
+    assert workers_here(None, None) == workers_here(256, None) == workers_here(None, 4096) == cores
+    assert workers_here(1, 256) == workers_here(None, 1) == 1
