@@ -76,4 +76,4 @@ def _show_plan(job: Job) -> None:
 
 def workers_here(*asked: int | None) -> int:
     """Workers of a miniature: as many as the job will have (None where nothing says), but one per core at most."""
-    return min(os.cpu_count() or 1, *filter(None, asked))
+    return min([os.cpu_count() or 1, *filter(None, asked)])
