@@ -35,7 +35,7 @@ def test_each_filter_lacks_one_thing_and_takes_as_many_steps(tmp_path: Path) -> 
     jobs = {name: parse(changed) for line in lines for name, changed in line.steps}
     assert list(jobs) == [*ablation.ADDED, *ablation.TAKEN_AWAY, "25% wrong captions"]
     steps = {(job.training.epochs, job.training.samples_per_epoch, job.training.seed) for job in jobs.values()}
-    assert steps == {(4, 14000, 1)}
+    assert steps == {(values["training"]["epochs"], values["training"]["samples_per_epoch"], 1)}
     whole = jobs["captions and augmentation"]
     assert jobs["one caption a picture"].clean.layers == 1 < whole.clean.layers
     assert not jobs["no augmentation"].training.augmentation
