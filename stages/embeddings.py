@@ -4,7 +4,7 @@ Precomputed pools get the same files without vectors: those are read in place fr
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
@@ -150,32 +150,37 @@ class _Embed:
 
     def run(self, state: "Bank", item: ShardItem) -> Summary:
         check_unchanged(self.out, item.index, item.url, self.reader)
-        seen = 0
+        return embed(state, self.reader.samples(item.url), self.out, item)
 
-        def counted() -> Iterator[Sample | Reject]:
-            nonlocal seen
-            for sample in self.reader.samples(item.url):
-                seen += 1
-                yield sample
 
-        parts = {name: [np.empty((0, width), np.float16)] for name, width in state.columns().items()}
-        samples: list[Sample] = []
-        rejects: list[Reject] = []
-        sides = [np.empty((2, 0), np.int32)]
-        for batch in state.encode(counted()):
-            samples += batch.samples
-            rejects += batch.rejects
-            sides.append(np.stack([batch.widths, batch.heights]))
-            for name, vectors in batch.vectors.items():
-                parts[name].append(vectors)
-        if len(samples) + len(rejects) != seen:
-            raise AccountingError(
-                f"{item.url}: {seen} samples must each be embedded or rejected, but {len(samples)} + {len(rejects)} are"
-            )
-        width, height = np.concatenate(sides, axis=1)
-        table = _place(samples).append_column("width", pa.array(width)).append_column("height", pa.array(height))
-        found = {name: np.concatenate(blocks) for name, blocks in parts.items()}
-        return commit(self.out, item, with_similarity(table, found), found, rejects)
+def embed(bank: "Bank", samples: Iterable[Sample | Reject], out: Artifact, item: ShardItem) -> Summary:
+    """Encode the samples of one shard and commit its file; each is embedded or rejected, and that is counted."""
+    seen = 0
+
+    def counted() -> Iterator[Sample | Reject]:
+        nonlocal seen
+        for sample in samples:
+            seen += 1
+            yield sample
+
+    parts = {name: [np.empty((0, width), np.float16)] for name, width in bank.columns().items()}
+    kept: list[Sample] = []
+    rejects: list[Reject] = []
+    sides = [np.empty((2, 0), np.int32)]
+    for batch in bank.encode(counted()):
+        kept += batch.samples
+        rejects += batch.rejects
+        sides.append(np.stack([batch.widths, batch.heights]))
+        for name, vectors in batch.vectors.items():
+            parts[name].append(vectors)
+    if len(kept) + len(rejects) != seen:
+        raise AccountingError(
+            f"{item.url}: {seen} samples must each be embedded or rejected, but {len(kept)} + {len(rejects)} are"
+        )
+    width, height = np.concatenate(sides, axis=1)
+    table = _place(kept).append_column("width", pa.array(width)).append_column("height", pa.array(height))
+    found = {name: np.concatenate(blocks) for name, blocks in parts.items()}
+    return commit(out, item, with_similarity(table, found), found, rejects)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ HOMES = {
     "plotly": ("jobs/report/page.py",),
     "PIL": (
         "stages/encoders/",
+        "jobs/bench.py",
         "jobs/scenes.py",
         "jobs/world.py",
         "jobs/datacomp/damage.py",

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -27,6 +28,9 @@ _LOADING = threading.Lock()  # open_clip and timm build models with the process'
 _TOKENIZED = 4096
 """Characters of a caption that are tokenized: more than the longest context of a CLIP holds. Byte-pair encoding of one
 word costs its length squared: 64 KB of base64 would hold a worker for minutes, 4096 characters for half a second."""
+
+_TOGETHER = 8
+"""Samples that one call of a decoding thread takes: handing one over costs 50 microseconds, a small JPEG 250."""
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -120,8 +124,13 @@ class Bank:
 
     def decoded(self, samples: Iterable[Sample | Reject]) -> Iterator[Decoded | Reject]:
         """First step of `encode`: pixels for every encoder, in order."""
-        owned = (_own(sample) for sample in samples)
-        return _in_order(self._decoders, self._decode, owned, 2 * self._encoding.batch_size)
+        together = min(_TOGETHER, self._encoding.batch_size)
+        ahead = 2 * self._encoding.batch_size // together
+        for items in _in_order(self._decoders, self._decode_all, _grouped(samples, together), ahead):
+            yield from items
+
+    def _decode_all(self, items: list[Sample | Reject]) -> list[Decoded | Reject]:
+        return [self._decode(item) for item in items]
 
     def _decode(self, item: Sample | Reject) -> Decoded | Reject:
         if isinstance(item, Reject):
@@ -165,7 +174,10 @@ class Bank:
         for i, (name, tower) in enumerate(self._towers.items()):
             if work.rows:
                 pixels = np.stack([row.pixels[i] for row in work.rows])  # (b, h, w, 3)
-                raw |= self._vectors(name, tower, pixels, work.tokens.get(name))
+                try:
+                    raw |= self._vectors(name, tower, pixels, work.tokens.get(name))
+                except torch.OutOfMemoryError as error:
+                    raise self._too_large(name, error) from error
         if not work.rows:
             raw = {column: np.empty((0, width), np.float32) for column, width in self._columns.items()}
         return _finish(work, raw)
@@ -174,12 +186,25 @@ class Bank:
         self, name: str, tower: Towers, pixels: np.ndarray, tokens: torch.Tensor | None
     ) -> dict[str, np.ndarray]:
         """float32 (b, d) of each of the encoder's columns, not normalised."""
-        autocast = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
-        with torch.inference_mode(), autocast:
+        low = self._dtype != torch.float32
+        autocast = torch.autocast(self._device.type, self._dtype, enabled=low)
+        # in inference mode torch 2.15 copies a cast weight for every position of a batch: bf16 is as slow as fp32
+        quiet = torch.no_grad() if low and self._device.type == "cpu" else torch.inference_mode()
+        with quiet, autocast:
             found = {f"{name}.image": tower.image(tower.preprocess.tensor(pixels, self._device))}
             if tower.text is not None and tokens is not None:
                 found[f"{name}.text"] = tower.text(tokens.to(self._device))
             return {column: tensor.float().cpu().numpy() for column, tensor in found.items()}
+
+    def _too_large(self, name: str, error: torch.OutOfMemoryError) -> JobError:
+        """What to do where the memory of the device is exhausted: it goes to activations, which follow the batch."""
+        size = self._encoding.batch_size
+        advice = f"give encoding.batch_size: {size // 2}" if size > 1 else "choose a smaller model or a larger GPU"
+        return JobError(
+            f"a batch of {size} samples must fit in the memory of {self._device} beside the models, but {name} ran "
+            f"out of it: {str(error).splitlines()[0]}; {advice}; batch_size moves the last bits of vectors, so it is "
+            "never changed unasked"
+        )
 
     def _widths(self) -> dict[str, int]:
         """Columns and widths, from one black image and one empty caption; also the first warm-up."""
@@ -236,9 +261,18 @@ def _in_order(pool: Executor, function: Callable[[_In], _Out], items: Iterable[_
             future.cancel()
 
 
+def _grouped(samples: Iterable[Sample | Reject], together: int) -> Iterator[list[Sample | Reject]]:
+    """The samples in lists of so many, with bytes of their own."""
+    owned = iter(map(_own, samples))
+    while group := list(islice(owned, together)):
+        yield group
+
+
 def _own(item: Sample | Reject) -> Sample | Reject:
     """The sample with bytes of its own: a view into a shard dies with the reader, threads may come later."""
-    return item if isinstance(item, Reject) else replace(item, image=bytes(item.image))
+    if isinstance(item, Reject) or isinstance(item.image, bytes):
+        return item
+    return replace(item, image=bytes(item.image))
 
 
 def _reject(sample: Sample, kind: str, message: str) -> Reject:
@@ -264,8 +298,8 @@ def _device(name: str) -> torch.device:
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
-    if precision != "fp32" and device.type != "cuda":
-        raise JobError(f"precision {precision} needs a GPU, but the device is {device}; use auto or fp32")
+    if precision == "fp16" and device.type != "cuda":
+        raise JobError(f"precision fp16 needs a GPU, but the device is {device}; use auto, fp32 or bf16")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

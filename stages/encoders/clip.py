@@ -12,6 +12,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from pipeline.errors import ModelError
 from stages.encoders.config import RANDOM, OpenClip, carries_weights, checkpoint_file, config_file
 from stages.encoders.pixels import Preprocess, pil_pieces
+from stages.encoders.tokens import tokens_of
 from stages.encoders.towers import Towers, does_not_load
 
 
@@ -40,7 +41,7 @@ def load(encoder: OpenClip, device: torch.device) -> Towers:
     except Exception as error:
         raise does_not_load(encoder.model, encoder.pretrained, error) from error
     model.to(device).eval()
-    return Towers(_preprocess(model), model.encode_image, tokenizer, model.encode_text)
+    return Towers(_preprocess(model), model.encode_image, tokens_of(tokenizer), model.encode_text)
 
 
 def _preprocess(model: Any) -> Preprocess:

@@ -5,9 +5,17 @@ The embed stage is measured against these, on the same threads and data.
 
 import time
 from collections.abc import Iterable
+from functools import lru_cache
 
 from stages.encoders.bank import Bank
+from stages.encoders.config import Encoding, OpenClip
 from stages.formats.sample import Reject, Sample
+
+
+@lru_cache(maxsize=1)
+def kept_bank(encoder: OpenClip, encoding: Encoding) -> Bank:
+    """The bank of one encoder, opened once per process: what is measured in turn, again and again, loads no model."""
+    return Bank.open({"clip": encoder}, encoding)
 
 
 def decode_only(bank: Bank, samples: Iterable[Sample | Reject]) -> int:

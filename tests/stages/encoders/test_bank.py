@@ -5,6 +5,7 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import open_clip
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 from pipeline.errors import JobError
-from stages.encoders import Bank, EncodedBatch, Encoding, OpenClip, Timm
+from stages.encoders import Bank, EncodedBatch, Encoding, OpenClip, Timm, clip
 from stages.encoders.bank import Decoded, Work, _finish
 from stages.formats.sample import Reject, Sample
 from tests.stages.encoders.conftest import encoded, photo, sample
@@ -217,13 +218,45 @@ def test_random_weights_are_the_same_in_every_worker_and_leave_the_seed_alone(ti
 @pytest.mark.parametrize(
     ("encoding", "says"),
     [
-        (Encoding(device="cpu", precision="bf16"), "bf16 needs a GPU, but the device is cpu"),
+        (Encoding(device="cpu", precision="fp16"), "fp16 needs a GPU, but the device is cpu"),
         (Encoding(device="toaster"), "but 'toaster' came"),
     ],
 )
 def test_a_device_that_is_not_there_is_refused(encoding: Encoding, says: str) -> None:
     with pytest.raises(JobError, match=says):
         Bank.open({}, encoding)
+
+
+def test_bf16_on_a_cpu_is_near_fp32_and_no_bit_follows_the_threads(tiny_clip: OpenClip, photos: list[bytes]) -> None:
+    def vectors(precision: Literal["fp32", "bf16"], threads: int) -> dict[str, np.ndarray]:
+        encoding = Encoding(batch_size=6, device="cpu", precision=precision, decode_threads=threads)
+        return merged(Bank.open({"c": tiny_clip}, encoding).encode(samples_of(photos))).vectors
+
+    full, low = vectors("fp32", 1), vectors("bf16", 1)
+    for column in full:
+        assert cosine(full[column], low[column]).min() > 0.999
+        assert not np.array_equal(full[column], low[column])
+    for threads in (2, 3):
+        again = vectors("bf16", threads)
+        assert all(np.array_equal(low[column], again[column]) for column in low)
+
+
+@pytest.mark.parametrize(("size", "says"), [(8, "batch_size: 4"), (1, "a smaller model")])
+def test_a_device_without_memory_left_says_which_batch_to_try(size: int, says: str, tiny_clip: OpenClip) -> None:
+    loaded = clip.load(tiny_clip, torch.device("cpu"))
+    warm = False
+
+    def hungry(pixels: torch.Tensor) -> torch.Tensor:
+        nonlocal warm
+        if not warm:  # the one black image, by which a bank learns the widths
+            warm = True
+            return loaded.image(pixels)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    towers = {"c": replace(loaded, image=hungry)}
+    bank = Bank(towers, Encoding(batch_size=size, device="cpu"), torch.device("cpu"), torch.float32)
+    with pytest.raises(JobError, match=rf"(?s)a batch of {size} samples .* c ran out .*{says}"):
+        list(bank.encode([sample(0, encoded(photo(0)))]))
 
 
 @pytest.mark.timeout(60)
