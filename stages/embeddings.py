@@ -57,6 +57,9 @@ UNREADABLE = "shard-unreadable"
 LIKE = "like"
 """In the summary of such a shard: the URL of one that can be read, whose vectors are as wide."""
 
+_PIXELS = {"exact": "exact", "fast": "fast 2"}
+"""What a fingerprint says of `preprocess`: another word as soon as the pixels of one change, and of that one alone."""
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -98,7 +101,7 @@ class Embeddings:
             encoders=tuple(encoders.items()),
             provenance=tuple((name, provenance(encoder)) for name, encoder in encoders.items()),
             batch_size=encoding.batch_size,
-            preprocess=encoding.preprocess,
+            preprocess=_PIXELS[encoding.preprocess],
             precision=encoding.precision,
             device=encoding.device.partition(":")[0],
             encoding=encoding,

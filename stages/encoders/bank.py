@@ -89,7 +89,8 @@ class Bank:
         self._dtype = dtype
         threads = encoding.decode_threads or _cores()
         self._in_flight = threads if device.type == "cpu" else 1
-        self._decoders = ThreadPoolExecutor(threads, "decode")
+        # one thread a resize, or the pool would have as many again behind each of its own
+        self._decoders = ThreadPoolExecutor(threads, "decode", torch.set_num_threads, (1,))
         # torch keeps its thread count per calling thread, so each thread of the pool has to be told
         one = (1,) if device.type == "cpu" else (torch.get_num_threads(),)
         self._models = ThreadPoolExecutor(self._in_flight, "model", torch.set_num_threads, one)

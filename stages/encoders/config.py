@@ -59,7 +59,7 @@ class Encoding:
     batch_size: samples a forward pass. On CPU the last bits of a vector follow it (matrix kernels differ by
         shape: up to 4e-6 in float32), so it belongs to what an artifact was made with.
     preprocess: `exact` is the model's own transform, bit for bit; `fast` lets JPEG decode at 1/2, 1/4 or 1/8
-        where at least twice the wanted size is left.
+        where at least 1.125 times the wanted size is left, and resizes with torch in place of PIL.
     precision: `auto` is bf16 on a GPU and fp32 elsewhere; fp16 needs a GPU. On a CPU with avx512_bf16, bf16 runs
         the image tower of a ViT-B/32 in 0.3 of fp32's time.
     device: `auto`, or a name that torch knows, such as `cuda:0`.

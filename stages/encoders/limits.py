@@ -3,12 +3,19 @@
 The embed stage is measured against these, on the same threads and data.
 """
 
+import io
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
+import open_clip
+import torch
+from PIL import Image
+
+from stages.encoders import clip
 from stages.encoders.bank import Bank
 from stages.encoders.config import Encoding, OpenClip
+from stages.encoders.pixels import Preprocess
 from stages.formats.sample import Reject, Sample
 
 
@@ -29,3 +36,18 @@ def forward_only(bank: Bank, samples: Iterable[Sample | Reject]) -> tuple[int, f
     started = time.perf_counter()
     count = sum(len(batch.samples) for batch in bank.forwarded(ready))
     return count, time.perf_counter() - started
+
+
+def own_transform(model: str) -> tuple[Callable[[bytes], object], Preprocess]:
+    """What a user of open_clip runs on each file, to a float32 (3, h, w), and the preprocessing of the same model.
+
+    From here on torch runs each operation on one thread: its other threads would spin, and be counted as work.
+    """
+    torch.set_num_threads(1)
+    made, _, transform = open_clip.create_model_and_transforms(model, pretrained=None)
+
+    def own(data: bytes) -> object:
+        with Image.open(io.BytesIO(data)) as image:
+            return transform(image)
+
+    return own, clip._preprocess(made)
