@@ -1,47 +1,42 @@
-"""Times the embed stage and the writing of shards beside their limits, in one run; prints one table, keeps nothing.
+"""Times decoding, the embed stage and the writing of shards beside their limits, in one run; prints one table.
 
 python -m jobs.bench [--folder out/bench] [--pool GLOB]. Absolute rates are this machine's; read the ratios.
 """
 
 import io
+import itertools
 import os
-import shutil
-import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Literal, cast
 
-import numpy as np
 import typer
-from PIL import Image
-from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
-from jobs import pocket, world
-from jobs.job import Job, parse
-from jobs.run import run
+from jobs import bench_decode, bench_shards, pocket, world
 from pipeline import storage
 from pipeline.artifact import Artifact
 from pipeline.executor import Executor, Needs
 from pipeline.executor_open import open_executor
+from pipeline.fingerprint import fingerprint
 from pipeline.stage import ShardItem
 from stages.embeddings import embed
 from stages.encoders import Bank, Encoding, OpenClip
-from stages.encoders.limits import decode_only, forward_only, kept_bank
+from stages.encoders.limits import decode_only, forward_only, kept_bank, own_transform
 from stages.formats import Webdataset
 from stages.formats.sample import Reject, Sample
 
-_ROUNDS = 5
-_EMBED_ROUNDS = 3
+_ROUNDS = 3
+_DECODED = 100
 _TAKES = {224: 1000, 512: 500, 1024: 200}
-"""Samples a worker embeds with the small model, by the short side of their pictures in pixels."""
-_PAYLOAD_BYTES = 256 * 1024  # of each sample whose shard is copied, so that bytes and not members are timed
+"""Samples a worker embeds with the small model, by the side of their pictures in pixels."""
+_TAKES_LARGE = dict.fromkeys(_TAKES, 64)  # with ViT-B/32
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ class Timed:
         return cast(int, count), time.perf_counter() - started
 
 
-def rate(task: Timed, executor: Executor, urls: list[str], take: int) -> float:
+def rate(task: Timed, executor: Executor, urls: Sequence[str], take: int) -> float:
     """Samples per second of all workers together."""
     parts = [Part(index, url, take) for index, url in enumerate(urls)]
     done = [result for _, result in executor.map(task, parts, f"{task.way} only", Needs())]
@@ -98,7 +93,8 @@ def bench_embed(
     """
     found: dict[int, list[tuple[float, float, float, float]]] = {side: [] for side in pools}
     first = min(pools)
-    for _ in range(_EMBED_ROUNDS):
+    rate(task, executor, pools[first], 2 * task.encoding.batch_size)  # warms every worker up
+    for _ in range(_ROUNDS):
         models = rate(replace(task, way="models"), executor, pools[first], takes[first])
         for side, urls in pools.items():
             decode = rate(replace(task, way="decode"), executor, urls, takes[side])
@@ -110,137 +106,67 @@ def bench_embed(
         table.add_row(f"{name}, {side} px: embed", f"{whole:,.0f} samples/s", f"{ratio:.2f} of both in turn ({said})")
 
 
+def bench_decoding(table: Table, samples: Sequence[Sample]) -> None:
+    """Images a second of one core's time: open_clip's own transform to 224 px, `exact` and `fast`."""
+    own, ours = own_transform("ViT-B-32")
+    for side in _TAKES:
+        files = [bytes(bench_decode.enlarged(sample, side).image) for sample in samples]
+        found = bench_decode.rates(files, own, ours)
+        for way in ("exact", "fast"):
+            said = f"{found[way] / found['own']:.2f} of open_clip's own transform ({found['own']:,.0f})"
+            table.add_row(f"decode and resize, {side} px, {way}", f"{found[way]:,.0f} images/s a core", said)
+
+
 def enlarged(samples: Iterator[Sample], folder: Path, side: int, take: int, shards: int) -> list[str]:
-    """Tars of `take` samples each whose pictures are JPEGs with a short side of `side` pixels; kept from run to run."""
+    """Tars of `take` samples each whose pictures are JPEGs of `side` pixels; kept from run to run."""
     urls = [folder / f"{number:05d}.tar" for number in range(shards)]
     for url in (url for url in urls if not url.exists()):
         url.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(url.with_suffix(".part"), "w") as tar:
             for number, sample in enumerate(islice(samples, take)):
-                picture = Image.open(io.BytesIO(sample.image)).convert("RGB")
-                factor = side / min(picture.size)
-                size = round(picture.width * factor), round(picture.height * factor)
-                encoded = io.BytesIO()
-                picture.resize(size, Image.Resampling.BICUBIC).save(encoded, "jpeg", quality=90)
-                members = {"jpg": encoded.getvalue(), "txt": sample.caption.encode()}
-                _add(tar, f"{number:05d}", members)
+                picture = bytes(bench_decode.enlarged(sample, side).image)
+                for suffix, content in {"jpg": picture, "txt": sample.caption.encode()}.items():
+                    header = tarfile.TarInfo(f"{number:05d}.{suffix}")
+                    header.size = len(content)
+                    tar.addfile(header, io.BytesIO(content))
         url.with_suffix(".part").rename(url)
     return [str(url) for url in urls]
 
 
-def readable(urls: list[str]) -> Iterator[Sample]:
-    """Samples of the tars whose picture PIL can open, over and over."""
-    while True:
-        for sample in (sample for url in urls for sample in Webdataset().samples(url)):
-            if isinstance(sample, Sample) and _opens(sample.image):
-                yield sample
-
-
-def _opens(image: bytes | memoryview) -> bool:
-    try:
-        Image.open(io.BytesIO(image)).load()
-    except (OSError, SyntaxError, ValueError):  # what PIL raises for the broken pictures of a pool
-        return False
-    return True
-
-
-def bench_shards(table: Table, folder: Path, executor: Executor, samples: int) -> None:
-    """Write a quarter of a pool of large samples, beside cp of the bytes that were written."""
-    source = folder / "large"
-    if not source.exists():
-        _large_pool(folder / "world" / "pool", source, samples)
-    job = _large_job(folder, source)
-    result = run(job, executor, lambda line: None)
-    made = Path(dict(result.steps)["shards"].artifact.folder)
-    megabytes = sum(tar.stat().st_size for tar in made.glob("*.tar")) / 1e6
-    times: dict[str, list[float]] = {"write": [], "cp": [], "cp and fsync": []}
-    for _ in range(_ROUNDS):  # in turn, so that a drift of the machine meets all three
-        times["cp"].append(_seconds(lambda: _copy(made, folder / "copy", sync=False)))
-        times["cp and fsync"].append(_seconds(lambda: _copy(made, folder / "copy", sync=True)))
-        shutil.rmtree(made)
-        times["write"].append(dict(run(job, executor, lambda line: None).steps)["shards"].seconds)
-    write, copy, synced = (median(found) for found in times.values())
-    table.add_row(
-        "shards: write (fsync)", f"{megabytes / write:,.0f} MB/s", f"{megabytes:,.0f} MB, median of {_ROUNDS}"
-    )
-    table.add_row(
-        "shards: cp of the same bytes", f"{megabytes / copy:,.0f} MB/s", f"write has {copy / write:.2f} of it"
-    )
-    table.add_row("shards: cp and fsync", f"{megabytes / synced:,.0f} MB/s", f"write has {synced / write:.2f} of it")
-
-
-def _large_job(folder: Path, source: Path) -> Job:
-    return parse(
-        {
-            "name": "bench",
-            "store": str(folder / "store"),
-            "pool": {"shards": f"{source}/*.tar"},
-            "embeddings": {"clip": {"model": str(pocket.CONFIG), "pretrained": "random"}},
-            "policy": [{"random": {"fraction": 0.25}}],
-            "shards": {"samples_per_shard": 200},
-        }
-    )
-
-
-def _large_pool(small: Path, folder: Path, samples: int) -> None:
-    """The small pool's samples with a large member each."""
-    folder.mkdir(parents=True)
-    payload = np.random.default_rng(0).bytes(_PAYLOAD_BYTES)
-    found = (s for url in sorted(small.glob("*.tar")) for s in Webdataset().samples(str(url)))
-    readable = [sample for sample in found if isinstance(sample, Sample)][:samples]
-    for number in range(0, len(readable), 500):
-        with tarfile.open(folder / f"{number // 500:05d}.tar", "w") as tar:
-            for sample in readable[number : number + 500]:
-                members = {"jpg": bytes(sample.image), "txt": sample.caption.encode(), "bin": payload}
-                _add(tar, sample.key, members)
-
-
-def _add(tar: tarfile.TarFile, key: str, members: Mapping[str, bytes]) -> None:
-    for suffix, content in members.items():
-        header = tarfile.TarInfo(f"{key}.{suffix}")
-        header.size = len(content)
-        tar.addfile(header, io.BytesIO(content))
-
-
-def _copy(source: Path, target: Path, sync: bool) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    subprocess.run(["cp", "-r", str(source), str(target)], check=True)
-    if sync:
-        subprocess.run(["sync", *map(str, target.glob("*.tar"))], check=True)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def main(
-    folder: Annotated[Path, typer.Option(help="scratch space, about 2 GB")] = Path("out/bench"),
-    pool: Annotated[str | None, typer.Option(help="tars to embed instead of the rendered world's")] = None,
+    folder: Annotated[Path, typer.Option(help="scratch space, 2 GB and twice the gigabytes")] = Path("out/bench"),
+    pool: Annotated[str | None, typer.Option(help="captioned tars instead of the rendered world's")] = None,
     workers: Annotated[int | None, typer.Option(help="one per core by default")] = None,
-    large_samples: Annotated[int, typer.Option(help="samples of 256 KiB to write a quarter of")] = 3000,
+    gigabytes: Annotated[float, typer.Option(help="of tars to write a quarter of")] = 5.0,
 ) -> None:
-    """Print every rate beside its limit; about 6 minutes on 2 cores."""
-    if not (folder / "world" / "truth.parquet").exists():
+    """Print every rate beside its limit."""
+    if pool is None and not (folder / "world" / "truth.parquet").exists():
         world.render(world.World(), folder / "world")
-    urls = storage.expand([pool or f"{folder}/world/pool/*.tar"])
+    found = bench_decode.photos(storage.expand([pool or f"{folder}/world/pool/*.tar"]), max(_TAKES.values()))
     table = Table("what", "rate", "ratio", title=f"{os.cpu_count()} cores")
+    bench_decoding(table, found[:_DECODED])
     executor = open_executor("ray", workers, None)
     try:
         out = Artifact(str(folder / "store"), "embeddings", "be9c4000")
-        samples, workers = readable(urls), executor.workers
-        pools = {side: enlarged(samples, folder / f"{side}", side, take, workers) for side, take in _TAKES.items()}
-        for preprocess in ("exact", "fast"):
-            encoding = TypeAdapter(Encoding).validate_python({"preprocess": preprocess, "device": "cpu"})
-            task = Timed(OpenClip(str(pocket.CONFIG), "random"), encoding, out)
-            bench_embed(table, f"pocket, {preprocess}", task, pools, _TAKES, executor)
-        large = Timed(OpenClip("ViT-B-32", "random"), Encoding(batch_size=32, device="cpu"), out)
-        bench_embed(table, "ViT-B-32, exact", large, pools, dict.fromkeys(pools, 64), executor)
-        bench_shards(table, folder, executor, large_samples)
+        made = folder / f"pictures-{fingerprint([pool])}"
+        pools = {
+            side: enlarged(itertools.cycle(found), made / f"{side}", side, take, executor.workers)
+            for side, take in _TAKES.items()
+        }
+        small, large = OpenClip(str(pocket.CONFIG), "random"), OpenClip("ViT-B-32", "random")
+        bf16 = Encoding(device="cpu", batch_size=32, precision="bf16")
+        ways: list[tuple[str, Timed, Mapping[int, int]]] = [
+            ("pocket, exact", Timed(small, Encoding(device="cpu"), out), _TAKES),
+            ("pocket, fast", Timed(small, Encoding(device="cpu", preprocess="fast"), out), _TAKES),
+            ("ViT-B-32", Timed(large, Encoding(device="cpu", batch_size=32), out), _TAKES_LARGE),
+            ("ViT-B-32, bf16", Timed(large, bf16, out), _TAKES_LARGE),
+        ]
+        for name, task, takes in ways:
+            bench_embed(table, name, task, pools, takes, executor)
+        bench_shards.measure(table, folder.absolute(), gigabytes, executor)
     finally:
         executor.close()
-    Console().print(table)
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

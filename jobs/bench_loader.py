@@ -27,7 +27,8 @@ from jobs.job import parse
 from jobs.run import Result, run
 from pipeline.columns import column
 from pipeline.executor_local import LocalExecutor
-from stages.selected import LOCAL_GAP_BYTES, REMOTE_GAP_BYTES, Plan, Selected, plan_reads
+from stages.ranges import LOCAL_GAP_BYTES, REMOTE_GAP_BYTES, plan_reads
+from stages.selected import Plan, Selected
 
 _SHARES = (0.01, 0.10, 0.25, 0.50, 0.90)
 _SHARDS = 2

@@ -14,17 +14,16 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.artifact import Artifact, shard_name, write_json
-from pipeline.columns import column
 from pipeline.errors import AccountingError
 from pipeline.stage import Run, ShardItem, Summary
-from stages.formats import ImageReader, Parquet
+from stages.formats import ImageReader
+from stages.ranges import append_samples, place_columns
 from stages.survivors import Survivors
-from stages.tar_shard import TarShard, check_block, spans_of
+from stages.tar_shard import TarShard
 from stages.unchanged import check_unchanged
 
 SIZES = "sizes.json"
 _RECORD = tarfile.RECORDSIZE
-_COLUMNS = ("position", "key", "caption", "offset", "size", "extra_ranges")
 
 
 @dataclass(frozen=True)
@@ -135,18 +134,6 @@ class _Write:
     def _copy(self, piece: Piece, writer: TarShard) -> None:
         survivors, index = self.stage.survivors, piece.item.index
         rows = np.flatnonzero(survivors.mask(index))[piece.first : piece.last]
+        places = survivors.table(index, place_columns(self.stage.reader)).take(pa.array(rows))
         check_unchanged(survivors.embeddings, index, piece.item.url, self.stage.reader)
-        if isinstance(self.stage.reader, Parquet):
-            positions = column(survivors.table(index, ["position"]), "position")[rows]
-            for key, members in self.stage.reader.members(piece.item.url, positions):
-                writer.add_members(key, members)
-            return
-        table = survivors.table(index, _COLUMNS).take(pa.array(rows))
-        with storage.local_view(piece.item.url) as view:
-            for sample in table.to_pylist():
-                blocks = []
-                for start, stop in spans_of(sample, len(view), piece.item.url):
-                    blocks.append(view[start:stop])
-                    check_block(blocks[-1], start, sample["key"], piece.item.url)
-                caption = None if self.stage.reader.caption == "txt" else sample["caption"]
-                writer.add_ranges(sample["key"], blocks, caption)
+        append_samples(writer, self.stage.reader, piece.item.url, places)

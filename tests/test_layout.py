@@ -24,7 +24,7 @@ HOMES = {
     "plotly": ("jobs/report/page.py",),
     "PIL": (
         "stages/encoders/",
-        "jobs/bench.py",
+        "jobs/bench_decode.py",
         "jobs/scenes.py",
         "jobs/world.py",
         "jobs/datacomp/damage.py",

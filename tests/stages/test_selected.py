@@ -1,4 +1,4 @@
-"""Kept samples where they lie: the bytes of exported shards, in the cheapest reads, as often as weighed."""
+"""Kept samples where they lie: the bytes of exported shards, as often as weighed, and no more is read."""
 
 import io
 import itertools
@@ -13,56 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import webdataset as wds
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.artifact import Artifact
 from pipeline.errors import AccountingError, DataError, ShardError, StorageError
 from stages.formats import Parquet, Webdataset
 from stages.random import Random
-from stages.selected import Read, Selected, plan_reads
+from stages.selected import Selected
 from tests.pools import Entry, Filtered, jpeg, members, pair, read_tar, write_parquet, write_tar
 from tests.stages.test_shards import by_sample, embedded, kept_keys, left_open, tars, written
-
-Spans = list[tuple[int, int]]
-
-
-@st.composite
-def spans(draw: st.DrawFn) -> Spans:
-    """Ascending spans with gaps, some of no byte."""
-    steps = draw(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 40)), max_size=8))
-    found, at = [], 0
-    for gap, size in steps:
-        found.append((at + gap, at + gap + size))
-        at += gap + size
-    return found
-
-
-def cost(reads: Sequence[Read], gap: int) -> int:
-    return sum(read.stop - read.start + gap for read in reads)
-
-
-@given(spans(), st.integers(0, 60))
-def test_no_other_reads_cost_less(spans: Spans, gap: int) -> None:
-    """Against every way to divide the spans into reads."""
-    reads = plan_reads(spans, gap, 1 << 40)
-    inner = range(1, len(spans))
-    ways = []
-    for cuts in itertools.chain.from_iterable(itertools.combinations(inner, k) for k in range(len(spans))):
-        edges = [0, *cuts, len(spans)]
-        ways.append([Read(spans[a][0], spans[b - 1][1], a, b) for a, b in itertools.pairwise(edges)])
-    assert cost(reads, gap) == min((cost(way, gap) for way in ways), default=0)
-
-
-@given(spans(), st.integers(0, 60), st.integers(1, 100))
-def test_every_span_lies_in_one_read_and_no_read_is_larger_than_asked(spans: Spans, gap: int, piece: int) -> None:
-    reads = plan_reads(spans, gap, piece)
-    assert [n for read in reads for n in range(read.first, read.last)] == list(range(len(spans)))
-    for read in reads:
-        inside = spans[read.first : read.last]
-        assert (read.start, read.stop) == (inside[0][0], inside[-1][1])
-        assert read.stop - read.start <= piece or len(inside) == 1
 
 
 def selected(pool: Filtered, weights: Sequence[float] | None = None, gap: int | None = None) -> Selected:
@@ -126,13 +85,13 @@ def test_only_what_is_kept_is_read(pool: Filtered, monkeypatch: pytest.MonkeyPat
     """By ranges: not a byte more than the kept samples have; with every gap read over, one read a shard."""
     reads: list[int] = []
 
-    class Counting(io.BytesIO):
+    class Counting(io.FileIO):
         def read(self, size: int | None = -1, /) -> bytes:
             found = super().read(size)
             reads.append(len(found))
             return found
 
-    monkeypatch.setattr(storage, "open_exact", lambda url: Counting(Path(url).read_bytes()))
+    monkeypatch.setattr(storage, "open_exact", Counting)
     source = selected(pool, gap=0)
     streamed(source, pool)
     sizes = [sum(source.plan(item.index).places["size"].to_pylist()) for item in pool.run.items]
