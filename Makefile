@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates bench-loader bench-shards fuzz clean evidence-datacomp evidence-demo evidence-filter
+.PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates bench-loader bench-many bench-peer bench-shards fuzz clean evidence-datacomp evidence-demo evidence-filter
 
 quickstart: $(VENV)/.installed  ## render a world, train a filter network on it, filter its noisy pool on Ray
 	$(RUN) -m jobs quickstart --folder out/quickstart
@@ -30,6 +30,9 @@ bench-duplicates: $(VENV)/.installed  ## what semantic deduplication of a millio
 
 bench-loader: $(VENV)/.installed  ## training in place beside exported shards and the whole pool; 2 GB of disk, 3 minutes
 	$(RUN) -m jobs.bench_loader --folder out/bench-loader
+
+bench-peer: $(VENV)/.installed  ## embedding beside a plain webdataset loop, and clip-retrieval where CLIP_RETRIEVAL is the python of one
+	$(RUN) -m jobs.bench_peer --folder out/bench-peer $(if $(CLIP_RETRIEVAL),--clip-retrieval $(CLIP_RETRIEVAL))
 
 bench-shards: $(VENV)/.installed  ## writing a quarter of 5 GB of tars beside cp and two resharders; 9 GB of disk, 5 minutes
 	$(RUN) -m jobs.bench_shards --folder out/bench-shards
