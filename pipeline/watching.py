@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.executor import Executor, Item, Needs, Regroup, Result, State, Task
 from pipeline.progress import StageProgress
+from pipeline.s3_object import one_version
 
 R = TypeVar("R")
 
@@ -78,7 +79,8 @@ class Watched(Generic[State, Item, Result]):
     def run(self, state: State, item: Item) -> Seen[Result]:
         """See Task.run."""
         clock = _Clock()
-        return clock.seen(self.task.run(state, item))
+        with one_version():
+            return clock.seen(self.task.run(state, item))
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ class WatchedRegroup(Generic[Item, Result]):
 
     def scatter(self, item: Item) -> Mapping[int, pa.Table]:
         """See Regroup.scatter."""
-        return self.work.scatter(item)
+        with one_version():
+            return self.work.scatter(item)
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         """See Regroup.decide."""
@@ -103,7 +106,8 @@ class WatchedRegroup(Generic[Item, Result]):
     def settle(self, item: Item, tables: Sequence[pa.Table]) -> Seen[Result]:
         """See Regroup.settle."""
         clock = _Clock()
-        return clock.seen(self.work.settle(item, tables))
+        with one_version():
+            return clock.seen(self.work.settle(item, tables))
 
 
 class _Clock:

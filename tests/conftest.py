@@ -105,6 +105,13 @@ def faulty(s3_store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyPro
         yield proxy
 
 
+@pytest.fixture
+def counted(faulty: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> FaultyProxy:
+    """The same proxy for a client that waits: on a busy machine it would ask again, and its requests be too many."""
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": faulty.url})
+    return faulty
+
+
 @pytest.fixture(scope="session")
 def s3_store(s3_server: None) -> str:
     """URL of an empty bucket."""

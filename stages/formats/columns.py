@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, UInt8
 
+from pipeline.artifact import spans_of
 from pipeline.errors import PoolError, ShardError
+from pipeline.reading import expect
 from pipeline.storage import open_read
 
 _HEX = np.full(256, 255, np.uint8)
@@ -33,10 +35,16 @@ def whole_shard(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
-    """The parquet file at `url`; column chunks are streamed, not held. Raises ShardError if broken."""
+def open_parquet(url: str, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """The parquet file at `url`; column chunks are streamed, not held. Raises ShardError if broken.
+
+    columns: those that will be read, which a remote file then asks for in few requests; names that it has not count
+    for nothing.
+    """
     with whole_shard(url), open_read(url) as file:
-        yield pq.ParquetFile(file, buffer_size=1 << 20)
+        parquet = pq.ParquetFile(file, buffer_size=1 << 20)
+        expect(file, lambda: spans_of(parquet.metadata, columns))
+        yield parquet
 
 
 def need_column(schema: pa.Schema, candidates: Sequence[str], option: str, url: str) -> str:

@@ -61,7 +61,7 @@ def parquet_images(url: str, column: str) -> Iterator[Sample | Reject]:
 
     Raises ShardError for a broken file.
     """
-    with open_parquet(url) as file:
+    with open_parquet(url, [column]) as file:
         position = 0
         for batch in file.iter_batches(_BATCH_ROWS, columns=[column]):
             for value in batch.column(0).to_pylist():

@@ -62,7 +62,7 @@ class Faults:
 
 def read_columns(url: str, names: Sequence[str]) -> tuple[pa.Table, pa.Schema]:
     """Those of the named columns that there are and that are not nested, and the file's whole schema."""
-    with open_parquet(url) as file:
+    with open_parquet(url, names) as file:
         schema = file.schema_arrow
         flat = {field.name for field in schema if not pa.types.is_nested(field.type)}
         return file.read(columns=[name for name in dict.fromkeys(names) if name in flat]), schema

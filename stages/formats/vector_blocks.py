@@ -76,7 +76,7 @@ def list_blocks(url: str, column: str) -> Iterator[Blocks]:
 
     Raises PoolError for a missing column or one of another type, ShardError for lists of several lengths.
     """
-    with open_parquet(url) as file:
+    with open_parquet(url, [column]) as file:
         need_column(file.schema_arrow, (column,), "image or pool.text", url)
         kind = file.schema_arrow.field(column).type
         lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

@@ -302,18 +302,19 @@ def test_a_pool_has_one_name_from_wherever_it_is_listed(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_request_that_fails_once_is_asked_again(kind: str, s3_store: str, faulty: FaultyProxy):
     folder = storage.join(s3_store, f"faulty-{kind}")
-    url, content = storage.join(folder, "file.bin"), os.urandom(300_000)
+    url, content = storage.join(folder, "file.bin"), os.urandom(600_000)
     faulty.spoil_next(kind)
     storage.write_bytes(url, content)
     faulty.spoil_next(kind)
     assert names(folder) == ["file.bin"]
-    faulty.spoil_next(None, kind)  # the body, not what asks for its length
+    faulty.spoil_next(kind)
     assert storage.read_bytes(url) == content
-    faulty.spoil_next(None, kind)
-    with storage.open_read(url) as file:
-        file.seek(100_000)
-        assert file.read(150_000) == content[100_000:250_000]
-    assert faulty.injected == {kind: 4}
+    for spoilt in ([kind], [None, kind]):  # the end, which is asked for first; what lies before it
+        faulty.spoil_next(*spoilt)
+        with storage.open_read(url) as file:
+            file.seek(100_000)
+            assert file.read(450_000) == content[100_000:550_000]
+    assert faulty.injected == {kind: 5}
 
 
 def test_what_s3_refuses_for_good_is_a_storage_error(s3_store: str, faulty: FaultyProxy, monkeypatch):
