@@ -31,6 +31,9 @@ bench-duplicates: $(VENV)/.installed  ## what semantic deduplication of a millio
 bench-loader: $(VENV)/.installed  ## training in place beside exported shards and the whole pool; 2 GB of disk, 3 minutes
 	$(RUN) -m jobs.bench_loader --folder out/bench-loader
 
+bench-many: $(VENV)/.installed  ## what 20,000 tiny shards cost the driver, and their resume; 1 GB of disk, 15 minutes on 2 cores
+	$(RUN) -m jobs.bench_many --folder out/bench-many
+
 bench-peer: $(VENV)/.installed  ## embedding beside a plain webdataset loop, and clip-retrieval where CLIP_RETRIEVAL is the python of one
 	$(RUN) -m jobs.bench_peer --folder out/bench-peer $(if $(CLIP_RETRIEVAL),--clip-retrieval $(CLIP_RETRIEVAL))
 

@@ -72,6 +72,14 @@ def _forget_peak(pid: int) -> None:
         return
 
 
+def peak_bytes(forget: bool = False) -> int:
+    """This process's highest resident bytes since they were last forgotten."""
+    peak = 1024 * _field(os.getpid(), "status", "VmHWM")
+    if forget:
+        _forget_peak(os.getpid())
+    return peak
+
+
 @dataclass(frozen=True)
 class Spent:
     """What a process spent since it began."""

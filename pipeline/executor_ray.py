@@ -4,115 +4,29 @@ Only references, summaries and errors reach the driver: an actor reads its shard
 own file. Ray core actors, not Ray Data: docs/LOG.md has the measurement.
 """
 
-import errno
 import os
 import signal
 import sys
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
-from pipeline.errors import FailedShards, JobError, WinnowError
-from pipeline.executor import FATAL, Item, Needs, Regroup, Result, State, Task, check_part, describe
+from pipeline.errors import FailedShards, JobError
+from pipeline.executor import FATAL, Item, Needs, Regroup, Result, State, Task, describe
+from pipeline.waiting import AIM_S, Waiting, Work
+from pipeline.worker_ray import Failures, Worker, first_line, lacks_memory
 
 _QUIET_S = 10.0  # a start of actors on an idle cluster takes less
 _GRACE_S = 5.0  # of the 30 seconds that most schedulers leave between SIGTERM and SIGKILL
 _BLOCKS = 256  # a regroup's items travel in at most this many blocks: references are blocks x parts
+_SLICE_S = 2 * AIM_S  # after which a worker gives back the items that it has not begun
 _DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError)
-_Failures = list[tuple[str, str]]  # (name, message) of what went wrong
-
-
-class Worker:
-    """One actor: keeps what the current task opened, and does one item at a time."""
-
-    def __init__(self) -> None:
-        self._call = -1
-        self._state: Any = None
-
-    def greet(self) -> None:
-        """Answers once the actor runs."""
-
-    def run(self, call: int, task: Task[Any, Any, Any], item: object) -> tuple[bool, object]:
-        """(True, result), or (False, failures) when the item's data is at fault."""
-        try:
-            if call != self._call:
-                self._state = None  # the last task's model must leave the memory before the next one's comes
-                self._state = task.open()
-                self._call = call
-            return True, task.run(self._state, item)
-        except FATAL:
-            raise
-        except (WinnowError, OSError) as error:
-            return False, [_failure(describe(item), error)]
-
-    def scatter(self, work: Regroup[Any, Any], block: Sequence[Any]) -> tuple[object, ...]:
-        """Outcome, then one list of tables per part."""
-        parts: list[list[pa.Table]] = [[] for _ in range(work.parts)]
-        failures: _Failures = []
-        for item in block:
-            try:
-                for part, table in work.scatter(item).items():
-                    check_part(describe(item), part, work.parts)
-                    parts[part].append(table)
-            except (WinnowError, OSError) as error:
-                failures.append(_failure(describe(item), error))
-        return (not failures, failures), *parts
-
-    def decide(
-        self, work: Regroup[Any, Any], part: int, starts: Sequence[int], *blocks: list[pa.Table]
-    ) -> tuple[object, ...]:
-        """Outcome, then for each block of items a mapping of item index to table."""
-        try:
-            tables = [table for block in blocks for table in block]
-            decided = work.decide(part, tables) if tables else {}
-        except (WinnowError, OSError) as error:
-            return (False, [_failure(f"part {part}", error)]), *[None] * (len(starts) - 1)
-        return (True, None), *[{i: t for i, t in decided.items() if a <= i < b} for a, b in pairwise(starts)]
-
-    def settle(
-        self, work: Regroup[Any, Any], start: int, block: Sequence[Any], *decided: Mapping[int, pa.Table]
-    ) -> tuple[bool, object]:
-        """(True, results of the block's items), or (False, failures) when all others are committed."""
-        results: list[object] = []
-        failures: _Failures = []
-        for index, item in enumerate(block, start):
-            try:
-                results.append(work.settle(item, [tables[index] for tables in decided if index in tables]))
-            except (WinnowError, OSError) as error:
-                failures.append(_failure(describe(item), error))
-        return not failures, failures or results
-
-
-def _failure(name: str, error: BaseException) -> tuple[str, str]:
-    """What to say of an item whose data is at fault.
-
-    Raises MemoryError where a lack of memory is behind the error: every other item would fail in this process too.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
-            raise MemoryError(str(error)) from error
-        cause = cause.__cause__
-    return name, str(error)
-
-
-@dataclass
-class _Call:
-    """One remote call that may have to be sent again: to which method, with what, and how often it failed."""
-
-    index: int
-    name: str
-    send: Callable[[Any], Any]  # actor -> reference of the outcome, or references of which it is the first
-    failed: int = 0
-    alone: bool = False  # it was with another one when their worker died: nothing may wait beside it again
-    references: list[Any] = field(default_factory=list)
 
 
 @dataclass
@@ -121,30 +35,123 @@ class _Seat:
 
     actor: Any
     greeting: Any = None  # reference that is ready once the actor runs; None while it is known to
-    sent: dict[Any, _Call] = field(default_factory=dict)  # by reference of the outcome, oldest first
+    sent: dict[Any, list[int]] = field(default_factory=dict)  # pieces by reference of their answer, oldest call first
 
-    def greet(self) -> None:
+
+class _Drive:
+    """Sends every piece of some work to an actor, again when it fails; failed: how often each one did."""
+
+    def __init__(self, executor: "RayExecutor", work: Work, label: str, needs: Needs, actors: Sequence[Any]) -> None:
+        self._executor, self._work, self._label, self._needs = executor, work, label, needs
+        self._seats = [_Seat(actor) for actor in actors]
+        self._waiting = Waiting(work, len(actors))
+        self._at: dict[Any, _Seat] = {}  # by every reference that is still to come
+        self._failures: Failures = []
+        self.failed = Counter[int]()
+
+    def results(self) -> Iterator[tuple[int, Any]]:
+        """(piece, result) as they come. Raises FailedShards after all others are done when some still fail."""
+        for seat in self._seats:
+            self._greet(seat)
+        while self._waiting or any(seat.sent for seat in self._seats):
+            self._hand_out()
+            for reference in self._ready():
+                seat = self._at.pop(reference, None)
+                if seat is None:  # its actor was ended for another answer
+                    continue
+                if reference == seat.greeting:
+                    _opened(reference)  # it cannot start where this raises, and the error says why
+                    seat.greeting = None
+                else:
+                    yield from self._answered(seat, reference)
+        if self._failures:
+            raise FailedShards(self._label, sorted(self._failures), self._work.count)
+
+    def _greet(self, seat: _Seat) -> None:
         """Give it no work until it answers: one that finds no room in the cluster would hold it for ever."""
         # sent again by Ray through any number of restarts, so that it fails only where there will be none
-        self.greeting = self.actor.greet.options(max_task_retries=-1).remote()
+        seat.greeting = seat.actor.greet.options(max_task_retries=-1).remote()
+        self._at[seat.greeting] = seat
 
-    def take(self, call: _Call) -> None:
-        """Send a call."""
-        answer = call.send(self.actor)
-        call.references = answer if isinstance(answer, list) else [answer]
-        self.sent[call.references[0]] = call
+    def _hand_out(self) -> None:
+        # a second call waits at each actor so that none idles, but not at the end, where it would sit in a queue
+        waiting, seats = self._waiting, self._seats
+        depth = 2 if len(waiting) > 2 * len(seats) else 1
+        for filled in range(depth):
+            for seat in seats:
+                if waiting and seat.greeting is None and len(seat.sent) == filled:
+                    queued = (piece for pieces in seat.sent.values() for piece in pieces)
+                    if filled and (waiting.next_alone() or any(piece in waiting.alone for piece in queued)):
+                        continue
+                    pieces = waiting.take()
+                    reference = self._work.send(seat.actor, pieces)
+                    seat.sent[reference] = pieces
+                    self._at[reference] = seat
 
-    def lost(self) -> list[_Call]:
-        """The calls that went down with it, oldest first."""
-        calls = list(self.sent.values())
-        self.sent.clear()
-        self.greet()
-        return calls
+    def _ready(self) -> list[Any]:
+        """Every reference that is ready, one at least; says so once when it waits for room in the cluster."""
+        executor, pending = self._executor, list(self._at)
+        try:
+            idle = not executor.told and all(seat.greeting is not None for seat in self._seats)
+            ready, _ = ray.wait(pending, num_returns=1, timeout=_QUIET_S if idle else None)
+            if not ready:
+                executor.told = True
+                print(
+                    f"winnow: waiting for a worker; each takes {self._needs.cpus:g} cores and {self._needs.gpus:g} "
+                    f"GPUs, and the cluster has {_free()} free",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                ray.wait(pending, num_returns=1)
+            found, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
+        except KeyboardInterrupt:
+            _settle(self._seats)
+            raise
+        return found
 
-    def restart(self) -> list[_Call]:
-        """End its process, which a fresh one follows; the calls that wait for it."""
-        ray.kill(self.actor, no_restart=False)
-        return self.lost()
+    def _answered(self, seat: _Seat, reference: Any) -> Iterator[tuple[int, Any]]:
+        """The results that a call brought; what it left undone, or failed at, waits again."""
+        try:
+            seconds, outcomes = _opened(reference)
+        except _DEATHS as error:
+            self._died(self._lost(seat), error)
+            return
+        pieces = seat.sent.pop(reference)
+        self._waiting.saw(len(outcomes), seconds)
+        self._waiting.back(pieces[len(outcomes) :])
+        for piece, (good, value) in zip(pieces, outcomes, strict=False):
+            if good:
+                yield piece, value
+            elif good is None:
+                # a process that ran into its limit may lack more than this: a fresh one tries again
+                ray.kill(seat.actor, no_restart=False)
+                self._waiting.back(self._lost(seat))
+                self._again(piece, [(self._work.name(piece), f"its worker ran out of memory: {value}")])
+            else:
+                self._again(piece, value)
+
+    def _lost(self, seat: _Seat) -> list[int]:
+        """The pieces that went down with it, oldest first; a fresh process follows it."""
+        pieces = [piece for sent in seat.sent.values() for piece in sent]
+        for reference in seat.sent:
+            self._at.pop(reference, None)
+        seat.sent.clear()
+        self._greet(seat)
+        return pieces
+
+    def _died(self, pieces: Sequence[int], error: BaseException) -> None:
+        if len(pieces) > 1:  # which of them is at fault shows when each has had a worker to itself
+            self._waiting.alone.update(pieces)
+            self._waiting.back(pieces)
+        for piece in pieces if len(pieces) == 1 else ():
+            self._again(piece, [(self._work.name(piece), f"its worker died: {first_line(error)}")])
+
+    def _again(self, piece: int, failures: Failures) -> None:
+        if self.failed[piece] < self._needs.retries:
+            self.failed[piece] += 1
+            self._waiting.again(piece)
+        else:
+            self._failures += failures
 
 
 class RayExecutor:
@@ -160,7 +167,7 @@ class RayExecutor:
         self._takes: tuple[float, float] | None = None
         self._actors: list[Any] = []
         self._calls = 0
-        self._told = False
+        self.told = False  # that it waits for room
         self.failed: Mapping[int, int] = {}
 
     @property
@@ -177,11 +184,11 @@ class RayExecutor:
         self._calls += 1
         number, shared = self._calls, ray.put(task)
 
-        def sender(item: Item) -> Callable[[Any], Any]:
-            return lambda actor: actor.run.remote(number, shared, item)
+        def send(actor: Any, pieces: Sequence[int]) -> Any:
+            return actor.run.remote(number, shared, [items[piece] for piece in pieces], _SLICE_S)
 
-        calls = [_Call(index, describe(item), sender(item)) for index, item in enumerate(items)]
-        yield from self._drive(calls, label, needs)
+        work = Work(len(items), lambda piece: describe(items[piece]), send, together=True)
+        yield from self._drive(work, label, needs)
 
     def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
         """See Executor.regroup; tables lie in Ray's object store, which spills to disk."""
@@ -203,88 +210,37 @@ class RayExecutor:
         starts = [len(items) * i // count for i in range(count + 1)]
         blocks = [items[a:b] for a, b in pairwise(starts)]
 
-        def scatter(block: Sequence[Item]) -> Callable[[Any], Any]:
-            return lambda actor: actor.scatter.options(num_returns=1 + work.parts).remote(shared, block)
+        sent: dict[int, list[Any]] = {}  # by block: references of its answer and of its tables for each part
+        decided: dict[int, list[Any]] = {}  # by part: references of its answer and of its tables for each block
 
-        def decide(part: int) -> Callable[[Any], Any]:
-            tables = [call.references[1 + part] for call in scattered]
-            more = {"num_returns": 1 + count}
-            return lambda actor: actor.decide.options(**more).remote(shared, part, starts, *tables)
+        def scatter(actor: Any, pieces: Sequence[int]) -> Any:
+            [block] = pieces
+            sent[block] = actor.scatter.options(num_returns=1 + work.parts).remote(shared, blocks[block])
+            return sent[block][0]
 
-        def settle(number: int) -> Callable[[Any], Any]:
-            decided = [call.references[1 + number] for call in parts]
-            return lambda actor: actor.settle.remote(shared, starts[number], blocks[number], *decided)
+        def decide(actor: Any, pieces: Sequence[int]) -> Any:
+            [part] = pieces
+            tables = [sent[block][1 + part] for block in range(count)]
+            decided[part] = actor.decide.options(num_returns=1 + count).remote(shared, part, starts, *tables)
+            return decided[part][0]
 
-        scattered = [_Call(i, describe(block[0]), scatter(block)) for i, block in enumerate(blocks)]
-        list(self._drive(scattered, f"{label} (scatter)", needs))
-        parts = [_Call(part, f"part {part}", decide(part)) for part in range(work.parts)]
-        list(self._drive(parts, f"{label} (decide)", needs))
-        last = [_Call(i, describe(block[0]), settle(i)) for i, block in enumerate(blocks)]
-        return [result for _, found in sorted(self._drive(last, label, needs)) for result in found]
+        def settle(actor: Any, pieces: Sequence[int]) -> Any:
+            [block] = pieces
+            tables = [decided[part][1 + block] for part in range(work.parts)]
+            return actor.settle.remote(shared, starts[block], blocks[block], *tables)
 
-    def _drive(self, calls: Sequence[_Call], label: str, needs: Needs) -> Iterator[tuple[int, Any]]:
-        """Send every call to some actor, again when it fails, and yield (index, result) as they come."""
-        seats = [_Seat(actor) for actor in self._pool(needs, len(calls))]
-        for seat in seats:
-            seat.greet()
-        waiting = deque(calls)
-        failures: _Failures = []
-        self.failed = failed = Counter[int]()
-        while waiting or any(seat.sent for seat in seats):
-            _hand_out(waiting, seats)
-            at = {reference: seat for seat in seats for reference in seat.sent}
-            at |= {seat.greeting: seat for seat in seats if seat.greeting is not None}
-            first = self._next(at, seats, needs)
-            seat = at[first]
-            try:
-                good, value = _outcome(first)
-                if first == seat.greeting:
-                    seat.greeting = None
-                    continue
-                call = seat.sent.pop(first)
-                if good is None:
-                    # a process that ran into its limit may lack more than this: a fresh one tries again
-                    waiting.extendleft(reversed(seat.restart()))
-                    value = [(call.name, f"its worker ran out of memory: {value}")]
-            except _DEATHS as error:
-                if first == seat.greeting:
-                    raise  # it cannot start, and its error says why
-                call, *others = seat.lost()
-                if others:  # which of them is at fault shows when each has had a worker to itself
-                    for lost in (*reversed(others), call):
-                        lost.alone = True
-                        waiting.appendleft(lost)
-                    continue
-                good, value = False, [(call.name, f"its worker died: {_first_line(error)}")]
-            if good:
-                yield call.index, value
-            elif call.failed < needs.retries:
-                call.failed += 1
-                failed[call.index] += 1
-                waiting.append(call)
-            else:
-                failures += value
-        if failures:
-            raise FailedShards(label, sorted(failures), len(calls))
+        def of(block: int) -> str:
+            return describe(blocks[block][0])
 
-    def _next(self, pending: Mapping[Any, _Seat], seats: Sequence[_Seat], needs: Needs) -> Any:
-        """The first reference that is ready; says so once when it waits for room in the cluster."""
-        try:
-            idle = not self._told and all(seat.greeting is not None for seat in seats)
-            ready, _ = ray.wait(list(pending), num_returns=1, timeout=_QUIET_S if idle else None)
-            if not ready:
-                self._told = True
-                print(
-                    f"winnow: waiting for a worker; each takes {needs.cpus:g} cores and {needs.gpus:g} GPUs, and the "
-                    f"cluster has {_free()} free",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                ready, _ = ray.wait(list(pending), num_returns=1)
-        except KeyboardInterrupt:
-            _settle(seats)
-            raise
-        return ready[0]
+        list(self._drive(Work(count, of, scatter), f"{label} (scatter)", needs))
+        list(self._drive(Work(work.parts, lambda part: f"part {part}", decide), f"{label} (decide)", needs))
+        settled = self._drive(Work(count, of, settle), label, needs)
+        return [result for _, found in sorted(settled) for result in found]
+
+    def _drive(self, work: Work, label: str, needs: Needs) -> Iterator[tuple[int, Any]]:
+        drive = _Drive(self, work, label, needs, self._pool(needs, work.count))
+        self.failed = drive.failed
+        return drive.results()
 
     def _pool(self, needs: Needs, wanted: int) -> list[Any]:
         takes = (needs.cpus, needs.gpus)
@@ -333,32 +289,16 @@ def _settle(seats: Sequence[_Seat]) -> None:
         ray.wait(running, num_returns=len(running), timeout=_GRACE_S)
 
 
-def _hand_out(waiting: deque[_Call], seats: Sequence[_Seat]) -> None:
-    # a second call waits at each actor so that none idles, but not at the end, where it would sit in a queue
-    depth = 2 if len(waiting) > 2 * len(seats) else 1
-    for filled in range(depth):
-        for seat in seats:
-            if waiting and seat.greeting is None and len(seat.sent) == filled:
-                if filled and (waiting[0].alone or any(call.alone for call in seat.sent.values())):
-                    continue
-                seat.take(waiting.popleft())
-
-
-def _outcome(reference: Any) -> tuple[bool | None, Any]:
-    """What a call answered: True and its value, False and why it failed, None and why it had no memory."""
+def _opened(reference: Any) -> Any:
+    """What a call answered; a lack of memory that it ended with is that of its first piece."""
     try:
-        answer = ray.get(reference)
+        return ray.get(reference)
     except RayTaskError as error:
-        if isinstance(error.cause, MemoryError) or "can't allocate memory" in str(error.cause):  # torch's own words
-            return None, _first_line(error.cause)
+        if lacks_memory(error.cause):
+            return 0.0, [(None, first_line(error.cause))]
         if isinstance(error.cause, (ObjectLostError, *FATAL)):
             raise error.cause from error
         raise  # a bug, not bad data: the traceback is worth more than the other shards
-    return (True, None) if answer is None else answer  # None: a greeting
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _elsewhere(address: str | None) -> bool:

@@ -172,6 +172,103 @@ def test_items_that_always_kill_their_worker_fail_alone(ray_executor, tmp_path, 
     assert all(attempts(tmp_path)[item] in (1 + retries, 2 + retries) for item in poison)
 
 
+@dataclass(frozen=True)
+class Quick:
+    """Squares a number at once; each attempt is a byte in a file, and what shall befall an item is by its number."""
+
+    folder: str
+    bad: tuple[int, ...] = ()
+    kills: tuple[int, ...] = ()
+    hungry: tuple[int, ...] = ()
+
+    def open(self) -> None:
+        mark(self.folder, f"open-{os.getpid()}")
+
+    def run(self, state: None, item: int) -> int:
+        tried = mark(self.folder, f"item-{item}")
+        if item in self.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if item in self.hungry and tried == 1:
+            raise MemoryError("malloc failed")
+        if item in self.bad:
+            raise ShardError(f"shard {item} is bad")
+        return item * item
+
+
+def sent_together(monkeypatch) -> list[int]:
+    """How many items go with each call from now on."""
+    from pipeline.waiting import Waiting
+
+    sizes: list[int] = []
+    take = Waiting.take
+
+    def noted(self: Waiting) -> list[int]:
+        taken = take(self)
+        sizes.append(len(taken))
+        return taken
+
+    monkeypatch.setattr(Waiting, "take", noted)
+    return sizes
+
+
+def test_cheap_items_go_together_and_one_that_fails_is_tried_again_without_its_neighbours(
+    ray_executor, tmp_path, monkeypatch
+):
+    sizes = sent_together(monkeypatch)
+    task = Quick(str(tmp_path), bad=(0, 200, 399))
+    found, error = collected(ray_executor.map(task, range(400), "quick", Needs(retries=1)))
+    assert sorted(found) == [(i, i * i) for i in range(400) if i not in (0, 200, 399)]
+    assert [name for name, _ in error.failures] == ["0", "200", "399"]
+    assert "3 of 400 failed" in str(error)
+    assert attempts(tmp_path) == {i: 1 + (i in (0, 200, 399)) for i in range(400)}
+    assert dict(ray_executor.failed) == {0: 1, 200: 1, 399: 1}
+    assert max(sizes) > 4, sizes
+
+
+def test_of_items_that_went_together_only_the_one_that_kills_is_charged(ray_executor, tmp_path, monkeypatch):
+    sizes = sent_together(monkeypatch)
+    task = Quick(str(tmp_path), kills=(200,))
+    found, error = collected(ray_executor.map(task, range(400), "quick", Needs(retries=0)))
+    assert sorted(found) == [(i, i * i) for i in range(400) if i != 200]
+    assert [name for name, _ in error.failures] == ["200"]
+    assert dict(ray_executor.failed) == {}
+    tried = attempts(tmp_path)
+    assert max(tried.values()) == 2
+    assert tried[200] <= 2
+    assert max(sizes) > 4, sizes
+
+
+def test_of_items_that_went_together_only_the_one_out_of_memory_is_charged(ray_executor, tmp_path, monkeypatch):
+    sizes = sent_together(monkeypatch)
+    task = Quick(str(tmp_path), hungry=(200,))
+    results = list(ray_executor.map(task, range(400), "quick", Needs(retries=1)))
+    assert sorted(results) == [(i, i * i) for i in range(400)]
+    assert dict(ray_executor.failed) == {200: 1}
+    assert attempts(tmp_path)[200] == 2
+    assert max(sizes) > 4, sizes
+
+
+def test_a_worker_gives_back_what_it_has_no_time_for():
+    from pipeline.worker_ray import Worker
+
+    _, outcomes = Worker().run(1, Sleepy(), range(10), 0.05)
+    assert outcomes == [(True, 0), (True, 1)]
+    seconds, outcomes = Worker().run(1, Sleepy(), range(1), 0.0)
+    assert outcomes == [(True, 0)], "one in any case"
+    assert seconds >= 0.03
+
+
+class Sleepy:
+    """Takes 30 ms an item."""
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: int) -> int:
+        time.sleep(0.03)
+        return item
+
+
 def test_actors_that_find_no_room_hold_no_items(ray_executor, tmp_path):
     from pipeline.executor_ray import RayExecutor
 

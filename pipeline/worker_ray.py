@@ -1,0 +1,128 @@
+"""Does the items of a call one after another, in an actor of a cluster; refuses to let one that fails cost another.
+
+What a call answers: (seconds, outcomes), an outcome for each of the first items that it was sent: (True, result);
+(False, failures) where the item's data is at fault; (None, why) where the process ran out of memory.
+"""
+
+import errno
+import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import WinnowError
+from pipeline.executor import FATAL, Regroup, Task, check_part, describe
+
+Failures = list[tuple[str, str]]
+"""(name, message) of what went wrong."""
+
+Answer = tuple[float, list[tuple[bool | None, Any]]]
+
+
+class Worker:
+    """One actor: keeps what the current task opened, and does one call at a time."""
+
+    def __init__(self) -> None:
+        self._call = -1
+        self._state: Any = None
+
+    def greet(self) -> None:
+        """Answers once the actor runs."""
+
+    def run(self, call: int, task: Task[Any, Any, Any], items: Sequence[object], slice_s: float) -> Answer:
+        """Do items, the first in any case, until all are done or the slice of time is over.
+
+        An error that is raised is of the first item: a lack of memory, of FATAL ones and bugs whatever item's.
+        """
+        outcomes: list[tuple[bool | None, Any]] = []
+        started = time.perf_counter()
+        for item in items:
+            try:
+                outcomes.append(self._one(call, task, item))
+            except Exception as error:
+                if not outcomes or not lacks_memory(error):
+                    raise
+                outcomes.append((None, first_line(error)))
+                break
+            if time.perf_counter() - started > slice_s:
+                break
+        return time.perf_counter() - started, outcomes
+
+    def _one(self, call: int, task: Task[Any, Any, Any], item: object) -> tuple[bool, object]:
+        try:
+            if call != self._call:
+                self._state = None  # the last task's model must leave the memory before the next one's comes
+                self._state = task.open()
+                self._call = call
+            return True, task.run(self._state, item)
+        except FATAL:
+            raise
+        except (WinnowError, OSError) as error:
+            return False, [_failure(describe(item), error)]
+
+    def scatter(self, work: Regroup[Any, Any], block: Sequence[Any]) -> tuple[object, ...]:
+        """Answer, then one list of tables per part."""
+        parts: list[list[pa.Table]] = [[] for _ in range(work.parts)]
+        failures: Failures = []
+        for item in block:
+            try:
+                for part, table in work.scatter(item).items():
+                    check_part(describe(item), part, work.parts)
+                    parts[part].append(table)
+            except (WinnowError, OSError) as error:
+                failures.append(_failure(describe(item), error))
+        return _answer(not failures, failures), *parts
+
+    def decide(
+        self, work: Regroup[Any, Any], part: int, starts: Sequence[int], *blocks: list[pa.Table]
+    ) -> tuple[object, ...]:
+        """Answer, then for each block of items a mapping of item index to table."""
+        try:
+            tables = [table for block in blocks for table in block]
+            decided = work.decide(part, tables) if tables else {}
+        except (WinnowError, OSError) as error:
+            return _answer(False, [_failure(f"part {part}", error)]), *[None] * (len(starts) - 1)
+        return _answer(True, None), *[{i: t for i, t in decided.items() if a <= i < b} for a, b in pairwise(starts)]
+
+    def settle(
+        self, work: Regroup[Any, Any], start: int, block: Sequence[Any], *decided: Mapping[int, pa.Table]
+    ) -> Answer:
+        """The results of the block's items, or failures when all others are committed."""
+        results: list[object] = []
+        failures: Failures = []
+        for index, item in enumerate(block, start):
+            try:
+                results.append(work.settle(item, [tables[index] for tables in decided if index in tables]))
+            except (WinnowError, OSError) as error:
+                failures.append(_failure(describe(item), error))
+        return _answer(not failures, failures or results)
+
+
+def _answer(good: bool, value: object) -> Answer:
+    """Of a call that is one piece of work."""
+    return 0.0, [(good, value)]
+
+
+def _failure(name: str, error: BaseException) -> tuple[str, str]:
+    """What to say of an item whose data is at fault.
+
+    Raises MemoryError where a lack of memory is behind the error: every other item would fail in this process too.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
+            raise MemoryError(str(error)) from error
+        cause = cause.__cause__
+    return name, str(error)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """True where a process ran out of memory: Python's own error, or torch's words."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return (str(error) or type(error).__name__).splitlines()[0]
