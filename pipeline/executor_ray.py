@@ -56,9 +56,9 @@ class _Drive:
         while self._waiting or any(seat.sent for seat in self._seats):
             self._hand_out()
             for reference in self._ready():
-                seat = self._at.pop(reference, None)
-                if seat is None:  # its actor was ended for another answer
+                if reference not in self._at:  # its actor was ended for another answer
                     continue
+                seat = self._at.pop(reference)
                 if reference == seat.greeting:
                     _opened(reference)  # it cannot start where this raises, and the error says why
                     seat.greeting = None
@@ -103,7 +103,7 @@ class _Drive:
                     flush=True,
                 )
                 ray.wait(pending, num_returns=1)
-            found, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
+            found: list[Any] = ray.wait(pending, num_returns=len(pending), timeout=0)[0]
         except KeyboardInterrupt:
             _settle(self._seats)
             raise

@@ -4,7 +4,6 @@ Every write goes through `committing`: the bytes appear under their final name w
 Credentials come from the environment that fsspec's back ends read; no URL, log or artifact carries them.
 """
 
-import ctypes
 import errno
 import glob as globbing
 import io
@@ -29,6 +28,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
+from pipeline.early_file import EarlyFile
 from pipeline.errors import PoolError, StorageError
 from pipeline.reading import RemoteFile, Seeking
 from pipeline.s3_object import forget, info_of, opened
@@ -36,9 +36,6 @@ from pipeline.s3_object import forget, info_of, opened
 _PASSWORD = re.compile(r"://[^/]*:[^/]*@|://[^/@]+:(?!\d+/)[^@]*@")  # a secret may hold slashes, a port is none
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 _ABANDONED_S = 86_400.0  # no write takes a day between two of its bytes
-_AHEAD_BYTES = 4 << 20
-_EARLY_BYTES = 8 << 20
-_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux alone has it, and Python does not
 _LOCAL, _COMMITTED = LocalFileSystem(), threading.local()
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -94,7 +91,7 @@ def open_read(url: str) -> BinaryIO:
 
     A remote one reads 4 MiB ahead; its reads give every byte that was asked for or raise StorageError.
     """
-    return _open(url, _AHEAD_BYTES)
+    return _open(url, 4 << 20)
 
 
 def open_exact(url: str) -> BinaryIO:
@@ -177,28 +174,12 @@ def local_path(url: str) -> Path | None:
     return Path(path) if isinstance(filesystem, LocalFileSystem) else None
 
 
-class _EarlyFile(io.FileIO):
-    """A new file that goes to the disk while more of it comes, so that fsync at its end has little to wait for."""
-
-    _begun = 0
-
-    def write(self, data: Any, /) -> int:
-        """As FileIO's."""
-        written = super().write(data)
-        size = self.tell() - self._begun
-        if size >= _EARLY_BYTES and _SYNC_FILE_RANGE is not None:
-            begin = 2  # SYNC_FILE_RANGE_WRITE: waits for nothing; what fails here fails in fsync too
-            _SYNC_FILE_RANGE(self.fileno(), ctypes.c_int64(self._begun), ctypes.c_int64(size), begin)
-            self._begun += size
-        return written
-
-
 @contextmanager
 def _committing_local(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with io.BufferedWriter(_EarlyFile(temporary, "w")) as file:
+        with io.BufferedWriter(EarlyFile(temporary, "w")) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
