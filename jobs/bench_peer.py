@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -310,11 +310,11 @@ def _ratios(ours: list[Ran], theirs: list[Ran]) -> str:
     return f"{median(embedding):.2f} ({min(embedding):.2f} to {max(embedding):.2f}), {whole:.2f}"
 
 
-def make_shards(samples: Iterator[tuple[bytes, str]], count: int, shards: int, folder: Path) -> tuple[Path, ...]:
-    """Land `count` pairs of a JPEG and its caption in tars of one size, numbered without a gap."""
+def make_shards(samples: Iterator[tuple[bytes, str]], wanted: int, shards: int, folder: Path) -> tuple[Path, ...]:
+    """Land `wanted` pairs of a JPEG and its caption in tars of one size, numbered without a gap."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    pairs = list(islice(samples, count // shards * shards))
+    pairs = list(islice(samples, wanted // shards * shards))
     if len(pairs) < shards:
         raise ShardError(f"{shards} shards need a JPEG with a caption each, but {len(pairs)} came")
     paths = tuple(folder / f"{number:05d}.tar" for number in range(shards))
@@ -342,9 +342,9 @@ def _drawn(side: int) -> Iterator[tuple[bytes, str]]:
         scene, buffer = scenes.imagine(rng.choice(scenes.CONCEPTS), rng), io.BytesIO()
         scenes.draw(scene, rng).resize((side, side)).effect_spread(8).save(buffer, "JPEG", quality=90)
         drawn.append((scene, buffer.getvalue()))
-    while True:
-        scene, image = rng.choice(drawn)
-        yield image, scenes.describe(scene, rng)
+    for number in count():  # told, for a picture with a caption that was there before has the uid of that sample
+        scene, image = drawn[number % _PICTURES]
+        yield image, f"{scenes.describe(scene, rng)}, picture {number}"
 
 
 def main(
@@ -367,15 +367,15 @@ def main(
     folder = folder.absolute()
     cores = len(os.sched_getaffinity(0))
     both = {str(_POCKET): samples, "ViT-B-32": samples // 16}  # the second computes as much more for each
-    for name, count in (both if model is None else {model: samples}).items():
+    for name, wanted in (both if model is None else {model: samples}).items():
         pairs = _drawn(side) if pool is None else _photos(pool)
-        shards = make_shards(pairs, count, 2 * cores, folder / "shards")
+        shards = make_shards(pairs, wanted, 2 * cores, folder / "shards")
         own = str(Path(name).absolute()) if name.endswith(".json") else name
         weights = checkpoint or folder / "random.pt"
         if checkpoint is None:
             _timed([sys.executable, "-c", _WEIGHTS, own, str(weights)], {}, folder / "weights.log")
         work = Work(folder, shards, own, weights.absolute(), cores, batch_size)
-        title = f"{Path(name).stem}, {count // len(shards) * len(shards)} samples, {cores} cores, {executor}"
+        title = f"{Path(name).stem}, {wanted // len(shards) * len(shards)} samples, {cores} cores, {executor}"
         Console().print(compare(work, clip_retrieval, executor, rounds, title))
 
 
