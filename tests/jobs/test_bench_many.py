@@ -28,14 +28,11 @@ def test_a_tiny_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stage_is_charged_with_its_passes_and_bytes(tmp_path: Path) -> None:
     job = load(str(bench_many.prepare(tmp_path, 6, 4)))
     cold, warm = (bench_many.measured(job, "local", 2) for _ in range(2))
-    assert [(line.stage, line.passes, line.items) for line in cold] == [
-        ("pool", 0, 0),
-        ("embeddings", 1, 6),
-        ("distinct", 1, 6),
-        ("rules", 1, 6),
-        ("random", 3, 18),
-        ("manifest", 2, 12),
-    ]
+    passes = {line.stage: line.passes for line in cold}
+    # uids follow the pool's place, and with them how many passes the threshold of `random` takes
+    assert passes.pop("random") in (2, 3)
+    assert passes == {"pool": 0, "embeddings": 1, "distinct": 1, "rules": 1, "manifest": 2}
+    assert all(line.items == 6 * line.passes for line in cold)
     assert all(line.cpu > 0 and line.peak > 10**7 for line in cold)
     assert [line.items for line in warm] == [0] * 6
     [folder] = Path(job.store).glob("rules-*")

@@ -87,11 +87,11 @@ def test_it_starts_without_what_the_other_commands_import(result: Result) -> Non
     assert len(done.stdout) > 10_000
 
 
-def test_a_reader_that_had_enough_is_no_error(result: Result, tmp_path: Path) -> None:
-    command = f"{WINNOW} cat {result.job.store} planted 0 | head -c 100 > {tmp_path}/head; exit ${{PIPESTATUS[0]}}"
+def test_a_reader_that_had_enough_is_no_error(result: Result) -> None:
+    # it leaves before anything comes: a small tar would be in the pipe whole when a slower one leaves
+    command = f"{WINNOW} cat {result.job.store} planted 0 | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (READER_LEFT, "")
-    assert (tmp_path / "head").stat().st_size == 100
 
 
 @contextmanager
