@@ -1,9 +1,9 @@
 """A tiny run of the real thing: every stage has its line, the second run makes nothing, nothing is left."""
 
 import json
-import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -29,8 +29,7 @@ def test_a_stage_is_charged_with_its_passes_and_bytes(tmp_path: Path) -> None:
     job = load(str(bench_many.prepare(tmp_path, 6, 4)))
     cold, warm = (bench_many.measured(job, "local", 2) for _ in range(2))
     passes = {line.stage: line.passes for line in cold}
-    # uids follow the pool's place, and with them how many passes the threshold of `random` takes
-    assert passes.pop("random") in (2, 3)
+    assert passes.pop("random") in (2, 3)  # one count or two find the last that stays
     assert passes == {"pool": 0, "embeddings": 1, "distinct": 1, "rules": 1, "manifest": 2}
     assert all(line.items == 6 * line.passes for line in cold)
     assert all(line.cpu > 0 and line.peak > 10**7 for line in cold)
@@ -42,10 +41,10 @@ def test_a_stage_is_charged_with_its_passes_and_bytes(tmp_path: Path) -> None:
 
 
 def test_the_peak_is_forgotten() -> None:
-    before = bench_many.peak_bytes(forget=True)
-    held = bytearray(os.urandom(1 << 20)) * 64
-    assert bench_many.peak_bytes() > (40 << 20)
-    assert len(held) == 64 << 20
+    bench_many.peak_bytes(forget=True)
+    before = bench_many.peak_bytes()
+    held = np.ones(64 << 20, np.uint8)
+    assert bench_many.peak_bytes() > before + (48 << 20)
     del held
     bench_many.peak_bytes(forget=True)
-    assert before > 0
+    assert bench_many.peak_bytes() < before + (32 << 20)
