@@ -294,7 +294,7 @@ def _opened(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as error:
-        if lacks_memory(error.cause):
+        if lacks_memory(error.cause) or lacks_memory(error):  # its text has the causes, which the cause itself lost
             return 0.0, [(None, first_line(error.cause))]
         if isinstance(error.cause, (ObjectLostError, *FATAL)):
             raise error.cause from error

@@ -18,6 +18,8 @@ from pipeline.executor import FATAL, Regroup, Task, check_part, describe
 Failures = list[tuple[str, str]]
 """(name, message) of what went wrong."""
 
+_NO_MEMORY = ("can't allocate memory", "failed to map segment")  # torch's words, and those of who loads a library
+
 Answer = tuple[float, list[tuple[bool | None, Any]]]
 
 
@@ -110,17 +112,20 @@ def _failure(name: str, error: BaseException) -> tuple[str, str]:
 
     Raises MemoryError where a lack of memory is behind the error: every other item would fail in this process too.
     """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
-            raise MemoryError(str(error)) from error
-        cause = cause.__cause__
+    if lacks_memory(error):
+        raise MemoryError(str(error)) from error
     return name, str(error)
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """True where a process ran out of memory: Python's own error, or torch's words."""
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    """True where a process ran out of memory: by an error's type, number or words, or those of its causes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        number = cause.errno if isinstance(cause, OSError) else None
+        if isinstance(cause, MemoryError) or number == errno.ENOMEM or any(said in str(cause) for said in _NO_MEMORY):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def first_line(error: BaseException) -> str:

@@ -195,6 +195,29 @@ class Quick:
         return item * item
 
 
+@dataclass(frozen=True)
+class Unmapped:
+    """Fails once as a library does that finds no room in memory."""
+
+    folder: str
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: int) -> int:
+        if mark(self.folder, f"item-{item}") == 1:
+            try:
+                raise OSError("libfast.so.1: failed to map segment from shared object")
+            except OSError as error:
+                raise RuntimeError("cannot load libfast; is the wheel whole?") from error
+        return os.getpid()
+
+
+def test_a_library_that_finds_no_memory_is_loaded_by_a_fresh_worker(ray_executor, tmp_path):
+    assert len(dict(ray_executor.map(Unmapped(str(tmp_path)), [7], "unmapped", Needs()))) == 1
+    assert attempts(tmp_path)[7] >= 2
+
+
 def sent_together(monkeypatch) -> list[int]:
     """How many items go with each call from now on."""
     from pipeline.waiting import Waiting
