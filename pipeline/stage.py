@@ -80,6 +80,11 @@ class Run:
         return Watch(self.executor, self.watchers)
 
     @property
+    def _plain(self) -> Needs:
+        """A core a worker, and the job's retries."""
+        return Needs(retries=self.needs.retries)
+
+    @property
     def items(self) -> list[ShardItem]:
         """Every input shard, in order."""
         return [ShardItem(index, shard.url) for index, shard in enumerate(self.shards)]
@@ -88,7 +93,7 @@ class Run:
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs | None = None
     ) -> Iterator[tuple[int, Result]]:
         """Executor.map with progress, and the check that every item came back exactly once."""
-        yield from _checked(self._watch.map(task, items, label, needs or Needs()), len(items), label)
+        yield from _checked(self._watch.map(task, items, label, needs or self._plain), len(items), label)
 
     def regroup(self, work: Regroup[ShardItem, Summary], label: str) -> list[Summary]:
         """Executor.regroup over every shard, with the same progress and check; the summaries, in order of shard."""
@@ -113,7 +118,7 @@ class Run:
         summaries = [(ready[position].index, found) for position, found in footers if found is not None]
         whole = {index for index, _ in summaries}
         missing = [item for item in wanted if item.index not in whole]
-        made = self._watch.map(task, missing, label, needs or Needs(), len(summaries))
+        made = self._watch.map(task, missing, label, needs or self._plain, len(summaries))
         summaries += [(missing[position].index, summary) for position, summary in made]
         check_all(label, [index for index, _ in summaries], len(wanted))
         found_at = dict(summaries)

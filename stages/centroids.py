@@ -50,7 +50,7 @@ def fit_centroids(run: Run, survivors: Survivors, by: str, how: KMeans, out: Art
         return wanted
     task = _Fit(how, len(run.items), wanted, out)
     # faiss takes a GPU where it sees one, and on Ray a worker sees those that it asked for
-    needs = Needs(gpus=1.0) if run.needs.gpus else Needs()
+    needs = Needs(gpus=1.0 if run.needs.gpus else 0.0, retries=run.needs.retries)
     task.check(*_look(run, survivors, by, needs))
     source = UidHash(survivors, how.seed)
     drawn = select(run, source, np.array([wanted], np.int64), "clusters: draw a sample")
