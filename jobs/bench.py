@@ -3,10 +3,8 @@
 python -m jobs.bench [--folder out/bench] [--pool GLOB]. Absolute rates are this machine's; read the ratios.
 """
 
-import io
 import itertools
 import os
-import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +29,7 @@ from stages.encoders import Bank, Encoding, OpenClip
 from stages.encoders.limits import decode_only, forward_only, kept_bank, own_transform
 from stages.formats import Webdataset
 from stages.formats.sample import Reject, Sample
+from stages.tar_shard import TarShard
 
 _ROUNDS = 3
 _DECODED = 100
@@ -122,13 +121,12 @@ def enlarged(samples: Iterator[Sample], folder: Path, side: int, take: int, shar
     urls = [folder / f"{number:05d}.tar" for number in range(shards)]
     for url in (url for url in urls if not url.exists()):
         url.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(url.with_suffix(".part"), "w") as tar:
+        with open(url.with_suffix(".part"), "wb") as file:
+            tar = TarShard(file)
             for number, sample in enumerate(islice(samples, take)):
                 picture = bytes(bench_decode.enlarged(sample, side).image)
-                for suffix, content in {"jpg": picture, "txt": sample.caption.encode()}.items():
-                    header = tarfile.TarInfo(f"{number:05d}.{suffix}")
-                    header.size = len(content)
-                    tar.addfile(header, io.BytesIO(content))
+                tar.add_members(f"{number:05d}", [("jpg", picture), ("txt", sample.caption.encode())])
+            tar.finish()
         url.with_suffix(".part").rename(url)
     return [str(url) for url in urls]
 

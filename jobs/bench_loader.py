@@ -3,7 +3,6 @@
 python -m jobs.bench_loader [--folder out/bench-loader]. Absolute rates are this machine's; read the ratios.
 """
 
-import io
 import os
 import shlex
 import subprocess
@@ -29,6 +28,7 @@ from pipeline.columns import column
 from pipeline.executor_local import LocalExecutor
 from stages.ranges import LOCAL_GAP_BYTES, REMOTE_GAP_BYTES, plan_reads
 from stages.selected import Plan, Selected
+from stages.tar_shard import TarShard
 
 _SHARES = (0.01, 0.10, 0.25, 0.50, 0.90)
 _SHARDS = 2
@@ -49,21 +49,19 @@ def make_pool(folder: Path, megabytes: int) -> None:
     pictures = [_picture(rng) for _ in range(_PICTURES)]
     folder.mkdir(parents=True)
     for shard in range(_SHARDS):
-        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+        with open(folder / f"{shard:05d}.tar", "wb") as file:
+            tar = TarShard(file)
             for row in range(megabytes * 1_000_000 // _SAMPLE_BYTES // _SHARDS):
                 key = f"{shard:05d}{row:05d}"
-                parts = {"jpg": pictures[row % _PICTURES], "txt": f"picture {key}".encode(), "json": b"{}"}
-                for suffix, content in parts.items():
-                    header = tarfile.TarInfo(f"{key}.{suffix}")
-                    header.size = len(content)
-                    tar.addfile(header, io.BytesIO(content))
+                members = [("jpg", pictures[row % _PICTURES]), ("txt", f"picture {key}".encode()), ("json", b"{}")]
+                tar.add_members(key, members)
+            tar.finish()
 
 
 def _picture(rng: Random) -> bytes:
-    buffer = io.BytesIO()
-    scenes.draw(scenes.imagine(rng.choice(scenes.CONCEPTS), rng), rng).save(buffer, "JPEG")
-    room = _SAMPLE_BYTES - 6 * tarfile.BLOCKSIZE - buffer.tell()  # three headers, and three paddings at most
-    return buffer.getvalue() + rng.randbytes(room)
+    picture = scenes.jpeg(rng)
+    room = _SAMPLE_BYTES - 6 * tarfile.BLOCKSIZE - len(picture)  # three headers, and three paddings at most
+    return picture + rng.randbytes(room)
 
 
 def _filtered(folder: Path, share: float) -> Result:

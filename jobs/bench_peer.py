@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from pipeline.errors import ModelError, ShardError
 from pipeline.events import EventReader
 from stages.formats import Webdataset
 from stages.formats.sample import Sample
+from stages.tar_shard import TarShard
 
 PLAIN = "webdataset"
 CLIP_RETRIEVAL = "clip-retrieval"
@@ -319,12 +319,11 @@ def make_shards(samples: Iterator[tuple[bytes, str]], wanted: int, shards: int, 
         raise ShardError(f"{shards} shards need a JPEG with a caption each, but {len(pairs)} came")
     paths = tuple(folder / f"{number:05d}.tar" for number in range(shards))
     for number, path in enumerate(paths):
-        with tarfile.open(path, "w") as tar:
+        with open(path, "wb") as file:
+            tar = TarShard(file)
             for row, (image, caption) in enumerate(pairs[number::shards]):
-                for suffix, content in (("jpg", image), ("txt", caption.encode())):
-                    header = tarfile.TarInfo(f"{number:05d}{row:06d}.{suffix}")
-                    header.size = len(content)
-                    tar.addfile(header, io.BytesIO(content))
+                tar.add_members(f"{number:05d}{row:06d}", [("jpg", image), ("txt", caption.encode())])
+            tar.finish()
     return paths
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import pyarrow.compute as pc
 import typer
@@ -30,6 +30,7 @@ from jobs.run import Result, run
 from pipeline.executor import Executor
 from pipeline.executor_local import LocalExecutor
 from pipeline.executor_open import open_executor
+from stages.tar_shard import TarShard
 
 _SHARE = 0.25
 _SHARD_SAMPLES = 1000
@@ -43,41 +44,26 @@ _ROOM = 1 + 3 * _SHARE + 0.05  # of the pool: itself, what is kept of it three t
 def make_pool(folder: Path, size: int) -> None:
     """Land tars of about `size` bytes in all: drawn pictures, each filled up behind its end to what a photo weighs."""
     rng = Random(0)
-    pictures = [_picture(rng) for _ in range(_PICTURES)]
+    pictures = [scenes.jpeg(rng) for _ in range(_PICTURES)]
     filling = rng.randbytes(_LARGEST)
     folder.mkdir(parents=True)
     shard, left = 0, size
     while left > 0:
-        with open(folder / f"{shard:05d}.tar", "wb", buffering=1 << 20) as file:
+        with open(folder / f"{shard:05d}.tar", "wb") as file:
+            tar = TarShard(file)
             for number in range(shard * _SHARD_SAMPLES, (shard + 1) * _SHARD_SAMPLES):
                 picture = pictures[number % _PICTURES]
                 weight = int(min(_LARGEST, max(_SMALLEST, _TYPICAL * rng.lognormvariate(0, 0.6))))
-                parts = {
-                    "jpg": picture + filling[: weight - len(picture)],
-                    "json": f'{{"uid": "{rng.getrandbits(128):032x}"}}'.encode(),
-                    "txt": f"picture {number}".encode(),
-                }
-                for suffix, content in parts.items():
-                    _add_member(file, f"{number:09d}.{suffix}", content)
-            file.write(bytes(2 * tarfile.BLOCKSIZE))
-            file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
+                members = [
+                    ("jpg", picture + filling[: weight - len(picture)]),
+                    ("json", f'{{"uid": "{rng.getrandbits(128):032x}"}}'.encode()),
+                    ("txt", f"picture {number}".encode()),
+                ]
+                tar.add_members(f"{number:09d}", members)
+            tar.finish()
             left -= file.tell()
             os.fsync(file.fileno())  # or the first rounds would pay for it
         shard += 1
-
-
-def _add_member(file: BinaryIO, name: str, content: bytes) -> None:
-    header = tarfile.TarInfo(name)
-    header.size = len(content)
-    file.write(header.tobuf(tarfile.GNU_FORMAT))
-    file.write(content)
-    file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
-
-
-def _picture(rng: Random) -> bytes:
-    buffer = io.BytesIO()
-    scenes.draw(scenes.imagine(rng.choice(scenes.CONCEPTS), rng), rng).save(buffer, "JPEG")
-    return buffer.getvalue()
 
 
 def _job(folder: Path) -> Job:

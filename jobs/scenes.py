@@ -4,6 +4,7 @@ A scene is shape × colour × texture × count × companion × background. What 
 of what is visible (place, turn, tint) is not in the caption, as in photographs.
 """
 
+import io
 import math
 from dataclasses import dataclass
 from random import Random
@@ -165,6 +166,13 @@ def describe(scene: Scene, rng: Random) -> str:
     scatter = f" with {scene.scatter}" if scene.scatter else ""
     template = rng.choice(("{0} {1}{2}", "a picture of {0} {1}{2}", "{1}, {0}{2}", "{0}{2} {1}", "we see {0}{2}, {1}"))
     return template.format(subject, place, scatter)
+
+
+def jpeg(rng: Random) -> bytes:
+    """A JPEG file of some scene."""
+    buffer = io.BytesIO()
+    draw(imagine(rng.choice(CONCEPTS), rng), rng).save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 def draw(scene: Scene, rng: Random) -> Image.Image:
