@@ -42,13 +42,15 @@ class ShardOptions:
 class Resources:
     """workers: how many (all cores or GPUs when None). cpus, gpus: what one worker takes while it embeds.
 
-    retries: how often a failing shard is tried again.
+    retries: how often a failing shard is tried again. prefetch: an embedding worker opens the next shard while it is at
+    one, and ends the one before in the background.
     """
 
     workers: int | None = None
     cpus: float = 1.0
     gpus: float = 0.0
     retries: int = 2
+    prefetch: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Job:
     @property
     def needs(self) -> Needs:
         """What one worker takes while it embeds."""
-        return Needs(self.resources.cpus, self.resources.gpus, self.resources.retries)
+        taken = self.resources
+        return Needs(taken.cpus, taken.gpus, taken.retries, taken.prefetch)
 
 
 def load(path: str, changes: Sequence[str] = ()) -> Job:

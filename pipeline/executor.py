@@ -24,11 +24,16 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True)
 class Needs:
-    """What one worker takes: CPU cores, GPUs (fractions share one); how often a failing item is retried."""
+    """What one worker takes: CPU cores, GPUs (fractions share one); how often a failing item is retried.
+
+    prefetch: a worker has two items under way, in threads that share what the task opened, which must bear that; the
+        task takes turns (pipeline/turns.py) where two must not be at it at once.
+    """
 
     cpus: float = 1.0
     gpus: float = 0.0
     retries: int = 2
+    prefetch: bool = False
 
 
 class Task(Protocol[State, I_contra, R_co]):

@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
+from itertools import count
+from typing import Generic
 
 import pyarrow as pa
 
@@ -20,6 +22,20 @@ _Spill = Mapping[int, _Place]
 """Tables that one call sent, by receiver."""
 
 
+class _Opened(Generic[State]):
+    """What one worker keeps between items: opened when the first of its threads asks."""
+
+    def __init__(self, task: Task[State, Item, Result]) -> None:
+        self._task, self._lock = task, threading.Lock()
+        self._states: list[State] = []
+
+    def state(self) -> State:
+        with self._lock:
+            if not self._states:
+                self._states.append(self._task.open())
+            return self._states[0]
+
+
 class LocalExecutor:
     """Threads: the heavy parts (decode, matrix products, parquet, hashes) release the interpreter lock."""
 
@@ -31,17 +47,18 @@ class LocalExecutor:
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:
         """See Executor.map."""
-        opened = threading.local()
+        # each worker opens its own model, and all of them on the one GPU that this process uses
+        workers = min(self.workers, max(1, int(1 / needs.gpus))) if needs.gpus else self.workers
+        states = [_Opened(task) for _ in range(workers)]
+        thread, numbers = threading.local(), count()
 
         def run(item: Item) -> Result:
-            if not hasattr(opened, "state"):
-                opened.state = task.open()
-            return task.run(opened.state, item)
+            if not hasattr(thread, "opened"):
+                thread.opened = states[next(numbers) % workers]
+            return task.run(thread.opened.state(), item)
 
         calls = [(describe(item), partial(run, item)) for item in items]
-        # each thread opens its own model, and all of them on the one GPU that this process uses
-        threads = min(self.workers, max(1, int(1 / needs.gpus))) if needs.gpus else self.workers
-        yield from self._drive(calls, label, needs.retries, threads)
+        yield from self._drive(calls, label, needs.retries, 2 * workers if needs.prefetch else workers)
 
     def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
         """See Executor.regroup; tables lie in files of a temporary folder, and are mapped from there."""

@@ -20,7 +20,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 from pipeline.errors import FailedShards, JobError
 from pipeline.executor import FATAL, Item, Needs, Regroup, Result, State, Task, describe
 from pipeline.waiting import AIM_S, Waiting, Work
-from pipeline.worker_ray import Failures, Worker, first_line, lacks_memory
+from pipeline.worker_ray import PREFETCHING, Failures, Worker, first_line, lacks_memory
 
 _QUIET_S = 10.0  # a start of actors on an idle cluster takes less
 _GRACE_S = 5.0  # of the 30 seconds that most schedulers leave between SIGTERM and SIGKILL
@@ -125,7 +125,9 @@ class _Drive:
             elif good is None:
                 # a process that ran into its limit may lack more than this: a fresh one tries again
                 ray.kill(seat.actor, no_restart=False)
-                self._waiting.back(self._lost(seat))
+                lost = self._lost(seat)
+                self._waiting.alone.update([piece, *lost] if self._needs.prefetch else [])  # two were too many
+                self._waiting.back(lost)
                 self._again(piece, [(self._work.name(piece), f"its worker ran out of memory: {value}")])
             else:
                 self._again(piece, value)
@@ -185,7 +187,8 @@ class RayExecutor:
         number, shared = self._calls, ray.put(task)
 
         def send(actor: Any, pieces: Sequence[int]) -> Any:
-            return actor.run.remote(number, shared, [items[piece] for piece in pieces], _SLICE_S)
+            run = actor.run.options(concurrency_group=PREFETCHING) if needs.prefetch else actor.run
+            return run.remote(number, shared, [items[piece] for piece in pieces], _SLICE_S)
 
         work = Work(len(items), lambda piece: describe(items[piece]), send, together=True)
         yield from self._drive(work, label, needs)
@@ -248,7 +251,8 @@ class RayExecutor:
             self._release()
         self._takes = takes
         # restarted without end: a call that keeps killing its worker is given up by its own count of failures
-        remote = ray.remote(Worker).options(num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=-1)
+        remote = ray.remote(concurrency_groups={PREFETCHING: 2})(Worker)
+        remote = remote.options(num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=-1)
         self._actors += [remote.remote() for _ in range(min(wanted, self._size(needs)) - len(self._actors))]
         return self._actors
 

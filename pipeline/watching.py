@@ -13,6 +13,7 @@ from pipeline import storage
 from pipeline.executor import Executor, Item, Needs, Regroup, Result, State, Task
 from pipeline.progress import StageProgress
 from pipeline.s3_object import one_version
+from pipeline.turns import waited_s
 
 R = TypeVar("R")
 
@@ -22,8 +23,9 @@ class Done:
     """One item of one pass of a stage.
 
     stage: what the pass is called. shard: index of the item, None where it is no shard. worker: host:process.
-    seconds: of the work alone, of its last try; of a regroup, its last step. rows: samples, where the work counts
-    them. rejects: samples that could not be read. bytes: of the files that it committed. retries: tries that failed.
+    seconds: of the work alone, without waiting for a turn, of its last try; of a regroup, its last step. rows: samples,
+    where the work counts them. rejects: samples that could not be read. bytes: of the files that it committed.
+    retries: tries that failed.
     """
 
     stage: str
@@ -115,10 +117,11 @@ class _Clock:
 
     def __init__(self) -> None:
         self._committed = storage.committed_bytes()
+        self._waited = waited_s()
         self._started = time.perf_counter()
 
     def seen(self, result: R) -> Seen[R]:
-        seconds = time.perf_counter() - self._started
+        seconds = time.perf_counter() - self._started - (waited_s() - self._waited)
         return Seen(result, _worker(), seconds, storage.committed_bytes() - self._committed)
 
 

@@ -5,6 +5,7 @@ What a call answers: (seconds, outcomes), an outcome for each of the first items
 """
 
 import errno
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -15,6 +16,9 @@ import pyarrow as pa
 from pipeline.errors import WinnowError
 from pipeline.executor import FATAL, Regroup, Task, check_part, describe
 
+PREFETCHING = "prefetching"
+"""The concurrency group of calls of which an actor does two at once; all others go one by one."""
+
 Failures = list[tuple[str, str]]
 """(name, message) of what went wrong."""
 
@@ -24,11 +28,12 @@ Answer = tuple[float, list[tuple[bool | None, Any]]]
 
 
 class Worker:
-    """One actor: keeps what the current task opened, and does one call at a time."""
+    """One actor: keeps what the current task opened, and does one call at a time, or two by PREFETCHING."""
 
     def __init__(self) -> None:
         self._call = -1
         self._state: Any = None
+        self._opening = threading.Lock()
 
     def greet(self) -> None:
         """Answers once the actor runs."""
@@ -54,15 +59,19 @@ class Worker:
 
     def _one(self, call: int, task: Task[Any, Any, Any], item: object) -> tuple[bool, object]:
         try:
-            if call != self._call:
-                self._state = None  # the last task's model must leave the memory before the next one's comes
-                self._state = task.open()
-                self._call = call
-            return True, task.run(self._state, item)
+            return True, task.run(self._opened(call, task), item)
         except FATAL:
             raise
         except (WinnowError, OSError) as error:
             return False, [_failure(describe(item), error)]
+
+    def _opened(self, call: int, task: Task[Any, Any, Any]) -> Any:
+        with self._opening:
+            if call != self._call:
+                self._state = None  # the last task's model must leave the memory before the next one's comes
+                self._state = task.open()
+                self._call = call
+            return self._state
 
     def scatter(self, work: Regroup[Any, Any], block: Sequence[Any]) -> tuple[object, ...]:
         """Answer, then one list of tables per part."""

@@ -18,6 +18,7 @@ from pipeline.errors import AccountingError, FailedShards
 from pipeline.executor import Needs, State, Task
 from pipeline.fingerprint import fingerprint
 from pipeline.stage import Run, ShardItem, Summary, adopt, total
+from pipeline.turns import Turn
 from pipeline.uid import UID_ARROW
 from stages.encoders import Encoding, OpenClip, Timm, provenance
 from stages.formats import Datacomp, ImageReader, VectorReader
@@ -160,22 +161,25 @@ def embed(bank: "Bank", samples: Iterable[Sample | Reject], out: Artifact, item:
     """Encode the samples of one shard and commit its file; each is embedded or rejected, and that is counted."""
     seen = 0
 
-    def counted() -> Iterator[Sample | Reject]:
+    def counted(turn: Turn) -> Iterator[Sample | Reject]:
         nonlocal seen
-        for sample in samples:
+        for sample in samples:  # its shard is open with the first: now the one before must have been drawn
+            turn.begin()
             seen += 1
             yield sample
+        turn.end()
 
     parts = {name: [np.empty((0, width), np.float16)] for name, width in bank.columns().items()}
     kept: list[Sample] = []
     rejects: list[Reject] = []
     sides = [np.empty((2, 0), np.int32)]
-    for batch in bank.encode(counted()):
-        kept += batch.samples
-        rejects += batch.rejects
-        sides.append(np.stack([batch.widths, batch.heights]))
-        for name, vectors in batch.vectors.items():
-            parts[name].append(vectors)
+    with bank.turns.one() as turn:
+        for batch in bank.encode(counted(turn)):
+            kept += batch.samples
+            rejects += batch.rejects
+            sides.append(np.stack([batch.widths, batch.heights]))
+            for name, vectors in batch.vectors.items():
+                parts[name].append(vectors)
     if len(kept) + len(rejects) != seen:
         raise AccountingError(
             f"{item.url}: {seen} samples must each be embedded or rejected, but {len(kept)} + {len(rejects)} are"

@@ -5,7 +5,7 @@ Each runs as a task of the executor, so with the cores and the thread settings t
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -137,6 +137,7 @@ def alone(executor: Executor, job: Job, reader: ImageReader, shards: list[Shrunk
     """Samples a second of one worker that only decodes, and of one that only runs models, all workers at it."""
     task = Alone(reader, tuple(job.embeddings.items()), job.encoding)
     items = [shards[number % len(shards)] for number in range(executor.workers)]
-    found = [result for _, result in executor.map(task, items, "price: decode and models alone", job.needs)]
+    needs = replace(job.needs, prefetch=False)
+    found = [result for _, result in executor.map(task, items, "price: decode and models alone", needs)]
     samples = sum(count for count, _, _ in found)
     return samples / max(sum(d for _, d, _ in found), 1e-9), samples / max(sum(f for _, _, f in found), 1e-9)

@@ -83,6 +83,7 @@ def job_of(job: Job, shards: Sequence[Shrunk], samples: float, folder: Path) -> 
         "store": str(folder / "store"),
         "pool": {**values["pool"], "shards": [shard.url for shard in shards]},
         "policy": [_smaller(entry, rows, samples) for entry in values["policy"]],
+        "resources": {**values["resources"], "prefetch": False},  # a shard's bytes and seconds are to be its own
         "limits": {"max_reject_fraction": 1.0, "max_failed_shards": 0},
     }
     if not values["embeddings"]:

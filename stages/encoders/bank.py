@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from pipeline.errors import JobError, ModelError, SampleError
+from pipeline.turns import Turns
 from stages.encoders import clip, timm_image
 from stages.encoders.config import Encoding, OpenClip, Timm
 from stages.encoders.pixels import decode
@@ -94,6 +95,9 @@ class Bank:
         # torch keeps its thread count per calling thread, so each thread of the pool has to be told
         one = (1,) if device.type == "cpu" else (torch.get_num_threads(),)
         self._models = ThreadPoolExecutor(self._in_flight, "model", torch.set_num_threads, one)
+        self._tokenizing = threading.Lock()
+        self.turns = Turns()
+        """Of the shards that one worker has under way: one draws its samples after the other."""
         self._columns = self._widths()
 
     @classmethod
@@ -163,11 +167,12 @@ class Bank:
         return _in_order(self._models, self._forward, batches, self._in_flight)
 
     def _tokenize(self, work: Work) -> Work:
-        """By the one thread that builds batches: tokenizers hold the GIL, and not all bear two threads."""
+        """By the thread that builds batches: tokenizers hold the GIL, and not all bear two threads."""
         captions = [row.sample.caption[:_TOKENIZED] for row in work.rows]
-        for name, tower in self._towers.items():
-            if tower.tokenize is not None and captions:
-                work.tokens[name] = tower.tokenize(captions)
+        with self._tokenizing:  # two shards may be under way
+            for name, tower in self._towers.items():
+                if tower.tokenize is not None and captions:
+                    work.tokens[name] = tower.tokenize(captions)
         return work
 
     def _forward(self, work: Work) -> EncodedBatch:

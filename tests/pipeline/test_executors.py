@@ -218,6 +218,57 @@ def test_a_library_that_finds_no_memory_is_loaded_by_a_fresh_worker(ray_executor
     assert attempts(tmp_path)[7] >= 2
 
 
+@dataclass(frozen=True)
+class Meets:
+    """Of one item: how many others its worker has had under way beside it at most, itself among them."""
+
+    folder: str
+    kills: int = -1
+    hungry: int = -1
+
+    def open(self) -> list[int]:
+        mark(self.folder, f"open-{os.getpid()}")
+        time.sleep(0.05)  # time for a second thread to open it too
+        return []
+
+    def run(self, state: list[int], item: int) -> int:
+        tried = mark(self.folder, f"item-{item}")
+        state.append(item)
+        most, ends = 0, time.monotonic() + 0.4
+        while time.monotonic() < ends and most < 2:
+            most = max(most, len(state))
+            time.sleep(0.01)
+        state.remove(item)
+        if item == self.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if item == self.hungry and (tried == 1 or most > 1):
+            raise MemoryError("malloc failed")
+        return most
+
+
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_a_worker_that_prefetches_has_two_items_under_way_and_opens_once(executor, tmp_path, prefetch):
+    found = dict(executor.map(Meets(str(tmp_path)), range(12), "meets", Needs(prefetch=prefetch)))
+    assert sorted(found) == list(range(12))
+    assert max(found.values()) == (2 if prefetch else 1)
+    assert sum(marks(tmp_path, "open").values()) <= executor.workers
+    assert set(attempts(tmp_path).values()) == {1}
+
+
+def test_of_two_items_under_way_only_the_one_that_kills_is_charged(ray_executor, tmp_path):
+    needs = Needs(retries=0, prefetch=True)
+    found, error = collected(ray_executor.map(Meets(str(tmp_path), kills=3), range(12), "meets", needs))
+    assert sorted(dict(found)) == [i for i in range(12) if i != 3]
+    assert [name for name, _ in error.failures] == ["3"]
+
+
+def test_an_item_for_which_two_are_too_many_is_done_alone(ray_executor, tmp_path):
+    task = Meets(str(tmp_path), hungry=0)
+    found = dict(ray_executor.map(task, range(12), "meets", Needs(retries=1, prefetch=True)))
+    assert sorted(found) == list(range(12))
+    assert found[0] == 1
+
+
 def sent_together(monkeypatch) -> list[int]:
     """How many items go with each call from now on."""
     from pipeline.waiting import Waiting

@@ -1,5 +1,9 @@
 """What the embed stage leaves: rows and rejects that account for every sample, cosines, no second copy of vectors."""
 
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import storage
+from pipeline.artifact import Artifact
 from pipeline.columns import column, matrix
 from pipeline.executor import Needs
 from pipeline.executor_local import LocalExecutor
-from pipeline.stage import Run, artifact_of, execute
+from pipeline.stage import Run, ShardItem, Summary, artifact_of, execute
 from pipeline.uid import content_hash
-from stages.embeddings import Embeddings, cosine, read_rejects
+from stages.embeddings import Embeddings, commit, cosine, read_rejects
 from stages.encoders import Encoding, Timm
 from stages.formats import ClipRetrieval, Datacomp, Vectors, Webdataset
+from stages.formats.sample import Reject, Sample
 from stages.pool import Pool, PoolStage
 from stages.survivors import Survivors
 from tests.pools import (
@@ -55,14 +61,20 @@ def entries(start: int, rows: int, broken: bool) -> list[tuple[str, bytes]]:
 
 
 def embed(
-    folder: Path, urls: tuple[str, ...], *, store: str = "store", batch_size: int = 4, **encoders: Timm
+    folder: Path,
+    urls: tuple[str, ...],
+    *,
+    store: str = "store",
+    batch_size: int = 4,
+    reader: Webdataset = Webdataset(),  # noqa: B008  # it is frozen
+    needs: Needs = NEEDS,
+    **encoders: Timm,
 ) -> Filtered:
-    reader = Webdataset()
     shards = Pool(urls, reader).identities()
     url = str(folder / store)
     run = Run(url, LocalExecutor(1), shards)
     every = {"clip": tiny_clip(folder), **encoders}
-    stage = Embeddings.of(artifact_of(PoolStage(shards), url), reader, every, Encoding(batch_size), Needs())
+    stage = Embeddings.of(artifact_of(PoolStage(shards), url), reader, every, Encoding(batch_size), needs)
     step = execute(stage, run)
     return Filtered(run, Survivors(step.artifact, None, reader), (step,))
 
@@ -228,3 +240,41 @@ def test_cosine_is_float64_and_rows_stand_alone(n: int, width: int, seed: int) -
 def test_the_store_has_one_file_a_shard(pool: Filtered) -> None:
     names = [storage.name_of(found.url) for found in storage.listing(pool.survivors.embeddings.folder)]
     assert names == ["00000.parquet", "00001.parquet", "00002.parquet", "_done.json", "_parts.json"]
+
+
+OPENED: dict[str, threading.Event] = defaultdict(threading.Event)
+DRAWN: dict[str, threading.Event] = defaultdict(threading.Event)
+
+
+@dataclass(frozen=True)
+class WaitsForNext(Webdataset):
+    """Ends the first shard only once the second was opened."""
+
+    def samples(self, url: str) -> Iterator[Sample | Reject]:
+        for sample in super().samples(url):
+            OPENED[url].set()
+            yield sample
+        if not OPENED[url.replace("0.tar", "1.tar")].wait(20):
+            raise AssertionError(f"nothing opened the shard after {url}")
+        DRAWN[url].set()
+
+
+def test_the_next_shard_opens_while_one_is_drawn_and_one_ends_while_the_next_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = tuple(write_tar(tmp_path / f"pool/{i}.tar", entries(10 * i, 8, broken=i == 1)) for i in range(2))
+    plain = embed(tmp_path, urls)
+    committed = []
+
+    def ends_late(out: Artifact, item: ShardItem, *rest: object) -> Summary:
+        if item.index == 0:
+            assert DRAWN[urls[1]].wait(20)
+        committed.append(item.index)
+        return commit(out, item, *rest)  # type: ignore[arg-type]  # what embed gave
+
+    monkeypatch.setattr("stages.embeddings.commit", ends_late)
+    found = embed(tmp_path, urls, store="prefetched", reader=WaitsForNext(), needs=Needs(prefetch=True))
+    assert sorted(committed) == [0, 1]
+    for index in range(2):
+        ours, theirs = (Path(made.survivors.embeddings.shard(index)) for made in (found, plain))
+        assert ours.read_bytes() == theirs.read_bytes()
