@@ -6,7 +6,7 @@ Reading, decoding and the models run beside one another, each step a window of b
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -89,7 +89,8 @@ class Bank:
         self._device = device
         self._dtype = dtype
         threads = encoding.decode_threads or _cores()
-        self._in_flight = threads if device.type == "cpu" else 1
+        # a GPU has the next batch waiting while one is at it
+        self._in_flight = threads if device.type == "cpu" else 2
         # one thread a resize, or the pool would have as many again behind each of its own
         self._decoders = ThreadPoolExecutor(threads, "decode", torch.set_num_threads, (1,))
         # torch keeps its thread count per calling thread, so each thread of the pool has to be told
@@ -179,7 +180,7 @@ class Bank:
         raw: dict[str, np.ndarray] = {}
         for i, (name, tower) in enumerate(self._towers.items()):
             if work.rows:
-                pixels = np.stack([row.pixels[i] for row in work.rows])  # (b, h, w, 3)
+                pixels = [row.pixels[i] for row in work.rows]
                 try:
                     raw |= self._vectors(name, tower, pixels, work.tokens.get(name))
                 except torch.OutOfMemoryError as error:
@@ -189,7 +190,7 @@ class Bank:
         return _finish(work, raw)
 
     def _vectors(
-        self, name: str, tower: Towers, pixels: np.ndarray, tokens: torch.Tensor | None
+        self, name: str, tower: Towers, pixels: Sequence[np.ndarray], tokens: torch.Tensor | None
     ) -> dict[str, np.ndarray]:
         """float32 (b, d) of each of the encoder's columns, not normalised."""
         low = self._dtype != torch.float32
@@ -216,7 +217,7 @@ class Bank:
         """Columns and widths, from one black image and one empty caption; also the first warm-up."""
         widths: dict[str, int] = {}
         for name, tower in self._towers.items():
-            pixels = np.stack([tower.preprocess.resize(Image.new("RGB", (8, 8)))])  # (1, h, w, 3)
+            pixels = [tower.preprocess.resize(Image.new("RGB", (8, 8)))]
             tokens = None if tower.tokenize is None else tower.tokenize([""])
             found = self._vectors(name, tower, pixels, tokens)
             flat = {column: vectors.shape for column, vectors in found.items()}

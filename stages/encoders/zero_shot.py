@@ -58,7 +58,7 @@ class Judge:
             while batch := list(islice(left, self._batch_size)):
                 pixels = [found for _, [found] in decoders.map(lambda data: decode(data, [preprocess], False), batch)]
                 with torch.inference_mode():
-                    vectors = self._towers.image(preprocess.tensor(np.stack(pixels), self._device))  # (b, d)
+                    vectors = self._towers.image(preprocess.tensor(pixels, self._device))  # (b, d)
                 yield _unit(vectors)
 
     def texts(self, captions: Sequence[str]) -> np.ndarray:
