@@ -33,9 +33,11 @@ from stages.tar_shard import TarShard
 
 _ROUNDS = 3
 _DECODED = 100
-_TAKES = {224: 1000, 512: 500, 1024: 200}
-"""Samples a worker embeds with the small model, by the side of their pictures in pixels."""
-_TAKES_LARGE = dict.fromkeys(_TAKES, 64)  # with ViT-B/32
+_TARS = 6
+"""Tars of a worker, so that one opens and one ends while another is embedded, as in the stage."""
+_TAKES = {224: 500, 512: 200, 1024: 100}
+"""Samples of each tar, by the side of their pictures in pixels."""
+_LARGE = dict.fromkeys(_TAKES, 64)  # of one tar a worker, with ViT-B/32
 
 
 @dataclass(frozen=True)
@@ -64,22 +66,29 @@ class Timed:
         """Load the model, once for all ways and rounds; not timed."""
         return kept_bank(self.encoder, self.encoding)
 
-    def run(self, state: Bank, item: Part) -> tuple[int, float]:
-        """(samples, seconds)."""
+    def run(self, state: Bank, item: Part) -> tuple[int, float, float]:
+        """(samples, seconds, when it ended by a clock that all processes of a machine share)."""
+        started = time.monotonic()
         if self.way == "models":
-            return forward_only(state, item.samples())
-        started = time.perf_counter()
+            count, seconds = forward_only(state, item.samples())
+            return count, seconds, time.monotonic()
         if self.way == "decode":
-            return decode_only(state, item.samples()), time.perf_counter() - started
-        count = embed(state, item.samples(), self.out, ShardItem(item.index, item.url))["rows"]
-        return cast(int, count), time.perf_counter() - started
+            count = decode_only(state, item.samples())
+        else:
+            count = cast(int, embed(state, item.samples(), self.out, ShardItem(item.index, item.url))["rows"])
+        ended = time.monotonic()
+        return count, ended - started, ended
 
 
 def rate(task: Timed, executor: Executor, urls: Sequence[str], take: int) -> float:
-    """Samples per second of all workers together."""
+    """Samples per second of all workers together: of `embed` from the first tar's begin to the last one's end."""
     parts = [Part(index, url, take) for index, url in enumerate(urls)]
-    done = [result for _, result in executor.map(task, parts, f"{task.way} only", Needs())]
-    return sum(count for count, _ in done) / (sum(seconds for _, seconds in done) / executor.workers)
+    whole = task.way == "embed"
+    done = [found for _, found in executor.map(task, parts, f"{task.way} only", Needs(prefetch=whole))]
+    count = sum(samples for samples, _, _ in done)
+    if whole:
+        return count / (max(ended for _, _, ended in done) - min(ended - seconds for _, seconds, ended in done))
+    return count / (sum(seconds for _, seconds, _ in done) / executor.workers)
 
 
 def bench_embed(
@@ -87,7 +96,7 @@ def bench_embed(
 ) -> None:
     """Decode only, models only, and the embed stage with its files, on the same cores; medians of rounds in turn.
 
-    pools: tars, one a worker, by the side of their pictures in pixels; takes: samples of each tar. Both in turn would
+    pools: tars by the side of their pictures in pixels; takes: samples of each tar. Both in turn would
     do 1 / (1/decode + 1/models) samples a second; tokenizing, tables and files are in neither.
     """
     found: dict[int, list[tuple[float, float, float, float]]] = {side: [] for side in pools}
@@ -146,21 +155,24 @@ def main(
     executor = open_executor("ray", workers, None)
     try:
         out = Artifact(str(folder / "store"), "embeddings", "be9c4000")
-        made = folder / f"pictures-{fingerprint([pool])}"
+        made = folder / f"pictures-{fingerprint([pool, _TARS, _TAKES])}"
         pools = {
-            side: enlarged(itertools.cycle(found), made / f"{side}", side, take, executor.workers)
+            side: enlarged(itertools.cycle(found), made / f"{side}", side, take, _TARS * executor.workers)
             for side, take in _TAKES.items()
         }
+        few = {side: urls[: executor.workers] for side, urls in pools.items()}
         small, large = OpenClip(str(pocket.CONFIG), "random"), OpenClip("ViT-B-32", "random")
         bf16 = Encoding(device="cpu", batch_size=32, precision="bf16")
-        ways: list[tuple[str, Timed, Mapping[int, int]]] = [
-            ("pocket, exact", Timed(small, Encoding(device="cpu"), out), _TAKES),
-            ("pocket, fast", Timed(small, Encoding(device="cpu", preprocess="fast"), out), _TAKES),
-            ("ViT-B-32", Timed(large, Encoding(device="cpu", batch_size=32), out), _TAKES_LARGE),
-            ("ViT-B-32, bf16", Timed(large, bf16, out), _TAKES_LARGE),
-        ]
-        for name, task, takes in ways:
-            bench_embed(table, name, task, pools, takes, executor)
+        for name, task in (
+            ("pocket, exact", Timed(small, Encoding(device="cpu"), out)),
+            ("pocket, fast", Timed(small, Encoding(device="cpu", preprocess="fast"), out)),
+        ):
+            bench_embed(table, name, task, pools, _TAKES, executor)
+        for name, task in (
+            ("ViT-B-32", Timed(large, Encoding(device="cpu", batch_size=32), out)),
+            ("ViT-B-32, bf16", Timed(large, bf16, out)),
+        ):
+            bench_embed(table, name, task, few, _LARGE, executor)
         bench_shards.measure(table, folder.absolute(), gigabytes, executor)
     finally:
         executor.close()

@@ -55,7 +55,7 @@ class Preprocess:
             image = piece(image)
         return np.asarray(image)
 
-    def tensor(self, pixels: Sequence[np.ndarray] | np.ndarray, device: torch.device) -> torch.Tensor:
+    def tensor(self, pixels: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
         """float32 (b, 3, h, w) of b times uint8 (h, w, 3): bit-equal to ToTensor and Normalize one by one."""
         # torch keeps pinned memory for the next batch: fresh memory takes six times as long to fill
         batch = torch.empty((len(pixels), *pixels[0].shape), dtype=torch.uint8, pin_memory=device.type == "cuda")

@@ -78,7 +78,7 @@ def test_the_pixels_are_those_of_open_clips_own_transform(cfg: PreprocessCfg) ->
         found_size, (pixels,) = decode(data, [ours], False)
         assert found_size == size, name
         assert pixels.dtype == np.uint8
-        assert torch.equal(ours.tensor(np.stack([pixels]), CPU)[0], expected), name
+        assert torch.equal(ours.tensor([pixels], CPU)[0], expected), name
 
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
@@ -92,7 +92,7 @@ def test_the_pixels_are_those_of_timms_own_transform(mode: str) -> None:
         with Image.open(io.BytesIO(data)) as image:
             expected = own(image.convert("RGB"))
         _, (pixels,) = decode(data, [ours], False)
-        assert torch.equal(ours.tensor(np.stack([pixels]), CPU)[0], expected), name
+        assert torch.equal(ours.tensor([pixels], CPU)[0], expected), name
 
 
 def test_dinov2_keeps_its_crop_and_takes_another_size() -> None:
@@ -108,7 +108,7 @@ def test_a_batch_of_tensors_is_bit_equal_to_its_rows(batch: int, side: int, seed
     pixels = np.random.default_rng(seed).integers(0, 256, (batch, side, side, 3), np.uint8)
     own = image_transform_v2(PreprocessCfg(size=side), is_train=False)
     expected = torch.stack([own.transforms[-1](own.transforms[-2](Image.fromarray(row))) for row in pixels])
-    assert torch.equal(ours.tensor(pixels, CPU), expected)
+    assert torch.equal(ours.tensor(list(pixels), CPU), expected)
 
 
 @pytest.mark.parametrize("cfg", CONFIGS, ids=lambda cfg: f"{cfg.resize_mode}-{cfg.size}")
