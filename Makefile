@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates bench-loader bench-many bench-peer bench-shards fuzz clean evidence-datacomp evidence-demo evidence-filter
+.PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates bench-gpu bench-loader bench-many bench-peer bench-shards fuzz clean evidence-datacomp evidence-demo evidence-filter
 
 quickstart: $(VENV)/.installed  ## render a world, train a filter network on it, filter its noisy pool on Ray
 	$(RUN) -m jobs quickstart --folder out/quickstart
@@ -27,6 +27,9 @@ bench-decide: $(VENV)/.installed  ## what deciding costs at 1 and 10 million sam
 
 bench-duplicates: $(VENV)/.installed  ## what semantic deduplication of a million samples costs; 8 GB of disk, 10 minutes
 	$(RUN) -m jobs.bench_duplicates --folder out/bench-duplicates
+
+bench-gpu: $(VENV)/.installed  ## embedding on one GPU beside its limits, on tars of photos: POOL='/photos/*.tar'; 1 GB of disk
+	$(RUN) -m jobs.bench_gpu --folder out/bench-gpu --pool '$(POOL)'
 
 bench-loader: $(VENV)/.installed  ## training in place beside exported shards and the whole pool; 2 GB of disk, 3 minutes
 	$(RUN) -m jobs.bench_loader --folder out/bench-loader

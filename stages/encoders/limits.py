@@ -25,6 +25,11 @@ def kept_bank(encoder: OpenClip, encoding: Encoding) -> Bank:
     return Bank.open({"clip": encoder}, encoding)
 
 
+def device_name(device: str) -> str:
+    """What its maker calls a GPU; other devices have no name of their own."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
 def decode_only(bank: Bank, samples: Iterable[Sample | Reject]) -> int:
     """Read, decode and resize every sample for every encoder and throw the pixels away; how many there were."""
     return sum(1 for _ in bank.decoded(samples))
