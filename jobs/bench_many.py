@@ -100,6 +100,7 @@ def prepare(folder: Path, shards: int, rows: int) -> Path:
 def measured(job: Job, executor: str, workers: int) -> list[Line]:
     """Run a job as `winnow run` does, with its events and metrics; what each stage cost the driver."""
     running_on = open_executor(executor, workers, None)
+    running_on.start()  # of no stage's cost
     try:
         with recorded(job.store, job.name, executor) as watchers:
             ledger = Ledger()

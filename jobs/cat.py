@@ -1,31 +1,71 @@
 """`winnow cat`: streams a tar of the kept samples of one input shard to stdout; leaves no file, and imports little."""
 
 import argparse
-import os
+import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from jobs import loader
-from pipeline.errors import JobError, WinnowError
+from pipeline.errors import JobError, StorageError, WinnowError
 
 READER_LEFT = 141
 """Exit code where who reads the pipe had enough: that of a shell for SIGPIPE, which webdataset takes as no error."""
 
 
+_HELD_BYTES = 512 << 10
+"""More than one write of a tar: what an interrupted one did not take is then still held, and goes before all else."""
+
+
+class _Stdout(io.BufferedWriter):
+    """The whole of what it is given, or an error: StorageError, but for a reader who left.
+
+    sys.stdout.buffer is none where PYTHONUNBUFFERED is set, as in many images of containers: what a full disk or a
+    reader who left did not take would be gone without a word.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(io.FileIO(number, "w", closefd=False), _HELD_BYTES)
+
+    def write(self, data: Any, /) -> int:
+        """As BufferedWriter's."""
+        with _taken():
+            return super().write(data)
+
+    def flush(self) -> None:
+        """As BufferedWriter's."""
+        with _taken():
+            super().flush()
+
+
+@contextmanager
+def _taken() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"stdout must take a whole tar, but: {error}; what it has is broken off") from error
+
+
 def cat(store: str, name: str, shard: int, epoch: int | None = None, gap: int | None = None) -> int:
     """Write the kept samples of one input shard to stdout; the exit code.
 
-    epoch, gap: as epoch and gap_bytes of loader.opened. Raises as it does, and as Selected.write_tar.
+    epoch, gap: as epoch and gap_bytes of loader.opened. Raises as it does, and as Selected.write_tar; StorageError
+    where stdout does not take all.
     """
     if gap is not None and gap < 0:
         raise JobError(f"a gap must be 0 bytes or more, but {gap} came")
     kept = loader.opened(store, name, epoch=epoch, gap_bytes=gap)
     plan = kept.plan(shard)
+    if sys.stdout is None:
+        raise StorageError("stdout must take a tar, but it is closed")
     try:
-        kept.selected.write_tar(plan, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        with _Stdout(sys.stdout.fileno()) as file:
+            kept.selected.write_tar(plan, file)
+            file.flush()  # one that is interrupted here goes on when the file is closed
     except BrokenPipeError:
-        # what is left in the buffer would fail again when the interpreter ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_LEFT
     return 0
 

@@ -127,6 +127,10 @@ class Metered:
         """See Executor.failed."""
         return self.inner.failed
 
+    def start(self) -> None:
+        """See Executor.start."""
+        self.inner.start()
+
     def map(
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:

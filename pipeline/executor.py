@@ -85,6 +85,10 @@ class Executor(Protocol):
         """How often items of the present `map` failed so far, by index; those that never did are absent."""
         ...
 
+    def start(self) -> None:
+        """Be ready for work, as the first `map` would be; nothing where it is already."""
+        ...
+
     def map(
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:

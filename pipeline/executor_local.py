@@ -43,6 +43,9 @@ class LocalExecutor:
         self.workers = workers or os.cpu_count() or 1
         self.failed: Mapping[int, int] = {}
 
+    def start(self) -> None:
+        """Threads begin with each call of map."""
+
     def map(
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:

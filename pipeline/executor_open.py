@@ -2,12 +2,15 @@
 
 import os
 import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.errors import JobError
-from pipeline.executor import Executor
+from pipeline.executor import Executor, Item, Needs, Regroup, Result, State, Task
 from pipeline.executor_local import LocalExecutor
+from pipeline.metrics_ray import RayMetrics
 from pipeline.watching import Watcher
 
 _ANSWER_S = 5.0
@@ -17,8 +20,9 @@ _SETTINGS = 4  # the type of the frame that opens an HTTP/2 connection
 def open_executor(kind: str, workers: int | None, address: str | None) -> Executor:
     """The executor called `local` or `ray`; workers None means one per core.
 
-    address: of a running Ray cluster (`auto` for the one this machine belongs to); None starts a local one, which
-    listens on loopback only. Raises JobError where no cluster answers at an address, within about 20 seconds.
+    address: of a running Ray cluster (`auto` for the one this machine belongs to); None starts a local one with the
+    first work, which listens on loopback only. Raises JobError where no cluster answers at an address, within about 20
+    seconds, whether or not there is work.
     """
     if kind == "local":
         if address:
@@ -26,20 +30,60 @@ def open_executor(kind: str, workers: int | None, address: str | None) -> Execut
         return LocalExecutor(workers)
     if kind == "ray":
         _prepare_ray(address or os.environ.get("RAY_ADDRESS"))
-        # importing ray costs a second, which the local executor and its tests need not pay
-        from pipeline.executor_ray import RayExecutor
-
-        return RayExecutor(workers, address)
+        return _WithWork(partial(_ray, workers, address))
     raise JobError(f"the executor must be 'local' or 'ray', but {kind!r} came")
 
 
-def open_metrics(kind: str, job: str) -> tuple[Watcher, ...]:
-    """Who counts what an executor of this kind does, for Prometheus; nobody without Ray. Call it after it is open."""
-    if kind != "ray":
-        return ()
-    from pipeline.metrics_ray import RayMetrics
+class _WithWork:
+    """An executor that is opened when it has work: where all is done already, a run waits for no cluster."""
 
-    return (RayMetrics(job),)
+    def __init__(self, opening: Callable[[], Executor]) -> None:
+        self._opening = opening
+
+    @cached_property
+    def _inner(self) -> Executor:
+        return self._opening()
+
+    @property
+    def workers(self) -> int:
+        """See Executor.workers; a cluster tells how many."""
+        return self._inner.workers
+
+    @property
+    def failed(self) -> Mapping[int, int]:
+        """See Executor.failed."""
+        return self._inner.failed
+
+    def start(self) -> None:
+        """See Executor.start."""
+        self._inner.start()
+
+    def map(
+        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
+    ) -> Iterator[tuple[int, Result]]:
+        """See Executor.map."""
+        return self._inner.map(task, items, label, needs) if items else iter(())
+
+    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
+        """See Executor.regroup."""
+        return self._inner.regroup(work, items, label) if items else iter(())
+
+    def close(self) -> None:
+        """See Executor.close."""
+        if "_inner" in vars(self):
+            self._inner.close()
+
+
+def _ray(workers: int | None, address: str | None) -> Executor:
+    # importing ray costs a second, which the local executor and its tests need not pay
+    from pipeline.executor_ray import RayExecutor
+
+    return RayExecutor(workers, address)
+
+
+def open_metrics(kind: str, job: str) -> tuple[Watcher, ...]:
+    """Who counts what an executor of this kind does, for Prometheus; nobody without Ray."""
+    return (RayMetrics(job),) if kind == "ray" else ()
 
 
 def _prepare_ray(address: str | None) -> None:

@@ -177,6 +177,9 @@ class RayExecutor:
         """Number of actors for tasks that need one core each."""
         return self._asked or max(1, int(ray.cluster_resources().get("CPU", 1)))
 
+    def start(self) -> None:
+        """It is connected since it was made."""
+
     def map(
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:

@@ -196,6 +196,8 @@ def execute(stage: Stage, run: Run) -> StepResult:
     done = out.done()
     if done is not None and out.holds(done):
         return StepResult(stage.name, out, done, time.monotonic() - started, reused=True)
+    run.executor.start()
+    started = time.monotonic()  # a cluster that starts is no part of the stage
     storage.remove_abandoned(out.folder)
     report = stage.run(run, out)
     seconds = round(time.monotonic() - started, 3)

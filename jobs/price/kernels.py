@@ -4,6 +4,7 @@ Each runs as a task of the executor, so with the cores and the thread settings t
 """
 
 import os
+import statistics
 import time
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,7 +15,9 @@ import numpy as np
 from jobs.job import Job
 from jobs.price.miniature import Shrunk
 from pipeline import storage
+from pipeline.events import EventLog
 from pipeline.executor import Executor, Needs
+from pipeline.watching import Watch
 from stages.encoders import Encoding, OpenClip, Timm
 from stages.formats import ImageReader
 from stages.kmeans import Nearest, fit
@@ -23,7 +26,11 @@ from stages.near import close_pairs
 _FIT_FLOPS = 4e10  # k-means that is timed as it is; a larger one by fewer rows and clusters
 _PAIR_ROWS = 3072
 _ASSIGN_ROWS = 1024
-_CALLS = 300
+_MANY = 5000  # items, nearly all of which go in large calls
+_ROUNDS = 8
+
+ALONE = 7
+"""Items for each worker: so few go one a call, however soon they come back (pipeline/waiting.py)."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +97,26 @@ def pair_seconds(executor: Executor, d: int) -> float:
     return _timed(Kernel("pairs", _PAIR_ROWS, 0, d), executor) / (_PAIR_ROWS * (_PAIR_ROWS - 1) / 2)
 
 
-def call_seconds(executor: Executor) -> float:
-    """Of the driver for one shard of one pass, beside the work itself."""
-    for _ in executor.map(Kernel("nothing"), range(20), "price: warm", Needs()):
-        pass
-    started = time.perf_counter()
-    for _ in executor.map(Kernel("nothing"), range(_CALLS), "price: calls", Needs()):
-        pass
-    return (time.perf_counter() - started) / _CALLS
+def driver_seconds(executor: Executor, folder: str) -> tuple[float, float]:
+    """(alone, among many): processor seconds of the driver, all threads, for a shard of a pass that goes so.
+
+    As a run has them, with its event line, into a folder. By the processor: a driver waits beside its workers.
+    """
+    events = EventLog.of(folder, "price")
+    watch = Watch(executor, (events,))
+
+    def each(count: int) -> float:
+        started = time.process_time()
+        for _ in watch.map(Kernel("nothing"), range(count), "price: calls", Needs()):
+            pass
+        return (time.process_time() - started) / count
+
+    few = ALONE * executor.workers
+    each(few)  # workers begin
+    alone = statistics.median(each(few) for _ in range(_ROUNDS))
+    among = each(_MANY)
+    events.close("finished")
+    return alone, min(among, alone)
 
 
 def read_rate(shard: Shrunk) -> float:

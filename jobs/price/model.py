@@ -16,6 +16,7 @@ import numpy as np
 from jobs.job import Job
 from jobs.price.miniature import Miniature
 from jobs.price.timing import Call
+from pipeline.waiting import AIM_S
 from stages.policy import names_of
 
 _PER_SHARD = re.compile(r"\d{5,}\.\w+")
@@ -56,17 +57,23 @@ class Measured:
 class Rates:
     """What was timed beside the miniature; seconds, and samples or bytes a second. None: the job has no use for it.
 
-    fit: of the whole k-means of a stage, by label. assign: (at the job's clusters, at the miniature's) of a sample, by
-    label. pair: of one.
+    alone, among: of the driver for a shard of a pass that is a call by itself, and for one of many in a call. fit: of
+    the whole k-means of a stage, by label. assign: (at the job's clusters, at the miniature's) of a sample, by label.
+    pair: of one.
     """
 
-    call: float
+    alone: float
+    among: float
     read: float
     decode: float | None = None
     models: float | None = None
     fit: Mapping[str, float] = field(default_factory=dict)
     assign: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     pair: float | None = None
+
+    def driver(self, seconds: float) -> float:
+        """Seconds of the driver for a shard that takes a worker so long: as many go with a call as AIM_S holds."""
+        return self.among + (self.alone - self.among) * min(1.0, seconds / AIM_S)
 
 
 @dataclass(frozen=True)
@@ -114,10 +121,9 @@ def estimate(
 ) -> Estimate:
     """One stage over the whole pool, on so many workers like the `here` ones of the miniature."""
     scale = pool.samples / max(1, small.rows)
-    busy, kernels, alone, passes = _busy(measured, small, pool, rates, job)
+    busy, kernels, alone, driver = _busy(measured, small, pool, rates, job)
     fixed = _start(measured, small, rates, here, job)
     at_once = max(1, min(workers, pool.shards))
-    driver = passes * pool.shards * rates.call
     seconds = fixed + alone + max(busy / at_once, driver)
     per_shard = pool.shards / max(1, len(small.shards))
     read, left = measured.read * scale, measured.left * scale
@@ -157,20 +163,20 @@ def _start(measured: Measured, small: Miniature, rates: Rates, here: int, job: J
     """What the cold run took beside the work that the warm one tells: workers that begin, imports, models, files."""
     first = small.cold
     pool = Pool(len(first), float(sum(first)), 0.0, float(max(first)), assumed=False)
-    bare = Rates(rates.call, rates.read, fit={measured.label: 0.0})
+    bare = Rates(rates.alone, rates.among, rates.read, fit={measured.label: 0.0})
     busy, _, _, _ = _busy(measured, small, pool, bare, job)
     return max(0.0, measured.cold - busy / max(1, min(here, len(first))))
 
 
 def _busy(
     measured: Measured, small: Miniature, pool: Pool, rates: Rates, job: Job
-) -> tuple[float, dict[str, float], float, int]:
-    """Seconds of all workers, those of them in kernels by kind, seconds of one worker alone, and passes over shards."""
+) -> tuple[float, dict[str, float], float, float]:
+    """Seconds of all workers, those of them in kernels by kind, seconds of one worker alone, and of the driver."""
     scale, rows = pool.samples / max(1, small.rows), {i: shard.rows for i, shard in enumerate(small.shards)}
     groups: dict[tuple[str, str], list[Call]] = defaultdict(list)
     for call in measured.calls:
         groups[call.label, call.step].append(call)
-    busy, alone, passes, kernels = 0.0, 0.0, 0, dict[str, float]()
+    busy, alone, driver, kernels = 0.0, 0.0, 0.0, dict[str, float]()
     came = measured.came * scale
     for (label, step), calls in groups.items():
         took = sum(call.seconds for call in calls)
@@ -182,8 +188,10 @@ def _busy(
         elif len(known) == len(calls) and measured.label != "shards":
             sizes = [rows[cast(int, call.index)] for call in known]
             a, b = extended(sizes, [call.seconds for call in known], pool.shards, pool.samples)
-            busy += a * pool.shards + b * pool.samples
-            passes += 1
+            whole = a * pool.shards + b * pool.samples
+            busy += whole
+            # a step of a regroup goes in large blocks, however long it takes
+            driver += pool.shards * rates.driver(whole / pool.shards if step == "run" else 0.0)
             if label.endswith("assign"):
                 large, little = rates.assign.get(measured.label, (0.0, 0.0))
                 kernels["assign"] = came * large
@@ -196,7 +204,7 @@ def _busy(
             busy += kernels["pairs"] + scale * max(0.0, took - rates.pair * few)
         else:
             busy += took * scale
-    return busy, kernels, alone, passes
+    return busy, kernels, alone, driver
 
 
 def _pairs(rows: float, options: Any) -> float:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -96,7 +96,9 @@ def price(job: Job, executor: Executor, options: Options, say: Callable[[str], N
         small = replace(small, cold=tuple(shard.rows for shard in few))
         say("then the miniature")
         measured = _run(small, timing, {one.label: one.seconds for one in first}, say)
-        rates = _rates(job, small, pool, measured, executor, say)
+        say("  what grows with clusters, and the parts of a stage by themselves")
+        bare = Rates(*kernels.driver_seconds(executor, str(folder)), kernels.read_rate(shards[0]))
+        rates = _rates(job, small, pool, measured, executor, bare)
     finally:
         shutil.rmtree(folder)
     workers = options.workers or job.resources.workers or executor.workers
@@ -151,9 +153,10 @@ def _came(result: StepResult, small: Miniature) -> float:
     return float(small.rows)
 
 
-def _rates(job: Job, small: Miniature, pool: Pool, measured: Sequence[Measured], executor: Executor, say: Any) -> Rates:
-    say("  what grows with clusters, and the parts of a stage by themselves")
-    rates = Rates(kernels.call_seconds(executor), kernels.read_rate(small.shards[0]))
+def _rates(
+    job: Job, small: Miniature, pool: Pool, measured: Sequence[Measured], executor: Executor, rates: Rates
+) -> Rates:
+    """The same with all that the job has a use for."""
     reader = job.pool.reader
     if not isinstance(reader, VectorReader):
         decode, models = kernels.alone(executor, job, reader, list(small.shards))

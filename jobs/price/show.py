@@ -51,7 +51,8 @@ def show(found: Price, prices: Prices, console: Console) -> None:
         f"measured here: {found.miniature.rows:,} samples of {len(found.miniature.shards)} shards on {found.here} "
         f"workers; priced for {found.workers} workers, each like one of these",
         f"storage: {found.rates.read / 1e6:,.0f} MB/s for one reader (a local file may come from the page cache); "
-        f"driver: {1000 * found.rates.call:.2f} ms a shard and pass",
+        f"driver: {1000 * found.rates.alone:.2f} ms a shard and pass, {1000 * found.rates.among:.2f} where many are "
+        f"one call",
     ]
     if found.rates.decode and found.rates.models:
         lines.append(

@@ -105,6 +105,10 @@ class Timing:
         """See Executor.failed."""
         return self._inner.failed
 
+    def start(self) -> None:
+        """See Executor.start."""
+        self._inner.start()
+
     def map(self, task: Task[Any, Any, Any], items: Sequence[Any], label: str, needs: Needs) -> Iterator[Any]:
         """See Executor.map."""
         return self._inner.map(_Timed(task, _Clock(str(self._folder), label)), items, label, needs)

@@ -1,8 +1,11 @@
 """`winnow cat`: tars that webdataset and open_clip's own loader read through a pipe; light, loud, quiet when left."""
 
+import fcntl
 import gc
 import logging
+import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -87,11 +90,52 @@ def test_it_starts_without_what_the_other_commands_import(result: Result) -> Non
     assert len(done.stdout) > 10_000
 
 
-def test_a_reader_that_had_enough_is_no_error(result: Result) -> None:
-    # it leaves before anything comes: a small tar would be in the pipe whole when a slower one leaves
-    command = f"{WINNOW} cat {result.job.store} planted 0 | true; exit ${{PIPESTATUS[0]}}"
+# many images of containers set it, and sys.stdout.buffer then takes a part of what it is given
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_had_enough_is_no_error(result: Result, unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    words = [sys.executable, "-m", "jobs", "cat", result.job.store, "planted", "0"]
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)  # a tar of 70 kB would lie in a longer one when the reader leaves
+    with subprocess.Popen(words, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE) as running:
+        os.close(writer)
+        assert len(os.read(reader, 100)) == 100
+        os.close(reader)
+        assert running.communicate() == (None, b"")
+    assert running.returncode == READER_LEFT
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_interrupted_write_loses_nothing(result: Result, unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after it, the rest or the mark of a failure, must stand where a reader looks for it."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    words = [sys.executable, "-m", "jobs", "cat", result.job.store, "planted", "0"]
+    whole = subprocess.run(words, cwd=ROOT, capture_output=True, check=True).stdout
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    with subprocess.Popen(words, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE) as running:
+        os.close(writer)
+        found = [os.read(reader, 100)]  # it waits for room in the pipe now
+        running.send_signal(signal.SIGINT)
+        while block := os.read(reader, 1 << 16):
+            found.append(block)
+        os.close(reader)
+        assert running.communicate() == (None, b"")
+    assert running.returncode == 130
+    assert b"".join(found) == whole
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("target", ["/dev/full", "short.tar"])
+def test_a_tar_that_finds_no_room_is_an_error(
+    result: Result, target: str, unbuffered: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No room at all, and none after the first 40 kB: the last write takes a part of what it is given."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    command = f"ulimit -f 40; {WINNOW} cat {result.job.store} planted 0 > {shlex.quote(str(tmp_path / target))}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (READER_LEFT, "")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert done.stderr.startswith("winnow: stdout must take a whole tar, but: ")
 
 
 @contextmanager

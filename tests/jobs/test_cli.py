@@ -152,6 +152,20 @@ def test_the_module_is_the_command(job_file: Path) -> None:
     assert bad.stderr == "winnow: a job must have store\n"
 
 
+def test_a_job_that_is_done_waits_for_no_cluster(job_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert called(monkeypatch, "run", str(job_file), "--executor", "local") == 0
+    code = (
+        "import sys; from jobs.__main__ import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "sys.exit('ray' in sys.modules)"
+    )
+    words = [sys.executable, "-c", code, "run", str(job_file), "--executor", "ray"]
+    again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stderr.count("done before")) == (0, 6)
+    *_, log = sorted((job_file.parent / "store/events").iterdir())
+    assert log.read_text().count('"event": "stage"') == 6, "its events are there, though nobody counts for Ray"
+
+
 @pytest.mark.parametrize("workers", ["0", "-1"])
 def test_no_workers_are_a_usage_error(
     job_file: Path, workers: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

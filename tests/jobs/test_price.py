@@ -15,14 +15,18 @@ from rich.console import Console
 
 from jobs.job import Job, load, parse
 from jobs.plan import workers_here
+from jobs.price import kernels
 from jobs.price import price as pricing
 from jobs.price.miniature import drawn, shrink
-from jobs.price.model import extended, files_of
+from jobs.price.model import Measured, Pool, Rates, estimate, extended, files_of
 from jobs.price.price import Options, Price, price
 from jobs.price.show import Prices, show, totals
+from jobs.price.timing import Call
 from jobs.run import run
 from pipeline.errors import JobError
+from pipeline.executor import Executor
 from pipeline.executor_local import LocalExecutor
+from pipeline.waiting import AIM_S, Waiting, Work
 from stages.formats.sample import Sample
 from tests.jobs.test_cli import called
 from tests.jobs.test_run import job_values
@@ -101,6 +105,43 @@ def test_calls_of_one_size_are_samples_unless_the_pool_has_that_size() -> None:
     assert extended([100, 100], [1.0, 3.0], 10, 10_000.0) == pytest.approx((0, 0.02))
     assert extended([100, 100], [1.0, 3.0], 10, 1000.0) == pytest.approx((2.0, 0))
     assert extended([10, 100], [3.0, 1.0], 10, 1000.0)[1] == 0, "never less for more"
+
+
+def test_a_call_by_itself_costs_the_driver_more_than_one_of_many(ray_executor: Executor, tmp_path: Path) -> None:
+    alone, among = kernels.driver_seconds(ray_executor, str(tmp_path))
+    assert alone > 4 * among > 0  # 20 to 40 times
+    [log] = tmp_path.rglob("*.jsonl")
+    assert log.read_text().count("\n") > 5000, "its event lines are counted"
+
+
+@pytest.mark.parametrize("workers", [1, 2, 64])
+def test_what_is_timed_alone_goes_alone(workers: int) -> None:
+    waiting = Waiting(Work(kernels.ALONE * workers, str, lambda actor, pieces: None, together=True), workers)
+    waiting.saw(1, 1e-9)
+    while waiting:
+        assert len(waiting.take()) == 1
+        waiting.saw(1, 1e-9)
+
+
+def test_the_driver_is_priced_by_what_a_call_holds() -> None:
+    rates = Rates(alone=1e-3, among=1e-5, read=1.0)
+    assert rates.driver(0) == 1e-5
+    assert rates.driver(AIM_S / 10) == pytest.approx(1e-5 + 0.1 * 0.99e-3)
+    assert rates.driver(AIM_S) == pytest.approx(1e-3)
+    assert rates.driver(3600) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(("step", "seconds", "driver"), [("run", 0.1, 1.0), ("run", 0.01, 0.1), ("scatter", 0.1, 0.0)])
+def test_a_pass_is_priced_by_the_time_of_its_items(page: Price, step: str, seconds: float, driver: float) -> None:
+    shards = len(page.miniature.shards)
+    calls = tuple(Call("rules", step, i, seconds, 0, 0, 0, "a:1") for i in range(shards))
+    found = Measured("rules", seconds, 0.0, calls, page.miniature.rows, shards, 0, 0, 0)
+    pool = Pool(1000, 1000 * page.miniature.rows / shards, 0.0, 0.0, assumed=True)
+    bare, dear = (
+        estimate(found, page.miniature, page.job, pool, Rates(alone, 0.0, 1e9), 1000, 1).seconds for alone in (0.0, 1.0)
+    )
+    assert bare == pytest.approx(seconds)
+    assert dear == pytest.approx(max(seconds, 1000 * driver))
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 9))

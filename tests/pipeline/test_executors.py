@@ -365,6 +365,18 @@ def test_a_kind_of_executor_that_is_not_there():
     local.close()
 
 
+def test_ray_starts_with_the_first_work(ray_executor, tmp_path):
+    ray_executor.close()  # its actors hold the cores
+    executor = open_executor("ray", 1, None)
+    assert list(executor.map(Square(str(tmp_path)), [], "squares", Needs())) == []
+    assert list(executor.regroup(Spread(2), [], "spread")) == []
+    executor.close()
+    assert "_inner" not in vars(executor)
+    assert list(executor.map(Square(str(tmp_path)), [7], "squares", Needs())) == [(0, 49)]
+    assert executor.workers == 1
+    executor.close()
+
+
 @dataclass(frozen=True)
 class Spread:
     """Item i holds 0..i+1; part v % parts tells it the sum of the numbers there up to its own largest."""

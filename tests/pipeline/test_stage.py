@@ -1,6 +1,7 @@
 """Stages run into the artifact that their fingerprint names, and do again only what is not there."""
 
 import os
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -115,6 +116,24 @@ def test_a_stage_runs_once_and_is_then_reused(pool):
     assert again.artifact == first.artifact
     assert again.report == first.artifact.done()
     assert pool.worked() == []
+
+
+class Slow(LocalExecutor):
+    """Takes half a second to start, as a cluster takes some."""
+
+    starts = 0
+
+    def start(self) -> None:
+        self.starts += 1
+        time.sleep(0.5)
+
+
+def test_a_cluster_starts_for_a_stage_that_is_not_done_and_is_no_part_of_its_seconds(pool):
+    executor = Slow()
+    for starts in (1, 1):
+        run = replace(pool.run(), executor=executor)
+        assert execute(pool.stage(run), run).seconds < 0.5
+        assert executor.starts == starts
 
 
 def test_done_says_what_was_made_of_what(pool):
@@ -275,6 +294,9 @@ class Forgetful:
     lost: int
     workers: int = 1
     failed: ClassVar[dict[int, int]] = {}
+
+    def start(self) -> None:
+        pass
 
     def map(self, task, items, label, needs):
         for index, item in enumerate(items):
