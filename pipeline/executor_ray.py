@@ -31,9 +31,14 @@ _DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError)
 
 @dataclass
 class _Seat:
-    """One actor of the pool, seen from the driver: whether it answers, and which calls lie with it."""
+    """One actor of the pool, seen from the driver: whether it answers, and which calls lie with it.
+
+    process: that which greeted last. ended: one that the driver has ended.
+    """
 
     actor: Any
+    process: int | None = None
+    ended: int | None = None
     greeting: Any = None  # reference that is ready once the actor runs; None while it is known to
     sent: dict[Any, list[int]] = field(default_factory=dict)  # pieces by reference of their answer, oldest call first
 
@@ -60,8 +65,10 @@ class _Drive:
                     continue
                 seat = self._at.pop(reference)
                 if reference == seat.greeting:
-                    _opened(reference)  # it cannot start where this raises, and the error says why
+                    seat.process = _opened(reference)  # it cannot start where this raises, and the error says why
                     seat.greeting = None
+                    if seat.process == seat.ended:  # it was quicker than its end, which would take work with it
+                        self._greet(seat)
                 else:
                     yield from self._answered(seat, reference)
         if self._failures:
@@ -125,6 +132,7 @@ class _Drive:
             elif good is None:
                 # a process that ran into its limit may lack more than this: a fresh one tries again
                 ray.kill(seat.actor, no_restart=False)
+                seat.ended = seat.process
                 lost = self._lost(seat)
                 self._waiting.alone.update([piece, *lost] if self._needs.prefetch else [])  # two were too many
                 self._waiting.back(lost)

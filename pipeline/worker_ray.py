@@ -34,9 +34,11 @@ class Worker:
         self._call = -1
         self._state: Any = None
         self._opening = threading.Lock()
+        self._process = time.time_ns()
 
-    def greet(self) -> None:
-        """Answers once the actor runs."""
+    def greet(self) -> int:
+        """Answers once the actor runs: which of its processes, for it may be restarted, this one is."""
+        return self._process
 
     def run(self, call: int, task: Task[Any, Any, Any], items: Sequence[object], slice_s: float) -> Answer:
         """Do items, the first in any case, until all are done or the slice of time is over.

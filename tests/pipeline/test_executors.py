@@ -594,6 +594,7 @@ class Hungry:
     """Runs out of memory on its first try of an item, as under a limit of the system."""
 
     folder: str
+    slow: float = 0
 
     def open(self) -> None:
         mark(self.folder, f"open-{os.getpid()}")
@@ -603,6 +604,7 @@ class Hungry:
             # from where a reader stands, memory that is refused looks like a file that cannot be read
             lacking = MemoryError("malloc failed") if item else OSError(errno.ENOMEM, "Cannot allocate memory")
             raise ShardError(f"{item} must be whole") from lacking
+        time.sleep(self.slow)
         return item
 
 
@@ -611,6 +613,25 @@ def test_a_worker_that_is_out_of_memory_is_replaced(ray_executor, tmp_path):
     assert sorted(results) == [(i, i) for i in range(6)]
     assert {item: attempts(tmp_path)[item] for item in (0, 3)} == {0: 2, 3: 2}
     assert len(marks(tmp_path, "open")) >= 3  # two of them died of it
+
+
+def test_a_worker_that_is_slow_to_end_takes_no_work_with_it(ray_executor, tmp_path, monkeypatch):
+    """Ray tells a process to end and comes back; what it still answers must not count."""
+    import ray
+
+    kill, ended = ray.kill, []
+
+    def later(actor: object, no_restart: bool) -> None:
+        ended.append(threading.Timer(0.5, kill, [actor], {"no_restart": no_restart}))
+        ended[-1].start()
+
+    monkeypatch.setattr(ray, "kill", later)
+    found = dict(ray_executor.map(Hungry(str(tmp_path), slow=0.3), range(6), "hungry", Needs(retries=1)))
+    assert found == {i: i for i in range(6)}
+    assert dict(ray_executor.failed) == {0: 1, 3: 1}
+    assert len(ended) == 2
+    for timer in ended:
+        timer.join()
 
 
 @dataclass(frozen=True)
