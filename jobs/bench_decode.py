@@ -25,8 +25,9 @@ from pipeline import storage
 from pipeline.errors import SampleError
 from stages.embeddings import cosine
 from stages.encoders import Bank, Encoding, OpenClip
+from stages.encoders.bank import TOGETHER
 from stages.encoders.limits import own_transform
-from stages.encoders.pixels import Preprocess, decode
+from stages.encoders.pixels import Preprocess, decode, decode_all
 from stages.formats import Webdataset
 from stages.formats.sample import Sample
 
@@ -65,18 +66,22 @@ def _file(picture: Image.Image, format: str, **options: int) -> bytes:
 
 
 def rates(files: Sequence[bytes], own: Callable[[bytes], object], ours: Preprocess) -> dict[str, float]:
-    """Images a second of a core's time: open_clip's own transform, `exact`, `fast`; medians of rounds in turn."""
-    ways: dict[str, Callable[[bytes], object]] = {
-        "own": own,
-        "exact": lambda data: decode(data, [ours], fast=False),
-        "fast": lambda data: decode(data, [ours], fast=True),
+    """Images a second of a core's time: open_clip's own transform, `exact`, `fast`; medians of rounds in turn.
+
+    The last two get as many files a call as a decoding thread of the embed stage.
+    """
+    calls = [files[first : first + TOGETHER] for first in range(0, len(files), TOGETHER)]
+    ways: dict[str, Callable[[Sequence[bytes]], object]] = {
+        "own": lambda call: [own(data) for data in call],
+        "exact": lambda call: decode_all(call, [ours], fast=False),
+        "fast": lambda call: decode_all(call, [ours], fast=True),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(_ROUNDS + 1):
         for name, way in ways.items():
             started = time.thread_time()
-            for data in files:
-                way(data)
+            for call in calls:
+                way(call)
             seconds[name].append(time.thread_time() - started)
     return {name: len(files) / median(found[1:]) for name, found in seconds.items()}
 

@@ -20,7 +20,7 @@ from pipeline.errors import JobError, ModelError, SampleError
 from pipeline.turns import Turns
 from stages.encoders import clip, timm_image
 from stages.encoders.config import Encoding, OpenClip, Timm
-from stages.encoders.pixels import decode
+from stages.encoders.pixels import Picture, decode_all
 from stages.encoders.towers import Towers
 from stages.formats.sample import Reject, Sample
 
@@ -30,8 +30,9 @@ _TOKENIZED = 4096
 """Characters of a caption that are tokenized: more than the longest context of a CLIP holds. Byte-pair encoding of one
 word costs its length squared: 64 KB of base64 would hold a worker for minutes, 4096 characters for half a second."""
 
-_TOGETHER = 8
-"""Samples that one call of a decoding thread takes: handing one over costs 50 microseconds, a small JPEG 250."""
+TOGETHER = 8
+"""Samples that one call of a decoding thread takes: handing one over costs 50 microseconds, a small JPEG 170 to 250.
+Those of one size are resized together."""
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -93,9 +94,12 @@ class Bank:
         self._in_flight = threads if device.type == "cpu" else 2
         # one thread a resize, or the pool would have as many again behind each of its own
         self._decoders = ThreadPoolExecutor(threads, "decode", torch.set_num_threads, (1,))
-        # torch keeps its thread count per calling thread, so each thread of the pool has to be told
-        one = (1,) if device.type == "cpu" else (torch.get_num_threads(),)
-        self._models = ThreadPoolExecutor(self._in_flight, "model", torch.set_num_threads, one)
+        # on a CPU the models take turns with decoding: threads of their own on the same cores would interrupt it, and
+        # each would find the caches full of the other; torch keeps its thread count per calling thread
+        self._models = self._decoders
+        if device.type != "cpu":
+            own = (torch.get_num_threads(),)
+            self._models = ThreadPoolExecutor(self._in_flight, "model", torch.set_num_threads, own)
         self._tokenizing = threading.Lock()
         self.turns = Turns()
         """Of the shards that one worker has under way: one draws its samples after the other."""
@@ -130,23 +134,15 @@ class Bank:
 
     def decoded(self, samples: Iterable[Sample | Reject]) -> Iterator[Decoded | Reject]:
         """First step of `encode`: pixels for every encoder, in order."""
-        together = min(_TOGETHER, self._encoding.batch_size)
+        together = min(TOGETHER, self._encoding.batch_size)
         ahead = 2 * self._encoding.batch_size // together
         for items in _in_order(self._decoders, self._decode_all, _grouped(samples, together), ahead):
             yield from items
 
     def _decode_all(self, items: list[Sample | Reject]) -> list[Decoded | Reject]:
-        return [self._decode(item) for item in items]
-
-    def _decode(self, item: Sample | Reject) -> Decoded | Reject:
-        if isinstance(item, Reject):
-            return item
-        try:
-            fast = self._encoding.preprocess == "fast"
-            size, pixels = decode(item.image, self._preprocesses, fast)
-        except SampleError as error:
-            return _reject(item, error.kind, str(error))
-        return Decoded(replace(item, image=b""), size, pixels)
+        files = [item.image for item in items if isinstance(item, Sample)]
+        found = iter(decode_all(files, self._preprocesses, fast=self._encoding.preprocess == "fast"))
+        return [item if isinstance(item, Reject) else _decoded(item, next(found)) for item in items]
 
     def batches(self, decoded: Iterable[Decoded | Reject]) -> Iterator[Work]:
         """Second step of `encode`: groups of `batch_size` decoded samples, their captions tokenized."""
@@ -280,6 +276,12 @@ def _own(item: Sample | Reject) -> Sample | Reject:
     if isinstance(item, Reject) or isinstance(item.image, bytes):
         return item
     return replace(item, image=bytes(item.image))
+
+
+def _decoded(sample: Sample, found: Picture | SampleError) -> Decoded | Reject:
+    if isinstance(found, SampleError):
+        return _reject(sample, found.kind, str(found))
+    return Decoded(replace(sample, image=b""), *found)
 
 
 def _reject(sample: Sample, kind: str, message: str) -> Reject:

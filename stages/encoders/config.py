@@ -63,7 +63,7 @@ class Encoding:
     precision: `auto` is bf16 on a GPU and fp32 elsewhere; fp16 needs a GPU. On a CPU with avx512_bf16, bf16 runs
         the image tower of a ViT-B/32 in 0.3 of fp32's time.
     device: `auto`, or a name that torch knows, such as `cuda:0`.
-    decode_threads: threads that decode beside the model, and on CPU also batches in flight; 0 is
+    decode_threads: threads that decode, and on CPU also run the models, a batch each; 0 is
         OMP_NUM_THREADS where that is set (Ray sets it to an actor's num_cpus), else the cores there are.
     """
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, SampleError
 from stages.encoders import scaled
 from stages.encoders.opening import MAX_PIXELS, opened, too_large
 
@@ -87,22 +87,58 @@ def _keeps_rgb(piece: object) -> bool:
     return piece is to_rgb or (type(piece).__name__ == "MaybeConvertMode" and getattr(piece, "mode", None) == "RGB")
 
 
-def decode(
-    data: bytes | memoryview, preprocesses: Sequence[Preprocess], fast: bool
-) -> tuple[tuple[int, int], list[np.ndarray]]:
-    """Original (width, height), and uint8 (h, w, 3) for each preprocess, of one encoded image.
+Picture = tuple[tuple[int, int], list[np.ndarray]]
+"""Original (width, height), and uint8 (h, w, 3) for each preprocess."""
+
+
+def decode(data: bytes | memoryview, preprocesses: Sequence[Preprocess], fast: bool) -> Picture:
+    """The picture of one encoded image.
 
     fast: as `stages.encoders.scaled` does it, where every encoder has a plan; what is rejected is the same.
 
     Raises: SampleError of kind `image-empty`, `image-too-large` (from the header, before decoding) or
         `image-decode`.
     """
-    with opened(data) as image:
-        size = image.size
-        plans = [preprocess.plan for preprocess in preprocesses if preprocess.plan is not None] if fast else []
-        if plans and len(plans) == len(preprocesses) and (found := scaled.decoded(plans, image, data)) is not None:
-            for preprocess in preprocesses:
-                preprocess.check(size)
-            return size, [plan.apply(found[0], size, found[1]) for plan in plans]
-        image.load()
-        return size, [preprocess.resize(image) for preprocess in preprocesses]
+    [found] = decode_all([data], preprocesses, fast)
+    if isinstance(found, SampleError):
+        raise found
+    return found
+
+
+def decode_all(
+    files: Sequence[bytes | memoryview], preprocesses: Sequence[Preprocess], fast: bool
+) -> list[Picture | SampleError]:
+    """For each of a few files what `decode` returns or raises; with `fast` those of one size are resized together."""
+    found = _together(files, preprocesses) if fast else {}
+    return [found.get(row) or _alone(data, preprocesses, fast) for row, data in enumerate(files)]
+
+
+def _together(files: Sequence[bytes | memoryview], preprocesses: Sequence[Preprocess]) -> dict[int, Picture]:
+    """Row → the picture of each file that needs nothing of PIL: a plain and sound JPEG."""
+    found: dict[int, Picture] = {}
+    if (plans := _plans(preprocesses)) is not None:
+        for size, rows in scaled.alike(plans, files).items():
+            stack, factor, sound = scaled.decoded_jpegs(plans, [files[row] for row in rows], size)
+            made = [plan.apply(stack, size, factor) for plan in plans]  # each (n, h, w, 3)
+            found |= {row: (size, [pixels[i] for pixels in made]) for i, row in enumerate(rows) if sound[i]}
+    return found
+
+
+def _plans(preprocesses: Sequence[Preprocess]) -> list[scaled.Plan] | None:
+    plans = [preprocess.plan for preprocess in preprocesses if preprocess.plan is not None]
+    return plans if 0 < len(plans) == len(preprocesses) else None
+
+
+def _alone(data: bytes | memoryview, preprocesses: Sequence[Preprocess], fast: bool) -> Picture | SampleError:
+    try:
+        with opened(data) as image:
+            size = image.size
+            plans = _plans(preprocesses) if fast else None
+            if plans is not None and (found := scaled.decoded(plans, image, data)) is not None:
+                for preprocess in preprocesses:
+                    preprocess.check(size)
+                return size, [plan.apply(found[0], size, found[1])[0] for plan in plans]
+            image.load()
+            return size, [preprocess.resize(image) for preprocess in preprocesses]
+    except SampleError as error:
+        return error

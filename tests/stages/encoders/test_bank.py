@@ -2,6 +2,7 @@
 
 import io
 import mmap
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +147,13 @@ def test_threads_change_no_bit_and_other_code_gets_its_threads_back(
         torch.set_num_threads(before)
     for column in results[0]:
         assert all(np.array_equal(results[0][column], other[column]) for other in results[1:])
+
+
+def test_decoding_and_models_share_the_threads_of_a_cpu(tiny_clip: OpenClip, photos: list[bytes]) -> None:
+    before = set(threading.enumerate())
+    opened = Bank.open({"clip": tiny_clip}, Encoding(batch_size=2, device="cpu", decode_threads=2))
+    merged(opened.encode(samples_of(photos)))
+    assert len(set(threading.enumerate()) - before) == 2
 
 
 def test_views_may_die_with_their_reader(bank: Bank, tmp_path: Path, photos: list[bytes]) -> None:

@@ -18,7 +18,8 @@ from PIL import Image
 
 from pipeline.errors import ModelError, SampleError
 from stages.encoders import Timm, clip, timm_image
-from stages.encoders.pixels import Preprocess, decode, pil_pieces
+from stages.encoders.pixels import Preprocess, decode, decode_all, pil_pieces
+from stages.encoders.scaled import plain_size
 from tests.stages.encoders.conftest import encoded, photo
 
 CPU = torch.device("cpu")
@@ -153,6 +154,60 @@ def test_fast_is_exact_where_it_has_no_plan(cfg: PreprocessCfg) -> None:
     assert np.array_equal(decode(data, [ours], True)[1][0], decode(data, [ours], False)[1][0])
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_files_decoded_together_are_what_each_is_alone(fast: bool) -> None:
+    preprocesses = [preprocess_of(CONFIGS[0]), preprocess_of(PreprocessCfg(size=20, resize_mode="squash"))]
+    square, wide = ([encoded(photo(i, *size)) for i in range(4)] for size in ((150, 150), (501, 333)))
+    broken = [square[3][:1500], b"", b"no picture"]
+    files = [*odd_images().values(), wide[0], square[0], broken[0], square[1], broken[1], wide[1], broken[2], square[2]]
+    shapes = [(64, 64, 3), (20, 20, 3)]
+    for data, found in zip(files, decode_all(files, preprocesses, fast), strict=True):
+        [alone] = decode_all([data], preprocesses, fast)
+        assert isinstance(found, SampleError) == (data in broken)
+        if isinstance(found, SampleError):
+            assert repr(found) == repr(alone)
+        else:
+            assert not isinstance(alone, SampleError)
+            assert found[0] == alone[0]
+            assert [pixels.shape for pixels in found[1]] == shapes
+            assert all(np.array_equal(*pair) for pair in zip(found[1], alone[1], strict=True))
+    assert decode_all([], preprocesses, fast) == []
+
+
+def test_a_size_is_told_where_pil_would_tell_the_same() -> None:
+    plain = {"rgb jpeg", "progressive jpeg", "jpeg 4:4:4", "grey jpeg", "tall"}
+    files = odd_images() | {"1 x 1": encoded(photo(0, 1, 1)), "comment": encoded(photo(0), comment=b"text")}
+    for name, data in files.items():
+        with Image.open(io.BytesIO(data)) as image:
+            size = image.size
+        assert plain_size(data) == (size if name in plain | {"1 x 1", "comment"} else None), name
+    data = files["rgb jpeg"]
+    frame = data.index(b"\xff\xc0") + 5
+    larger, empty = (data[:frame] + sides + data[frame + 4 :] for sides in (b"\x20\0\x20\0", b"\0\0\0\x05"))
+    assert plain_size(larger) is plain_size(empty) is None
+    assert all(plain_size(data[:cut]) is None for cut in range(data.index(b"\xff\xda")))
+
+
+@pytest.mark.parametrize("name", [b"JFIF\0", b"Adobe", b"Exif\0\0", b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"MPF\0"])
+def test_what_pil_reads_in_a_header_is_left_to_pil(name: bytes) -> None:
+    ours, sound = preprocess_of(PreprocessCfg(size=32)), encoded(photo(0))
+    rejected = 0
+    for kind, more in ((kind, more) for kind in (0xE0, 0xE1, 0xE2, 0xED, 0xEE) for more in range(12)):
+        segment = bytes([255, kind]) + struct.pack(">H", 2 + len(name) + more) + name + bytes(more)
+        outcomes = [found_in(sound[:2] + segment + sound[2:], ours, fast) for fast in (False, True)]
+        assert outcomes[0] == outcomes[1], (kind, more)
+        rejected += outcomes[0] != (320, 240)
+    assert rejected or name in (b"Exif\0\0", b"Photoshop 3.0\0", b"MPF\0")  # libjpeg alone would read them all
+
+
+def found_in(data: bytes, ours: Preprocess, fast: bool) -> tuple[object, ...]:
+    """(width, height), or the kind and words of the reject."""
+    try:
+        return decode(data, [ours], fast)[0]
+    except SampleError as error:
+        return error.kind, str(error)
+
+
 def spoiled(seed: int) -> Iterator[bytes]:
     """JPEG files with a byte changed, bytes lost or put in, marks in wrong places, or an end missing."""
     random = Random(seed)
@@ -171,14 +226,7 @@ def spoiled(seed: int) -> Iterator[bytes]:
 @pytest.mark.parametrize("seed", range(3))
 def test_fast_rejects_what_exact_rejects_in_the_same_words(seed: int) -> None:
     ours = preprocess_of(PreprocessCfg(size=32))
-
-    def outcome(data: bytes, fast: bool) -> tuple[object, ...]:
-        try:
-            return decode(data, [ours], fast)[0]
-        except SampleError as error:
-            return error.kind, str(error)
-
-    outcomes = [(outcome(data, False), outcome(data, True)) for data in spoiled(seed)]
+    outcomes = [(found_in(data, ours, False), found_in(data, ours, True)) for data in spoiled(seed)]
     assert all(exact == fast for exact, fast in outcomes)
     assert 20 < sum(isinstance(exact[0], int) for exact, _ in outcomes) < 90  # some are read, some are not
 
@@ -201,8 +249,9 @@ def png_header(width: int, height: int) -> bytes:
         (encoded(photo(0), "EPS"), "image-decode", "program"),
         (png_header(20_000, 20_000), "image-too-large", "400000000"),
         (encoded(Image.new("L", (10_000, 1)), "PNG"), "image-too-large", "short side of 224"),
+        (encoded(Image.new("L", (10_000, 1))), "image-too-large", "short side of 224"),
     ],
-    ids=["empty", "html", "cut jpeg", "cut png", "eps", "bomb", "thread"],
+    ids=["empty", "html", "cut jpeg", "cut png", "eps", "bomb", "thread", "jpeg thread"],
 )
 def test_a_bad_file_is_a_sample_error_of_a_stable_kind(data: bytes, kind: str, says: str, fast: bool) -> None:
     with pytest.raises(SampleError, match=says) as caught:
