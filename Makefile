@@ -40,8 +40,8 @@ bench-many: $(VENV)/.installed  ## what 20,000 tiny shards cost the driver, and 
 bench-peer: $(VENV)/.installed  ## embedding beside a plain webdataset loop, and clip-retrieval where CLIP_RETRIEVAL is the python of one
 	$(RUN) -m jobs.bench_peer --folder out/bench-peer $(if $(CLIP_RETRIEVAL),--clip-retrieval $(CLIP_RETRIEVAL))
 
-bench-shards: $(VENV)/.installed  ## writing a quarter of 5 GB of tars beside cp and two resharders; 9 GB of disk, 5 minutes
-	$(RUN) -m jobs.bench_shards --folder out/bench-shards
+bench-shards: $(VENV)/.installed  ## writing a quarter of 5 GB of tars beside its limits and two resharders; 9 GB under FOLDER (out; /dev/shm: no disk), 6 minutes
+	$(RUN) -m jobs.bench_shards --folder $(or $(FOLDER),out)/bench-shards --gigabytes $(or $(GIGABYTES),5)
 
 fuzz: $(VENV)/.installed  ## mutated tars, parquet, npz and npy files for MINUTES (5): crashes, hangs, memory
 	$(RUN) -m tests.fuzz --minutes $(or $(MINUTES),5)

@@ -1,6 +1,7 @@
 """Times writing training shards beside cp and beside two Python resharders, in one run; prints a table, leaves nothing.
 
-python -m jobs.bench_shards [--folder out/bench-shards]. Absolute rates are this machine's; read the ratios.
+python -m jobs.bench_shards [--folder out/bench-shards]. Absolute rates are this machine's; read the ratios. In a folder
+that lies in memory, such as /dev/shm, fsync and the disk cost nothing, and what is left is the copying.
 """
 
 import io
@@ -39,6 +40,9 @@ _PICTURES = 32  # samples differ by their size and their facts
 _NO_MEMBERS = ("__url__", "__local_path__")  # what webdataset says of a sample besides
 _PART = 0.2  # of the pool, that the resharders read: they are slow, and as fast on any part
 _ROOM = 1 + 3 * _SHARE + 0.05  # of the pool: itself, what is kept of it three times, vectors
+_CP = 'cp "$@" .'
+_CP_FSYNC = f'{_CP} && for tar; do sync "${{tar##*/}}"; done'
+_DIRECT = 'for tar; do dd if="$tar" of="${tar##*/}" bs=1M oflag=direct conv=fsync status=none; done'
 
 
 def make_pool(folder: Path, size: int) -> None:
@@ -115,13 +119,18 @@ class Bench:
         """The stage, from the listing of its artifacts to `_done.json`."""
         return dict(run(self.job, executor, lambda line: None).steps)["shards"].seconds
 
-    def by_cp(self, sync: bool) -> float:
-        """The shards of the stage, copied."""
+    def by_shell(self, script: str, at_once: int = 1) -> float:
+        """The shards of the stage, divided among as many shells at once: each is told its own, and writes here."""
+        shards = sorted(self.kept.glob("*.tar"))
+        self.out.mkdir()
         started = time.perf_counter()
-        subprocess.run(["cp", "-r", str(self.kept), str(self.out)], check=True)
-        if sync:
-            subprocess.run(["sync", *map(str, self.out.glob("*.tar"))], check=True)
-        return time.perf_counter() - started
+        parts = [part for first in range(at_once) if (part := shards[first::at_once])]
+        shells = [subprocess.Popen(["sh", "-ec", script, "sh", *map(str, part)], cwd=self.out) for part in parts]
+        ends = [shell.wait() for shell in shells]
+        seconds = time.perf_counter() - started
+        if any(ends):
+            raise OSError(f"a shell must copy {self.kept} by {script!r}, but {ends} came; read what it said above")
+        return seconds
 
     def by_tarfile(self) -> float:
         """Every member of the part read, and the kept ones written, by tarfile."""
@@ -175,30 +184,49 @@ def _forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def _limits(bench: Bench) -> dict[str, Callable[[], float]]:
+    """What writes the same bytes with nothing to choose; in memory nothing is to be brought to a disk."""
+    if _in_memory(bench.folder):
+        return {"cp": partial(bench.by_shell, _CP), "cp, two at once": partial(bench.by_shell, _CP, 2)}
+    return {
+        "cp": partial(bench.by_shell, _CP),
+        "cp and fsync": partial(bench.by_shell, _CP_FSYNC),
+        "cp and fsync, two at once": partial(bench.by_shell, _CP_FSYNC, 2),
+        "the disk past the page cache, two files at once": partial(bench.by_shell, _DIRECT, 2),
+    }
+
+
+def _in_memory(folder: Path) -> bool:
+    found = subprocess.run(["stat", "-f", "-c", "%T", str(folder)], check=True, capture_output=True, text=True)
+    return found.stdout.strip() in ("tmpfs", "ramfs")
+
+
 def rows(bench: Bench, executor: Executor, rounds: int, cold: bool) -> Iterator[tuple[str, str, str]]:
-    """(what, rate, ratio) of each way, medians of rounds in which every way has its turn."""
+    """(what, rate, ratio) of each way, of rounds in which every way has its turn: medians, and the best rates."""
     cores = LocalExecutor()
     stage = {
         f"winnow, {cores.workers} threads": partial(bench.by_winnow, cores),
         f"winnow, {executor.workers} Ray workers": partial(bench.by_winnow, executor),
         "winnow, 1 thread": partial(bench.by_winnow, LocalExecutor(1)),
     }
-    limits = {"cp": partial(bench.by_cp, sync=False), "cp and fsync": partial(bench.by_cp, sync=True)}
-    peers = {"tarfile": bench.by_tarfile, "webdataset's TarWriter": bench.by_webdataset}
-    ways: dict[str, Callable[[], float]] = {**limits, **stage, **peers}
+    others = {**_limits(bench), "tarfile": bench.by_tarfile, "webdataset's TarWriter": bench.by_webdataset}
+    ways: dict[str, Callable[[], float]] = {**others, **stage}
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):  # in turn, so that a drift of the machine meets all
-        for name, way in ways.items():
-            rates[name].append(bench.rate(way, cold))
+    rng = Random(0)
+    for _ in range(rounds):
+        # in turn, so that a drift of the machine meets all; in any order, for a way may leave the next one something:
+        # blocks that the disk discards, memory that the system has given back to its host
+        for name in rng.sample(list(ways), len(ways)):
+            rates[name].append(bench.rate(ways[name], cold))
     found = {name: median(several) / 1e6 for name, several in rates.items()}
     for name, rate in found.items():
-        of = {**{limit: found[limit] for limit in limits}, **{peer: found[peer] for peer in peers}}
-        ratio = ", ".join(f"{rate / other:.2f} of {what}" for what, other in of.items()) if name in stage else ""
-        yield f"shards, {'cold' if cold else 'warm'}: {name}", f"{rate:,.0f} MB/s", ratio
+        ratio = "; ".join(f"{rate / found[other]:.2f} of {other}" for other in others) if name in stage else ""
+        said = f"{rate:,.0f} MB/s, best {max(rates[name]) / 1e6:,.0f}"
+        yield f"shards, {'cold' if cold else 'warm'}: {name}", said, ratio
 
 
 def measure(table: Table, folder: Path, gigabytes: float, executor: Executor, rounds: int = 5) -> None:
-    """Rows for a warm and for a cold page cache; everything that lands in `folder` is gone at the end.
+    """Rows for a warm and, on a disk, for a cold page cache; everything that lands in `folder` is gone at the end.
 
     Raises OSError where the disk has no room for it.
     """
@@ -210,7 +238,7 @@ def measure(table: Table, folder: Path, gigabytes: float, executor: Executor, ro
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         bench = Bench.prepared(Path(scratch), size)
         bench.by_winnow(executor)  # starts the workers
-        for cold in (False, True):
+        for cold in (False,) if _in_memory(folder) else (False, True):
             for row in rows(bench, executor, rounds, cold):
                 table.add_row(*row)
 

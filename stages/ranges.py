@@ -6,6 +6,7 @@ are small, and ranges of it where they are large.
 
 import io
 import os
+import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ REMOTE_GAP_BYTES = 1 << 20
 """The same in an object store: one more request takes some 20 ms, in which a connection brings about a MiB."""
 
 _LOCAL_PIECE_BYTES = 256 << 10  # of one read, which the processor's cache still holds when it is written
-_TOLD_AHEAD = 4  # such reads, for a disk that has them to fetch
+_BUFFERS = 1000  # of one read: systems take 1024
+_TOLD_BYTES = 8 << 20  # of reads that a disk may have to fetch, told of while another is made
 _REMOTE_PIECE_BYTES = 8 << 20  # and another is under way; a sample that is larger is read whole
 
 
@@ -72,6 +74,8 @@ def append_samples(
     if isinstance(reader, Parquet):
         for key, members in reader.members(url, column(places, "position")):
             writer.add_members(key, members)
+    elif _copied_as_they_are(url, places):
+        _append_straight(writer, url, places, LOCAL_GAP_BYTES if gap_bytes is None else gap_bytes)
     else:
         for key, blocks, caption in sample_blocks(url, places, gap_bytes):
             writer.add_ranges(key, blocks, caption)
@@ -86,10 +90,9 @@ def sample_blocks(
     for around them; None for what the storage is like.
     Raises ShardError where the tar ends before a sample does, or something else lies in its place.
     """
-    apart = pc.sum(pc.list_value_length(places["extra_ranges"])).as_py()
     keys = places["key"].to_pylist()
     captions = places["caption"].to_pylist() if "caption" in places.column_names else [None] * len(keys)
-    found = _apart(url, places) if apart else _together(url, places, gap_bytes)
+    found = _apart(url, places) if _are_apart(places) else _together(url, places, gap_bytes)
     for key, caption, placed in zip(keys, captions, found, strict=True):
         for start, block in placed:
             check_block(block, start, key, url)
@@ -98,20 +101,82 @@ def sample_blocks(
 
 def _together(url: str, places: pa.Table, gap_bytes: int | None) -> Iterator[list[tuple[int, memoryview]]]:
     """Of each sample where it begins, and its one block, read piece by piece."""
-    starts = column(places, "offset")
-    spans = list(zip(starts.tolist(), (starts + column(places, "size")).tolist(), strict=True))
+    spans = _spans(places)
     local = storage.local_path(url) is not None
     gap = gap_bytes if gap_bytes is not None else LOCAL_GAP_BYTES if local else REMOTE_GAP_BYTES
     with storage.open_exact(url) as file:
-        length = file.seek(0, io.SEEK_END)
-        if spans and spans[-1][1] > length:
-            raise ShardError(f"{url} must be as long as when it was embedded, but has {length} bytes; run again")
+        _check_length(file, spans, url)
         reads = plan_reads(spans, gap, _LOCAL_PIECE_BYTES if local else _REMOTE_PIECE_BYTES)
-        for read, piece in _each(file, reads) if local else _ahead(file, reads):
-            if len(piece) < read.stop - read.start:  # it was cut since its length was looked at
-                raise ShardError(f"{url} must stay as long as it was, but ends in byte {read.stop}; run again")
-            for start, stop in spans[read.first : read.last]:
-                yield [(start, piece[start - read.start : stop - read.start])]
+        found = ((read, _bytes(file, read)) for read in _told(file, reads)) if local else _ahead(file, reads)
+        for read, piece in found:
+            yield from _cut(read, piece, spans, url)
+
+
+def _are_apart(places: pa.Table) -> bool:
+    """Whether other members lie between those of a sample."""
+    return bool(pc.sum(pc.list_value_length(places["extra_ranges"])).as_py())
+
+
+def _spans(places: pa.Table) -> list[tuple[int, int]]:
+    """Start and stop of each sample whose members lie together."""
+    starts = column(places, "offset")
+    return list(zip(starts.tolist(), (starts + column(places, "size")).tolist(), strict=True))
+
+
+def _check_length(file: BinaryIO, spans: Sequence[tuple[int, int]], url: str) -> None:
+    length = file.seek(0, io.SEEK_END)
+    if spans and spans[-1][1] > length:
+        raise ShardError(f"{url} must be as long as when it was embedded, but has {length} bytes; run again")
+
+
+def _cut(
+    read: Read, piece: memoryview, spans: Sequence[tuple[int, int]], url: str
+) -> Iterator[list[tuple[int, memoryview]]]:
+    if len(piece) < read.stop - read.start:  # it was cut since its length was looked at
+        raise ShardError(f"{url} must stay as long as it was, but ends in byte {read.stop}; run again")
+    for start, stop in spans[read.first : read.last]:
+        yield [(start, piece[start - read.start : stop - read.start])]
+
+
+def _copied_as_they_are(url: str, places: pa.Table) -> bool:
+    """True where every sample is one block of a local file, whose caption stays."""
+    local = hasattr(os, "preadv") and storage.local_path(url) is not None
+    return local and "caption" not in places.column_names and not _are_apart(places)
+
+
+def _append_straight(writer: TarShard, url: str, places: pa.Table, gap_bytes: int) -> None:
+    """Append samples of a local tar, each read to where it is written from: nothing is copied in between."""
+    keys, spans = places["key"].to_pylist(), _spans(places)
+    with storage.open_exact(url) as file:
+        _check_length(file, spans, url)
+        reads = plan_reads(spans, gap_bytes, _LOCAL_PIECE_BYTES)
+        over = memoryview(bytearray(_LOCAL_PIECE_BYTES))
+        for read in _told(file, reads):
+            named, inside = keys[read.first : read.last], spans[read.first : read.last]
+            if writer.fresh(named) and _read_to(writer, file, inside, over):
+                for key, (start, stop) in zip(named, inside, strict=True):
+                    check_block(writer.room(tarfile.BLOCKSIZE)[0][: stop - start], start, key, url)
+                    writer.add_room(key, stop - start)
+            else:
+                for key, [(start, block)] in zip(named, _cut(read, _bytes(file, read), spans, url), strict=True):
+                    check_block(block, start, key, url)
+                    writer.add_ranges(key, [block], None)
+
+
+def _read_to(writer: TarShard, file: BinaryIO, spans: Sequence[tuple[int, int]], over: memoryview) -> bool:
+    """Read spans to where the writer has room for them, by one call; False where it takes more, or the file ends.
+
+    over: where the gaps go.
+    """
+    places: list[memoryview] = []
+    ahead, at = 0, spans[0][0]
+    for start, stop in spans:
+        if start > at:
+            places.append(over[: start - at])
+        places += writer.room(stop - start, ahead)
+        ahead += stop - start
+        at = stop
+    return len(places) <= _BUFFERS and os.preadv(file.fileno(), places, spans[0][0]) == at - spans[0][0]
 
 
 def _apart(url: str, places: pa.Table) -> Iterator[list[tuple[int, memoryview]]]:
@@ -121,14 +186,17 @@ def _apart(url: str, places: pa.Table) -> Iterator[list[tuple[int, memoryview]]]
             yield [(start, view[start:stop]) for start, stop in spans_of(sample, len(view), url)]
 
 
-def _each(file: BinaryIO, reads: Sequence[Read]) -> Iterator[tuple[Read, memoryview]]:
-    """The bytes of each read of a local file in turn; the system is told of those that come next."""
+def _told(file: BinaryIO, reads: Sequence[Read]) -> Iterator[Read]:
+    """Each read of a local file in turn; the system is told of those that come next."""
     told = 0 if hasattr(os, "posix_fadvise") else len(reads)
-    for number, read in enumerate(reads):
-        for coming in reads[told : number + 1 + _TOLD_AHEAD]:
-            os.posix_fadvise(file.fileno(), coming.start, coming.stop - coming.start, os.POSIX_FADV_WILLNEED)
-            told += 1
-        yield read, _bytes(file, read)
+    ahead = 0  # bytes that were told of and not read
+    for read in reads:
+        ahead -= read.stop - read.start
+        while told < len(reads) and ahead < _TOLD_BYTES:
+            start, size = reads[told].start, reads[told].stop - reads[told].start
+            os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+            told, ahead = told + 1, ahead + size
+        yield read
 
 
 def _ahead(file: BinaryIO, reads: Sequence[Read]) -> Iterator[tuple[Read, memoryview]]:

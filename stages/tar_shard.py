@@ -19,6 +19,7 @@ _RECORD = tarfile.RECORDSIZE
 _REGULAR = b"0\0"  # types of members; tarfile knows two more, which nobody writes
 _SUM = re.compile(rb"[0-7]{6}\0 ")
 _PACK_BYTES = 256 << 10  # of one write: whole pages of a file, which the processor's cache still holds
+_KEPT_PACKS = 4  # a sample that took more of them leaves no more
 _END = bytes(2 * tarfile.BLOCKSIZE)
 
 
@@ -89,7 +90,7 @@ class TarShard:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._size = 0
-        self._pack = memoryview(bytearray(_PACK_BYTES))
+        self._packs = [memoryview(bytearray(_PACK_BYTES))]  # the first is written next
         self._keys: set[str] = set()
         self.samples = 0
 
@@ -104,6 +105,29 @@ class TarShard:
         self._keys.add(key)
         for block in blocks:
             self._append(block)
+        self.samples += 1
+
+    def fresh(self, keys: Sequence[str]) -> bool:
+        """True where each of these keys stays as it is in this tar."""
+        return self._keys.isdisjoint(keys) and len(set(keys)) == len(keys)
+
+    def room(self, size: int, ahead: int = 0) -> list[memoryview]:
+        """Where `size` bytes go that come `ahead` bytes behind the end so far: as many buffers, in order."""
+        found: list[memoryview] = []
+        at = self._size % _PACK_BYTES + ahead
+        while size:
+            number, first = divmod(at, _PACK_BYTES)
+            if number == len(self._packs):
+                self._packs.append(memoryview(bytearray(_PACK_BYTES)))
+            found.append(self._packs[number][first : first + size])
+            at, size = at + len(found[-1]), size - len(found[-1])
+        return found
+
+    def add_room(self, key: str, size: int) -> None:
+        """A fresh sample as one block of whole tar members, which is in `room(size)` by now."""
+        self._keys.add(key)
+        self._fill(size)
+        self._write(bytes(-self._size % tarfile.BLOCKSIZE))
         self.samples += 1
 
     def add_members(self, key: str, members: Sequence[Member]) -> None:
@@ -142,13 +166,18 @@ class TarShard:
     def _write(self, data: bytes | memoryview) -> None:
         left = memoryview(data)
         while left:
-            at = self._size % _PACK_BYTES
-            taken = min(len(left), _PACK_BYTES - at)
-            self._pack[at : at + taken] = left[:taken]
-            left = left[taken:]
-            self._size += taken
-            if at + taken == _PACK_BYTES:
-                self._file.write(self._pack)
+            [place] = self.room(min(len(left), _PACK_BYTES - self._size % _PACK_BYTES))
+            place[:] = left[: len(place)]
+            left = left[len(place) :]
+            self._fill(len(place))
+
+    def _fill(self, size: int) -> None:
+        """The next `size` bytes are in their room."""
+        full = (self._size % _PACK_BYTES + size) // _PACK_BYTES
+        for pack in self._packs[:full]:
+            self._file.write(pack)
+        self._packs = [*self._packs[full:], *self._packs[: min(full, _KEPT_PACKS)]]
+        self._size += size
 
     def _flush(self) -> None:
-        self._file.write(self._pack[: self._size % _PACK_BYTES])
+        self._file.write(self._packs[0][: self._size % _PACK_BYTES])

@@ -4,6 +4,7 @@ import ctypes
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import early_file, storage
@@ -27,3 +28,15 @@ def test_a_large_file_goes_to_the_disk_while_it_is_written(tmp_path: Path, monke
     assert told[1][0] == told[0][1]
     assert sum(size for _, size, _ in told) > 16 << 20
     assert {answer for _, _, answer in told} == {0}
+
+
+def test_a_file_is_written_in_small_pieces(tmp_path: Path) -> None:
+    """Of whatever it is given; who writes a large one by BufferedWriter need not know."""
+    content = os.urandom(3 * early_file.PIECE_BYTES + 1)
+    with early_file.EarlyFile(tmp_path / "raw", "w") as file:
+        assert file.write(content) == early_file.PIECE_BYTES
+    with storage.committing(str(tmp_path / "whole")) as file:
+        file.write(b"before")
+        assert file.write(np.frombuffer(content, np.uint8)) == len(content)
+        file.write(content[:5])
+    assert (tmp_path / "whole").read_bytes() == b"before" + content + content[:5]

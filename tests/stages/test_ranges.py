@@ -1,6 +1,8 @@
 """Samples where they lie in a tar: in the cheapest reads, and not a byte of another one."""
 
+import io
 import itertools
+import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import storage
-from stages.ranges import Read, plan_reads, sample_blocks
+from stages.formats import Webdataset
+from stages.ranges import Read, append_samples, plan_reads, sample_blocks
+from stages.tar_shard import TarShard
 
 Spans = list[tuple[int, int]]
 
@@ -96,3 +100,64 @@ def test_a_remote_shard_is_read_alike(tmp_path: Path) -> None:
     places = places.take(pa.array([*range(20), 25, 39]))
     local = [(key, bytes(block)) for key, [block], _ in sample_blocks(url, places)]
     assert [(key, bytes(block)) for key, [block], _ in sample_blocks("memory://ranges/0.tar", places)] == local
+
+
+@pytest.mark.parametrize("size", [1000, 60_000, 700_000])
+@pytest.mark.parametrize("kept", [range(0, 40, 7), range(40), [3, 4, 5, 38]])
+def test_what_is_read_straight_into_a_tar_is_what_is_copied_there(
+    tmp_path: Path, size: int, kept: Sequence[int]
+) -> None:
+    """Local and remote shards, samples that come again, and what else is in the tar before and after."""
+    url, places = filled(tmp_path, 40, size)
+    storage.copy(url, "memory://straight/0.tar")
+    places = places.take(pa.array(list(kept), pa.int64()))
+    made = []
+    for source in (url, "memory://straight/0.tar"):
+        writer = TarShard(out := io.BytesIO())
+        writer.add_members("first", [("bin", b"1" * 300_001)])
+        append_samples(writer, Webdataset(), source, places, gap_bytes=2 * size)
+        append_samples(writer, Webdataset(), source, places.slice(1))
+        writer.add_members("last", [("bin", b"2")])
+        writer.finish()
+        made.append(out.getvalue())
+    assert made[0] == made[1]
+    with tarfile.open(fileobj=io.BytesIO(made[0])) as tar:
+        names = tar.getnames()
+    again = [f"{number:04d}_1.bin" for number in kept[1:]]
+    assert names == ["first.bin", *(f"{number:04d}.bin" for number in kept), *again, "last.bin"]
+
+
+def test_a_sample_without_its_padding_gets_it(tmp_path: Path) -> None:
+    """As the last one of a tar that was cut there."""
+    url, places = filled(tmp_path, 3, 1000)
+    os.truncate(url, 3 * 1536 - 24)
+    bare = pa.table({**{name: places[name] for name in places.column_names}, "size": pa.array([1536, 1536, 1512])})
+    writer = TarShard(out := io.BytesIO())
+    writer.add_members("first", [("bin", b"\xff" * 300_000)])  # lies in the buffers that come again
+    append_samples(writer, Webdataset(), url, bare)
+    writer.finish()
+    with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as tar:
+        assert tar.getnames() == ["first.bin", "0000.bin", "0001.bin", "0002.bin"]
+        end = tar.getmember("0002.bin").offset_data + 1000
+    assert out.getvalue()[end - 1000 : end] == content(2, 1000)
+    assert not any(out.getvalue()[end:])
+
+
+def test_a_disk_is_told_of_some_reads_ahead_and_of_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, places = filled(tmp_path, 40, 700_000)
+    told: list[int] = []
+    read: list[int] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, start, size, how: told.append(start))
+    for _ in sample_blocks(url, places):
+        read.append(len(told))
+    starts = places["offset"].to_pylist()
+    assert told == starts
+    assert read == [min(n + 1 + 12, 40) for n in range(40)]  # 12 of them are the first that have 8 MiB
+
+
+def test_samples_that_are_large_are_told_of_one_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.ranges._TOLD_BYTES", 600_000)
+    url, places = filled(tmp_path, 5, 700_000)
+    told: list[int] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, start, size, how: told.append(start))
+    assert [len(told) for _ in sample_blocks(url, places)] == [2, 3, 4, 5, 5]

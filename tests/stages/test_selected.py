@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import tarfile
 import uuid
 from collections.abc import Sequence
@@ -91,7 +92,15 @@ def test_only_what_is_kept_is_read(pool: Filtered, monkeypatch: pytest.MonkeyPat
             reads.append(len(found))
             return found
 
+    read_to = os.preadv
+
+    def counting(descriptor: int, places: Sequence[memoryview], start: int) -> int:
+        found = read_to(descriptor, places, start)
+        reads.append(found)
+        return found
+
     monkeypatch.setattr(storage, "open_exact", Counting)
+    monkeypatch.setattr(os, "preadv", counting)
     source = selected(pool, gap=0)
     streamed(source, pool)
     sizes = [sum(source.plan(item.index).places["size"].to_pylist()) for item in pool.run.items]
@@ -199,6 +208,7 @@ def test_a_shard_that_changed_is_refused_and_who_reads_sees_it(
                 return file
 
             monkeypatch.setattr(storage, "open_exact", cut)
+            monkeypatch.setattr(os, "preadv", lambda descriptor, places, start: 100)
         case _:
             path.write_bytes(content[: at + 100])
             monkeypatch.setattr("stages.selected.check_unchanged", lambda *what: None)
