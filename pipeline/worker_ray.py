@@ -5,9 +5,11 @@ What a call answers: (seconds, outcomes), an outcome for each of the first items
 """
 
 import errno
+import mmap
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +26,21 @@ Failures = list[tuple[str, str]]
 
 _NO_MEMORY = ("can't allocate memory", "failed to map segment")  # torch's words, and those of who loads a library
 
+_LEAST_BYTES = 16 << 20
+
 Answer = tuple[float, list[tuple[bool | None, Any]]]
+
+
+@contextmanager
+def _told_as_it_is() -> Iterator[None]:
+    """An error of a process without memory is a MemoryError, whatever it says: a library that was loaded in part has
+    no attribute, no weights, no method."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or not (lacks_memory(error) or _starved()):
+            raise
+        raise MemoryError(first_line(error)) from error
 
 
 class Worker:
@@ -50,8 +66,8 @@ class Worker:
         for item in items:
             try:
                 outcomes.append(self._one(call, task, item))
-            except Exception as error:
-                if not outcomes or not lacks_memory(error):
+            except MemoryError as error:
+                if not outcomes:
                     raise
                 outcomes.append((None, first_line(error)))
                 break
@@ -59,6 +75,7 @@ class Worker:
                 break
         return time.perf_counter() - started, outcomes
 
+    @_told_as_it_is()
     def _one(self, call: int, task: Task[Any, Any, Any], item: object) -> tuple[bool, object]:
         try:
             return True, task.run(self._opened(call, task), item)
@@ -75,6 +92,7 @@ class Worker:
                 self._call = call
             return self._state
 
+    @_told_as_it_is()
     def scatter(self, work: Regroup[Any, Any], block: Sequence[Any]) -> tuple[object, ...]:
         """Answer, then one list of tables per part."""
         parts: list[list[pa.Table]] = [[] for _ in range(work.parts)]
@@ -88,6 +106,7 @@ class Worker:
                 failures.append(_failure(describe(item), error))
         return _answer(not failures, failures), *parts
 
+    @_told_as_it_is()
     def decide(
         self, work: Regroup[Any, Any], part: int, starts: Sequence[int], *blocks: list[pa.Table]
     ) -> tuple[object, ...]:
@@ -99,6 +118,7 @@ class Worker:
             return _answer(False, [_failure(f"part {part}", error)]), *[None] * (len(starts) - 1)
         return _answer(True, None), *[{i: t for i, t in decided.items() if a <= i < b} for a, b in pairwise(starts)]
 
+    @_told_as_it_is()
     def settle(
         self, work: Regroup[Any, Any], start: int, block: Sequence[Any], *decided: Mapping[int, pa.Table]
     ) -> Answer:
@@ -123,7 +143,7 @@ def _failure(name: str, error: BaseException) -> tuple[str, str]:
 
     Raises MemoryError where a lack of memory is behind the error: every other item would fail in this process too.
     """
-    if lacks_memory(error):
+    if lacks_memory(error) or _starved():
         raise MemoryError(str(error)) from error
     return name, str(error)
 
@@ -136,6 +156,15 @@ def lacks_memory(error: BaseException) -> bool:
         if isinstance(cause, MemoryError) or number == errno.ENOMEM or any(said in str(cause) for said in _NO_MEMORY):
             return True
         cause = cause.__cause__
+    return False
+
+
+def _starved() -> bool:
+    """True where this process gets no more memory, or as little as any work needs."""
+    try:
+        mmap.mmap(-1, _LEAST_BYTES).close()
+    except OSError:
+        return True
     return False
 
 

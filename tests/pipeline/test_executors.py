@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -267,6 +268,35 @@ def test_an_item_for_which_two_are_too_many_is_done_alone(ray_executor, tmp_path
     found = dict(ray_executor.map(task, range(12), "meets", Needs(retries=1, prefetch=True)))
     assert sorted(found) == list(range(12))
     assert found[0] == 1
+
+
+@dataclass(frozen=True)
+class Starved:
+    """Its first two calls of a process come when that may have no more memory, and say what is not at fault."""
+
+    folder: str
+    error: type[Exception]
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: int) -> int:
+        if not list(Path(self.folder).glob("limited-*")):
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used, used))
+            mark(self.folder, f"limited-{os.getpid()}")
+        if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            raise self.error("partially initialized module 'pandas' has no attribute '_pandas_datetime_CAPI'")
+        time.sleep(0.05)
+        return item
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("error", [AttributeError, ModelError, ShardError])
+def test_whatever_a_process_without_memory_says_a_fresh_one_tries_again(ray_executor, tmp_path, error):
+    found = dict(ray_executor.map(Starved(str(tmp_path), error), range(8), "starved", Needs(retries=2)))
+    assert found == {i: i for i in range(8)}
+    assert sum(marks(tmp_path, "limited").values()) >= 1
 
 
 def sent_together(monkeypatch) -> list[int]:
