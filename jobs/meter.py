@@ -6,11 +6,11 @@ Linux only: VmHWM of /proc/<pid>/status is a process's highest resident memory s
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.executor import Executor, Item, Needs, Regroup, Result, State, Task
+from pipeline.executor import Executor, Forwarding, Item, Needs, Regroup, Result, State, Task
 
 _PROC = Path("/proc")
 _POLL_S = 1.0  # a look costs some milliseconds of a core
@@ -100,7 +100,7 @@ class Spent:
 
 
 @dataclass
-class Metered:
+class Metered(Forwarding):
     """An executor whose calls are laps: one lasts until the next begins, or until `stop`.
 
     laps: by name in order of first use; a name is the label of the calls, without their pass or number.
@@ -110,26 +110,13 @@ class Metered:
     laps: dict[str, Lap] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._inner = self.inner
         self._lap: Lap | None = None
         self._started = 0.0
         self._spent: dict[int, Spent] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
         threading.Thread(target=self._poll, daemon=True).start()
-
-    @property
-    def workers(self) -> int:
-        """See Executor.workers."""
-        return self.inner.workers
-
-    @property
-    def failed(self) -> Mapping[int, int]:
-        """See Executor.failed."""
-        return self.inner.failed
-
-    def start(self) -> None:
-        """See Executor.start."""
-        self.inner.start()
 
     def map(
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
@@ -147,7 +134,7 @@ class Metered:
         """See Executor.close."""
         self.stop()
         self._ended.set()
-        self.inner.close()
+        super().close()
 
     def _begin(self, label: str) -> None:
         name = label.partition(" (")[0].partition(",")[0]

@@ -113,6 +113,30 @@ class Executor(Protocol):
         ...
 
 
+class Forwarding:
+    """What an executor that stands before another, its `_inner`, leaves to that as it is."""
+
+    _inner: Executor
+
+    @property
+    def workers(self) -> int:
+        """See Executor.workers."""
+        return self._inner.workers
+
+    @property
+    def failed(self) -> Mapping[int, int]:
+        """See Executor.failed."""
+        return self._inner.failed
+
+    def start(self) -> None:
+        """See Executor.start."""
+        self._inner.start()
+
+    def close(self) -> None:
+        """See Executor.close."""
+        self._inner.close()
+
+
 def describe(item: object) -> str:
     """What an error message calls an item: its url where it has one."""
     return str(getattr(item, "url", item))

@@ -2,13 +2,13 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.errors import JobError
-from pipeline.executor import Executor, Item, Needs, Regroup, Result, State, Task
+from pipeline.executor import Executor, Forwarding, Item, Needs, Regroup, Result, State, Task
 from pipeline.executor_local import LocalExecutor
 from pipeline.metrics_ray import RayMetrics
 from pipeline.watching import Watcher
@@ -34,29 +34,15 @@ def open_executor(kind: str, workers: int | None, address: str | None) -> Execut
     raise JobError(f"the executor must be 'local' or 'ray', but {kind!r} came")
 
 
-class _WithWork:
+class _WithWork(Forwarding):
     """An executor that is opened when it has work: where all is done already, a run waits for no cluster."""
 
     def __init__(self, opening: Callable[[], Executor]) -> None:
         self._opening = opening
 
     @cached_property
-    def _inner(self) -> Executor:
+    def _inner(self) -> Executor:  # type: ignore[override]  # made when it is first asked for
         return self._opening()
-
-    @property
-    def workers(self) -> int:
-        """See Executor.workers; a cluster tells how many."""
-        return self._inner.workers
-
-    @property
-    def failed(self) -> Mapping[int, int]:
-        """See Executor.failed."""
-        return self._inner.failed
-
-    def start(self) -> None:
-        """See Executor.start."""
-        self._inner.start()
 
     def map(
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs

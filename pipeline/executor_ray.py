@@ -134,7 +134,8 @@ class _Drive:
                 ray.kill(seat.actor, no_restart=False)
                 seat.ended = seat.process
                 lost = self._lost(seat)
-                self._waiting.alone.update([piece, *lost] if self._needs.prefetch else [])  # two were too many
+                if self._needs.prefetch:  # two at once were too many
+                    self._waiting.alone.update([piece, *lost])
                 self._waiting.back(lost)
                 self._again(piece, [(self._work.name(piece), f"its worker ran out of memory: {value}")])
             else:
@@ -309,7 +310,7 @@ def _opened(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as error:
-        if lacks_memory(error.cause) or lacks_memory(error):  # its text has the causes, which the cause itself lost
+        if lacks_memory(error.cause):
             return 0.0, [(None, first_line(error.cause))]
         if isinstance(error.cause, (ObjectLostError, *FATAL)):
             raise error.cause from error

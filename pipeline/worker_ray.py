@@ -33,12 +33,14 @@ Answer = tuple[float, list[tuple[bool | None, Any]]]
 
 @contextmanager
 def _told_as_it_is() -> Iterator[None]:
-    """An error of a process without memory is a MemoryError, whatever it says: a library that was loaded in part has
-    no attribute, no weights, no method."""
+    """An error of a process without memory is a MemoryError, whatever it says.
+
+    A library that was loaded in part may say that it has no attribute, or a model no weights.
+    """
     try:
         yield
     except Exception as error:
-        if isinstance(error, MemoryError) or not (lacks_memory(error) or _starved()):
+        if isinstance(error, MemoryError) or not _starved(error):
             raise
         raise MemoryError(first_line(error)) from error
 
@@ -143,7 +145,7 @@ def _failure(name: str, error: BaseException) -> tuple[str, str]:
 
     Raises MemoryError where a lack of memory is behind the error: every other item would fail in this process too.
     """
-    if lacks_memory(error) or _starved():
+    if _starved(error):
         raise MemoryError(str(error)) from error
     return name, str(error)
 
@@ -159,8 +161,10 @@ def lacks_memory(error: BaseException) -> bool:
     return False
 
 
-def _starved() -> bool:
-    """True where this process gets no more memory, or as little as any work needs."""
+def _starved(error: BaseException) -> bool:
+    """True where an error says that memory lacks, or the process gets none any more, not even what any work needs."""
+    if lacks_memory(error):
+        return True
     try:
         mmap.mmap(-1, _LEAST_BYTES).close()
     except OSError:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.executor import Executor, Needs, Regroup, Task
+from pipeline.executor import Executor, Forwarding, Needs, Regroup, Task
 
 
 @dataclass(frozen=True)
@@ -88,26 +88,12 @@ class _TimedRegroup:
         return self.clock.time("settle", item.index, lambda: self.work.settle(item, tables))
 
 
-class Timing:
+class Timing(Forwarding):
     """An executor on this machine that times its calls; `take` gives those since it was last asked."""
 
     def __init__(self, inner: Executor, folder: Path) -> None:
         self._inner, self._folder = inner, folder
         folder.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def workers(self) -> int:
-        """See Executor.workers."""
-        return self._inner.workers
-
-    @property
-    def failed(self) -> Mapping[int, int]:
-        """See Executor.failed."""
-        return self._inner.failed
-
-    def start(self) -> None:
-        """See Executor.start."""
-        self._inner.start()
 
     def map(self, task: Task[Any, Any, Any], items: Sequence[Any], label: str, needs: Needs) -> Iterator[Any]:
         """See Executor.map."""
@@ -116,10 +102,6 @@ class Timing:
     def regroup(self, work: Regroup[Any, Any], items: Sequence[Any], label: str) -> Iterator[Any]:
         """See Executor.regroup."""
         return self._inner.regroup(_TimedRegroup(work, _Clock(str(self._folder), label)), items, label)
-
-    def close(self) -> None:
-        """See Executor.close."""
-        self._inner.close()
 
     def take(self) -> list[Call]:
         """The calls since the last time, of all workers."""
