@@ -2,9 +2,12 @@
 
 import sys
 
+from pipeline.terminal import escape_unshown
+
 
 def main() -> None:
     """Run the command that the first word names."""
+    escape_unshown()
     if sys.argv[1:2] == ["cat"]:
         from jobs.cat import main as enter
     else:

@@ -26,6 +26,7 @@ from jobs.training import claim
 from pipeline import storage
 from pipeline.artifact import json_if_whole, write_json
 from pipeline.executor_local import LocalExecutor
+from pipeline.terminal import escape_unshown
 
 TAKEN_AWAY: dict[str, Mapping[str, object]] = {
     "one caption a picture": {"clean.layers": 1, "finetune": None},
@@ -200,4 +201,5 @@ def main(
 
 
 if __name__ == "__main__":
+    escape_unshown()
     typer.run(main)

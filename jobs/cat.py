@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs import loader
 from pipeline.errors import JobError, StorageError, WinnowError
+from pipeline.terminal import escaped
 
 READER_LEFT = 141
 """Exit code where who reads the pipe had enough: that of a shell for SIGPIPE, which webdataset takes as no error."""
@@ -82,7 +83,7 @@ def main() -> None:
     try:
         code = cat(words.store, words.name, words.shard, words.epoch, words.gap)
     except WinnowError as error:
-        print(f"winnow: {error}", file=sys.stderr)
+        print(escaped(f"winnow: {error}", keep="\n"), file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:  # of whoever trains, whose every pipe it reaches
         code = 130

@@ -27,6 +27,7 @@ from pipeline import storage
 from pipeline.artifact import DONE, is_artifact, write_json
 from pipeline.errors import AccountingError, JobError, WinnowError
 from pipeline.executor_open import open_executor
+from pipeline.terminal import escaped
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -277,7 +278,8 @@ def main() -> None:
     try:
         app()
     except WinnowError as error:
-        Console(stderr=True).print(f"winnow: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        shown = escaped(f"winnow: {error}", keep="\n")
+        Console(stderr=True).print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == 130:  # what typer makes of a KeyboardInterrupt

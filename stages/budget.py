@@ -8,6 +8,7 @@ from typing import cast
 from pipeline.artifact import Artifact
 from pipeline.errors import AccountingError, RejectsError
 from pipeline.stage import Run, Summary
+from pipeline.terminal import escaped
 from stages.embeddings import UNREADABLE, read_rejects
 
 _SHOWN = 300  # characters of an example's message
@@ -71,10 +72,5 @@ def _examples(run: Run, rejecting: Artifact, wanted: set[str]) -> dict[str, str]
             continue
         for row in read_rejects(rejecting, item.index).to_pylist():
             if row["kind"] in new - set(found):
-                found[row["kind"]] = f"{item.url}, {_plain(row['key'])}: {_plain(row['message'])[:_SHOWN]}"
+                found[row["kind"]] = escaped(f"{item.url}, {row['key']}: {row['message'][:_SHOWN]}")
     return found
-
-
-def _plain(text: str) -> str:
-    """The text on one line, without what a terminal would obey: keys and messages repeat what the pool holds."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -64,7 +64,7 @@ def compare(comparison: Comparison, executor: Executor, say: Callable[[str], Non
     made = rows(found, whole, judged, right, comparison.train)
     records = [dict(row.record()) for row in made]
     write_json(str(folder / "result.json"), {"pool": whole.kept, "filter_auc": quality, "rows": records})
-    (folder / "result.md").write_text(markdown(made))
+    (folder / "result.md").write_text(markdown(made), encoding="utf-8")
     return made
 
 

@@ -7,13 +7,9 @@ from rich.console import Console
 from jobs.why.cuts import Limit, Said
 from jobs.why.explain import Why
 from jobs.why.place import Place, shown_shard
+from pipeline.terminal import escaped
 
 _LONG = 600  # characters of a caption
-
-
-def escaped(text: str) -> str:
-    """The text on one line; what is not printable, such as an escape or a mark that turns its direction, as \\x1b."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(why: Why, console: Console) -> None:

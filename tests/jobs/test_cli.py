@@ -1,10 +1,13 @@
 """The command: exit codes 0, 1 and 2, results on stdout, errors in one line on stderr."""
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -177,3 +180,42 @@ def test_no_workers_are_a_usage_error(
 def test_no_command_waits_for_torch_before_it_embeds() -> None:
     code = "import sys, jobs.cli; sys.exit(sorted({'torch', 'open_clip', 'timm', 'ray'} & set(sys.modules)) != [])"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii:strict", "utf-8"])
+def test_every_command_prints_on_a_terminal_of_any_encoding(tmp_path: Path, encoding: str) -> None:
+    captions = pa.array(["一只猫 — café", "\x1b[31mred\u202e", "c", "d"])
+    vectors = pa.array([[1.0, 0], [0, 1], [1, 1], [1, -1]], pa.list_(pa.float32(), 2))
+    uids = pa.array([f"{number:032x}" for number in range(4)])
+    pool, file = tmp_path / "größe 猫.parquet", tmp_path / "job.yaml"
+    pq.write_table(pa.table({"image": vectors, "caption": captions, "uid": uids}), pool)
+    values = {
+        "name": "small",
+        "store": str(tmp_path / "store—é"),
+        "pool": {"shards": str(pool)[:-8] + "*", "format": "vectors"},
+        "policy": [{"random": {"fraction": 0.5}}],
+    }
+    file.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+
+    def said(*words: str) -> tuple[int, str]:
+        environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "140"}
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs", *words], cwd=ROOT, env=environment, capture_output=True, check=False
+        )
+        text = (done.stdout + done.stderr).decode(encoding.partition(":")[0])
+        assert "Traceback" not in text
+        return done.returncode, text
+
+    local, store = ("--executor", "local"), values["store"]
+    assert said("plan", str(file))[0] == 0
+    assert said("run", str(file), *local, "--workers", "1")[0] == 0
+    assert said("status", str(store))[0] == 0
+    assert said("verify", str(store), "small", *local, "--workers", "1")[0] == 0
+    for uid in uids.to_pylist():
+        code, text = said("why", str(store), "small", uid)
+        assert code == 0
+        assert "\x1b" not in text
+    code, text = said("run", str(file), *local, "--set", "pool.shards=/nowhere/\x1b[31m—.parquet")
+    assert code in (1, 2)
+    assert "\x1b" not in text
+    assert said("run", str(file), *local, "--set", "namé=—")[0] == 2
