@@ -1,7 +1,6 @@
-"""Leaves `clusters-…/`: centroids.npy, and for every sample that is still in its nearest one and the distance to it."""
+"""Leaves `clusters-…/`: centroids.npy, sizes.npy, and of every sample that is in its nearest centroid and distance."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, ClassVar, cast
 
@@ -19,6 +18,7 @@ from stages.centroids import CENTROIDS, KMeans, fit_centroids, import_centroids
 from stages.kmeans import Nearest
 from stages.survivors import Survivors
 
+SIZES = "sizes.npy"
 _GIANT = 10  # times the mean size
 
 
@@ -82,10 +82,13 @@ class Clusters:
     centroids: KMeans | storage.Identity
     probes: int = 0
     name: ClassVar[str] = "clusters"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, run: Run, out: Artifact) -> Summary:
-        """Fit on one worker or import, then assign on all."""
+        """Fit on one worker or import, then assign on all, then count the members of every cluster.
+
+        Memory of the driver: 8 k bytes, whatever the number of shards.
+        """
         report: Summary
         if isinstance(self.centroids, KMeans):
             report = {"sample": fit_centroids(run, self.survivors, self.by, self.centroids, out)}
@@ -93,7 +96,7 @@ class Clusters:
             report = {"from": self.centroids.url}
             import_centroids(run, self.survivors, self.by, self.centroids.url, out)
         summaries = run.fill(_Assign(self, out), out, "clusters: assign")
-        sizes = cluster_sizes(summaries, len(read_centroids(out)))
+        sizes = _count_members(run, out, len(read_centroids(out)))
         return {
             "rows": total(summaries, "rows"),
             **report,
@@ -105,18 +108,29 @@ class Clusters:
         }
 
 
-def cluster_sizes(summaries: Sequence[Summary], k: int) -> np.ndarray:
-    """Members of every cluster over all shards of a clusters artifact: int64 (k,)."""
+def _count_members(run: Run, out: Artifact, k: int) -> np.ndarray:
+    """Commit sizes.npy, the members of every cluster over all shards: int64 (k,)."""
     sizes = np.zeros(k, np.int64)
-    for summary in summaries:
-        counts = cast(dict[str, int], summary["sizes"])
-        np.add.at(sizes, np.array([*counts], np.int64), np.array([*counts.values()], np.int64))
+    for _, (found, count) in run.each(_Sizes(out), run.items, "clusters: sizes"):
+        sizes[found] += count
+    content = io.BytesIO()
+    np.save(content, sizes)
+    storage.write_bytes(out.file(SIZES), content.getvalue())
     return sizes
+
+
+def read_sizes(out: Artifact) -> np.ndarray:
+    """Members of every cluster of a finished clusters artifact: int64 (k,)."""
+    return _read_array(out, SIZES)
 
 
 def read_centroids(out: Artifact) -> np.ndarray:
     """Centroids of a clusters artifact: float32 (k, d), unit norm."""
-    return cast(np.ndarray, np.load(io.BytesIO(storage.read_bytes(out.file(CENTROIDS))), allow_pickle=False))
+    return _read_array(out, CENTROIDS)
+
+
+def _read_array(out: Artifact, name: str) -> np.ndarray:
+    return cast(np.ndarray, np.load(io.BytesIO(storage.read_bytes(out.file(name))), allow_pickle=False))
 
 
 @plain_dataclass(frozen=True)
@@ -139,13 +153,26 @@ class _Assign:
             part = slice(done, done + len(vectors))
             cluster[part], distance[part], near[part] = state(vectors)
             done = part.stop
-        found, counts = np.unique(cluster, return_counts=True)
-        sizes = {str(name): int(count) for name, count in zip(found, counts, strict=True)}
         table = pa.table({"row": pa.array(rows), "cluster": pa.array(cluster), "distance": pa.array(distance)})
         if self.stage.probes:
             table = table.append_column("probes", vector_column(near))
-        self.out.write(item.index, table, {"rows": len(rows), "sizes": sizes})
-        return {"rows": len(rows), "sizes": sizes}
+        summary = {"rows": len(rows)}
+        self.out.write(item.index, table, summary)
+        return summary
+
+
+@plain_dataclass(frozen=True)
+class _Sizes:
+    """The clusters that occur in one shard and how often: int32 and int64 (m,), m at most its rows."""
+
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> tuple[np.ndarray, np.ndarray]:
+        found, count = np.unique(column(self.out.read(item.index, ["cluster"]), "cluster"), return_counts=True)
+        return found, count
 
 
 @plain_dataclass(frozen=True)

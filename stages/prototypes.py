@@ -14,7 +14,7 @@ from pipeline.artifact import Artifact
 from pipeline.errors import JobError
 from pipeline.keep_top import Rows, Thresholds, kept
 from pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
-from stages.clusters import ClustersOption, cluster_sizes, clusters_of, read_centroids
+from stages.clusters import ClustersOption, clusters_of, read_sizes
 from stages.cut import Amount, Of, funnel, keep_by_quota, select
 from stages.members import MemberDistance
 from stages.survivors import Survivors
@@ -84,7 +84,7 @@ class PrototypesStage:
     def run(self, run: Run, out: Artifact) -> Summary:
         """Two passes for the floors where there are any, two for the rest, and one that commits."""
         wanted = self.amount.number(self.survivors)
-        sizes = cluster_sizes(run.summaries(self.clusters), len(read_centroids(self.clusters)))
+        sizes = read_sizes(self.clusters)
         least = floors(sizes, wanted, self.balance)
         members = MemberDistance(self.survivors, self.clusters, self.keep, seed=0)
         met = select(run, members, least, "prototypes: floors")

@@ -21,7 +21,7 @@ from pipeline.order import key_uids, keys_from_bytes
 from pipeline.stage import Run, ShardItem, Summary, total
 from pipeline.uid import UID_ARROW, uids_from_bytes, uids_to_bytes
 from stages.cells import Buckets
-from stages.clusters import Members, cluster_sizes, read_centroids
+from stages.clusters import Members, read_centroids, read_sizes
 from stages.cut import funnel, write_kept
 from stages.links import CUT_OFF, REMOVED, Compare, Semantic, appearances, read_state
 from stages.survivors import Survivors
@@ -84,7 +84,7 @@ class SemanticStage:
 
     def _buckets(self, run: Run) -> Buckets:
         centroids = read_centroids(self.clusters)
-        rows = cluster_sizes(run.summaries(self.clusters), len(centroids)) * (1 + self.probes)
+        rows = read_sizes(self.clusters) * (1 + self.probes)
         row_bytes = 2 * centroids.shape[1]
         part_rows = max(1, _PART_BYTES // row_bytes, int(rows.sum()) // _PARTS)
         return Buckets.of(rows, max(1, _BLOCK_BYTES // row_bytes), part_rows)

@@ -10,7 +10,7 @@ from pipeline.artifact import Artifact, write_table
 from pipeline.columns import scattered
 from pipeline.errors import AccountingError
 from pipeline.stage import Run, ShardItem, Summary
-from stages.clusters import Members, cluster_sizes, read_centroids
+from stages.clusters import Members, read_centroids, read_sizes
 from stages.cut import funnel, write_kept
 from stages.kmeans import assign
 from stages.survivors import Survivors
@@ -54,7 +54,7 @@ class VotesStage:
         starts = range(0, m, _TARGETS)
         for _, (found, count) in run.each(_Vote(self.clusters, self.target), starts, f"{self.name}: votes"):
             votes[found] += count
-        size = cluster_sizes(run.summaries(self.clusters), len(centroids))
+        size = read_sizes(self.clusters)
         stays = self.rule.kept(votes)
         write_table(out.file("votes.parquet"), _table(size, votes, stays))
         summaries = run.fill(_Keep(self, stays, out), out, self.name)

@@ -10,7 +10,7 @@ from pipeline.artifact import Artifact, read_table
 from pipeline.errors import DataError
 from pipeline.stage import artifact_of, execute
 from pipeline.uid import uids_from_hex
-from stages.clusters import Known, Members, clusters_of, read_centroids
+from stages.clusters import Known, Members, clusters_of, read_centroids, read_sizes
 from stages.random import Random
 from stages.uid_hash import hash_values
 from tests.pools import Filtered, Samples, filtered, opened, write_vectors
@@ -101,6 +101,16 @@ def test_sizes_are_reported() -> None:
         (sizes == 0).sum(),
         0,
     )
+
+
+def test_sizes_lie_in_one_file_and_in_no_footer() -> None:
+    """What grows with clusters stays out of what the driver gathers from every shard."""
+    pool = filtered(Samples.drawn(50), shards=4)
+    made = clustered(pool, k=6)
+    found = [cluster for cluster, _ in members(pool, made).values()]
+    assert read_sizes(made).dtype == np.int64
+    assert read_sizes(made).tolist() == np.bincount(found, minlength=6).tolist()
+    assert [made.summary(item.index).keys() for item in pool.run.items] == [{"rows"}] * 4
 
 
 def test_giants_hold_more_than_ten_times_the_mean() -> None:
