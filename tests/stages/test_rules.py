@@ -1,5 +1,7 @@
 """Rules on caption and size against Python's own words for them; the first broken rule is named."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -102,6 +104,34 @@ def test_one_answer_for_any_shards_and_order() -> None:
     assert found[0] == sorted(u for u, c in zip(samples.uid, samples.caption, strict=True) if 3 <= len(c.split()) <= 4)
 
 
-def test_a_broken_expression_is_a_job_error() -> None:
-    with pytest.raises(JobError, match=r"rules\.caption_matches must be a regular expression: .*unterminated"):
-        Rules(caption_matches="[a")
+@pytest.mark.parametrize(
+    ("expression", "why"), [("[a", "missing ]"), (r"(a)\1", "invalid escape"), ("(?=a)", "invalid perl operator")]
+)
+def test_a_broken_expression_is_a_job_error(expression: str, why: str) -> None:
+    with pytest.raises(
+        JobError, match=rf"rules\.caption_matches must be a regular expression in the syntax of RE2: .*{re.escape(why)}"
+    ):
+        Rules(caption_matches=expression)
+
+
+def test_no_expression_takes_long() -> None:
+    """Python's own engine needs 2^60 steps for this caption."""
+    broken = broken_rules(Rules(caption_matches="(a+)+$"), table([("a" * 60 + "b", None, None), ("aaa", None, None)]))
+    assert broken["caption_matches"].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("expression", "caption", "found"),
+    [
+        (r"\w", "é", False),
+        (r"\p{L}", "é", True),
+        ("(?i)ÉTÉ", "un été", True),
+        ("x$", "x\n", False),
+        ("(?m)x$", "x\n", True),
+        ("a.b", "a\nb", False),
+        ("日", "一日", True),
+    ],
+)
+def test_expressions_are_those_of_re2(expression: str, caption: str, found: bool) -> None:
+    broken = broken_rules(Rules(caption_excludes=expression), table([(caption, None, None)]))
+    assert broken["caption_excludes"].tolist() == [found]
