@@ -22,14 +22,13 @@ from statistics import median
 from typing import Annotated
 
 import numpy as np
-import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from jobs import scenes
 from pipeline import storage
-from pipeline.artifact import Artifact
+from pipeline.artifact import Artifact, read_table
 from pipeline.columns import matrix
 from pipeline.errors import ModelError, ShardError
 from pipeline.events import EventReader
@@ -194,7 +193,7 @@ def clip_retrieval(work: Work, python: str, threads: int) -> Ran:
     words = [python, "-c", *program, "inference", *(f"--{key}={value}" for key, value in options.items())]
     whole, cpu = _timed(words, {"OMP_NUM_THREADS": str(threads)}, work.folder / "clip-retrieval.log")
     told = [json.loads(file.read_bytes()) for file in (out / "stats").glob("*.json")]
-    tables = [pq.read_table(file, columns=["image_path"]) for file in sorted((out / "metadata").glob("*.parquet"))]
+    tables = [read_table(str(file), ["image_path"]) for file in sorted((out / "metadata").glob("*.parquet"))]
     keys = np.concatenate([np.array(table["image_path"].to_pylist()) for table in tables])
     towers = [
         np.concatenate([np.load(file) for file in sorted((out / f"{tower}_emb").glob("*.npy"))])

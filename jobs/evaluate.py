@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
 from jobs.run import job_url
 from pipeline import storage
-from pipeline.artifact import Artifact, read_json, read_schema
+from pipeline.artifact import Artifact, read_json, read_schema, read_table
 from pipeline.columns import column
 from pipeline.errors import DataError, JobError, StorageError
 from pipeline.uid import hex_of
@@ -47,8 +46,7 @@ class Truth:
         names = read_schema(url).names
         if lost := {"uid", what} - set(names):
             raise JobError(f"{url} must have columns {', '.join(sorted(lost))}, but it has {', '.join(names)}")
-        with storage.open_read(url) as file:
-            table = pq.read_table(file, columns=["uid", what])
+        table = read_table(url, ["uid", what])
         kind = np.asarray([str(value) for value in table[what].to_pylist()])
         is_good = np.isin(kind, good)
         used = is_good | (np.isin(kind, bad) if bad else True)

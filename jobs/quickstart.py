@@ -12,7 +12,6 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from rich import box
 from rich.table import Table
 
@@ -20,7 +19,7 @@ from jobs import job, pocket, training, world
 from jobs.evaluate import Truth, filter_quality
 from jobs.run import Result, run
 from pipeline import storage
-from pipeline.artifact import DONE
+from pipeline.artifact import DONE, read_table
 from pipeline.errors import AccountingError
 from pipeline.executor_open import open_executor
 
@@ -74,12 +73,12 @@ def quickstart(
 
 def judged(result: Result, folder: Path) -> pa.Table:
     """The truth of every sample of the pool (what, source, concept …) beside its verdict (reason, kept)."""
-    truth = pq.read_table(folder / "world" / "truth.parquet")
+    truth = read_table(str(folder / "world" / "truth.parquet"))
     shards = range(len(job_shards(result)))
     manifest = pa.concat_tables([result.path.manifest.read(i, ["shard", "key", "kept", "reason"]) for i in shards])
     names = pa.array([storage.name_of(url) for url in manifest["shard"].to_pylist()])
     verdicts = manifest.drop_columns("shard").append_column("shard", names)
-    joined = truth.join(verdicts, keys=["shard", "key"], join_type="full outer")
+    joined = truth.join(verdicts, keys=["shard", "key"], join_type="full outer", use_threads=False)
     if joined.num_rows != truth.num_rows or joined["kept"].null_count or joined["what"].null_count:
         raise AccountingError(
             f"the manifest must name each of {truth.num_rows} planted samples once, but has {manifest.num_rows} rows"

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import StorageError, TornError
+from pipeline.parquet_file import ParquetFile
 from pipeline.reading import expect
 
 DONE = "_done.json"
@@ -141,7 +142,7 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
     """
     with storage.open_read(url) as file:
         try:
-            parquet = pq.ParquetFile(file)
+            parquet = ParquetFile(file)
             names = parquet.schema_arrow.names if columns is None else list(columns)
             if lost := set(names) - set(parquet.schema_arrow.names):
                 raise StorageError(
@@ -188,7 +189,7 @@ def read_schema(url: str) -> pa.Schema:
     """A parquet file's columns and metadata; reads the footer only."""
     with storage.open_read(url) as file:
         try:
-            return pq.read_schema(file)
+            return ParquetFile(file).schema_arrow
         except MemoryError:
             raise
         except pa.ArrowException as error:

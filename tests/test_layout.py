@@ -1,6 +1,7 @@
 """The arrows of the house, executed: who may import whom, one home per heavy library, how a file opens."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,10 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def lines_with(pattern: re.Pattern[str], path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if pattern.search(line)]
+
+
 def leaves_an_artifact(path: Path) -> bool:
     return path.read_text().startswith('"""Leaves `')
 
@@ -99,6 +104,13 @@ def test_arrows_point_from_jobs_to_stages_to_pipeline():
 def test_a_heavy_library_has_one_home(library):
     users = [path for path in FILES if any(m.partition(".")[0] == library for m in imports(path))]
     assert [name(path) for path in users if not at_home(path, HOMES[library])] == []
+
+
+def test_arrow_gets_no_threads_that_could_outlive_the_interpreter():
+    # of what the house uses, these start some; a join does too, unless it is told
+    threaded = re.compile(r"\bpq\.(read_\w+|Parquet\w+)\(|pyarrow\.dataset|\.(to_pandas|group_by)\(|\.join\(.*\bkeys=")
+    users = {name(path) for path in FILES for line in lines_with(threaded, path) if "use_threads=False" not in line}
+    assert users == set(), "a parquet file is read by pipeline.parquet_file, which says why"
 
 
 def test_stages_meet_in_their_artifacts():

@@ -32,6 +32,7 @@ from jobs.datacomp.damage import (
 from jobs.datacomp.labelled import Pictures
 from jobs.training_pairs import add_member
 from pipeline import storage
+from pipeline.artifact import read_table
 from pipeline.errors import JobError
 
 TRUTH = pa.schema(
@@ -120,7 +121,7 @@ def build(pictures: Pictures, noise: Noise, folder: Path) -> pa.Table:
     """
     truth = folder / TRUTH_FILE
     if truth.exists():
-        return pq.read_table(truth)
+        return read_table(str(truth))
     rng = Random(f"{noise.seed}/deal")
     clean, rest = _held_out(pictures, noise, rng)
     _write_clean(pictures, clean, noise, folder)

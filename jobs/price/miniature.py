@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from jobs.job import Job, parse
 from pipeline import storage
 from pipeline.errors import JobError
+from pipeline.parquet_file import ParquetFile
 from stages.formats import VectorReader, Webdataset
 
 _ROOM = 20  # samples of a cluster in the miniature, where the job's own clusters would be emptier
@@ -137,7 +138,7 @@ def _columns(url: str, companions: Sequence[str], rows: int, folder: Path) -> Sh
             whole += file.seek(0, io.SEEK_END)
             file.seek(0)
             if name.endswith(".parquet"):
-                source = pq.ParquetFile(file)
+                source = ParquetFile(file)
                 whole_rows = source.metadata.num_rows
                 table = pa.Table.from_batches([next(source.iter_batches(rows))]) if whole_rows else source.read()
                 count = table.num_rows

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jaxtyping import Bool, UInt8
 
 from pipeline.artifact import spans_of
 from pipeline.errors import PoolError, ShardError
+from pipeline.parquet_file import ParquetFile
 from pipeline.reading import expect
 from pipeline.storage import open_read
 
@@ -35,14 +35,14 @@ def whole_shard(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def open_parquet(url: str, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+def open_parquet(url: str, columns: Sequence[str] = ()) -> Iterator[ParquetFile]:
     """The parquet file at `url`; column chunks are streamed, not held. Raises ShardError if broken.
 
     columns: those that will be read, which a remote file then asks for in few requests; names that it has not count
     for nothing.
     """
     with whole_shard(url), open_read(url) as file:
-        parquet = pq.ParquetFile(file, buffer_size=1 << 20)
+        parquet = ParquetFile(file, 1 << 20)
         expect(file, lambda: spans_of(parquet.metadata, columns))
         yield parquet
 

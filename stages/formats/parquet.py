@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from pipeline.errors import DataError, JobError, PoolError, SampleError
+from pipeline.parquet_file import ParquetFile
 from pipeline.uid import content_hash, is_uid_hex
 from stages.formats.columns import is_bytes, is_text, need_column, need_text, open_parquet
 from stages.formats.sample import Reject, Sample, check_caption, check_image
@@ -161,9 +161,7 @@ class Parquet:
         return key, [(_suffix(image), image), ("txt", found.caption.encode()), ("json", text.encode())]
 
 
-def _batches_with(
-    file: pq.ParquetFile, positions: np.ndarray, columns: list[str]
-) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _batches_with(file: ParquetFile, positions: np.ndarray, columns: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Batches, with their first row's number, of the row groups that hold any of the sorted positions."""
     start = 0
     for group in range(file.num_row_groups):

@@ -12,11 +12,11 @@ from typing import BinaryIO, Protocol, runtime_checkable
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jaxtyping import Float, Float16, Float32, Int64
 from numpy.lib import format as npy
 
 from pipeline.errors import DataError, PoolError, ShardError
+from pipeline.parquet_file import ParquetFile
 from pipeline.storage import open_read
 from stages.float16 import widened
 from stages.formats.columns import need_column, open_parquet, whole_shard
@@ -237,12 +237,12 @@ def _npy_parts(stream: _Stream, rows: int, width: int, dtype: np.dtype, what: st
         yield np.frombuffer(raw, dtype).reshape(count, width)
 
 
-def _lists(file: pq.ParquetFile, column: str) -> Iterator[pa.Array]:
+def _lists(file: ParquetFile, column: str) -> Iterator[pa.Array]:
     for batch in file.iter_batches(_BLOCK_ROWS, columns=[column]):
         yield batch.column(column)
 
 
-def _width(file: pq.ParquetFile, column: str) -> int:
+def _width(file: ParquetFile, column: str) -> int:
     """Length of the first list that is neither null nor empty; 1 where there is none."""
     for part in _lists(file, column):
         longest: int | None = pc.max(pc.list_value_length(part)).as_py()
