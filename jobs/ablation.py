@@ -20,6 +20,7 @@ from jobs import filter_job
 from jobs.evaluate import Truth, filter_quality, retrieval
 from jobs.job import parse, put, read
 from jobs.poison import poisoned
+from jobs.precision import AUTO, settled_once
 from jobs.run import run
 from jobs.train_filter import Filter, train_filter
 from jobs.training import claim
@@ -85,6 +86,7 @@ def ablate(
     """
     folder = Path(values["folder"])
     claim(folder / "asked.json", {"job": values, **judged.asked}, "rows of one ablation")
+    values = _in_one_precision(values, folder, say)
     lines = [line for seed in seeds for line in _lines(values, folder, wrong, seed)]
     with ThreadPoolExecutor(side_by_side) as pool:
         calls = [pool.submit(_line, line, judged, str(folder / "store"), say) for line in lines]
@@ -121,6 +123,16 @@ def _lines(values: Mapping[str, Any], folder: Path, wrong: Sequence[float], seed
         shards = poisoned(_urls(values["clean"]["shards"]), captions, share, seed, tars)
         changes = {"clean.shards": shards, "clean.captions": "json:captions", "finetune": None}
         yield line(f"wrong-{share:g}", {_poison_name(share): changes})
+
+
+def _in_one_precision(values: Mapping[str, Any], folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    after: dict[str, Any] = copy.deepcopy(dict(values))
+    job = filter_job.parse(values)
+    recipes = {"training": job.training, "finetune.training": None if job.finetune is None else job.finetune.training}
+    for path, recipe in recipes.items():
+        if recipe is not None and recipe.precision == AUTO:
+            put(after, f"{path}.precision", settled_once(recipe, folder, say).precision, "ablation")
+    return after
 
 
 def _urls(shards: str | Sequence[str]) -> list[str]:

@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jobs.filter_job import FilterJob
-from jobs.training import Recipe, train
+from jobs.precision import settled
+from jobs.training import RECIPE, Recipe, train
 from jobs.training_pairs import Source, Task, pattern, write_pairs
 from pipeline import storage
 from pipeline.artifact import DONE, json_if_whole, write_json
@@ -112,6 +113,7 @@ def _step(
     parent = provenance(OpenClip(recipe.model, recipe.pretrained or RANDOM))
     mark = fingerprint([mark, dataclasses.replace(recipe, model="", pretrained=None), parent])
     out = Path(job.folder, f"{name}-{mark}")
+    recipe = settled(recipe, out / RECIPE, lambda line: say(f"{name:8} {line}"))
     checkpoint = train(pattern(pairs), out, recipe)
     seconds = (json_if_whole(str(out / DONE)) or {}).get("seconds")
     say(f"{name:8} {out.name} {seconds} s")
@@ -120,6 +122,7 @@ def _step(
         "inputs": inputs,
         "pairs": {"folder": storage.name_of(pairs), **report},
         "parent": parent,
+        "precision": recipe.precision,
         "checkpoint": provenance(OpenClip(recipe.model, str(checkpoint)))["pretrained"],
         "seconds": seconds,
     }

@@ -20,6 +20,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from jobs.precision import AUTO, settled
 from pipeline.artifact import DONE, json_if_whole, write_json
 from pipeline.errors import ModelError
 from pipeline.fingerprint import canonical
@@ -38,7 +39,7 @@ _HOW = {"fingerprint": False}  # how to run, not what to learn
 
 Plain = bool | int | float | str
 Augmentation = Mapping[str, Plain | tuple[float, ...] | None]
-Precision = Literal["fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "fp16", "pure_bf16", "pure_fp16"]
+Precision = Literal["auto", "fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "fp16", "pure_bf16", "pure_fp16"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -53,7 +54,8 @@ class Recipe:
     augmentation: fields of open_clip's AugmentationCfg, such as scale, color_jitter with color_jitter_prob.
     seed: of the initial weights and the order of the shards; the order inside the trainer's shuffle buffer follows the
         clock, so two runs differ a little.
-    precision: open_clip_train's; amp_bf16 is also for CPUs.
+    precision: open_clip_train's, or `auto`: amp_bf16 where the GPU has it or it is measured to be faster on this CPU,
+        else amp on a GPU and fp32 on a CPU. What it came to stands in recipe.json, and a resumed training keeps to it.
     processes: trainers side by side, one per GPU; more than one go through torchrun on this machine.
     workers: processes that decode, for each trainer. threads: of each trainer (OMP_NUM_THREADS), None as it is set.
     timeout_s: of one call of `train`, in seconds.
@@ -69,7 +71,7 @@ class Recipe:
     weight_decay: float = Field(default=0.2, ge=0)
     augmentation: Augmentation = field(default_factory=dict)
     seed: int = Field(default=0, ge=0)
-    precision: Precision = "fp32"
+    precision: Precision = "auto"
     device: str = "cpu"
     processes: int = Field(default=1, ge=1)
     workers: int = field(default=1, metadata=_HOW)
@@ -95,6 +97,8 @@ def train(shards: str, out: Path, recipe: Recipe) -> Path:
         checkpoint or exceeds timeout_s.
     """
     out = out.absolute()
+    if recipe.precision == AUTO:
+        recipe = settled(recipe, out / RECIPE, lambda _: None)
     log = out / LOG
     checkpoint = out / "checkpoints" / f"epoch_{recipe.epochs}.pt"
     claim(out / RECIPE, {"shards": shards, **_plain(recipe)}, "the training of one recipe")

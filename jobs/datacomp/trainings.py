@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from jobs.datacomp.labelled import LabelledSet, Pictures, recalls, top1
 from jobs.datacomp.plan import Outcome, Regime, Trainings
+from jobs.precision import settled_once
 from jobs.training import Recipe, claim, claim_model
 from pipeline.artifact import json_if_whole, write_json
 from pipeline.errors import ModelError
@@ -119,10 +120,11 @@ def train_all(
     claim(folder / f"evaluation-{mark}.json", {"pictures": pictures.digest}, "accuracies on one set of images")
     left = [fit for fit in wanted if _judged(fit, folder, mark) is None]
     say(f"{len(wanted)} trainings, {len(wanted) - len(left)} done before, {asked.side_by_side} at a time")
+    precision = settled_once(asked.recipe, folder, say).precision if left else asked.recipe.precision
 
     def one(number: int, fit: Fit) -> None:
         path = folder / fit.folder
-        checkpoint = _train(fit, path, running)
+        checkpoint = _train(fit, dataclasses.replace(fit.recipe, precision=precision), path, running)
         with _JUDGING:
             by_class = recalls(fit.recipe.model, checkpoint, pictures, evaluation, fit.recipe.device)
         accuracy = top1(by_class, pictures.labels)
@@ -144,9 +146,9 @@ def train_all(
     return [judged for fit in wanted if (judged := _judged(fit, folder, mark)) is not None]
 
 
-def _train(fit: Fit, path: Path, running: set[subprocess.Popen[str]]) -> Path:
+def _train(fit: Fit, recipe: Recipe, path: Path, running: set[subprocess.Popen[str]]) -> Path:
     """The last checkpoint of a training, by a process that can be ended."""
-    words = [fit.kept.shards, str(path), TypeAdapter(Recipe).dump_json(fit.recipe).decode(), WATCHED]
+    words = [fit.kept.shards, str(path), TypeAdapter(Recipe).dump_json(recipe).decode(), WATCHED]
     command = [sys.executable, "-m", "jobs.datacomp.fit", *words]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         running.add(process)
@@ -157,7 +159,7 @@ def _train(fit: Fit, path: Path, running: set[subprocess.Popen[str]]) -> Path:
             running.discard(process)
     if process.returncode != 0:
         raise ModelError(said.strip() or f"a training ended with exit code {process.returncode}: {path}")
-    return path / "checkpoints" / f"epoch_{fit.recipe.epochs}.pt"
+    return path / "checkpoints" / f"epoch_{recipe.epochs}.pt"
 
 
 def _judged(fit: Fit, folder: Path, mark: str) -> Judged | None:

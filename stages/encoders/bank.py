@@ -3,7 +3,9 @@
 Reading, decoding and the models run beside one another, each step a window of bounded size; order is kept.
 """
 
+import functools
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +20,7 @@ from PIL import Image
 
 from pipeline.errors import JobError, ModelError, SampleError
 from pipeline.turns import Turns
-from stages.encoders import clip, timm_image
+from stages.encoders import bf16, clip, timm_image
 from stages.encoders.config import Encoding, OpenClip, Timm
 from stages.encoders.pixels import Picture, decode_all
 from stages.encoders.towers import Towers
@@ -114,6 +116,8 @@ class Bank:
         """
         device = _device(encoding.device)
         dtype = _dtype(encoding.precision, device)
+        if device.type == "cpu" and dtype == torch.bfloat16:
+            _tell_where_slow()
         with _LOADING:
             towers = {name: _load(encoder, device) for name, encoder in encoders.items()}
         return cls(towers, encoding, device, dtype)
@@ -304,12 +308,18 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" else "fp32"
-    if precision == "fp16" and device.type != "cuda":
+def _dtype(asked: str, device: torch.device) -> torch.dtype:
+    if asked == "auto":
+        asked = "bf16" if device.type == "cuda" else "fp32"
+    if asked == "fp16" and device.type != "cuda":
         raise JobError(f"precision fp16 needs a GPU, but the device is {device}; use auto, fp32 or bf16")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[asked]
+
+
+@functools.cache  # one line a process
+def _tell_where_slow() -> None:
+    if (found := bf16.gain()) < 1:
+        sys.stderr.write(f"encoding.precision: bf16 is used as asked, but {bf16.told(found)}; fp32 is faster\n")
 
 
 def _cores() -> int:

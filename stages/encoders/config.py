@@ -61,7 +61,8 @@ class Encoding:
     preprocess: `exact` is the model's own transform, bit for bit; `fast` lets JPEG decode at 1/2, 1/4 or 1/8
         where at least 1.125 times the wanted size is left, and resizes with torch in place of PIL.
     precision: `auto` is bf16 on a GPU and fp32 elsewhere; fp16 needs a GPU. On a CPU with avx512_bf16, bf16 runs
-        the image tower of a ViT-B/32 in 0.3 of fp32's time.
+        the image tower of a ViT-B/32 in 0.3 of fp32's time; on one without such units it is slower. `auto` never looks
+        at the machine, for a vector's name must not depend on it.
     device: `auto`, or a name that torch knows, such as `cuda:0`.
     decode_threads: threads that decode, and on CPU also run the models, a batch each; 0 is
         OMP_NUM_THREADS where that is set (Ray sets it to an actor's num_cpus), else the cores there are.

@@ -1,6 +1,7 @@
 """The ablation's plan: one ingredient less each, equal steps, wrong captions in copies; judged is judged."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jobs.ablation import Judged, ablate, table_of
 from jobs.evaluate import Truth
 from jobs.filter_job import parse
 from jobs.job import read
+from jobs.precision import PRECISION
 from pipeline.artifact import write_json
 from pipeline.errors import ModelError
 from tests.pools import members, pair, write_tar
@@ -50,6 +52,16 @@ def test_each_filter_lacks_one_thing_and_takes_as_many_steps(tmp_path: Path) -> 
     assert len({job.folder for job in jobs.values()}) == 4, "only what shares trainings shares a folder"
 
 
+def test_all_filters_of_one_ablation_run_in_one_precision(tmp_path: Path) -> None:
+    values = values_in(tmp_path)
+    write_json(str(tmp_path / "out" / PRECISION), {"precision": "amp_bf16"})  # of another machine
+    for line in ablation._lines(ablation._in_one_precision(values, tmp_path / "out", pytest.fail), tmp_path, [0.5], 0):
+        for _, changed in line.steps:
+            job = parse(changed)
+            recipes = [job.training] + ([] if job.finetune is None else [job.finetune.training])
+            assert {recipe.precision for recipe in recipes} == {"amp_bf16"}
+
+
 def test_what_is_judged_is_not_trained_again(tmp_path: Path) -> None:
     values = values_in(tmp_path)
     recalls = {f"{a}_to_{b}_recall@{k}": 0.5 for a, b in (("image", "text"), ("text", "image")) for k in (1, 5)}
@@ -62,10 +74,15 @@ def test_what_is_judged_is_not_trained_again(tmp_path: Path) -> None:
     rows = ablate(values, JUDGED, range(2), [], 2, said.append)
     assert [row["filter"] for row in rows[::2]] == [*ablation.ADDED, *ablation.TAKEN_AWAY]
     assert [row["seed"] for row in rows] == [0, 1] * 5
-    assert len(said) == 10
+    told, *lines = said
+    assert (told.startswith("precision "), len(lines)) == (True, 10)
+    assert json.loads((tmp_path / "out" / PRECISION).read_text()) == {"precision": told.split()[1].strip(":")}
     printed = io.StringIO()
     Console(width=140, file=printed).print(table_of(rows))
     assert printed.getvalue().count("0.6500 ± 0.0707") == 5
+    said.clear()
+    ablate(values, JUDGED, range(2), [], 2, said.append)
+    assert len(said) == 10, "a precision is chosen once"
     longer = {**values, "training": {**values["training"], "epochs": 40}}
     with pytest.raises(ModelError, match=r"a folder holds rows of one ablation, but in .* job was"):
         ablate(longer, JUDGED, range(2), [], 2, said.append)

@@ -34,7 +34,9 @@ from jobs.datacomp.noise import plan as planned
 from jobs.datacomp.plan import Comparison, Outcome, Trainings, load, outcomes
 from jobs.datacomp.table import cells, markdown, rows, table
 from jobs.datacomp.trainings import Judged, Kept, fit_of, fits, samples_of, samples_seen
-from jobs.training import Recipe
+from jobs.precision import PRECISION
+from jobs.training import RECIPE, Recipe
+from pipeline.artifact import write_json
 from pipeline.errors import DataError, JobError, ModelError
 from pipeline.executor_local import LocalExecutor
 from pipeline.lifeline import WATCHED
@@ -210,6 +212,7 @@ def test_a_whole_comparison_and_the_same_command_again(
         return Path("random")  # weights; training a filter network is seen in test_train_filter.py
 
     monkeypatch.setattr(compare_module, "train", untrained)
+    write_json(str(tmp_path / "out" / "trainings" / PRECISION), {"precision": "amp_bf16"})  # of another machine
     said: list[str] = []
     made = compare(comparison, LocalExecutor(1), said.append)
     assert asked == [([True], True, comparison.filter)]
@@ -225,6 +228,8 @@ def test_a_whole_comparison_and_the_same_command_again(
     assert half.gain == pytest.approx(half.mean - whole.mean)
     logs = list((tmp_path / "out" / "trainings").glob("*/train.log"))
     assert len(logs) == 2
+    recipes = [json.loads(log.with_name(RECIPE).read_text()) for log in logs]
+    assert [recipe["precision"] for recipe in recipes] == ["amp_bf16", "amp_bf16"]
     assert json.loads((tmp_path / "out" / "result.json").read_text())["rows"][1]["top1"] == list(half.top1)
 
     times = {log: log.stat().st_mtime_ns for log in logs}
@@ -245,7 +250,7 @@ def test_a_whole_comparison_and_the_same_command_again(
 
 
 def test_a_training_ends_its_trainer_when_it_is_told_to_or_its_starter_is_gone(tmp_path: Path) -> None:
-    recipe = json.dumps({"model": str(TINY), "samples_per_epoch": 10})
+    recipe = json.dumps({"model": str(TINY), "samples_per_epoch": 10, "precision": "fp32"})
     words = ["pipe:sleep 60", str(tmp_path / "t"), recipe, WATCHED]
     with subprocess.Popen([sys.executable, "-m", "jobs.datacomp.fit", *words], stdin=subprocess.PIPE) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")

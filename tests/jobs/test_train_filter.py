@@ -28,7 +28,7 @@ from tests.jobs.test_cli import called
 from tests.pools import jpeg, members, pair, tiny_clip, write_tar
 
 FILES = [path for path in Path(filter_job.__file__).parent.glob("*.yaml") if "\nclean:" in path.read_text()]
-TRAINING = {"epochs": 1, "batch_size": 8, "warmup_steps": 1, "learning_rate": 1e-3, "threads": 1}
+TRAINING = {"epochs": 1, "batch_size": 8, "warmup_steps": 1, "learning_rate": 1e-3, "precision": "fp32", "threads": 1}
 
 
 def values_in(folder: Path) -> dict[str, Any]:
@@ -139,6 +139,7 @@ def test_provenance_names_every_part(made: tuple[dict[str, Any], Filter, list[st
     assert record["steps"]["base"]["pairs"]["pairs"] == 2 * record["steps"]["base"]["pairs"]["pictures"] == 64
     assert record["steps"]["tuned"]["pairs"]["pictures"] == 10
     assert [found["files"] for found in record["steps"]["tuned"]["inputs"]] == [2]  # images and class names
+    assert [record["steps"][name]["precision"] for name in ("base", "tuned")] == ["fp32", "fp32"]
     assert record["weights"] == {before.parts[-3]: 0.75, after.parts[-3]: 0.25}
     assert record["job"]["clean"]["layers"] == values["clean"]["layers"]
 
@@ -198,7 +199,7 @@ def test_there_are_filter_jobs_to_read() -> None:
         ({"clean": {"shards": "a.tar", "layer": 2}}, "clean has no key 'layer'; did you mean layers?"),
         ({"clean": {"shards": "a.tar", "layers": 0}}, "clean.layers: Input should be greater than or equal to 1"),
         ({"training": {"epoch": 2}}, "training has no key 'epoch'; did you mean epochs?"),
-        ({"training": {"precision": "int8"}}, "training.precision: Input should be 'fp32', 'amp'"),
+        ({"training": {"precision": "int8"}}, "training.precision: Input should be 'auto', 'fp32', 'amp'"),
         ({"training": {"model": "x"}}, "training has no model: the job has one for all of it"),
         ({"training": {"batch_size": 10, "processes": 4}}, "10 pairs came for 4 processes"),
         ({"finetune": {}}, "finetune needs a task (labelled images), pairs (captioned ones), or both"),

@@ -22,7 +22,7 @@ from pipeline.artifact import DONE, write_json
 from pipeline.errors import ModelError
 from pipeline.lifeline import WATCHED
 
-SHORT = Recipe(model=str(pocket.CONFIG), epochs=2, timeout_s=0.2)
+SHORT = Recipe(model=str(pocket.CONFIG), epochs=2, precision="fp32", timeout_s=0.2)
 
 
 def started(out: Path, recipe: Recipe = SHORT) -> str:
@@ -71,7 +71,7 @@ def test_the_options_are_those_of_open_clips_own_parser(tmp_path: Path) -> None:
 
 
 def test_one_process_needs_no_torchrun_and_a_known_model_no_file(tmp_path: Path) -> None:
-    command = training._command("x.tar", tmp_path / "run", Recipe(model="ViT-B/32"))
+    command = training._command("x.tar", tmp_path / "run", Recipe(model="ViT-B/32", precision="fp32"))
     assert command[1:6] == ["-m", "stages.encoders.trainer", "-", WATCHED, "--"]
     found = parse_args(command[6:])
     assert (found.model, found.batch_size, found.aug_cfg, found.local_loss) == ("ViT-B/32", 256, {}, False)
@@ -87,7 +87,7 @@ def test_a_trainer_that_fails_is_a_model_error_with_the_end_of_the_log(
     lines = f"[print(n) for n in range(40_000)]; {code}"
     monkeypatch.setattr(training, "_command", lambda *_: [sys.executable, "-c", lines])
     with pytest.raises(ModelError) as caught:
-        train("nowhere/00000.tar", tmp_path, Recipe(model=str(pocket.CONFIG)))
+        train("nowhere/00000.tar", tmp_path, replace(SHORT, timeout_s=60))
     told, *tail = str(caught.value).splitlines()
     assert told.startswith("open_clip's trainer must leave a checkpoint of nowhere/00000.tar, but it " + message)
     assert str(tmp_path / LOG) in told
@@ -102,7 +102,8 @@ def test_a_trainer_that_takes_too_long_is_stopped_and_leaves_no_process(tmp_path
 
 
 def test_a_trainer_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
-    call = f"train('pipe:sleep 60', Path({str(tmp_path)!r}), Recipe(model={str(pocket.CONFIG)!r}, samples_per_epoch=9))"
+    recipe = f"Recipe(model={str(pocket.CONFIG)!r}, samples_per_epoch=9, precision='fp32')"
+    call = f"train('pipe:sleep 60', Path({str(tmp_path)!r}), {recipe})"
     lines = f"from pathlib import Path; from jobs.training import Recipe, train; {call}"
     with subprocess.Popen([sys.executable, "-c", lines]) as starter:
         children = Path(f"/proc/{starter.pid}/task/{starter.pid}/children")
@@ -134,7 +135,7 @@ def test_two_trainers_never_share_a_folder(tmp_path: Path) -> None:
 
 def test_a_folder_takes_one_recipe(tmp_path: Path) -> None:
     started(tmp_path)
-    later = Recipe(model=str(pocket.CONFIG), epochs=3, timeout_s=5, workers=2, threads=1)
+    later = replace(SHORT, epochs=3, timeout_s=5, workers=2, threads=1)
     assert "epochs was 2 and is 3; take a fresh folder" in started(tmp_path, later)
     with pytest.raises(ModelError, match=r"shards was 'nowhere/00000\.tar' and is 'other\.tar'"):
         train("other.tar", tmp_path, SHORT)
@@ -143,7 +144,7 @@ def test_a_folder_takes_one_recipe(tmp_path: Path) -> None:
 def test_how_it_is_run_is_no_part_of_the_recipe(tmp_path: Path) -> None:
     started(tmp_path)
     before = (tmp_path / RECIPE).read_bytes()
-    again = Recipe(model=str(pocket.CONFIG), epochs=2, timeout_s=0.3, workers=2, threads=1)
+    again = replace(SHORT, timeout_s=0.3, workers=2, threads=1)
     assert "took longer than 0.3 s" in started(tmp_path, again)
     assert (tmp_path / RECIPE).read_bytes() == before
 

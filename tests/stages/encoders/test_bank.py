@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from pipeline.errors import JobError
-from stages.encoders import Bank, EncodedBatch, Encoding, OpenClip, Timm, clip
-from stages.encoders.bank import Decoded, Work, _finish
+from stages.encoders import Bank, EncodedBatch, Encoding, OpenClip, Timm, bf16, clip
+from stages.encoders.bank import Decoded, Work, _finish, _tell_where_slow
 from stages.formats.sample import Reject, Sample
 from tests.stages.encoders.conftest import encoded, photo, sample
 
@@ -247,6 +247,15 @@ def test_bf16_on_a_cpu_is_near_fp32_and_no_bit_follows_the_threads(tiny_clip: Op
     for threads in (2, 3):
         again = vectors("bf16", threads)
         assert all(np.array_equal(low[column], again[column]) for column in low)
+
+
+def test_bf16_on_a_cpu_that_loses_by_it_is_said_once(tiny_clip: OpenClip, capfd: pytest.CaptureFixture[str]) -> None:
+    _tell_where_slow.cache_clear()
+    for _ in range(2):
+        Bank.open({"c": tiny_clip}, Encoding(device="cpu", precision="bf16"))
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("encoding.precision: bf16 is used")]
+    assert len(said) == (bf16.gain() < 1)
+    assert all(line.endswith(" on this machine's processor; fp32 is faster") for line in said)
 
 
 @pytest.mark.parametrize(("size", "says"), [(8, "batch_size: 4"), (1, "a smaller model")])
