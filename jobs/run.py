@@ -93,6 +93,9 @@ def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> S
         watcher.made(label, result.artifact.name, result.seconds, result.reused)
     how = "done before" if result.reused else f"{result.seconds:.1f} s"
     say(f"{label:22} {result.artifact.name:26} {how}")
+    if named := cast(Mapping[str, int], result.report.get("named", {})):
+        counts = "; ".join(f"{count:,} by {source}" for source, count in sorted(named.items()))
+        say(f"{'uids':22} {counts}")
     return result
 
 

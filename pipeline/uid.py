@@ -4,6 +4,7 @@ The pair (high, low) is the DataComp subset format; structured arrays of it sort
 """
 
 import binascii
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,11 @@ UID = np.dtype("u8,u8")
 
 UID_ARROW = pa.binary(16)
 """parquet type of a uid: 16 big-endian bytes."""
+
+DASHES = (8, 13, 18, 23)
+"""Where the dashes of a UUID stand among its 36 characters."""
+
+_DASHED = 36
 
 
 def content_hash(*parts: bytes | memoryview) -> bytes:
@@ -92,6 +98,30 @@ def bytes_of(texts: pa.ChunkedArray | pa.Array) -> pa.FixedSizeBinaryArray:
 def is_uid_hex(text: object) -> bool:
     """True for a string of exactly 32 hex digits."""
     return isinstance(text, str) and len(text) == 32 and all(c in "0123456789abcdefABCDEF" for c in text)
+
+
+def stated_uid(value: object) -> bytes | None:
+    """The bytes of a value that is a uid as it stands: 16 bytes, 32 hex digits, a UUID with its dashes; else None."""
+    if isinstance(value, UUID):
+        return value.bytes
+    if isinstance(value, bytes):
+        if len(value) == UID_ARROW.byte_width:
+            return value
+        value = value.decode("latin-1")
+    if isinstance(value, str) and len(value) == _DASHED and all(value[at] == "-" for at in DASHES):
+        value = value.replace("-", "")
+    return bytes.fromhex(str(value)) if is_uid_hex(value) else None
+
+
+def named_uid(value: object) -> bytes | None:
+    """`stated_uid` where the value is one, else xxh3-128 of the text in UTF-8, the bytes, or the whole number's digits.
+
+    None for what names nothing: null, an empty text, truth values, fractions, lists.
+    """
+    stated = stated_uid(value)
+    if stated is not None or isinstance(value, bool) or not isinstance(value, str | bytes | int) or value in ("", b""):
+        return stated
+    return content_hash(value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass"))
 
 
 def _big_endian(uids: np.ndarray) -> bytes:

@@ -10,6 +10,7 @@ from pipeline.errors import AccountingError, RejectsError
 from pipeline.stage import Run, Summary
 from pipeline.terminal import escaped
 from stages.embeddings import UNREADABLE, read_rejects
+from stages.formats.sample import NOT_DOWNLOADED
 
 _SHOWN = 300  # characters of an example's message
 
@@ -24,8 +25,9 @@ def check_rejects(run: Run, embeddings: Artifact, distinct: Artifact | None = No
     rejecting = [embeddings] if distinct is None else [embeddings, distinct]
     for artifact in rejecting:
         kinds.update(cast(Mapping[str, int], _report(artifact)["rejects"]))
+    dead = kinds.pop(NOT_DOWNLOADED, 0)  # no samples: a list of links always has some
     rejected, unreadable = kinds.total(), kinds[UNREADABLE]
-    pool = cast(int, _report(embeddings)["kept"]) + cast(int, _report(embeddings)["rejected"])
+    pool = cast(int, _report(embeddings)["kept"]) + cast(int, _report(embeddings)["rejected"]) - dead
     if unreadable > limits.max_failed_shards:
         raise RejectsError(
             f"{embeddings.name}: {unreadable} shards could not be read, but limits.max_failed_shards is "

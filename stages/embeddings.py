@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.artifact import Artifact, read_schema, read_table, write_table
@@ -83,7 +84,7 @@ class Embeddings:
     encoding: Encoding = field(metadata={"fingerprint": False})
     needs: Needs = field(metadata={"fingerprint": False})
     name: ClassVar[str] = "embeddings"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     @classmethod
     def of(
@@ -129,14 +130,16 @@ def _resolved(encoding: Encoding, needs: Needs) -> Encoding:
 
 
 def report(summaries: list[Summary]) -> Summary:
-    """Counts over all shards: kept (readable samples), rejected, and rejects by kind."""
-    kinds = Counter[str]()
+    """Counts over all shards: kept (readable samples), rejected, rejects by kind, and what the uids come from."""
+    kinds, named = Counter[str](), Counter[str]()
     for summary in summaries:
         kinds.update(cast(Mapping[str, int], summary["rejects"]))
+        named.update(cast(Mapping[str, int], summary.get("named", {})))
     return {
         "kept": total(summaries, "rows"),
         "rejected": kinds.total(),
         "rejects": dict(sorted(kinds.items())),
+        "named": dict(sorted(named.items())),
     }
 
 
@@ -187,7 +190,8 @@ def embed(bank: "Bank", samples: Iterable[Sample | Reject], out: Artifact, item:
     width, height = np.concatenate(sides, axis=1)
     table = _place(kept).append_column("width", pa.array(width)).append_column("height", pa.array(height))
     found = {name: np.concatenate(blocks) for name, blocks in parts.items()}
-    return commit(out, item, with_similarity(table, found), found, rejects)
+    named = dict(Counter(sample.named for sample in kept))
+    return commit(out, item, with_similarity(table, found), found, rejects, {"named": named})
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ class Precomputed:
     pool: Artifact
     reader: VectorReader
     name: ClassVar[str] = "embeddings"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, run: Run, out: Artifact) -> Summary:
         """One file per shard, without vectors."""
@@ -217,13 +221,15 @@ class _Read:
     def run(self, state: None, item: ShardItem) -> Summary:
         check_unchanged(self.out, item.index, item.url, self.reader)
         table, rejects = self.reader.rows(item.url)
+        named = {found["values"]: found["counts"] for found in pc.value_counts(table["named"]).to_pylist()}
+        table = table.drop_columns("named")
         positions = np.asarray(table["position"])
         for name in self.reader.encoders():
             if has_text(self.reader):
                 image = self.reader.vectors(item.url, name, "image", positions)
                 text = self.reader.vectors(item.url, name, "text", positions)
                 table = with_similarity(table, {f"{name}.image": image, f"{name}.text": text})
-        return commit(self.out, item, table, {}, rejects)
+        return commit(self.out, item, table, {}, rejects, {"named": named})
 
 
 def _filled(

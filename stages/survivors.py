@@ -17,6 +17,7 @@ from pipeline.uid import uids_from_bytes
 from stages.embeddings import LIKE, Embeddings
 from stages.float16 import widened
 from stages.formats import Reader, VectorReader
+from stages.formats.sample import NOT_DOWNLOADED
 from stages.formats.vector_blocks import unit_parts
 from stages.unchanged import check_unchanged
 
@@ -49,9 +50,10 @@ class Survivors:
         return cast(int, self._report(self.source)["kept"])
 
     def pool_count(self) -> int:
-        """How many samples the pool has, rejected ones as well."""
+        """How many samples the pool has, rejected ones as well; links that were never downloaded are none."""
         report = self._report(self.embeddings)
-        return cast(int, report["kept"]) + cast(int, report["rejected"])
+        dead = cast(Mapping[str, int], report["rejects"]).get(NOT_DOWNLOADED, 0)
+        return cast(int, report["kept"]) + cast(int, report["rejected"]) - dead
 
     def _report(self, artifact: Artifact) -> Mapping[str, object]:
         report = artifact.done()

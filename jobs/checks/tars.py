@@ -18,7 +18,7 @@ from pipeline import storage
 from pipeline.artifact import read_json, shard_name
 from pipeline.errors import DataError
 from pipeline.stage import Run, ShardItem
-from pipeline.uid import content_hash, is_uid_hex, uids_from_bytes
+from pipeline.uid import content_hash, named_uid, stated_uid, uids_from_bytes
 from stages.formats import ImageReader, Parquet
 from stages.shards import SIZES, OutputShard, Piece, plan_shards
 
@@ -274,14 +274,15 @@ def _contents(reader: ImageReader, file: BinaryIO, places: Sequence[_Place], fac
     caption = parts.get("txt", b"")
     if caption != fact["caption"].encode():
         yield f"its caption must be {fact['caption']!r:.80}, but is {caption!r:.80}"
-    uid = _uid(reader, parts.get("json", b""), image, fact["caption"])
+    uid = _uid(reader, parts.get("json", b""), image, fact)
     if uid is not None and uid != fact["uid"]:
         yield f"its members must have uid {fact['uid'].hex()}, but have {uid.hex()}"
 
 
-def _uid(reader: ImageReader, described: bytes, image: bytes, caption: str) -> bytes | None:
+def _uid(reader: ImageReader, described: bytes, image: bytes, fact: Mapping[str, Any]) -> bytes | None:
     """The uid that the pool's option gives these members; None where they do not tell."""
-    stated = None
+    if reader.uid == "key" and not isinstance(reader, Parquet):
+        return named_uid(fact["key"])
     if reader.uid != "content":
         try:
             fields = json.loads(described)
@@ -289,8 +290,7 @@ def _uid(reader: ImageReader, described: bytes, image: bytes, caption: str) -> b
             fields = None  # a pool of broken json has uids by content
         field = "uid" if reader.uid == "auto" else reader.uid.removeprefix("json:")
         stated = fields.get(field) if isinstance(fields, dict) else None
-        if is_uid_hex(stated):
-            return bytes.fromhex(str(stated))
-        if reader.uid != "auto":
-            return None
-    return content_hash(image, caption.encode())
+        uid = stated_uid(stated)
+        if uid is not None or reader.uid != "auto":  # json need not hold the bytes that a row was named by
+            return uid or (None if isinstance(reader, Parquet) else named_uid(stated))
+    return content_hash(image, fact["caption"].encode())

@@ -7,14 +7,20 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float16, Int64
 
 from pipeline.errors import JobError, PoolError, ShardError
-from stages.formats.columns import uids_of
+from stages.formats.columns import need_text
+from stages.formats.plain import text_of
 from stages.formats.precomputed import (
+    BY_VECTOR,
+    HEIGHTS,
+    WIDTHS,
     Faults,
+    Names,
+    brought_uids,
     captions_of,
-    hashed_uids,
     known_encoder,
     read_columns,
     row_table,
@@ -24,28 +30,29 @@ from stages.formats.vector_blocks import Blocks, npy_blocks, squared_norms, unit
 
 _SHARD = re.compile(r"(?P<root>(?:.*/)?)metadata/metadata_(?P<number>[^/]+)\.parquet")
 _CAPTIONS = ("caption", "TEXT", "text")
-_WIDTHS = ("original_width", "width", "WIDTH")
-_HEIGHTS = ("original_height", "height", "HEIGHT")
+_PLACES = ("url", "image_path")
 
 
 @dataclass(frozen=True)
 class ClipRetrieval:
     """A pool of `metadata/metadata_N.parquet` with `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy`.
 
-    The shard is the parquet. A uid is the column `uid` where that is 32 hex digits, else xxh3-128 of url and
-    caption. The caption is the first column there is of caption, TEXT, text; "" where there is none.
+    The shard is the parquet. The caption is the first column there is of caption, TEXT, text; "" where there is none.
 
     encoder: what this job calls the model that made the vectors.
     text: False for a pool without text_emb.
+    uid: `auto`, the column `uid` where it is 32 hex digits, a UUID or 16 bytes, else xxh3-128 of the caption after the
+        first there is of the url, the image_path, and the image vector's bytes as stored; else a column, as of Vectors.
     Raises JobError for an empty name.
     """
 
     encoder: str = "clip"
     text: bool = True
+    uid: str = "auto"
 
     def __post_init__(self) -> None:
-        if not self.encoder:
-            raise JobError("pool.encoder must name the model of the vectors, but an empty name came")
+        if not self.encoder or not self.uid:
+            raise JobError("pool.encoder and pool.uid must name something, but an empty name came")
 
     def encoders(self) -> tuple[str, ...]:
         """Names of the encoders whose vectors the pool offers: one."""
@@ -62,17 +69,24 @@ class ClipRetrieval:
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
         """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
 
-        Kinds: no-caption, caption-not-utf8, vector-not-finite, vector-zero.
-        Raises ShardError when the files do not match.
+        Kinds: no-uid, no-caption, caption-not-utf8, vector-not-finite, vector-zero.
+        Raises PoolError for columns of other types, ShardError when the files do not match.
         """
-        meta, _ = read_columns(url, ("uid", "key", "url", *_CAPTIONS, *_WIDTHS, *_HEIGHTS))
+        uid = "uid" if self.uid == "auto" else self.uid
+        once = {"uid": (uid, *_PLACES), "caption": _CAPTIONS}
+        meta, schema = read_columns(url, (uid, "key", *_PLACES, *_CAPTIONS, *WIDTHS, *HEIGHTS), once)
         faults = Faults(len(meta))
-        caption = next((name for name in _CAPTIONS if name in meta.column_names), None)
+        names = brought_uids(meta, schema, None if self.uid == "auto" else self.uid, faults, url)
+        caption = next((name for name in _CAPTIONS if name in schema.names), None)
+        if caption is not None:
+            need_text(schema, caption, "caption", url)
         captions = captions_of(meta, caption, faults, url)
-        widths = [self._mark(array, faults) for array in self.companions(url)]
-        if len(set(widths)) > 1:
-            raise ShardError(f"{url}: image and text vectors must be as wide, but are {widths}")
-        return row_table(meta, self._uids(meta, captions), captions, faults, (_WIDTHS, _HEIGHTS))
+        if self.uid == "auto":
+            _hash_places(meta, names, captions)
+        unnamed = ~names.known & (self.uid == "auto")
+        stored = self._mark(url, faults, unnamed)
+        names.hash(stored, unnamed, captions, BY_VECTOR)
+        return row_table(meta, names, captions, faults)
 
     def vectors(
         self,
@@ -96,18 +110,29 @@ class ClipRetrieval:
             raise JobError(f"{url}: the pool must have text vectors for this job, but pool.text is false")
         return npy_blocks(self.companions(url)[0 if tower == "image" else 1])
 
-    def _uids(self, meta: pa.Table, captions: pa.ChunkedArray) -> np.ndarray:
-        if "uid" in meta.column_names:
-            uids, known = uids_of(meta["uid"])
-        else:
-            uids, known = np.zeros((len(meta), 16), np.uint8), np.zeros(len(meta), bool)
-        urls = [b""] * int((~known).sum())
-        if "url" in meta.column_names:
-            links = meta["url"].filter(pa.array(~known)).cast(pa.string()).cast(pa.binary())
-            urls = [link or b"" for link in links.to_pylist()]
-        return hashed_uids(uids, known, urls, captions)
+    def _mark(self, url: str, faults: Faults, unnamed: np.ndarray) -> list[bytes]:
+        """Marks bad vectors; answers the bytes, as stored, of the image vectors of the rows `unnamed`."""
+        stored: list[bytes] = []
 
-    def _mark(self, array: str, faults: Faults) -> int:
-        with npy_blocks(array) as blocks:
-            faults.mark_norms(squared_norms(blocks), array, array.rpartition("/")[2])
-            return blocks.width
+        def keep(start: int, part: np.ndarray) -> None:
+            stored.extend(row.tobytes() for row in part[unnamed[start : start + len(part)]])
+
+        widths = []
+        for number, array in enumerate(self.companions(url)):
+            with npy_blocks(array) as blocks:
+                see = keep if number == 0 and unnamed.any() else None
+                faults.mark_norms(squared_norms(blocks, see), array, array.rpartition("/")[2])
+                widths.append(blocks.width)
+        if len(set(widths)) > 1:
+            raise ShardError(f"{url}: image and text vectors must be as wide, but are {widths}")
+        return stored
+
+
+def _hash_places(meta: pa.Table, names: Names, captions: pa.ChunkedArray) -> None:
+    """Names rows by their url and caption, or by their image_path and caption: a caption alone tells none apart."""
+    for column in _PLACES:
+        if column not in meta.column_names:
+            continue
+        places = text_of(meta[column])[0].cast(pa.binary())
+        filled = ~names.known & pc.fill_null(pc.greater(pc.binary_length(places), 0), False).to_numpy()
+        names.hash(places.filter(pa.array(filled)).to_pylist(), filled, captions, f"a hash of {column} and caption")

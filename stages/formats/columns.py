@@ -1,4 +1,4 @@
-"""Opens one parquet file and refuses columns that are missing or of another type than the format says."""
+"""Opens one parquet file and refuses columns that are missing, twice there, or of another type than the format says."""
 
 import zipfile
 import zlib
@@ -15,12 +15,20 @@ from pipeline.errors import PoolError, ShardError
 from pipeline.parquet_file import ParquetFile
 from pipeline.reading import expect
 from pipeline.storage import open_read
+from pipeline.uid import DASHES, content_hash
+from stages.formats.plain import is_bytes, is_text, stored, stored_type
 
 _HEX = np.full(256, 255, np.uint8)
 _HEX[np.frombuffer(b"0123456789", np.uint8)] = np.arange(10)
 _HEX[np.frombuffer(b"abcdef", np.uint8)] = _HEX[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16)
 
-
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
 _BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, NotImplementedError, zlib.error)
 """What pyarrow, numpy and zipfile raise of a broken file."""
 
@@ -42,15 +50,19 @@ def open_parquet(url: str, columns: Sequence[str] = ()) -> Iterator[ParquetFile]
     for nothing.
     """
     with whole_shard(url), open_read(url) as file:
-        parquet = ParquetFile(file, 1 << 20)
+        try:
+            parquet = ParquetFile(file, 1 << 20)
+        except UnicodeDecodeError as error:
+            raise PoolError(f"{url}: names of columns must be UTF-8, but one is not: {error}; rename it") from error
         expect(file, lambda: spans_of(parquet.metadata, columns))
         yield parquet
 
 
 def need_column(schema: pa.Schema, candidates: Sequence[str], option: str, url: str) -> str:
-    """The first of `candidates` that is a column. Raises PoolError that names the columns there are."""
+    """The first of `candidates` that is a column. Raises PoolError where there is none, or two of that name."""
     for name in candidates:
         if name in schema.names:
+            need_once(schema, name, option, url)
             return name
     raise PoolError(
         f"{url}: pool.{option} must name a column, but there is no {' or '.join(candidates)}; "
@@ -58,36 +70,39 @@ def need_column(schema: pa.Schema, candidates: Sequence[str], option: str, url: 
     )
 
 
-def need_text(schema: pa.Schema, name: str, option: str, url: str) -> None:
-    """Raises PoolError when column `name` holds no text; a column of nulls only passes."""
-    kind = schema.field(name).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not (is_text(kind) or pa.types.is_null(kind)):
+def need_once(schema: pa.Schema, name: str, option: str, url: str) -> None:
+    """Raises PoolError where several columns have this name: which one is meant cannot be known."""
+    times = schema.names.count(name)
+    if times > 1:
         raise PoolError(
-            f"{url}: pool.{option} must name a text column, but {name} is {kind}; "
-            "name another column, or write the text into one"
+            f"{url}: pool.{option} must name one column, but {times} are called {name}, as a join can leave them; "
+            f"rename or drop all but one"
         )
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """True for the string types of Arrow."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def first_column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array | pa.ChunkedArray:
+    """The column of this name; of several the first."""
+    return table.column(table.schema.get_all_field_indices(name)[0])
 
 
-def is_bytes(kind: pa.DataType) -> bool:
-    """True for the binary types of Arrow that have no fixed width."""
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+def need_text(schema: pa.Schema, name: str, option: str, url: str) -> None:
+    """Raises PoolError when column `name` holds no text; bytes are text in UTF-8, and a column of nulls passes."""
+    kind = schema.field(name).type
+    plain = stored_type(kind)
+    if is_text(plain) or is_bytes(plain) or pa.types.is_null(plain):
+        return
+    remedy = "name another column, or write the text into one"
+    if is_list(plain) and is_text(stored_type(plain.value_type)):
+        remedy = (
+            "a picture has one caption here: write the one that counts into a column of its own, such as "
+            f'table.append_column("first", pyarrow.compute.list_element(table["{name}"], 0)), and name that'
+        )
+    raise PoolError(f"{url}: pool.{option} must name a text column, but {name} is {kind}; {remedy}")
 
 
-def text_of(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Bool[np.ndarray, "n"]]:
-    """The column as string, nulls kept, and which rows are no UTF-8: those must not be read as text."""
-    text = column.cast(pa.string())
-    try:
-        text.validate(full=True)
-    except pa.ArrowInvalid:
-        return text, np.array([not _is_utf8(raw) for raw in text.cast(pa.binary()).to_pylist()], bool)
-    return text, np.zeros(len(text), bool)
+def is_list(kind: pa.DataType) -> bool:
+    """True for the list types of Arrow."""
+    return any(is_one(kind) for is_one in _LISTS)
 
 
 def null_mask(column: pa.ChunkedArray) -> Bool[np.ndarray, "n"]:
@@ -96,22 +111,65 @@ def null_mask(column: pa.ChunkedArray) -> Bool[np.ndarray, "n"]:
     return mask
 
 
-def uids_of(column: pa.ChunkedArray) -> tuple[UInt8[np.ndarray, "n 16"], Bool[np.ndarray, "n"]]:
-    """16 bytes a row, and which are a uid (32 hex digits as text, or 16 bytes); zeros for the others."""
-    if is_text(column.type) or pa.types.is_dictionary(column.type):
-        digits, known = _rows_of_width(column.cast(pa.string()).cast(pa.binary()), 32)
-        nibbles = _HEX[digits]
-        known &= (nibbles < 16).all(axis=1)
-        nibbles[~known] = 0
-        return nibbles[:, 0::2] << 4 | nibbles[:, 1::2], known
-    if pa.types.is_binary(column.type) or pa.types.is_fixed_size_binary(column.type):
-        return _rows_of_width(column, 16)
-    return np.zeros((len(column), 16), np.uint8), np.zeros(len(column), bool)
+def need_names(schema: pa.Schema, name: str, url: str) -> None:
+    """Raises PoolError unless column `name`, which pool.uid names, holds texts, bytes or whole numbers."""
+    kind = schema.field(name).type
+    plain = stored_type(kind)
+    text = is_text(plain) or is_bytes(plain) or pa.types.is_fixed_size_binary(plain) or pa.types.is_null(plain)
+    if not (text or _is_whole(plain)):
+        raise PoolError(
+            f"{url}: pool.uid must name a column of texts, bytes or whole numbers, but {name} is {kind}; name another, "
+            "or cast it"
+        )
 
 
-def _rows_of_width(column: pa.ChunkedArray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, width) uint8 and which rows have exactly that many bytes; the others are zeros."""
-    array = column.cast(pa.large_binary()).combine_chunks()
+def uids_of(column: pa.ChunkedArray, named: bool = False) -> tuple[UInt8[np.ndarray, "n 16"], Bool[np.ndarray, "n"]]:
+    """16 bytes a row, and which are a uid; zeros for the others. Of any column; what can be no uid is none.
+
+    A uid is 16 bytes, 32 hex digits as text or bytes, or a UUID with its dashes; named: any other text and bytes that
+    are not empty and any whole number too, by their hash, as pipeline.uid.named_uid has it.
+    """
+    column = stored(column)
+    kind = column.type
+    text = is_text(kind)
+    if not (text or is_bytes(kind) or pa.types.is_fixed_size_binary(kind)):
+        uids, known = np.zeros((len(column), 16), np.uint8), np.zeros(len(column), bool)
+        if named and _is_whole(kind):
+            _hash_others(uids, known, column.cast(pa.string()).cast(pa.large_binary()).combine_chunks())
+        return uids, known
+    raw = (column.cast(pa.large_string()) if text else column).cast(pa.large_binary()).combine_chunks()
+    digits, known = _rows_of_width(raw, 32)
+    dashed, with_dashes = _rows_of_width(raw, 36)
+    if with_dashes.any():
+        with_dashes &= (dashed[:, DASHES] == ord("-")).all(axis=1)
+        digits[with_dashes] = np.delete(dashed, DASHES, axis=1)[with_dashes]
+        known |= with_dashes
+    nibbles = _HEX[digits]
+    known &= (nibbles < 16).all(axis=1)
+    nibbles[~known] = 0
+    uids = nibbles[:, 0::2] << 4 | nibbles[:, 1::2]
+    if not text:
+        as_stored, whole = _rows_of_width(raw, 16)
+        uids[whole], known = as_stored[whole], known | whole
+    if named:
+        _hash_others(uids, known, raw)
+    return uids, known
+
+
+def _is_whole(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0))
+
+
+def _hash_others(uids: np.ndarray, known: np.ndarray, raw: pa.Array) -> None:
+    """Fills in the rows that are not known and not empty."""
+    for row in np.flatnonzero(~known).tolist():
+        if value := raw[row].as_py():
+            uids[row] = np.frombuffer(content_hash(value), np.uint8)
+            known[row] = True
+
+
+def _rows_of_width(array: pa.Array, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, width) uint8 of large_binary, and which rows have exactly that many bytes; the others are zeros."""
     fits = pc.fill_null(pc.equal(pc.binary_length(array), width), False)
     filled = pc.if_else(fits, array, pa.scalar(bytes(width), pa.large_binary()))
     start = filled.offset
@@ -119,21 +177,3 @@ def _rows_of_width(column: pa.ChunkedArray, width: int) -> tuple[np.ndarray, np.
     content = filled.buffers()[2] if len(filled) else b""
     raw = np.frombuffer(content, np.uint8, len(filled) * width, first) if len(filled) else np.empty(0, np.uint8)
     return raw.reshape(-1, width), fits.to_numpy(zero_copy_only=False).copy()
-
-
-def sides_of(column: pa.ChunkedArray) -> pa.Array:
-    """Width or height in pixels as int32; null where the column has no positive whole number that fits."""
-    numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-    if not numeric:
-        return pa.nulls(len(column), pa.int32())
-    pixels = column.cast(pa.float64(), safe=False).combine_chunks().to_numpy(zero_copy_only=False)
-    known = (pixels >= 1) & (pixels < 2**31)
-    return pa.array(np.where(known, pixels, 0).astype(np.int32), mask=~known)
-
-
-def _is_utf8(raw: bytes | None) -> bool:
-    try:
-        (raw or b"").decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

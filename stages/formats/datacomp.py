@@ -9,8 +9,17 @@ import pyarrow as pa
 from jaxtyping import Float16, Int64
 
 from pipeline.errors import JobError, PoolError, ShardError
-from stages.formats.columns import need_column, need_text, uids_of
-from stages.formats.precomputed import Faults, captions_of, known_encoder, read_columns, row_table
+from stages.formats.columns import need_column, need_text
+from stages.formats.precomputed import (
+    HEIGHTS,
+    WIDTHS,
+    Faults,
+    brought_uids,
+    captions_of,
+    known_encoder,
+    read_columns,
+    row_table,
+)
 from stages.formats.sample import Reject
 from stages.formats.vector_blocks import Blocks, npz_blocks, squared_norms, unit_rows
 
@@ -48,19 +57,19 @@ class Datacomp:
         Kinds: no-uid, no-caption, caption-not-utf8, vector-not-finite, vector-zero.
         Raises PoolError for missing columns, ShardError when npz and parquet do not match.
         """
-        meta, schema = read_columns(url, ("uid", "text", "url", "original_width", "original_height", "width", "height"))
+        once = {"uid": ("uid",), "caption": ("text",)}
+        meta, schema = read_columns(url, ("uid", "text", "url", *WIDTHS, *HEIGHTS), once)
         need_column(schema, ("uid",), "uid", url)
         need_text(schema, need_column(schema, ("text",), "caption", url), "caption", url)
         faults = Faults(len(meta))
-        uids, known = uids_of(meta["uid"])
-        faults.mark(~known, "no-uid", "a uid must be 32 hex digits, but uid is not")
+        names = brought_uids(meta, schema, None, faults, url)
+        faults.mark(~names.known, "no-uid", "a uid must be 32 hex digits, but uid is not")
         captions = captions_of(meta, "text", faults, url)
         for encoder in self.use:
             widths = [self._mark(url, f"{encoder}_{tower}", faults) for tower in _TOWERS.values()]
             if widths[0] != widths[1]:
                 raise ShardError(f"{url}: {encoder}_img and {encoder}_txt must be as wide, but are {widths}")
-        sides = (("original_width", "width"), ("original_height", "height"))
-        return row_table(meta, uids, captions, faults, sides)
+        return row_table(meta, names, captions, faults)
 
     def vectors(
         self,

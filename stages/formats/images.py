@@ -3,12 +3,15 @@
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.uid import content_hash
-from stages.formats.columns import is_bytes, open_parquet
+from stages.formats.columns import first_column, is_list, open_parquet
+from stages.formats.plain import is_bytes, is_text, stored, stored_type
 from stages.formats.sample import Reject, Sample
 from stages.formats.tar_members import list_members
+from stages.formats.vector_blocks import vector_fault
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 """How the names of image files end, in small letters or capitals."""
@@ -57,15 +60,15 @@ def tar_images(url: str) -> Iterator[Sample | Reject]:
 
 
 def parquet_images(url: str, column: str) -> Iterator[Sample | Reject]:
-    """One sample per row of a binary column, or of Hugging Face's struct<bytes, path>; null is a reject, `no-image`.
+    """One sample per row of a column that `holds_images`; null is a reject, `no-image`.
 
     Raises ShardError for a broken file.
     """
     with open_parquet(url, [column]) as file:
         position = 0
         for batch in file.iter_batches(_BATCH_ROWS, columns=[column]):
-            for value in batch.column(0).to_pylist():
-                image = value["bytes"] if isinstance(value, dict) else value
+            images, _ = images_of(pa.chunked_array([first_column(batch, column)]))
+            for image in images.to_pylist():
                 key = f"{url}: row {position}"
                 if image is None:
                     yield Reject(position, key, "no-image", f"a row must have an image, but {column} is null")
@@ -74,17 +77,55 @@ def parquet_images(url: str, column: str) -> Iterator[Sample | Reject]:
                 position += 1
 
 
+def images_of(column: pa.ChunkedArray) -> tuple[pa.Array | pa.ChunkedArray, pa.ChunkedArray | None]:
+    """The encoded images of a column that `holds_images`, null where there is none; their paths where it has such."""
+    column, paths = stored(column), None
+    if pa.types.is_struct(column.type):
+        at, path = column.type.get_field_index("bytes"), column.type.get_field_index("path")
+        if path >= 0:
+            paths = pc.struct_field(column, [path])
+        column = stored(pc.struct_field(column, [at]))
+    return (column.chunk(0) if column.num_chunks == 1 else column), paths
+
+
 def holds_images(kind: pa.DataType) -> bool:
-    """True for the type of a column that `parquet_images` reads."""
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and holds_images(kind.field("bytes").type)
-    return is_bytes(kind)
+    """True for the type of a column that `images_of` reads: bytes, or Hugging Face's struct<bytes, path>."""
+    plain = _bytes_of(stored_type(kind))
+    return plain is not None and is_bytes(plain)
+
+
+def image_fault(kind: pa.DataType) -> str:
+    """Why a column of this type holds no encoded images, and what to do; "" where it does, or is null everywhere."""
+    plain = stored_type(kind)
+    within = _bytes_of(plain)
+    if within is not None and (is_bytes(within) or pa.types.is_null(within)):
+        return ""
+    if is_text(plain) or (pa.types.is_struct(plain) and plain.get_field_index("path") >= 0):
+        return (
+            f"not {kind}: these are most likely paths or links to images; write the files themselves into a column of "
+            f"bytes, or make tars of them (img2dataset does, from links)"
+        )
+    numbers = plain
+    while is_list(numbers):
+        numbers = stored_type(numbers.value_type)
+    if is_list(plain) and (pa.types.is_integer(numbers) or pa.types.is_floating(numbers)):
+        return f"not {kind}: numbers in lists are decoded pixels; write them as encoded files, such as PNG"
+    if is_list(plain):
+        return f"not {kind}: a row has one image here; write a row for each, or the one that counts into a column"
+    return f"not {kind}"
 
 
 def holds_vectors(kind: pa.DataType) -> bool:
     """True for the type of a column that `vector_blocks.list_blocks` reads."""
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return bool(lists and pa.types.is_floating(kind.value_type))
+    return not vector_fault(kind)
+
+
+def _bytes_of(plain: pa.DataType) -> pa.DataType | None:
+    """What the images are stored as; None for a struct that has no field `bytes`, or two."""
+    if not pa.types.is_struct(plain):
+        return plain
+    at = plain.get_field_index("bytes")
+    return stored_type(plain.field(at).type) if at >= 0 else None
 
 
 def _sample(position: int, key: str, image: bytes) -> Sample:

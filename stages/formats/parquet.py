@@ -1,23 +1,33 @@
 """Reads encoded images and captions from parquet rows; refuses columns that hold neither."""
 
 import json
-import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64, UInt8
 
 from pipeline.errors import DataError, JobError, PoolError, SampleError
 from pipeline.parquet_file import ParquetFile
-from pipeline.uid import content_hash, is_uid_hex
-from stages.formats.columns import is_bytes, is_text, need_column, need_text, open_parquet
-from stages.formats.sample import Reject, Sample, check_caption, check_image
+from pipeline.uid import content_hash
+from stages.formats.columns import (
+    first_column,
+    need_column,
+    need_names,
+    need_once,
+    need_text,
+    null_mask,
+    open_parquet,
+    uids_of,
+)
+from stages.formats.images import image_fault, images_of
+from stages.formats.plain import is_bytes, json_value, stored_type, text_of
+from stages.formats.sample import BY_CONTENT, NOT_DOWNLOADED, Reject, Sample, check_caption, check_image
 
 _BATCH_ROWS = 64  # images of up to some MB: one batch stays below a few hundred MB
+_IMG2DATASET = ("status", "error_message")  # it writes both; a `status` alone may be anybody's
 _TAR_KEY = re.compile(r"[\w-]+(?:/[\w-]+)*")
 _MAGIC = (
     (b"\xff\xd8\xff", "jpg"),
@@ -35,8 +45,9 @@ class Parquet:
 
     image: a binary column, or Hugging Face's struct<bytes, path>, of encoded image files.
     caption: a text column; None for the first there is of caption, text, TEXT.
-    uid: `auto`, the column `uid` where it is 32 hex digits (or 16 bytes), else the content hash of image and
-        caption; `content`, always that hash; else a column, which every row must then have filled.
+    uid: `auto`, the column `uid` where it is 32 hex digits, a UUID or 16 bytes, else the content hash of image and
+        caption; `content`, always that hash; else a column of such, or of any texts, bytes or whole numbers, which
+        then name samples by their hash (pipeline.uid.named_uid); every row must have it filled.
     A sample's key is the column `key` where there is one, else the uid's hex digits.
     Raises JobError for an empty option.
     """
@@ -52,16 +63,17 @@ class Parquet:
     def samples(self, url: str) -> Iterator[Sample | Reject]:
         """Every row once, in order, 64 in memory at a time; image bytes may be kept.
 
-        Kinds: no-image, no-caption, caption-not-utf8, caption-too-large, image-too-large, no-uid.
+        Kinds: no-image, no-caption, caption-not-utf8, caption-too-large, image-too-large, no-uid; and not-downloaded
+        for img2dataset's rows of links that it could not download.
         Raises PoolError for a missing column or one of another type, ShardError for a broken file.
         """
         with open_parquet(url) as file:
             columns = self._columns(file.schema_arrow, url)
             position = 0
             for batch in file.iter_batches(_BATCH_ROWS, columns=sorted(set(columns.values()))):
-                picked = {role: batch.column(name) for role, name in columns.items()}
+                rows = _Rows.of(batch, columns, self._asked)
                 for row in range(batch.num_rows):
-                    yield self._row(picked, row, position)
+                    yield self._row(rows, row, position)
                     position += 1
 
     def members(self, url: str, positions: Int64[np.ndarray, "n"]) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
@@ -80,85 +92,137 @@ class Parquet:
             if len(positions) and positions[-1] >= rows:
                 raise DataError(f"{url}: positions must be below {rows}, its rows, but {positions[-1]} came")
             columns = self._columns(file.schema_arrow, url)
-            scalars = [
-                field.name
-                for field in file.schema_arrow
-                if not pa.types.is_nested(field.type)
-                and not is_bytes(field.type)
-                and not pa.types.is_fixed_size_binary(field.type)
-                and field.name not in (columns["image"], columns["caption"])
-            ]
+            scalars = _scalars(file.schema_arrow, (columns["image"], columns["caption"]))
             for start, batch in _batches_with(file, positions, sorted({*columns.values(), *scalars})):
                 first, last = np.searchsorted(positions, (start, start + batch.num_rows))
+                carried = {name: first_column(batch, name) for name in scalars}
+                rows = _Rows.of(batch, columns, self._asked)
                 for position in positions[first:last].tolist():
-                    yield self._members(batch, columns, scalars, position - start, position)
+                    yield self._members(rows, carried, position - start, position)
+
+    @property
+    def _asked(self) -> bool:
+        """Whether the job names the column of uids: what stands there names the sample, whatever it is."""
+        return self.uid not in ("auto", "content")
 
     def _columns(self, schema: pa.Schema, url: str) -> dict[str, str]:
-        """Column of each role: image, caption, and uid and key where there are such."""
+        """Column of each role: image and caption; uid, key and status where there are such."""
         captions = (self.caption,) if self.caption else ("caption", "text", "TEXT")
         columns = {
             "image": need_column(schema, (self.image,), "image", url),
             "caption": need_column(schema, captions, "caption", url),
         }
-        if self.uid not in ("auto", "content"):
+        if self._asked:
             columns["uid"] = need_column(schema, (self.uid,), "uid", url)
+            need_names(schema, columns["uid"], url)
         elif self.uid == "auto" and "uid" in schema.names:
+            need_once(schema, "uid", "uid", url)
             columns["uid"] = "uid"
         if "key" in schema.names:
             columns["key"] = "key"
+        if all(name in schema.names for name in _IMG2DATASET):
+            columns["status"], columns["error"] = _IMG2DATASET
         need_text(schema, columns["caption"], "caption", url)
-        kind = schema.field(columns["image"]).type
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            kind = kind.field("bytes").type
-        if not (is_bytes(kind) or pa.types.is_null(kind)):
-            raise PoolError(f"{url}: pool.image must name encoded images, binary or struct<bytes, path>, not {kind}")
+        if fault := image_fault(schema.field(columns["image"]).type):
+            raise PoolError(f"{url}: pool.image must name encoded images, binary or struct<bytes, path>, {fault}")
         return columns
 
-    def _row(self, columns: dict[str, pa.Array], row: int, position: int) -> Sample | Reject:
-        key = _plain(columns["key"][row]) if "key" in columns else None
-        key = "" if key is None else str(key)
+    def _row(self, rows: "_Rows", row: int, position: int) -> Sample | Reject:
+        key = rows.text("key", row) or ""
         try:
-            image, caption, uid = self._parts(columns, row)
+            image, caption, uid, named = self._parts(rows, row)
         except SampleError as error:
             return Reject(position, key, error.kind, str(error))
-        return Sample(position, key or uid.hex(), uid, image, content_hash(image), caption)
+        return Sample(position, key or uid.hex(), uid, image, content_hash(image), caption, named=named)
 
-    def _parts(self, columns: dict[str, pa.Array], row: int) -> tuple[bytes, str, bytes]:
-        """Image, caption and uid of one row. Raises SampleError."""
-        image = columns["image"][row].as_py()
-        if isinstance(image, dict):  # Hugging Face: {bytes, path}
-            image = image["bytes"]
+    def _parts(self, rows: "_Rows", row: int) -> tuple[bytes, str, bytes, str]:
+        """Image, caption, uid of one row, and what the uid comes from. Raises SampleError."""
+        image = rows.images[row].as_py()
         if image is None:
-            raise SampleError("no-image", f"a row must have an image, but {self.image} is null")
-        try:
-            caption = columns["caption"][row].as_py()
-        except UnicodeDecodeError as error:
-            raise SampleError("caption-not-utf8", f"a caption must be UTF-8: {error}") from None
+            raise self._no_image(rows, row)
+        texts, broken = rows.texts["caption"]
+        if broken[row]:
+            raise SampleError("caption-not-utf8", "a caption must be UTF-8, but it is not")
+        caption = texts[row].as_py()
         if caption is None:
             raise SampleError("no-caption", "a row must have a caption, but it is null")
         check_image(image)
         check_caption(caption.encode())
-        stated = _plain(columns["uid"][row]) if "uid" in columns else None
-        if is_uid_hex(stated):
-            return image, caption, bytes.fromhex(str(stated))
-        if isinstance(stated, bytes) and len(stated) == 16:
-            return image, caption, stated
-        if self.uid not in ("auto", "content"):
-            raise SampleError("no-uid", f"{self.uid} must be 32 hex digits or 16 bytes, but {stated!r:.80} came")
-        return image, caption, content_hash(image, caption.encode())
+        if rows.known[row]:
+            return image, caption, rows.uids[row].tobytes(), f"column {rows.uid}"
+        if self._asked:
+            raise SampleError("no-uid", f"a uid must name a sample, but {self.uid} is null or empty")
+        named = BY_CONTENT
+        if rows.uid is not None and rows.filled[row]:
+            named += f", where {rows.uid} is filled with other than 32 hex digits or 16 bytes"
+        return image, caption, content_hash(image, caption.encode()), named
+
+    def _no_image(self, rows: "_Rows", row: int) -> SampleError:
+        status = rows.text("status", row)
+        if status not in (None, "success"):
+            return SampleError(NOT_DOWNLOADED, f"img2dataset says {status}: {rows.text('error', row)}")
+        where = rows.text("path", row)
+        if where is not None:
+            told = f"has only a path, {where:.200}: write the files themselves into the parquet"
+            return SampleError("no-image", f"a row must have an image, but {self.image} {told}")
+        return SampleError("no-image", f"a row must have an image, but {self.image} is null")
 
     def _members(
-        self, batch: pa.RecordBatch, columns: dict[str, str], scalars: list[str], row: int, position: int
+        self, rows: "_Rows", carried: dict[str, pa.Array], row: int, position: int
     ) -> tuple[str, list[tuple[str, bytes]]]:
-        found = self._row({role: batch.column(name) for role, name in columns.items()}, row, position)
+        found = self._row(rows, row, position)
         if isinstance(found, Reject):
             raise DataError(f"row {position} must be readable to be written, but: {found.message}")
-        fields = {name: _plain(batch.column(name)[row]) for name in scalars}
+        fields = {name: json_value(column[row]) for name, column in carried.items()}
         fields.setdefault("uid", found.uid.hex())
         image = bytes(found.image)
         key = found.key if _TAR_KEY.fullmatch(found.key) else found.uid.hex()
         text = json.dumps(fields, ensure_ascii=False, default=str)
         return key, [(_suffix(image), image), ("txt", found.caption.encode()), ("json", text.encode())]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The columns that matter of some rows, each as what it is read as.
+
+    texts: by role, with which rows are no UTF-8. uids: (n, 16), of the rows that are known. filled: where the column
+    of uids, whose name is `uid`, is not null.
+    """
+
+    images: pa.Array
+    texts: dict[str, tuple[pa.ChunkedArray, Bool[np.ndarray, "n"]]]
+    uid: str | None
+    uids: UInt8[np.ndarray, "n 16"]
+    known: Bool[np.ndarray, "n"]
+    filled: Bool[np.ndarray, "n"]
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch, columns: dict[str, str], asked: bool) -> "_Rows":
+        """asked: whether any text or number is a uid."""
+        found = {role: pa.chunked_array([first_column(batch, name)]) for role, name in columns.items()}
+        images, paths = images_of(found.pop("image"))
+        uid, n = found.pop("uid", None), batch.num_rows
+        if paths is not None:
+            found["path"] = paths
+        uids, known = (np.zeros((n, 16), np.uint8), np.zeros(n, bool)) if uid is None else uids_of(uid, asked)
+        filled = known if uid is None else ~null_mask(uid)
+        return cls(images, {role: text_of(c) for role, c in found.items()}, columns.get("uid"), uids, known, filled)
+
+    def text(self, role: str, row: int) -> str | None:
+        """The text of this role, with bytes that are no UTF-8 escaped; None where there is none."""
+        return None if role not in self.texts else json_value(self.texts[role][0][row])
+
+
+def _scalars(schema: pa.Schema, others: Sequence[str]) -> list[str]:
+    """Columns that json can carry: flat, and not of bytes; once each."""
+    flat = {
+        field.name: None
+        for field in schema
+        if not pa.types.is_nested(stored_type(field.type))
+        and not is_bytes(stored_type(field.type))
+        and not pa.types.is_fixed_size_binary(field.type)
+    }
+    return [name for name in flat if name not in others]
 
 
 def _batches_with(file: ParquetFile, positions: np.ndarray, columns: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -172,14 +236,6 @@ def _batches_with(file: ParquetFile, positions: np.ndarray, columns: list[str]) 
                 yield start, batch
                 start += batch.num_rows
         start = end
-
-
-def _plain(value: pa.Scalar) -> Any:
-    """The scalar for Python and json: text that is no UTF-8 escaped, floats that are no number None."""
-    if is_text(value.type) and value.is_valid:
-        return value.as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
-    plain = value.as_py()
-    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def _suffix(image: bytes) -> str:

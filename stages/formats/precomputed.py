@@ -1,14 +1,24 @@
 """Makes the row table of a shard of precomputed vectors: readable rows in the table, the others rejects."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, UInt8
 
 from pipeline.errors import JobError, ShardError
 from pipeline.uid import UID_ARROW, content_hash, hex_of
-from stages.formats.columns import need_text, null_mask, open_parquet, sides_of, text_of
+from stages.formats.columns import (
+    first_column,
+    need_column,
+    need_names,
+    need_once,
+    need_text,
+    null_mask,
+    open_parquet,
+    uids_of,
+)
+from stages.formats.plain import sides_of, stored_type, text_of
 from stages.formats.sample import Reject
 
 ROWS = pa.schema(
@@ -20,9 +30,19 @@ ROWS = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("url", pa.string()),
+        ("named", pa.dictionary(pa.int8(), pa.string())),
     ]
 )
-"""Columns of a row table; width, height and url are null where they are unknown."""
+"""Columns of a row table; width, height and url are null where they are unknown; named: what the uid comes from."""
+
+BY_VECTOR = "a hash of the image vector and caption"
+"""What names a row that brings no uid, and no place where its image lay."""
+
+WIDTHS = ("original_width", "width", "WIDTH", "image_width", "img_width")
+"""Columns that tell the width in pixels; the first that there is counts."""
+
+HEIGHTS = ("original_height", "height", "HEIGHT", "image_height", "img_height")
+"""Columns that tell the height."""
 
 
 class Faults:
@@ -60,12 +80,60 @@ class Faults:
         return [Reject(row, key, *self._causes[self._which[row]]) for row, key in zip(marked, keys, strict=True)]
 
 
-def read_columns(url: str, names: Sequence[str]) -> tuple[pa.Table, pa.Schema]:
-    """Those of the named columns that there are and that are not nested, and the file's whole schema."""
+class Names:
+    """The uids of n rows as they become known, and of each what it comes from."""
+
+    def __init__(self, rows: int) -> None:
+        self.uids = np.zeros((rows, 16), np.uint8)
+        self._from = np.full(rows, -1, np.int8)
+        self._sources: list[str] = []
+
+    @property
+    def known(self) -> Bool[np.ndarray, "n"]:
+        """Which rows have their uid."""
+        return self._from >= 0
+
+    def take(self, uids: UInt8[np.ndarray, "n 16"], where: Bool[np.ndarray, "n"], source: str) -> None:
+        """Names the rows `where` that have no name yet."""
+        new = where & ~self.known
+        self.uids[new] = uids[new]
+        self._mark(new, source)
+
+    def hash(self, firsts: Sequence[bytes], where: Bool[np.ndarray, "n"], captions: pa.ChunkedArray, of: str) -> None:
+        """Names the rows `where`, which have no name yet, by xxh3-128 of `firsts`, one for each, and the caption."""
+        rows = np.flatnonzero(where)
+        texts = captions.cast(pa.binary()).take(pa.array(rows)).to_pylist()
+        hashes = b"".join(content_hash(first, text or b"") for first, text in zip(firsts, texts, strict=True))
+        self.uids[rows] = np.frombuffer(hashes, np.uint8).reshape(-1, 16)
+        self._mark(where, of)
+
+    @property
+    def sources(self) -> pa.Array:
+        """What each row's uid comes from; null where it has none."""
+        mask = ~self.known
+        codes = pa.array(np.where(mask, 0, self._from).astype(np.int8), mask=mask)
+        return pa.DictionaryArray.from_arrays(codes, pa.array(self._sources, pa.string()))
+
+    def _mark(self, rows: np.ndarray, source: str) -> None:
+        if rows.any():
+            self._from[rows] = len(self._sources)
+            self._sources.append(source)
+
+
+def read_columns(url: str, names: Sequence[str], roles: Mapping[str, Sequence[str]]) -> tuple[pa.Table, pa.Schema]:
+    """Those of the named columns that there are and that are not nested, of several of one name the first; the schema.
+
+    roles: by option, those that must not be there twice. Raises PoolError for one that is.
+    """
     with open_parquet(url, names) as file:
         schema = file.schema_arrow
-        flat = {field.name for field in schema if not pa.types.is_nested(field.type)}
-        return file.read(columns=[name for name in dict.fromkeys(names) if name in flat]), schema
+        for option, asked in roles.items():
+            for name in asked:
+                need_once(schema, name, option, url)
+        flat = {field.name for field in schema if not pa.types.is_nested(stored_type(field.type))}
+        wanted = [name for name in dict.fromkeys(names) if name in flat]
+        table = file.read(columns=wanted)
+        return pa.table([first_column(table, name) for name in wanted], wanted) if wanted else table, schema
 
 
 def captions_of(meta: pa.Table, name: str | None, faults: Faults, url: str) -> pa.ChunkedArray:
@@ -79,43 +147,47 @@ def captions_of(meta: pa.Table, name: str | None, faults: Faults, url: str) -> p
     return captions
 
 
-def hashed_uids(
-    uids: np.ndarray, known: Bool[np.ndarray, "n"], firsts: Sequence[bytes], captions: pa.ChunkedArray
-) -> np.ndarray:
-    """(n, 16) bytes: `uids` where known, else xxh3-128 of that row's `firsts` and its caption.
+def brought_uids(meta: pa.Table, schema: pa.Schema, asked: str | None, faults: Faults, url: str) -> Names:
+    """The uids that the column `asked` brings, or the column `uid` where that is None and the values are such.
 
-    firsts: one a row that is not known, in order.
+    schema: of the whole file. Rows without one are marked `no-uid` where a column is asked. Raises PoolError for a
+    column that is not there, or can be none.
     """
-    rows = np.flatnonzero(~known)
-    texts = captions.cast(pa.binary()).take(pa.array(rows)).to_pylist()
-    hashes = b"".join(content_hash(first, text or b"") for first, text in zip(firsts, texts, strict=True))
-    filled = uids.copy()
-    filled[rows] = np.frombuffer(hashes, np.uint8).reshape(-1, 16)
-    return filled
+    found, name = Names(len(meta)), asked or "uid"
+    if asked is not None:
+        need_column(schema, (asked,), "uid", url)
+        need_names(schema, asked, url)
+    if name in meta.column_names:
+        uids, known = uids_of(meta[name], named=asked is not None)
+        found.take(uids, known, f"column {name}")
+        if asked is not None:
+            faults.mark(~known, "no-uid", f"a uid must name a sample, but {name} is null or empty")
+    return found
 
 
 def row_table(
     meta: pa.Table,
-    uids: np.ndarray,
+    names: Names,
     captions: pa.ChunkedArray,
     faults: Faults,
-    sides: tuple[Sequence[str], Sequence[str]],
 ) -> tuple[pa.Table, list[Reject]]:
     """The table (schema ROWS) of the rows without a fault, and a reject for each of the others.
 
-    meta: may hold `key` (else the uid's hex digits are the key), `url`, and width and height under one of the
-    names in `sides`. uids: (n, 16) uint8.
+    meta: may hold `key` or `image_path` (else the key is the uid in hex digits), `url`, and sizes under one of
+    WIDTHS and HEIGHTS.
     """
-    names = pa.FixedSizeBinaryArray.from_buffers(UID_ARROW, len(meta), [None, pa.py_buffer(np.ascontiguousarray(uids))])
-    width, height = (_first_sides(meta, candidates) for candidates in sides)
+    raw = pa.py_buffer(np.ascontiguousarray(names.uids))
+    uids = pa.FixedSizeBinaryArray.from_buffers(UID_ARROW, len(meta), [None, raw])
+    width, height = (_first_sides(meta, candidates) for candidates in (WIDTHS, HEIGHTS))
     columns = {
         "position": pa.array(np.arange(len(meta))),
-        "key": _keys(meta, names),
-        "uid": names,
+        "key": _keys(meta, uids),
+        "uid": uids,
         "caption": captions,
         "width": width,
         "height": height,
         "url": _urls(meta),
+        "named": names.sources,
     }
     table = pa.table(columns, schema=ROWS)
     clean = faults.clean
@@ -131,10 +203,11 @@ def known_encoder(asked: str, offered: Sequence[str], url: str) -> None:
 
 
 def _keys(meta: pa.Table, uids: pa.Array) -> pa.Array | pa.ChunkedArray:
-    if "key" in meta.column_names and not pa.types.is_nested(meta.schema.field("key").type):
-        keys, broken = text_of(meta["key"])
-        if not broken.any() and not keys.null_count:
-            return keys
+    for name in ("key", "image_path"):
+        if name in meta.column_names:
+            keys, broken = text_of(meta[name])
+            if not broken.any() and not keys.null_count:
+                return keys
     return hex_of(uids)
 
 

@@ -13,6 +13,12 @@ MAX_CAPTION_BYTES = 1 << 16
 MAX_JSON_BYTES = 1 << 24
 """Most bytes of a json member: 16 MiB."""
 
+BY_CONTENT = "a hash of image and caption"
+"""What names a sample that brings no uid."""
+
+NOT_DOWNLOADED = "not-downloaded"
+"""Kind of a row that img2dataset wrote for a link that it could not download: told and counted, but no sample."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -27,6 +33,7 @@ class Sample:
     offset, size: byte range in the tar that covers header, data and padding of the sample's members, when
         they are adjacent; -1 and 0 where the shard is no tar.
     extra_ranges: further (offset, size) pairs, flat, for members that lie apart; () nearly always.
+    named: what `uid` comes from, in words.
     """
 
     position: int
@@ -38,6 +45,7 @@ class Sample:
     offset: int = -1
     size: int = 0
     extra_ranges: tuple[int, ...] = ()
+    named: str = BY_CONTENT
 
 
 @dataclass(frozen=True, slots=True)

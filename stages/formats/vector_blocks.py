@@ -19,7 +19,8 @@ from pipeline.errors import DataError, PoolError, ShardError
 from pipeline.parquet_file import ParquetFile
 from pipeline.storage import open_read
 from stages.float16 import widened
-from stages.formats.columns import need_column, open_parquet, whole_shard
+from stages.formats.columns import first_column, is_list, need_column, open_parquet, whole_shard
+from stages.formats.plain import is_bytes, is_text, stored, stored_type
 
 _BLOCK_ROWS = 1024  # about 1.5 MB at 768 float16, in float32 twice that: stays in the processor's cache
 _UNIT_TOLERANCE = 1e-3  # float16 rounds each number by up to 4.9e-4 of itself: such rows are taken bit by bit
@@ -27,6 +28,8 @@ _VANISHED = 1e-30  # squares below about 1e-38 lose digits in float32, so such a
 _HEADER_BYTES = 10_000  # numpy's own limit
 _FLOATS = re.compile(r"[<>=|]?f[248]")
 _KINDS = re.compile(r"[<>=|]?(f[248]|[iu][1248]|c(8|16)|b1|O)")
+_QUANTISED = (pa.int8(), pa.uint8())
+_DEQUANTISE = "multiply by their scale, less their zero point, and write float16 or float32"
 _ENCRYPTED = 1
 _INFLATE = 1032  # the most that a byte of deflate can say
 
@@ -74,18 +77,36 @@ def npz_blocks(url: str, name: str) -> Iterator[Blocks]:
 def list_blocks(url: str, column: str) -> Iterator[Blocks]:
     """Blocks of a parquet column of lists of floats, null and empty lists as NaN rows.
 
+    A tensor is the list that it is stored as, and a list of one list, as a batch of one leaves it, is that one.
     Raises PoolError for a missing column or one of another type, ShardError for lists of several lengths.
     """
     with open_parquet(url, [column]) as file:
         need_column(file.schema_arrow, (column,), "image or pool.text", url)
         kind = file.schema_arrow.field(column).type
-        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        if not lists or not pa.types.is_floating(kind.value_type):
-            raise PoolError(f"{url}: column {column} must hold lists of floats, but is {kind}")
-        dtype = np.dtype(kind.value_type.to_pandas_dtype())
-        width = _width(file, column)
-        parts = (_dense(part, width, dtype, f"{url}: {column}") for part in _lists(file, column))
+        if fault := vector_fault(kind):
+            raise PoolError(f"{url}: column {column} must hold lists of floats, but is {kind}{fault}")
+        what = f"{url}: {column}"
+        width = _width(file, column, what)
+        dtype = np.dtype(_numbers_of(kind).to_pandas_dtype())
+        parts = (_dense(part, width, dtype, what) for part in _lists(file, column, what))
         yield Blocks(file.metadata.num_rows, width, parts)
+
+
+def vector_fault(kind: pa.DataType) -> str:
+    """What is to be said of a column that `list_blocks` does not read, by its type; "" where it does."""
+    plain, numbers = stored_type(kind), _numbers_of(kind)
+    sides = [side for side in getattr(kind, "shape", ()) if side != 1]  # of a tensor, which is stored flat
+    if is_list(plain) and pa.types.is_floating(numbers):
+        return "" if len(sides) < 2 else ": vectors of patches or tokens, most likely; write one vector a row"
+    if is_list(plain) and numbers in _QUANTISED:
+        return f": these are most likely quantised vectors; {_DEQUANTISE}"
+    if is_list(plain) and (pa.types.is_integer(numbers) or pa.types.is_decimal(numbers)):
+        return "; cast the numbers to float32"
+    if is_bytes(plain) or pa.types.is_fixed_size_binary(plain):
+        return ": the bytes of an array, or an image; write lists of float16 or float32"
+    if is_text(plain):
+        return ": a vector written as text is no vector; write lists of float16 or float32"
+    return "; name another, or write lists of float16 or float32"
 
 
 def squared_norms(blocks: Blocks, see: Callable[[int, np.ndarray], None] | None = None) -> Float32[np.ndarray, "rows"]:
@@ -195,11 +216,13 @@ def _npy(stream: _Stream, size: int, what: str) -> Blocks:
         raise ShardError(f"{what}: the header must be of version 1 to 3 and at most {_HEADER_BYTES} bytes")
     header = stream.read(int.from_bytes(length, "little"))
     kind, fortran, shape = _header(header, what)
+    if len(shape) == 3 and 1 in shape[1:]:  # a batch of one a row
+        shape = (shape[0], shape[1] * shape[2])
     if len(shape) != 2 or fortran or not _FLOATS.fullmatch(kind) or shape[1] < 1:
         layout = "Fortran" if fortran else "C"
         raise ShardError(
             f"{what}: vectors must be float16, float32 or float64 of shape (rows, width) in C order, "
-            f"but {_named(kind)} of shape {shape} in {layout} order came"
+            f"but {_named(kind)} of shape {shape} in {layout} order came; {_npy_remedy(kind, fortran)}"
         )
     (rows, width), dtype = shape, np.dtype(kind)
     held = size - npy.MAGIC_LEN - len(length) - len(header)
@@ -227,6 +250,22 @@ def _named(kind: str) -> str:
     return str(np.dtype(kind)) if _KINDS.fullmatch(kind) else f"{kind!r:.80}"
 
 
+def _npy_remedy(kind: str, fortran: bool) -> str:
+    """What to write instead, and what the type most likely is."""
+    bare = kind.lstrip("<>=|")
+    if bare in ("V2", "bfloat16"):
+        return "V2 is most likely bfloat16, which numpy has not; cast to float16 or float32 before saving"
+    if bare == "V1" or bare.startswith("float8"):
+        return "V1 is most likely float8, which numpy has not; cast to float16 or float32 before saving"
+    if bare in ("i1", "u1"):
+        return f"these are most likely quantised vectors: {_DEQUANTISE}"
+    if bare == "O":
+        return "objects are most likely arrays in a list, of several lengths: numpy.stack makes one array"
+    if fortran:
+        return "numpy.ascontiguousarray makes it C order"
+    return "save one row a sample, such as numpy.save(path, vectors.astype(numpy.float32))"
+
+
 def _npy_parts(stream: _Stream, rows: int, width: int, dtype: np.dtype, what: str) -> Iterator[np.ndarray]:
     for start in range(0, rows, _BLOCK_ROWS):
         count = min(_BLOCK_ROWS, rows - start)
@@ -237,14 +276,39 @@ def _npy_parts(stream: _Stream, rows: int, width: int, dtype: np.dtype, what: st
         yield np.frombuffer(raw, dtype).reshape(count, width)
 
 
-def _lists(file: ParquetFile, column: str) -> Iterator[pa.Array]:
+def _numbers_of(kind: pa.DataType) -> pa.DataType:
+    """The type of the numbers in lists, however deep."""
+    plain = stored_type(kind)
+    while is_list(plain):
+        plain = stored_type(plain.value_type)
+    return plain
+
+
+def _lists(file: ParquetFile, column: str, what: str) -> Iterator[pa.Array]:
+    """The column in parts, as lists of numbers; of lists of one list each, that one."""
     for batch in file.iter_batches(_BLOCK_ROWS, columns=[column]):
-        yield batch.column(column)
+        part = stored(pa.chunked_array([first_column(batch, column)])).chunk(0)
+        while is_list(stored_type(part.type.value_type)):
+            part = _only_lists(part, what)
+        yield part
 
 
-def _width(file: ParquetFile, column: str) -> int:
+def _only_lists(part: pa.Array, what: str) -> pa.Array:
+    """(m,) lists of the lists of one list each; null where there is none."""
+    lengths = pc.fill_null(pc.list_value_length(part), 0).to_numpy(zero_copy_only=False)
+    if (lengths > 1).any():
+        raise PoolError(
+            f"{what} must hold one vector a row, but row {int(np.argmax(lengths > 1))} of a block has {lengths.max()}: "
+            f"vectors of patches or tokens, most likely; write the one of the whole image or text"
+        )
+    inner = stored(pa.chunked_array([part.flatten()])).chunk(0)
+    places = np.cumsum(lengths) - lengths
+    return inner.take(pa.array(places, mask=lengths == 0))
+
+
+def _width(file: ParquetFile, column: str, what: str) -> int:
     """Length of the first list that is neither null nor empty; 1 where there is none."""
-    for part in _lists(file, column):
+    for part in _lists(file, column, what):
         longest: int | None = pc.max(pc.list_value_length(part)).as_py()
         if longest:
             return longest

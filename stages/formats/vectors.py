@@ -9,11 +9,14 @@ import pyarrow as pa
 from jaxtyping import Float16, Int64
 
 from pipeline.errors import JobError, ShardError
-from stages.formats.columns import need_column, need_text, uids_of
+from stages.formats.columns import need_column, need_text
 from stages.formats.precomputed import (
+    BY_VECTOR,
+    HEIGHTS,
+    WIDTHS,
     Faults,
+    brought_uids,
     captions_of,
-    hashed_uids,
     known_encoder,
     read_columns,
     row_table,
@@ -29,8 +32,9 @@ class Vectors:
     image: column of image vectors. text: column of text vectors, or None.
     caption: text column; None for the first there is of caption, text, TEXT that is not nested, and ""
         where there is none.
-    uid: `auto`, the column `uid` where it is 32 hex digits (or 16 bytes), else xxh3-128 of the image vector's
-        bytes as stored and the caption; else a column, which every row must then have filled.
+    uid: `auto`, the column `uid` where it is 32 hex digits, a UUID or 16 bytes, else xxh3-128 of the image vector's
+        bytes as stored and the caption; else a column of such, or of any texts, bytes or whole numbers, which then
+        name samples by their hash (pipeline.uid.named_uid); every row must have it filled.
     encoder: what this job calls the model that made the vectors.
     Raises JobError for an empty name.
     """
@@ -62,24 +66,19 @@ class Vectors:
         captions_asked = (self.caption,) if self.caption else ("caption", "text", "TEXT")
         uid_column = "uid" if self.uid == "auto" else self.uid
         towers = [self.image] if self.text is None else [self.image, self.text]
-        wanted = (uid_column, "key", "url", *captions_asked, "width", "height")
-        meta, schema = read_columns(url, [name for name in wanted if name not in towers])
+        wanted = (uid_column, "key", "url", *captions_asked, *WIDTHS, *HEIGHTS)
+        once = {"uid": (uid_column,), "caption": captions_asked, "image or pool.text": towers}
+        meta, schema = read_columns(url, [name for name in wanted if name not in towers], once)
         if self.caption:
             need_text(schema, need_column(schema, captions_asked, "caption", url), "caption", url)
-        if self.uid != "auto":
-            need_column(schema, (self.uid,), "uid", url)
         faults = Faults(len(meta))
-        uids, known = np.zeros((len(meta), 16), np.uint8), np.zeros(len(meta), bool)
-        if uid_column in meta.column_names:
-            uids, known = uids_of(meta[uid_column])
-        if self.uid != "auto":
-            faults.mark(~known, "no-uid", f"a uid must be 32 hex digits or 16 bytes, but {self.uid} is not")
-            known = np.ones(len(meta), bool)
+        names = brought_uids(meta, schema, None if self.uid == "auto" else self.uid, faults, url)
         caption = next((name for name in captions_asked if name in meta.column_names), None)
         captions = captions_of(meta, caption, faults, url)
-        stored = self._mark(url, towers, faults, known)
-        uids = hashed_uids(uids, known, stored, captions)
-        return row_table(meta, uids, captions, faults, (("width",), ("height",)))
+        unnamed = ~names.known & (self.uid == "auto")
+        stored = self._mark(url, towers, faults, unnamed)
+        names.hash(stored, unnamed, captions, BY_VECTOR)
+        return row_table(meta, names, captions, faults)
 
     def vectors(
         self,
@@ -104,17 +103,17 @@ class Vectors:
             raise JobError(f"{url}: the pool must have text vectors for this job, but pool.text names none")
         return list_blocks(url, column)
 
-    def _mark(self, url: str, towers: list[str], faults: Faults, known: np.ndarray) -> list[bytes]:
-        """Marks bad vectors; answers the bytes, as stored, of the image vectors whose uid is not known."""
+    def _mark(self, url: str, towers: list[str], faults: Faults, unnamed: np.ndarray) -> list[bytes]:
+        """Marks bad vectors; answers the bytes, as stored, of the image vectors of the rows `unnamed`."""
         stored: list[bytes] = []
 
         def keep(start: int, part: np.ndarray) -> None:
-            stored.extend(row.tobytes() for row in part[~known[start : start + len(part)]])
+            stored.extend(row.tobytes() for row in part[unnamed[start : start + len(part)]])
 
         widths = []
         for tower in towers:
             with list_blocks(url, tower) as blocks:
-                see = keep if tower == self.image and not known.all() else None
+                see = keep if tower == self.image and unnamed.any() else None
                 faults.mark_norms(squared_norms(blocks, see), url, tower)
                 widths.append(blocks.width)
         if len(set(widths)) > 1:

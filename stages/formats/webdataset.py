@@ -7,8 +7,16 @@ from typing import Any
 
 from pipeline.errors import JobError, SampleError
 from pipeline.storage import local_view
-from pipeline.uid import content_hash, is_uid_hex
-from stages.formats.sample import MAX_CAPTION_BYTES, MAX_IMAGE_BYTES, MAX_JSON_BYTES, Reject, Sample, check_caption
+from pipeline.uid import content_hash, named_uid, stated_uid
+from stages.formats.sample import (
+    BY_CONTENT,
+    MAX_CAPTION_BYTES,
+    MAX_IMAGE_BYTES,
+    MAX_JSON_BYTES,
+    Reject,
+    Sample,
+    check_caption,
+)
 from stages.formats.tar_members import Damage, Member, list_members
 
 
@@ -38,8 +46,9 @@ class Webdataset:
 
     image: suffixes of images; of several in one sample the first named here counts.
     caption: the suffix of the caption's member, or `json:FIELD`.
-    uid: `auto`, the json's `uid` where it is 32 hex digits, else the content hash of image and caption;
-        `content`, always that hash; `json:FIELD`, which every sample must then have.
+    uid: `auto`, the json's `uid` where it is 32 hex digits or a UUID, else the content hash of image and caption;
+        `content`, always that hash; `key`, or `json:FIELD` of such, or of any text or whole number, which then names
+        the sample by its hash (pipeline.uid.named_uid); every sample must have it.
     Raises JobError for options that name nothing.
     """
 
@@ -52,8 +61,8 @@ class Webdataset:
             raise JobError(f"pool.image must be a list of suffixes, but {self.image!r} came; write [jpg, png]")
         if self.caption in ("", "json:"):
             raise JobError(f"pool.caption must be a suffix or json:FIELD, but {self.caption!r} came")
-        if self.uid not in ("auto", "content") and not (self.uid.startswith("json:") and self.uid[5:]):
-            raise JobError(f"pool.uid must be auto, content or json:FIELD, but {self.uid!r} came")
+        if self.uid not in ("auto", "content", "key") and not (self.uid.startswith("json:") and self.uid[5:]):
+            raise JobError(f"pool.uid must be auto, content, key or json:FIELD, but {self.uid!r} came")
         object.__setattr__(self, "image", tuple(suffix.lower() for suffix in self.image))
 
     def samples(self, url: str) -> Iterator[Sample | Reject]:
@@ -118,17 +127,19 @@ class Webdataset:
         fields = self._json(view, parts.get("json"))
         caption = self._caption(view, parts, fields)
         content = _read(view, image, MAX_IMAGE_BYTES, "image-too-large")
+        uid, named = self._uid(fields, group.key)
         (offset, size), *apart = _ranges([member for _, member in group.parts])
         return Sample(
             position=position,
             key=group.key,
-            uid=self._uid(fields) or content_hash(content, caption.encode()),
+            uid=uid or content_hash(content, caption.encode()),
             image=content,
             image_hash=content_hash(content),
             caption=caption,
             offset=offset,
             size=size,
             extra_ranges=tuple(number for pair in apart for number in pair),
+            named=named,
         )
 
     def _json(self, view: memoryview, member: Member | None) -> dict[str, Any]:
@@ -163,17 +174,22 @@ class Webdataset:
         except UnicodeError as error:
             raise SampleError("caption-not-utf8", f"a caption must be UTF-8: {error}") from None
 
-    def _uid(self, fields: dict[str, Any]) -> bytes | None:
-        """The pool's own uid; None where the content hash takes its place."""
+    def _uid(self, fields: dict[str, Any], key: str) -> tuple[bytes | None, str]:
+        """The pool's own uid, None where the content hash takes its place; and what it comes from."""
         if self.uid == "content":
-            return None
-        field = "uid" if self.uid == "auto" else self.uid[5:]
-        stated = fields.get(field)
-        if is_uid_hex(stated):
-            return bytes.fromhex(str(stated))
+            return None, BY_CONTENT
+        if self.uid == "key":
+            return named_uid(key), "key"
         if self.uid == "auto":
-            return None
-        raise SampleError("no-uid", f"{self.uid} must be 32 hex digits, but {stated!r:.80} came")
+            stated = fields.get("uid")
+            found = stated_uid(stated)
+            other = "" if found or stated is None else ", where json:uid is other than 32 hex digits"
+            return found, f"{BY_CONTENT}{other}" if found is None else "json:uid"
+        value = fields.get(self.uid[5:])
+        found = named_uid(value)
+        if found is None:
+            raise SampleError("no-uid", f"{self.uid} must be a text or a whole number, but {value!r:.80} came")
+        return found, self.uid
 
 
 def _split(name: str) -> tuple[str, str]:

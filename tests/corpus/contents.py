@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 
@@ -65,9 +66,17 @@ def contents() -> list[Case]:
         fact("json in UTF-16", json.dumps({"uid": UID}).encode("utf-16"), None, **uid),
         fact("no json", None, "no-uid", **uid),
         fact("json without the uid that others have", b"{}", "no-uid", **uid),
-        fact("a uid of 31 digits", json.dumps({"uid": UID[:31]}).encode(), "no-uid", **uid),
-        fact("a uid that is no hex", json.dumps({"uid": "g" * 32}).encode(), "no-uid", **uid),
-        fact("a uid that is a number", b'{"uid": 12345678901234567890123456789012}', "no-uid", **uid),
+        fact("a uid of 31 digits", json.dumps({"uid": UID[:31]}).encode(), None, **uid),
+        fact("a uid that is no hex", json.dumps({"uid": "g" * 32}).encode(), None, **uid),
+        fact("a uid that is a number", b'{"uid": 12345678901234567890123456789012}', None, **uid),
+        fact("a uid that is half a letter", b'{"uid": "\\ud800"}', None, **uid),
+        fact("a uid with dashes", json.dumps({"uid": str(UUID(UID))}).encode(), None, **uid),
+        fact("a uid that is null", b'{"uid": null}', "no-uid", **uid),
+        fact("a uid that is an empty text", b'{"uid": ""}', "no-uid", **uid),
+        fact("a uid that is a fraction", b'{"uid": 1.5}', "no-uid", **uid),
+        fact("a uid that is true", b'{"uid": true}', "no-uid", **uid),
+        fact("a uid in a list", b'{"uid": ["a"]}', "no-uid", **uid),
+        one("keys for uids", {"jpg": jpeg(7), "txt": b"words"}, options={"uid": "key"}),
         fact("a uid in capitals", json.dumps({"uid": UID.upper()}).encode(), None, **uid),
         fact("a caption in json", said, None, caption="json:c"),
         fact("json without the caption", b"{}", "no-caption", caption="json:c"),

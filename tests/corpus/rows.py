@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,47 @@ def not_utf8(texts: Sequence[bytes], kind: pa.DataType | None = None) -> pa.Arra
     return plain.cast(kind) if kind else plain
 
 
+def tensors(shape: tuple[int, ...], kind: type[np.generic]) -> pa.Array:
+    """A column of tensors, as Arrow's own extension type."""
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones(shape, kind))
+
+
+def img2dataset(middle: str) -> dict[str, list[str | None]]:
+    """What it writes beside each link."""
+    return {"status": ["success", middle, "success"], "error_message": [None, "HTTP Error 404: Not Found", None]}
+
+
+def carried() -> dict[str, pa.Array]:
+    """Columns of types that Python has no object for, or that json does not know."""
+    late = 1_770_000_000_000_000_000
+    return {
+        "years after 9999": pa.array([late, 0, None], pa.timestamp("us")),
+        "years before 1": pa.array([-late, 0, None], pa.timestamp("us")),
+        "years after 9999 in a zone": pa.array([late, 0, None], pa.timestamp("us", "Europe/Berlin")),
+        "an unknown zone": pa.array([late, 0, None], pa.timestamp("us", "Mars/Olympus")),
+        "nanoseconds": pa.array([late + 1, 1, None], pa.timestamp("ns")),
+        "times of nanoseconds": pa.array([1, 2, None], pa.time64("ns")),
+        "days after 9999": pa.array([2**30, 0, None], pa.date32()),
+        "long durations": pa.array([2**62, 0, None], pa.duration("s")),
+        "wide decimals": pa.array([Decimal("1e50"), Decimal("0.5"), None], pa.decimal256(70, 2)),
+        "halves": pa.array(np.array([np.nan, np.inf, 1], np.float16)),
+        "UUIDs": pa.array([bytes(16), b"x" * 16, None], pa.uuid()),
+        "json": pa.array(['{"a": 1}', "2", None], pa.json_()),
+        "bools of 8 bits": pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, 0, None], pa.int8())),
+        "tensors": tensors((3, 2, 2), np.float32),
+        "maps": pa.array([[("a", 1)], [], None], pa.map_(pa.string(), pa.int32())),
+        "nulls": pa.nulls(3),
+        "categories of bytes": pa.array([b"\xff", b"b", None]).dictionary_encode(),
+        "categories of dates": pa.array([late, 0, None], pa.timestamp("us")).dictionary_encode(),
+        "texts that are no UTF-8": not_utf8([b"a", b"\xff", b"c"]),
+        "large texts that are no UTF-8": not_utf8([b"a", b"\xff", b"c"], pa.large_string()),
+        "list views": pa.array([[1.0], [], None], pa.list_view(pa.float32())),
+        "structs with two fields of one name": pa.StructArray.from_arrays(
+            [pa.array([1, 2, 3]), pa.array([1, 2, 3])], names=["a", "a"]
+        ),
+    }
+
+
 def rows() -> list[Case]:
     """Parquet files of images, three rows each where they can be read: first, mid, last."""
 
@@ -45,8 +87,18 @@ def rows() -> list[Case]:
         outcomes = ("first", f"{BAD}{kind}" if kind else "mid", "last")
         return Case(f"row: {name}", "parquet", {"p.parquet": parquet(pa.table(table))}, outcomes, None, options or {})
 
-    def failed(name: str, content: bytes, says: str) -> Case:
-        return Case(f"row: {name}", "parquet", {"p.parquet": content}, failed=says)
+    def failed(name: str, content: bytes, says: str, **options: str) -> Case:
+        return Case(f"row: {name}", "parquet", {"p.parquet": content}, failed=says, options=options)
+
+    def twice(name: str) -> bytes:
+        seed = sum(map(ord, name))
+        flat = {
+            "image": pa.array([jpeg(seed + n) for n in range(3)]),
+            "caption": pa.array([f"{text} beside {name} and {name}" for text in texts]),
+            "key": pa.array(keys),
+        }
+        columns = [*flat.items(), (name, flat.get(name, flat["key"])), *([] if name in flat else [(name, flat["key"])])]
+        return parquet(pa.Table.from_arrays([column for _, column in columns], names=[name for name, _ in columns]))
 
     three = [jpeg(91), jpeg(92), jpeg(93)]
     texts, keys = ["one text", "two texts", "three texts"], ["first", "mid", "last"]
@@ -54,6 +106,7 @@ def rows() -> list[Case]:
     spoiled = whole.replace(three[1], bytes(len(three[1])))
     struct = pa.array([{"bytes": b, "path": "x"} for b in (three[0], None, three[2])])
     flat = {"image": three, "key": keys}
+    whole_names = parquet(pa.table({**flat, "caption": texts, "abcdefgh": keys}), store_schema=False)
     return [
         one("sound"),
         one("a null image", "no-image", image=[None]),
@@ -72,8 +125,36 @@ def rows() -> list[Case]:
         one("large images", image=pa.array(three, pa.large_binary())),
         one("image views", image=pa.array(three, pa.binary_view())),
         one("uids of other forms", uid=["1", UID, None]),
-        one("no uid", kind="no-uid", options={"uid": "id"}, id=["a" * 32, "b", "c" * 32]),
+        one("no uid", kind="no-uid", options={"uid": "id"}, id=["a" * 32, None, "c" * 32]),
+        one("an empty uid", kind="no-uid", options={"uid": "id"}, id=["a" * 32, "", "c" * 32]),
+        one("uids of any text", options={"uid": "id"}, id=["a" * 32, "b", "c" * 31]),
+        one("uids that are numbers", options={"uid": "id"}, id=pa.array([2**64 - 1, 7, 8], pa.uint64())),
+        one("uids that are decimals", options={"uid": "id"}, id=pa.array([1, 2, 3], pa.decimal128(30, 0))),
+        one("UUIDs", options={"uid": "id"}, id=pa.array([bytes([n]) * 16 for n in (1, 2, 3)], pa.uuid())),
+        one("uids that are no UTF-8", options={"uid": "id"}, id=not_utf8([b"\xff1", b"\xff2", b"\xff3"])),
         one("one column is nested", more=[[1], [2], [3]]),
+        one("captions in bytes", caption=pa.array([b"one", b"two", b"three"])),
+        one("captions in bytes, no UTF-8", kind="caption-not-utf8", caption=pa.array([b"one", b"a\xff", b"three"])),
+        one("images by dictionary", image=pa.array(three).dictionary_encode()),
+        one("a link that was dead", kind="not-downloaded", image=[None], **img2dataset("failed_to_download")),
+        one("a link that was not, yet no image", kind="no-image", image=[None], **img2dataset("success")),
+        one("a status of anybody", kind="no-image", image=[None], status=["a", "failed", "b"]),
+        *[one(f"carried: {name}", more=column) for name, column in carried().items()],
+        Case("row: two columns of no use of one name", "parquet", {"p.parquet": twice("more")}, tuple(keys)),
+        *[failed(f"two columns {name}", twice(name), "but 2 are called") for name in ("image", "caption", "uid")],
+        failed("a name that is no UTF-8", whole_names.replace(b"abcdefgh", b"\xff\xfecdefgh"), "must be UTF-8"),
+        failed("paths for images", parquet(pa.table({**flat, "image": keys, "caption": texts})), "paths or links"),
+        failed(
+            "tensors for images",
+            parquet(pa.table({**flat, "image": tensors((3, 4, 4), np.uint8), "caption": texts})),
+            "decoded pixels",
+        ),
+        failed(
+            "uids that are fractions",
+            parquet(pa.table({**flat, "caption": texts, "id": [0.5, 1.5, 2.5]})),
+            "of texts, bytes or whole numbers, but id is double",
+            uid="id",
+        ),
         Case("row: a spoiled page", "parquet", {"p.parquet": spoiled}, ("first", f"{BAD}image-decode", "last")),
         Case(
             "row: no rows",

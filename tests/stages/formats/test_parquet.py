@@ -65,10 +65,12 @@ def test_hugging_face_images_and_every_fault(tmp_path: Path) -> None:
 def test_uids_by_column(tmp_path: Path) -> None:
     raw = bytes(range(16))
     columns = {"image": [JPG] * 3, "caption": ["a"] * 3, "id": pa.array([raw, b"short", None], pa.binary())}
-    first, *others = Parquet(uid="id").samples(write(tmp_path, columns))
+    first, second, last = Parquet(uid="id").samples(write(tmp_path, columns))
     assert isinstance(first, Sample)
-    assert first.uid == raw
-    assert [getattr(item, "kind", "") for item in others] == ["no-uid", "no-uid"]
+    assert isinstance(second, Sample)
+    assert (first.uid, first.named) == (raw, "column id")
+    assert (second.uid, second.named) == (content_hash(b"short"), "column id")
+    assert getattr(last, "kind", "") == "no-uid"
     columns = {"image": [JPG] * 2, "caption": ["a"] * 2, "uid": ["f" * 32, "7"]}
     path = write(tmp_path, columns)
     assert [item.uid for item in Parquet().samples(path)] == [b"\xff" * 16, content_hash(JPG, b"a")]  # type: ignore[union-attr]  # no rejects here

@@ -220,7 +220,7 @@ def test_datacomp_sides_uids_and_texts(tmp_path: Path) -> None:
     }
     reader, url = as_datacomp(tmp_path, columns, unit(4), unit(4))
     table, rejects = reader.rows(url)
-    assert table.drop_columns(["uid", "key"]).to_pylist() == [
+    assert table.drop_columns(["uid", "key", "named"]).to_pylist() == [
         {"position": 0, "caption": "a", "width": 640, "height": 480, "url": "a"}
     ]
     assert table["uid"].to_pylist() == [b"\xaa" * 16]
@@ -231,19 +231,40 @@ def test_datacomp_sides_uids_and_texts(tmp_path: Path) -> None:
         Datacomp(use=("h14",))
 
 
-def test_clip_retrieval_names_rows_by_url_and_caption(tmp_path: Path) -> None:
+def test_clip_retrieval_names_rows_by_what_tells_them_apart(tmp_path: Path) -> None:
     columns = {
-        "url": ["u", None, "w"],
-        "TEXT": ["a", "b", "c"],
-        "WIDTH": [3, 4, 5],
-        "uid": [None, "7", "0" * 32],
+        "url": ["u", None, "w", ""],
+        "image_path": ["p", "q", "r", None],
+        "TEXT": ["a", "b", "c", "d"],
+        "WIDTH": [3, 4, 5, 6],
+        "uid": [None, "7", "0" * 32, None],
     }
-    reader, url = as_clip_retrieval(tmp_path, columns, unit(3), unit(3))
+    image = unit(4)
+    reader, url = as_clip_retrieval(tmp_path, columns, image, unit(4))
     table, rejects = reader.rows(url)
     assert rejects == []
-    assert table["uid"].to_pylist() == [content_hash(b"u", b"a"), content_hash(b"b"), bytes(16)]
-    assert table["url"].to_pylist() == ["u", None, "w"]
-    assert table["width"].to_pylist() == [3, 4, 5]
+    wanted = [content_hash(b"u", b"a"), content_hash(b"q", b"b"), bytes(16), content_hash(image[3].tobytes(), b"d")]
+    assert table["uid"].to_pylist() == wanted
+    assert table["named"].to_pylist() == [
+        "a hash of url and caption",
+        "a hash of image_path and caption",
+        "column uid",
+        "a hash of the image vector and caption",
+    ]
+    assert table["url"].to_pylist() == ["u", None, "w", ""]
+    assert table["width"].to_pylist() == [3, 4, 5, 6]
+    named, _ = ClipRetrieval(uid="image_path").rows(url)
+    assert named["uid"].to_pylist() == [content_hash(path) for path in (b"p", b"q", b"r")]
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_what_clip_retrieval_leaves_without_metadata_names_every_picture(tmp_path: Path, text: bool) -> None:
+    """Without --enable_metadata there is no url, and without text no caption."""
+    columns = {"image_path": [f"/imgs/{n}.jpg" for n in range(40)]}
+    image = np.tile(unit(8), (5, 1))
+    _, url = as_clip_retrieval(tmp_path, columns | ({"caption": ["a"] * 40} if text else {}), image, unit(40))
+    table, rejects = ClipRetrieval(text=text).rows(url)
+    assert (len(set(table["uid"].to_pylist())), rejects) == (40, [])
 
 
 def test_clip_retrieval_without_text(tmp_path: Path) -> None:
@@ -292,7 +313,9 @@ def test_vector_columns_that_are_none_are_named(tmp_path: Path) -> None:
         Vectors(image="v", caption="text").rows(path)
     assert Vectors(image="text").rows(path)[0]["caption"].to_pylist() == ["", ""]
     table, rejects = Vectors(image="text", uid="n").rows(path)
-    assert (len(table), [item.kind for item in rejects]) == (0, ["no-uid", "no-uid"])
+    assert (table["uid"].to_pylist(), rejects) == ([content_hash(b"1"), content_hash(b"2")], [])
+    with pytest.raises(PoolError, match="must name a column of texts, bytes or whole numbers, but v is list"):
+        Vectors(image="text", uid="v").rows(path)
 
 
 def test_only_null_vectors_are_all_rejects(tmp_path: Path) -> None:
