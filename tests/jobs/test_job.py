@@ -101,7 +101,7 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ({"pool": {"shards": "a.tar", "image": "jpg"}}, "pool.image"),
         (
             {"pool": {"shards": "a.tar", "uid": "hash"}},
-            "pool.uid must be auto, content or json:FIELD, but 'hash' came",
+            "pool.uid must be auto, content, key or json:FIELD, but 'hash' came",
         ),
         ({"embeddings": {}}, "a pool of images needs at least one encoder under embeddings"),
         ({"embeddings": {"a.b": {"model": "x"}}}, "an encoder's name must be text without a dot, but 'a.b' came"),

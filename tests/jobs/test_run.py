@@ -126,7 +126,7 @@ def test_the_planted_samples_survive_and_all_are_accounted_for(tmp_path: Path) -
         "rejected": {"image-decode": 3, "no-caption": 3},
     }
     assert [line.split()[0] for line in lines] == [
-        "pool", "embeddings", "distinct", "rules", "duplicates", "random", "manifest", "shards",
+        "pool", "embeddings", "uids", "distinct", "rules", "duplicates", "random", "manifest", "shards",
     ]  # fmt: skip
     expected = np.sort(uids_from_hex([f"{n + 1:032x}" for n in survivors()]))
     assert uids_of(result).tobytes() == expected.tobytes()
