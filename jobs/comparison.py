@@ -84,7 +84,9 @@ def _names(found: Iterable[Mapping[str, object]]) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    if value is None:
+        return "–"
+    return f"{value}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _table(*names: str) -> Table:

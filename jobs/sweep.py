@@ -110,7 +110,7 @@ class Outcome:
     policy: Policy
     kept: int
     dropped: Mapping[str, int]
-    thresholds: Mapping[str, float | None]
+    thresholds: Mapping[str, int | float | None]
     steps: Mapping[str, StepResult]
     seconds: Mapping[str, float]
 
@@ -226,7 +226,7 @@ def _decide(
             f"{sum(dropped.values())} + {rejected}"
         )
     thresholds = {
-        name: cast(float | None, report["threshold"]) for name, report in reports.items() if "threshold" in report
+        name: cast(int | float | None, report["threshold"]) for name, report in reports.items() if "threshold" in report
     }
     return Outcome(policy, kept, dropped, thresholds, steps, seconds)
 

@@ -10,24 +10,24 @@ number of workers can change it. Nothing is shuffled; each pass reads every shar
     thresholds = selection.thresholds()
     masks = [kept(rows, thresholds) for rows in shards]
 
-The order is written into one 36-byte key a row, smallest first: 4 bytes of inverted value, 16 of uid, 8 of
-shard, 8 of row. A counting pass counts the next 16 bits of the key inside the one bin per group where the
-quota runs out; when the rows in those bins are few enough, one gathering pass fetches them and ends it.
-Memory follows groups and `candidate_limit`, never rows. Nearly always 2 passes; a billion equal values take
-the digits of the uid, and at most 18 counting passes end any input.
+The order is written into one key a row, smallest first: 4 bytes of inverted value, or 8 where values are wider than
+float32, 16 of uid, 8 of shard, 8 of row. A counting pass counts the next 16 bits of the key inside the one bin per
+group where the quota runs out; when the rows in those bins are few enough, one gathering pass fetches them and ends
+it. Memory follows groups and `candidate_limit`, never rows. Nearly always 2 passes; a billion equal values take the
+digits of the uid, and at most 18 counting passes, or 20 of wide values, end any input.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64, Shaped
+from jaxtyping import Bool, Int32, Int64, Shaped
 
 from pipeline.errors import DataError
-from pipeline.order import KEY, inverted, order_keys
+from pipeline.order import KEY, VALUES, inverted, order_keys
 from pipeline.uid import UID
 
-_DIGITS = KEY.itemsize // 2
+_DIGITS = KEY.itemsize // 2  # of 16 bits
 _MERGE_CELLS = 500_000  # counts held unmerged: 8 MB, and merging takes a few times that
 
 
@@ -35,16 +35,17 @@ _MERGE_CELLS = 500_000  # counts held unmerged: 8 MB, and merging takes a few ti
 class Rows:
     """The rows of one shard that a cut decides on.
 
-    value: float32 (n,), higher is better, ±inf allowed, -0.0 equals 0.0. NaN is refused where group >= 0.
+    value: (n,) of float32, float64, int64 or uint64, one of them in all shards; higher is better, ±inf allowed, -0.0
+    equals 0.0. NaN is refused where group >= 0.
     group: int32 (n,), which quota a row falls under; -1 takes no part, is never kept and needs no value.
     uid: (n,) of dtype UID; equal uids are allowed and ordered by place.
     shard: index of the shard in the pool, >= 0.
     row: int64 (n,), each row's position in its shard, distinct and >= 0; None means 0 to n - 1.
     column: what people call the values, for messages.
-    Raises DataError for lengths that differ, NaN, negative places, or a group under -1.
+    Raises DataError for lengths that differ, another dtype, NaN, negative places, or a group under -1.
     """
 
-    value: Float32[np.ndarray, "n"]
+    value: Shaped[np.ndarray, "n"]
     group: Int32[np.ndarray, "n"]
     uid: Shaped[np.ndarray, "n"]
     shard: int
@@ -58,6 +59,11 @@ class Rows:
             raise DataError(
                 f"{self._where()}: value, group, uid and row must be one entry a row and uid of dtype {UID}, "
                 f"but lengths {sorted(lengths)} and dtype {self.uid.dtype} came; pass columns of one shard"
+            )
+        if self.value.dtype not in VALUES:
+            raise DataError(
+                f"{self._where()}: values must be float32, float64, int64 or uint64, but {self.value.dtype} came; "
+                f"cast them to the one that holds them all"
             )
         lost = np.flatnonzero(np.isnan(self.value) & (self.group >= 0))
         if len(lost):
@@ -76,18 +82,27 @@ class Rows:
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows by next digit: cell int64 (m,) = group * 65536 + digit, ascending; count int64 (m,)."""
+    """Rows by next digit: cell int64 (m,) = group * 65536 + digit, ascending; count int64 (m,).
+
+    digits: how many a key of these rows has.
+    """
 
     cell: Int64[np.ndarray, "m"]
     count: Int64[np.ndarray, "m"]
+    digits: int = _DIGITS
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rows that share their group's boundary prefix, in any order: group int64 (m,), key (m,) of KEY."""
+    """Rows that share their group's boundary prefix, in any order: group int64 (m,), key (m,) of order_keys."""
 
     group: Int64[np.ndarray, "m"]
     key: Shaped[np.ndarray, "m"]
+
+    @property
+    def digits(self) -> int:
+        """How many a key has."""
+        return self.key.dtype.itemsize // 2
 
 
 Partial = Counts | Candidates
@@ -114,23 +129,23 @@ class Pass:
         at = at[self.live[rows.group[at]]]
         if depth:
             # values alone rule out nearly every row, so whole keys are made for few
-            first = inverted(rows.value[at]) >> 16
+            first = inverted(rows.value[at]) >> (8 * rows.value.itemsize - 16)
             at = at[first == self.prefix[rows.group[at], 0]]
         keys = _keys(rows, at)
         group = rows.group[at].astype(np.int64)
-        digits = keys.view(">u2").reshape(-1, _DIGITS)  # (n, 18)
+        digits = keys.view(">u2").reshape(-1, keys.itemsize // 2)  # (n, 18)
         inside = (digits[:, :depth] == self.prefix[group]).all(axis=1)
         if self.gather:
             return Candidates(group[inside], keys[inside])
         cell = (group[inside] << 16) | digits[inside, depth]
-        return Counts(*np.unique(cell, return_counts=True))
+        return Counts(*np.unique(cell, return_counts=True), digits.shape[1])
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """Which keys each group keeps.
 
-    bound: (groups,) of dtype KEY, the largest key that is kept (or all ones: keep all).
+    bound: (groups,) keys, the largest one that is kept (or all ones: keep all).
     count: int64 (groups,), rows that will be kept, min(quota, size).
     size: int64 (groups,), rows that take part; not counted, 0, where the quota is 0.
     """
@@ -156,7 +171,7 @@ class Selection:
         self._inside = np.zeros(len(quota), np.int64)  # rows in the boundary bin
         self._size = np.zeros(len(quota), np.int64)
         self._live = quota > 0
-        self._bound = np.full((len(quota), _DIGITS), 0xFFFF, np.uint16)
+        self._bound = np.full((len(quota), _DIGITS), 0xFFFF, np.uint16)  # as wide as keys are, from the first pass on
         self._depth = 0
         self._limit = candidate_limit
 
@@ -165,7 +180,7 @@ class Selection:
         if not self._live.any():
             return None
         gather = self._depth > 0 and self._inside[self._live].sum() <= self._limit
-        if self._depth == _DIGITS and not gather:
+        if self._depth == self._bound.shape[1] and not gather:
             raise _same_place(int(np.flatnonzero(self._live)[0]))
         return Pass(self._live.copy(), self._bound[:, : self._depth].copy(), bool(gather))
 
@@ -176,12 +191,13 @@ class Selection:
             merging.add(partial)
         merged = merging.merged()
         if merged is None:  # a pool of no shards
-            merged = Counts(np.empty(0, np.int64), np.empty(0, np.int64))
+            merged = Counts(np.empty(0, np.int64), np.empty(0, np.int64), self._bound.shape[1])
         groups = merged.cell >> 16 if isinstance(merged, Counts) else merged.group
         weight = merged.count if isinstance(merged, Counts) else np.ones(len(groups), np.int64)
         seen = _sum_by(groups, weight, len(self._live))
         if self._depth == 0:
             self._size = seen
+            self._bound = np.full((len(self._live), merged.digits), 0xFFFF, np.uint16)
         elif (changed := np.flatnonzero(self._live & (seen != self._inside))).size:
             g = changed[0]
             raise DataError(
@@ -197,7 +213,7 @@ class Selection:
         """The exact thresholds; DataError while a pass is still to be done."""
         if self._live.any():
             raise DataError("thresholds need every pass absorbed, but a pass is left; loop until next_pass is None")
-        bound = self._bound.astype(">u2").view(KEY).reshape(-1)
+        bound = self._bound.astype(">u2").view(f"S{2 * self._bound.shape[1]}").reshape(-1)
         return Thresholds(bound, np.minimum(self._quota, self._size), self._size)
 
     def _descend(self, counts: Counts) -> None:
@@ -226,7 +242,7 @@ class Selection:
             raise _same_place(int(group[same[0]]))
         g = np.flatnonzero(self._live)
         last = np.searchsorted(group, g) + self._left[g] - 1
-        self._bound[g] = key[last].view(">u2").reshape(-1, _DIGITS)
+        self._bound[g] = key[last].view(">u2").reshape(len(g), candidates.digits)
         self._live = np.zeros_like(self._live)
 
 
@@ -242,10 +258,16 @@ def merge(partials: Sequence[Partial]) -> Partial:
             f"merge takes results of one pass, but {len(counts)} Counts and {len(found)} Candidates came; "
             f"merge each pass by itself"
         )
+    [digits, *others] = {partial.digits for partial in partials}
+    if others:
+        raise DataError(
+            f"values of every shard must be of one type, but keys of {2 * digits} and of {2 * others[0]} bytes came; "
+            f"cast all to the wider one"
+        )
     if found:
         return Candidates(np.concatenate([p.group for p in found]), np.concatenate([p.key for p in found]))
     cell, back = np.unique(np.concatenate([p.cell for p in counts]), return_inverse=True)
-    return Counts(cell, _sum_by(back, np.concatenate([p.count for p in counts]), len(cell)))
+    return Counts(cell, _sum_by(back, np.concatenate([p.count for p in counts]), len(cell)), digits)
 
 
 class Merging:
@@ -278,9 +300,12 @@ def kept(rows: Rows, thresholds: Thresholds) -> Bool[np.ndarray, "n"]:
     at = np.flatnonzero(rows.group >= 0)
     at = at[thresholds.count[rows.group[at]] > 0]
     mask = np.zeros(len(rows.group), np.bool_)
+    if not len(at):  # nor is there a bound to compare with where nothing was asked for
+        return mask
     # values alone decide nearly every row, so whole keys are made for few
     first = inverted(rows.value[at])
-    bound = thresholds.bound.view(">u4").reshape(-1, KEY.itemsize // 4)[rows.group[at], 0]
+    words = thresholds.bound.view(first.dtype.newbyteorder(">")).reshape(len(thresholds.bound), -1)
+    bound = words[rows.group[at], 0]
     mask[at] = first < bound
     at = at[first == bound]
     mask[at] = _keys(rows, at) <= thresholds.bound[rows.group[at]]
@@ -299,7 +324,7 @@ def keep_top(
 
 
 def _keys(rows: Rows, at: np.ndarray) -> np.ndarray:
-    """(n,) of dtype KEY for the entries `at`."""
+    """(n,) keys of the entries `at`."""
     return order_keys(rows.value[at], rows.uid[at], rows.shard, at if rows.row is None else rows.row[at])
 
 

@@ -1,5 +1,6 @@
 """Leaves `coverage-…/`: strata.parquet (a row per range of the score: size, quota), and who stays of each by chance."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
@@ -13,8 +14,9 @@ from pydantic.dataclasses import dataclass
 from pipeline.artifact import Artifact, write_table
 from pipeline.errors import DataError, JobError
 from pipeline.keep_top import Rows, Thresholds, kept
+from pipeline.order import reversed_order
 from pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
-from stages.cut import Amount, Of, Source, funnel, keep_by_quota, select
+from stages.cut import Amount, Number, Of, Source, funnel, keep_by_quota, select
 from stages.score import Joined, join_of
 from stages.similarity import Cosine
 from stages.survivors import Survivors
@@ -70,15 +72,32 @@ class Coverage:
         return [join, CoverageStage(survivors, values, self.amount(), options)]
 
 
-def stratum_of(value: np.ndarray, low: float, high: float, strata: int) -> np.ndarray:
+def stratum_of(value: np.ndarray, low: Number, high: Number, strata: int) -> np.ndarray:
     """Which of `strata` ranges of equal width over [low, high] each value is in: int32 (n,).
 
-    value: float32 (n,) in [low, high]. A value on an edge is in the upper range, `high` in the last; low = high: all 0.
+    value: (n,) of any dtype that is ordered, in [low, high]. A value on an edge is in the upper range, `high` in the
+    last; low = high: all 0.
     """
     if not low < high:
         return np.zeros(len(value), np.int32)
-    at = (value.astype(np.float64) - low) / (high - low) * strata
+    if value.dtype.kind == "f":
+        above = value.astype(np.float64) - low
+    else:  # whole numbers of any size: what is above the lowest is below 2^64, whatever their sign
+        above = (value.view(np.uint64) - np.uint64(int(low) % (1 << 64))).astype(np.float64)
+    at = above / float(high - low) * strata
     return np.minimum(at.astype(np.int32), strata - 1)
+
+
+def edges_of(value: np.dtype, low: Number, high: Number, strata: int) -> np.ndarray:
+    """(strata + 1,): where the ranges of `stratum_of` begin, and where the last one ends; the two ends are exact.
+
+    value: dtype of the values. Of floats the edges are float64; of whole numbers their type, each the next one above
+    the edge.
+    """
+    if value.kind == "f":
+        return np.linspace(low, high, strata + 1)
+    whole = [int(low) - int(low - high) * number // strata for number in range(strata + 1)]
+    return np.array(whole, value)
 
 
 def budgets(size: np.ndarray, total: int) -> np.ndarray:
@@ -120,36 +139,56 @@ class CoverageStage:
     def run(self, run: Run, out: Artifact) -> Summary:
         """Eight passes over the score: count, two for beta, range, sizes, two for the budgets, one that commits."""
         options = self.options
-        ease = _Ease(self.survivors, self.scores, 1 if options.hardest == "lowest" else -1)
-        all_in = _extent(run, ease, "coverage: count")[0]
+        ease = _Ease(self.survivors, self.scores, options.hardest == "highest")
+        all_in = _extent(run, ease, "coverage: count").rows
         dropped = int(options.beta * all_in)
         left = _Left(ease, select(run, ease, np.array([all_in - dropped], np.int64), "coverage: beta"))
-        n, low, high = _extent(run, left, "coverage: range")
-        if n and not np.isfinite([low, high]).all():
+        extent = _extent(run, left, "coverage: range")
+        low, high = extent.ends.tolist() or (0.0, 0.0)
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise DataError(f"coverage divides a range, so scores must be finite, but {low} to {high} came; mend them")
         parts = _Strata(left, low, high, options.strata, options.seed)
         size = np.zeros(options.strata, np.int64)
         for _, sizes in run.each(_Sizes(parts), run.items, "coverage: strata"):
             size += sizes
         wanted = self.amount.number(self.survivors)
-        quota = budgets(size, min(wanted, n))
-        write_table(out.file("strata.parquet"), _table(parts, size, quota))
+        quota = budgets(size, min(wanted, extent.rows))
+        write_table(out.file("strata.parquet"), _table(parts, extent.ends.dtype, size, quota))
         summaries = keep_by_quota(run, out, parts, quota, self.name)
         return funnel(summaries, asked=wanted, hardest=dropped, strata=int((size > 0).sum()))
 
 
-def _extent(run: Run, source: Source, label: str) -> tuple[int, float, float]:
-    """How many rows take part, and their lowest and highest value; infinities where there are none."""
-    n, low, high = 0, np.inf, -np.inf
-    for _, (rows, least, most) in run.each(_Extent(source), run.items, label):
-        n, low, high = n + rows, min(low, least), max(high, most)
-    return n, low, high
+@plain_dataclass(frozen=True)
+class _Extent:
+    """How many rows take part, and their lowest and highest value in their own type; none where there are none."""
+
+    rows: int
+    ends: np.ndarray
+
+    def __add__(self, other: "_Extent") -> "_Extent":
+        ends = np.concatenate([part.ends for part in (self, other) if len(part.ends)] or [self.ends])
+        return _Extent(self.rows + other.rows, _ends(ends))
 
 
-def _table(parts: "_Strata", size: np.ndarray, quota: np.ndarray) -> pa.Table:
-    """One row per stratum, the hardest first; low and high are in the score's own sign."""
-    edges = parts.left.ease.sign * np.linspace(parts.low, parts.high, parts.strata + 1) if size.any() else None
-    ends = np.full((parts.strata, 2), np.nan) if edges is None else np.stack([edges[:-1], edges[1:]], axis=1)
+def _ends(value: np.ndarray) -> np.ndarray:
+    return np.array([value.min(), value.max()]) if len(value) else value
+
+
+def _extent(run: Run, source: Source, label: str) -> _Extent:
+    """That of all shards."""
+    whole = _Extent(0, np.empty(0, np.float32))
+    for _, part in run.each(_Measure(source), run.items, label):
+        whole += part
+    return whole
+
+
+def _table(parts: "_Strata", value: np.dtype, size: np.ndarray, quota: np.ndarray) -> pa.Table:
+    """One row per stratum, the hardest first; low and high are as the score has them."""
+    ends = np.full((parts.strata, 2), np.nan)
+    if size.any():
+        edges = edges_of(value, parts.low, parts.high, parts.strata)
+        edges = reversed_order(edges) if parts.left.ease.reverse else edges
+        ends = np.stack([edges[:-1], edges[1:]], axis=1)
     return pa.table(
         {
             "stratum": pa.array(np.arange(parts.strata, dtype=np.int32)),
@@ -162,16 +201,16 @@ def _table(parts: "_Strata", size: np.ndarray, quota: np.ndarray) -> pa.Table:
 
 
 @plain_dataclass(frozen=True)
-class _Extent:
+class _Measure:
     source: Source
 
     def open(self) -> None:
         return None
 
-    def run(self, state: None, item: ShardItem) -> tuple[int, float, float]:
+    def run(self, state: None, item: ShardItem) -> _Extent:
         rows = self.source.rows(item)
         value = rows.value[rows.group >= 0]
-        return len(value), float(value.min(initial=np.inf)), float(value.max(initial=-np.inf))
+        return _Extent(len(value), _ends(value))
 
 
 @plain_dataclass(frozen=True)
@@ -188,15 +227,15 @@ class _Sizes:
 
 @plain_dataclass(frozen=True)
 class _Ease:
-    """The score, with its sign turned where the highest are the hardest: one group, the easiest first."""
+    """The score, its order reversed where the highest are the hardest: one group, the easiest first."""
 
     survivors: Survivors
     scores: Source
-    sign: int
+    reverse: bool
 
     def rows(self, item: ShardItem) -> Rows:
         rows = self.scores.rows(item)
-        return replace(rows, value=np.float32(self.sign) * rows.value)
+        return replace(rows, value=reversed_order(rows.value)) if self.reverse else rows
 
     def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
         return self.scores.columns(item, self.scores.rows(item))
@@ -226,8 +265,8 @@ class _Strata:
     """A hash of the uid as value and the stratum as group, 0 the hardest."""
 
     left: _Left
-    low: float
-    high: float
+    low: Number
+    high: Number
     strata: int
     seed: int
 

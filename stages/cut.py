@@ -5,7 +5,7 @@ that is what a cut's own file holds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import ClassVar, Literal, Protocol, cast
 
@@ -16,11 +16,16 @@ from pipeline.artifact import Artifact
 from pipeline.columns import scattered
 from pipeline.errors import AccountingError, JobError
 from pipeline.keep_top import Merging, Partial, Pass, Rows, Selection, Thresholds, kept
+from pipeline.order import beyond, reversed_order
 from pipeline.stage import Run, ShardItem, Stage, Summary, total
 from stages.survivors import Survivors
 
 Of = Literal["survivors", "pool"]
 
+Number = int | float
+"""A threshold of a user's column: a whole number stays one, for not every one is a float."""
+
+_BITS = 64
 _TOGETHER = 64  # selections that share their passes: each shard returns a few KB for each
 _CANDIDATES = 1_000_000  # gathered by all of them at once: 52 MB
 _CELLS = 4_000_000  # counts that wait to be merged, of all of them: 64 MB
@@ -41,12 +46,14 @@ class Amount:
     """How much of what is still in a cut keeps: exactly one of a fraction, a count, or values above a threshold.
 
     of: what the fraction is of: the samples that are still in, or the whole pool with its rejects.
+    lowest: whether the lowest values stay, so those below the threshold; the source of the values turns their order.
     """
 
     fraction: float | None = None
     count: int | None = None
-    threshold: float | None = None
+    threshold: Number | None = None
     of: Of = "survivors"
+    lowest: bool = field(default=False, metadata={"fingerprint": False})
 
     def __post_init__(self) -> None:
         given = [name for name in ("fraction", "count", "threshold") if getattr(self, name) is not None]
@@ -56,6 +63,10 @@ class Amount:
             raise JobError(f"a fraction is between 0 and 1, but {self.fraction} came; 0.3 keeps 30 %")
         if self.count is not None and self.count < 0:
             raise JobError(f"a count is at least 0, but {self.count} came")
+        if isinstance(self.threshold, int) and self.threshold.bit_length() > _BITS:
+            raise JobError(
+                f"a whole number as threshold has at most {_BITS} bits, as values have, but one of more came"
+            )
 
     def number(self, survivors: Survivors) -> int:
         """How many samples that is: int(fraction · total), never more than are still in.
@@ -147,12 +158,12 @@ class _Mark:
         return write_kept(self.out, item, before, after, columns, **more)
 
 
-def _last(rows: Rows, after: np.ndarray, shown: pa.Array) -> list[float] | None:
+def _last(rows: Rows, after: np.ndarray, shown: pa.Array) -> list[Number] | None:
     at = np.flatnonzero(after)
     if not len(at):
         return None
     lowest = int(at[rows.value[at].argmin()])
-    return [float(rows.value[lowest]), float(shown[lowest].as_py())]
+    return [rows.value[lowest].item(), shown[lowest].as_py()]
 
 
 @dataclass(frozen=True)
@@ -164,11 +175,14 @@ class _Within:
 
 
 @dataclass(frozen=True)
-class _Above:
-    threshold: float
+class _Beyond:
+    threshold: Number
+    lowest: bool
 
     def __call__(self, rows: Rows) -> np.ndarray:
-        return (rows.group >= 0) & (rows.value > np.float32(self.threshold))
+        value = reversed_order(rows.value) if self.lowest else rows.value
+        found: np.ndarray = (rows.group >= 0) & beyond(value, self.threshold, self.lowest)
+        return found
 
 
 def write_kept(
@@ -282,12 +296,13 @@ class Ranked:
         """
         if self.amount.threshold is not None:
             asked = {}
-            summaries = run.fill(_Mark(self.source, _Above(self.amount.threshold), out, last=True), out, self.name)
+            keep = _Beyond(self.amount.threshold, self.amount.lowest)
+            summaries = run.fill(_Mark(self.source, keep, out, last=True), out, self.name)
         else:
             asked = {"asked": self.amount.number(self.survivors)}
             quota = np.array([asked["asked"]], np.int64)
             summaries = keep_by_quota(run, out, self.source, quota, self.name, last=True)
-        last = [cast(list[float], found["last"]) for found in summaries if found["last"] is not None]
+        last = [cast(list[Number], found["last"]) for found in summaries if found["last"] is not None]
         return funnel(summaries, **asked, threshold=min(last)[1] if last else None)
 
 

@@ -15,7 +15,7 @@ from jobs.checks.findings import Findings, looked, over, told, unless_equal, vio
 from jobs.checks.finished import Finished, FinishedCut
 from pipeline.artifact import read_table
 from pipeline.columns import column
-from pipeline.order import KEY, key_places, key_uids, order_keys
+from pipeline.order import WIDE_KEY, beyond, key_places, key_uids, order_keys, reversed_order
 from pipeline.stage import Run, ShardItem
 from pipeline.uid import uids_to_hex
 from stages.coverage import budgets
@@ -25,14 +25,14 @@ from stages.prototypes import floors
 from stages.target import target_shape
 from stages.uid_hash import hash_values
 
-_FIRST, _LAST = b"", b"\xff" * KEY.itemsize
+_FIRST, _LAST = b"", b"\xff" * WIDE_KEY.itemsize
 
 
 @dataclass(frozen=True)
 class Ranking:
     """One order of a shard's rows that a cut went by.
 
-    value: float32 (n,), highest first. group: (n,), -1 takes no part. kept: bool (n,).
+    value: (n,) of a dtype that is ordered, highest first. group: (n,), -1 takes no part. kept: bool (n,).
     """
 
     value: np.ndarray
@@ -56,14 +56,14 @@ class Standing:
     def empty(cls, groups: int = 0) -> "Standing":
         """No rows yet."""
         none = np.zeros(groups, np.int64)
-        return cls(none, none.copy(), np.full(groups, _FIRST, KEY), np.full(groups, _LAST, KEY))
+        return cls(none, none.copy(), np.full(groups, _FIRST, WIDE_KEY), np.full(groups, _LAST, WIDE_KEY))
 
     @classmethod
     def of(cls, ranking: Ranking, uids: np.ndarray, shard: int) -> "Standing":
         """That of one shard. Cost O(n log n)."""
         at = np.flatnonzero(ranking.group >= 0)
         group, kept = ranking.group[at].astype(np.int64), ranking.kept[at]
-        keys = order_keys(ranking.value[at].astype(np.float32), uids[at], shard, at)
+        keys = order_keys(wide(ranking.value[at]), uids[at], shard, at)
         made = cls.empty(int(group.max(initial=-1)) + 1)
         made.size += np.bincount(group, minlength=len(made.size))
         made.kept += np.bincount(group[kept], minlength=len(made.size))
@@ -87,6 +87,11 @@ class Standing:
         more = Standing.empty(max(0, groups - len(self.size)))
         names = ("size", "kept", "last", "first")
         return Standing(*(np.concatenate([getattr(self, name), getattr(more, name)]) for name in names))
+
+
+def wide(value: np.ndarray) -> np.ndarray:
+    """The same values in 8 bytes, so that keys of every cut have one length: float32 as float64."""
+    return value.astype(np.float64) if value.dtype == np.float32 else value
 
 
 def cuts(job: Finished, run: Run) -> Findings | None:
@@ -124,36 +129,36 @@ def _standings(job: Finished, cut: FinishedCut, item: ShardItem) -> tuple[Findin
     threshold = getattr(cut.options, "threshold", None)
     if threshold is not None:
         [only] = rankings
-        sign = -1 if getattr(cut.options, "keep", None) == "lowest" else 1
-        above = (only.group >= 0) & (only.value > np.float32(sign * threshold))
-        at = np.flatnonzero(above != only.kept)
+        lowest = getattr(cut.options, "keep", None) == "lowest"
+        value = reversed_order(only.value) if lowest else only.value
+        at = np.flatnonzero(((only.group >= 0) & beyond(value, threshold, lowest)) != only.kept)
         found += told(
             item,
             at,
             lambda row: (
                 f"{job.who(item, row)}: {cut.name} must keep what is beyond {threshold}, but kept is "
-                f"{only.kept[row]} at {sign * only.value[row]}"
+                f"{only.kept[row]} at {value[row]}"
             ),
         )
     return found, [Standing.of(ranking, uids, item.index) for ranking in rankings]
 
 
-def _numbers(table: pa.Table, name: str, sign: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """A value column with 0 for null, and where it is not null."""
+def _numbers(table: pa.Table, name: str, lowest: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """A value column with 0 for null, its order reversed where the lowest come first; and where it is not null."""
     there = np.asarray(table[name].is_valid())
-    return np.float32(sign) * column(table, name, null=0).astype(np.float32), there
+    value = column(table, name, null=0)
+    return reversed_order(value) if lowest else value, there
 
 
 def _by_value(name: str, cut: FinishedCut, table: pa.Table, before: np.ndarray, uids: np.ndarray) -> Iterator[Ranking]:
     """One group of all that have a value."""
-    sign = -1 if getattr(cut.options, "keep", None) == "lowest" else 1
-    value, there = _numbers(table, name, sign)
+    value, there = _numbers(table, name, getattr(cut.options, "keep", None) == "lowest")
     yield Ranking(value, one_group(before & there), column(table, "kept"))
 
 
 def _by_distance(cut: FinishedCut, table: pa.Table, before: np.ndarray, uids: np.ndarray) -> Iterator[Ranking]:
     """A group for each cluster."""
-    value, _ = _numbers(table, "distance", -1 if cut.options.keep == "easy" else 1)
+    value, _ = _numbers(table, "distance", cut.options.keep == "easy")
     if cut.options.keep == "random":
         value = hash_values(uids, cut.options.seed)
     group = np.where(before, column(table, "cluster", null=-1), -1)
@@ -171,7 +176,7 @@ def _by_strata(cut: FinishedCut, table: pa.Table, before: np.ndarray, uids: np.n
     stratum = column(table, "stratum", null=-1)
     yield Ranking(hash_values(uids, cut.options.seed), np.where(before, stratum, -1), column(table, "kept"))
     name = "cosine" if cut.options.by is not None else "value"
-    ease, there = _numbers(table, name, 1 if cut.options.hardest == "lowest" else -1)
+    ease, there = _numbers(table, name, cut.options.hardest == "highest")
     yield Ranking(ease, one_group(before & there), stratum >= 0)
 
 
@@ -275,7 +280,7 @@ def _floors(job: Finished, run: Run, cut: FinishedCut, standings: Sequence[Stand
     for group in np.flatnonzero(standing.kept < least):
         found += violated(f"prototypes, group {group}: {least[group]} must stay, but {standing.kept[group]} do")
     for group in np.flatnonzero((standing.kept > least) & (standing.last > first)):
-        stays, goes = _who(run, standing.last[group : group + 1]), _who(run, np.array([first], KEY))
+        stays, goes = _who(run, standing.last[group : group + 1]), _who(run, np.array([first], WIDE_KEY))
         found += violated(f"{cut.name}, group {group}: {stays} is kept, so {goes}, which comes first, must be too")
     return found
 

@@ -15,6 +15,7 @@ from jobs.checks.finished import Finished, FinishedCut
 from pipeline import storage
 from pipeline.artifact import read_table
 from pipeline.columns import column, scattered
+from pipeline.order import reversed_order
 from pipeline.stage import Run, ShardItem
 from stages.clusters import Members, read_centroids
 from stages.coverage import stratum_of
@@ -188,12 +189,12 @@ def _strata(job: Finished, cut: FinishedCut, item: ShardItem) -> Columns:
     """The score and, where `beta` left the sample, its range of it."""
     [(name, score)] = (_cosine if cut.options.by is not None else partial(_prepared, "scores"))(job, cut, item).items()
     strata = read_table(cut.artifact.file("strata.parquet"))
-    sign = 1 if cut.options.hardest == "lowest" else -1
-    ends = sign * np.concatenate([column(strata, "low"), column(strata, "high")])
+    ends, ease = np.concatenate([column(strata, "low"), column(strata, "high")]), np.asarray(score.fill_null(0))
+    if cut.options.hardest == "highest":
+        ends, ease = reversed_order(ends), reversed_order(ease)
     left = np.asarray(cut.artifact.read(item.index, ["stratum"])["stratum"].is_valid())
-    ease = np.float32(sign) * np.array(score.fill_null(0.0), np.float32)
     stratum = np.zeros(len(left), np.int32)
-    stratum[left] = stratum_of(ease[left], ends.min(initial=np.inf), ends.max(initial=-np.inf), len(strata))
+    stratum[left] = stratum_of(ease[left], ends.min().item(), ends.max().item(), len(strata))
     return {name: score, "stratum": pa.array(stratum, mask=~left)}
 
 

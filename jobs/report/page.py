@@ -219,8 +219,10 @@ def _share(part: float, whole: float = 1) -> str:
 
 
 def _amount(value: float | None) -> str:
-    """Three or four digits that count."""
-    return "–" if value is None else f"{value:.4g}"
+    """Three or four digits that count, and a whole number whole."""
+    if value is None:
+        return "–"
+    return f"{value}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _option(value: object) -> str:

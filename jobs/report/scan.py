@@ -146,10 +146,10 @@ class _Ranges:
 
 
 def _seen(cut: CutFacts, index: int, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that have a finite value, int64 (m,), and the values, float32 (m,); of anyone's score some are infinite."""
+    """Rows that have a finite value, int64 (m,), and the values, float64 (m,); of anyone's score some are infinite."""
     values = table[cut.column]
     rows = np.flatnonzero(np.asarray(values.is_valid()))
-    found = np.asarray(values.drop_null().to_numpy(), np.float32)
+    found = np.asarray(values.drop_null().to_numpy(), np.float64)
     finite = np.isfinite(found)
     return rows[finite], found[finite]
 
@@ -235,7 +235,7 @@ class Scan:
 def histogram(values: np.ndarray, after: np.ndarray, low: float, high: float) -> np.ndarray:
     """Counts in BINS equal bins from low to high, both inside: int64 (2, BINS), those that stay and those that go.
 
-    values: float32 (m,). after: bool (m,), which stay. Equal low and high: all are in the first bin. Cost O(m).
+    values: (m,). after: bool (m,), which stay. Equal low and high: all are in the first bin. Cost O(m).
     """
     width = (high - low) / BINS or 1.0
     at = np.clip(((values.astype(np.float64) - low) / width).astype(np.int64), 0, BINS - 1)
@@ -276,7 +276,9 @@ class _Notes:
         if self.cut.column is None:
             return ""
         value = self.table[self.cut.column][row].as_py()
-        return "" if value is None else f"{self.cut.column} {value:.3g}"
+        if value is None:
+            return ""
+        return f"{self.cut.column} {value}" if isinstance(value, int) else f"{self.cut.column} {value:.3g}"
 
 
 def spread_over(count: int, most: int) -> list[int]:

@@ -3,11 +3,14 @@
 The numbers are those of the cuts' files; only the counts that rules go by are made again.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,6 +19,7 @@ from jobs.why.place import Place
 from jobs.why.ranks import Mine, Standing
 from pipeline.artifact import read_table
 from pipeline.columns import column
+from pipeline.order import reversed_order
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,9 @@ class Limit:
     """
 
     what: str
-    value: float
-    limit: float | None
-    margin: float | None
+    value: int | float
+    limit: int | float | None
+    margin: int | float | None
     rule: str
 
 
@@ -95,11 +99,17 @@ _Found = tuple[Sequence[Limit], Mapping[str, Any]]
 
 def _least(what: str, value: float, limit: float | None, rule: str = "at least") -> Limit:
     """A limit from below; numbers that are equal to the last digit have margin 0, and uids decide."""
-    return Limit(what, value, limit, None if limit is None else value - limit, rule)
+    return Limit(what, value, limit, None if limit is None else _difference(value, limit), rule)
 
 
 def _most(what: str, value: float, limit: float | None, rule: str = "at most") -> Limit:
-    return Limit(what, value, limit, None if limit is None else limit - value, rule)
+    return Limit(what, value, limit, None if limit is None else _difference(limit, value), rule)
+
+
+def _difference(a: float, b: float) -> float:
+    """a - b, whose sign is right for whole numbers that no float holds too."""
+    whole = isinstance(a, int) and isinstance(b, int)
+    return a - b if whole or not (math.isfinite(a) and math.isfinite(b)) else float(Fraction(a) - Fraction(b))
 
 
 def _rank_facts(rank: tuple[Mine, Standing] | None, prefix: str = "") -> dict[str, Any]:
@@ -145,7 +155,9 @@ def _strata(asked: Asked) -> _Found:
         rank = asked.ranks.get(1)
         last = None if rank is None or rank[1].last is None else rank[1].last
         high = cut.options.hardest == "highest"
-        limit = (_most if high else _least)(name, value, -last if high and last is not None else last)
+        if rank is not None and last is not None and high:  # beta goes by an order that has the lowest first
+            last = reversed_order(np.array([last], rank[0].value.dtype))[0].item()
+        limit = (_most if high else _least)(name, value, last)
         return [limit], {"note": f"among the hardest {cut.options.beta:.0%}, which beta drops"}
     [row] = read_table(cut.artifact.file("strata.parquet")).slice(stratum, 1).to_pylist()
     return [], {**row, **_rank_facts(asked.ranks.get(0), "stratum_"), "note": "a hash of the uid draws in a stratum"}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.checks.finished import Finished, FinishedCut
-from jobs.checks.orders import RANKINGS, Ranking
+from jobs.checks.orders import RANKINGS, Ranking, wide
 from jobs.why.place import Place
-from pipeline.order import order_keys
+from pipeline.order import WIDE_KEY, order_keys
 from pipeline.stage import Run, ShardItem
 
 RANKED = ("similarity", "negclip", "density", "prototypes", "coverage", "normsim", "random", "score")
@@ -24,7 +24,7 @@ class Mine:
 
     cut: int
     ranking: int
-    value: np.float32
+    value: np.generic
     group: int
     key: bytes
 
@@ -41,8 +41,8 @@ class Standing:
     size: int = 0
     before: int = 0
     kept: int = 0
-    last: float | None = None
-    first: float | None = None
+    last: int | float | None = None
+    first: int | float | None = None
 
     def __add__(self, other: "Standing") -> "Standing":
         last = [end for end in (self.last, other.last) if end is not None]
@@ -88,12 +88,12 @@ def rankings(cut: FinishedCut, item: ShardItem) -> tuple[list[Ranking], np.ndarr
 
 def _standing(ranking: Ranking, uids: np.ndarray, item: ShardItem, me: Mine) -> Standing:
     at = np.flatnonzero(ranking.group == me.group)
-    value, kept = ranking.value[at].astype(np.float32), ranking.kept[at]
+    value, kept = wide(ranking.value[at]), ranking.kept[at]
     ties = at[value == me.value]
     keys = order_keys(np.full(len(ties), me.value), uids[ties], item.index, ties)
     before = int((value > me.value).sum()) + int((keys < np.array([me.key], keys.dtype)).sum())
     last, first = value[kept], value[~kept]
-    ends = float(last.min()) if len(last) else None, float(first.max()) if len(first) else None
+    ends = last.min().item() if len(last) else None, first.max().item() if len(first) else None
     return Standing(len(at), before, int(kept.sum()), *ends)
 
 
@@ -108,9 +108,9 @@ def mine_of(job: Finished, place: Place, cuts: Sequence[int]) -> list[Mine]:
             group = int(ranking.group[place.row])
             if group >= 0:
                 at = np.array([place.row])
-                value = ranking.value[at].astype(np.float32)
+                value = wide(ranking.value[at])
                 key = order_keys(value, uids[at], place.item.index, at)
-                found.append(Mine(number, which, value[0], group, bytes(key[0]).ljust(36, b"\0")))
+                found.append(Mine(number, which, value[0], group, bytes(key[0]).ljust(WIDE_KEY.itemsize, b"\0")))
     return found
 
 

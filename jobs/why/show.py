@@ -75,7 +75,10 @@ def said_limit(limit: Limit) -> str:
     how = "on it, where uids decide" if limit.margin == 0 else f"{_number(abs(limit.margin))} {beyond}"
     if limit.margin == 0 and isinstance(limit.value, int):
         how = "on it"
-    return f"{limit.what} {_number(limit.value)}, stays {limit.rule} {_number(limit.limit)}: {how}"
+    value, end = _number(limit.value), _number(limit.limit)
+    if value == end and limit.margin != 0:
+        value, end = repr(limit.value), repr(limit.limit)
+    return f"{limit.what} {value}, stays {limit.rule} {end}: {how}"
 
 
 def _show_place(place: Place, say: Any) -> None:

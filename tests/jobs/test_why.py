@@ -59,7 +59,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     samples = near_sets()
     write_datacomp(folder / "pool", samples, 4)
     np.save(folder / "target.npy", unit(30, 16, 9))
-    scores = np.random.default_rng(1).random(len(samples))
+    scores = 1_700_000_000_000_000_000 + np.random.default_rng(1).permutation(len(samples))  # as no float64 tells apart
     write_parquet(f"{folder}/el2n.parquet", pa.table({"uid": samples.uid, "el2n": scores}))
     return done(
         {

@@ -11,19 +11,27 @@ from hypothesis import strategies as st
 
 from pipeline.errors import DataError
 from pipeline.keep_top import Candidates, Counts, Rows, Selection, keep_top, kept, merge
+from pipeline.order import VALUES
 from pipeline.uid import UID, uids_from_pairs
 
 GROUPS = 4
 TIED = [-np.inf, -1.5, -1e-40, -0.0, 0.0, 1e-40, 0.25, np.float32(0.25000003), 3.0, np.inf]
+INT, UINT = np.iinfo(np.int64), np.iinfo(np.uint64)
+VALUES_OF = {
+    "<f4": st.sampled_from(TIED) | st.floats(width=32, allow_nan=False),
+    "<f8": st.sampled_from([*TIED, 0.3, 0.1 + 0.2, 5e-324]) | st.floats(allow_nan=False),
+    "<i8": st.sampled_from([INT.min, INT.min + 1, -1, 0, 1 << 53, (1 << 53) + 1, INT.max - 1, INT.max]),
+    "<u8": st.sampled_from([0, 1, 1 << 53, (1 << 53) + 1, 1 << 63, UINT.max - 1, UINT.max]),
+}
 
 
-def rows(value, group=None, uid=None, shard=0, row=None):
+def rows(value, group=None, uid=None, shard=0, row=None, dtype=np.float32):
     n = len(value)
     group = np.zeros(n) if group is None else group
     uid = np.arange(n) if uid is None else uid
     names = uids_from_pairs(np.asarray(uid, np.uint64) >> np.uint64(1), np.asarray(uid, np.uint64) & np.uint64(1))
     row = None if row is None else np.asarray(row, np.int64)
-    return Rows(np.asarray(value, np.float32), np.asarray(group, np.int32), names, shard, row)
+    return Rows(np.asarray(value, dtype), np.asarray(group, np.int32), names, shard, row)
 
 
 def oracle(parts, quota):
@@ -31,7 +39,7 @@ def oracle(parts, quota):
     keep = [np.zeros(len(p.value), bool) for p in parts]
     for g, q in enumerate(quota):
         order = sorted(
-            (-p.value[i], p.uid[i].tolist(), p.shard, i if p.row is None else p.row[i], k, i)
+            (-p.value[i].item(), p.uid[i].tolist(), p.shard, i if p.row is None else p.row[i], k, i)
             for k, p in enumerate(parts)
             for i in np.flatnonzero(p.group == g)
         )
@@ -42,14 +50,14 @@ def oracle(parts, quota):
 
 @st.composite
 def pools(draw):
-    """Up to 60 rows with heavy ties in value and uid, in up to 4 groups, with their quotas."""
+    """Up to 60 rows of any dtype with heavy ties in value and uid, in up to 4 groups, with their quotas."""
     n = draw(st.integers(0, 60))
-    values = st.one_of(st.sampled_from(TIED), st.floats(width=32, allow_nan=False))
-    value = draw(st.lists(values, min_size=n, max_size=n))
+    dtype = draw(st.sampled_from(VALUES))
+    value = draw(st.lists(VALUES_OF[dtype.str], min_size=n, max_size=n))
     group = draw(st.lists(st.integers(-1, GROUPS - 1), min_size=n, max_size=n))
     uid = draw(st.lists(st.integers(0, 5), min_size=n, max_size=n))
     quota = draw(st.lists(st.integers(0, 40), min_size=GROUPS, max_size=GROUPS))
-    return rows(value, group, uid), np.array(quota, np.int64)
+    return rows(value, group, uid, dtype=dtype), np.array(quota, np.int64)
 
 
 def take(part, at):
@@ -83,7 +91,8 @@ def test_permuted_and_split_rows_have_the_same_answer(pool, data, limit):
 @settings(deadline=None)
 @given(st.lists(pools(), min_size=1, max_size=5), st.randoms(), st.integers(1, 10))
 def test_any_merge_order_has_the_same_answer(pool, random, limit):
-    parts = [replace(part, shard=7 * i) for i, (part, _) in enumerate(pool)]
+    kind = pool[0][0].value.dtype
+    parts = [replace(part, shard=7 * i) for i, (part, _) in enumerate(pool) if part.value.dtype == kind]
     quota = pool[0][1]
     selection = Selection(quota, limit)
     while (step := selection.next_pass()) is not None:
@@ -187,6 +196,20 @@ def test_nan_is_refused_and_the_column_named():
     assert keep_top([part], np.array([1]))[0].tolist() == [False, False, True]
     with pytest.raises(DataError, match=r"column aesthetic, shard 4: .* 1 of 2 are NaN, first at entry 1"):
         Rows(np.array([1, np.nan], np.float32), np.zeros(2, np.int32), np.zeros(2, UID), 4, column="aesthetic")
+
+
+def test_values_of_another_type_are_refused():
+    with pytest.raises(DataError, match="values must be float32, float64, int64 or uint64, but int32 came; cast them"):
+        rows([1, 2], dtype=np.int32)
+    narrow, wide = rows([1.0, 2.0]), rows([1.0, 2.0], shard=1, dtype=np.float64)
+    with pytest.raises(DataError, match="of every shard must be of one type, but keys of"):
+        keep_top([narrow, wide], np.array([1]))
+
+
+def test_wide_ties_are_told_apart_by_uid_and_place():
+    part = rows(np.full(300, 1 << 60), uid=np.zeros(300), dtype=np.int64)
+    (mask,) = keep_top([part], np.array([7]), candidate_limit=1)
+    assert np.flatnonzero(mask).tolist() == list(range(7))
 
 
 def test_broken_rows_are_refused():

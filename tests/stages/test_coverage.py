@@ -77,16 +77,35 @@ def test_is_the_papers_on_a_column_from_either_end(tmp_path: Path, hardest: str,
     assert (report["asked"], report["kept"], report["hardest"]) == (25, 25, 12)
 
 
+RANKS = np.random.default_rng(6).permutation(60) ** 2
+LARGE = {
+    "floats": VALUES,
+    "doubles in the ninth digit": 0.3 + RANKS * 1e-9,
+    "nanoseconds": 1_700_000_000_000_000_000 + RANKS,
+    "negative": -1_700_000_000_000_000_000 - RANKS,
+    "above 2^63": np.array([(1 << 64) - 1 - int(rank) for rank in RANKS], np.uint64),
+    "all of int64": np.array([-(1 << 63), (1 << 63) - 1, *RANKS[2:]]),
+}
+
+
 @pytest.mark.parametrize("hardest", ["lowest", "highest"])
-def test_the_table_tells_each_stratum(tmp_path: Path, hardest: str) -> None:
-    found = filtered(SAMPLES, by_column(scores(tmp_path), count=25, beta=0.1, hardest=hardest), shards=2)
+@pytest.mark.parametrize("values", LARGE.values(), ids=LARGE)
+def test_the_table_tells_each_stratum(tmp_path: Path, values: np.ndarray, hardest: str) -> None:
+    found = filtered(SAMPLES, by_column(scores(tmp_path, values), count=25, beta=0.1, hardest=hardest), shards=2)
+    assert [
+        row["value"] for row in sorted(found.rows, key=lambda row: SAMPLES.uid.index(row["uid"]))
+    ] == values.tolist()
+    order = np.argsort(values, kind="stable")
+    hard = order[:6] if hardest == "lowest" else order[-6:]
+    assert {row["uid"] for row in found.rows if row["stratum"] is None} == {SAMPLES.uid[i] for i in hard}
     table = read_table(found.artifact("coverage").file("strata.parquet")).to_pylist()
     assert [row["stratum"] for row in table] == [*range(7)]
     for part in table:
         inside = [row for row in found.rows if row["stratum"] == part["stratum"]]
         assert len(inside) == part["size"]
         assert sum(row["kept"] for row in inside) == part["quota"]
-        assert all(part["low"] - 1e-6 <= row["value"] <= part["high"] + 1e-6 for row in inside)
+        slack = 0 if values.dtype.kind in "iu" else 1e-12
+        assert all(part["low"] - slack <= row["value"] <= part["high"] + slack for row in inside)
     first, last = (table[0], table[-1]) if hardest == "lowest" else (table[-1], table[0])
     assert first["low"] < last["low"]
 

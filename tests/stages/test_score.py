@@ -1,6 +1,7 @@
 """A user's value column: joined by uid in any form, ordered, cut; what is missing, doubled or NaN is refused."""
 
 import uuid
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from pipeline.errors import DataError, FailedShards, JobError, PoolError
 from pipeline.uid import uids_from_hex
 from stages.random import Random
-from stages.score import Score, load_scores, look_up
+from stages.score import Score
+from stages.score_files import ScoreTable, load_scores
 from tests.pools import Filtered, Samples, answers, filtered, hex_uids, write_parquet
 
 SAMPLES = Samples.drawn(30)
@@ -44,7 +46,7 @@ def test_keeps_the_highest_or_the_lowest(tmp_path: Path, keep: str) -> None:
     found = filtered(SAMPLES, cut(scores(tmp_path), fraction=0.4, keep=keep), shards=3)
     assert set(found.kept) == best(12, 1 if keep == "highest" else -1)
     values = {row["uid"]: row["value"] for row in found.rows}
-    assert [values[uid] for uid in SAMPLES.uid] == VALUES.astype(np.float32).tolist()
+    assert [values[uid] for uid in SAMPLES.uid] == VALUES.tolist()
 
 
 def test_a_threshold_is_strict_on_both_sides(tmp_path: Path) -> None:
@@ -108,7 +110,6 @@ def test_only_samples_that_are_in_need_a_value(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"v": np.where(np.arange(30) < 2, np.nan, 1.0)}, "column v must hold numbers, but 2 of 30 are NaN"),
-        ({"v": pa.array([None, *range(29)])}, "column v must have no nulls here, but 1 came"),
         (
             {"uid": [SAMPLES.uid[0], *SAMPLES.uid[:29]]},
             f"one value in v, but 1 come again, first {SAMPLES.uid[0]}",
@@ -156,9 +157,8 @@ def test_look_up_is_a_dictionary(known: list[int], extra: list[int]) -> None:
     table = {f"{uid:032x}": float(i) for i, uid in enumerate(known)}
     asked = [*table, *(f"{uid:032x}" for uid in extra)]
     ordered = sorted(table)
-    values, there = look_up(
-        uids_from_hex(asked), uids_from_hex(ordered), np.array([table[u] for u in ordered], np.float32)
-    )
+    made = ScoreTable(uids_from_hex(ordered), np.array([table[u] for u in ordered], np.float32))
+    values, there = made.look_up(uids_from_hex(asked))
     assert there.tolist() == [uid in table for uid in asked]
     assert values[there].tolist() == [table[uid] for uid in asked if uid in table]
 
@@ -166,10 +166,134 @@ def test_look_up_is_a_dictionary(known: list[int], extra: list[int]) -> None:
 def test_files_are_read_in_any_number(tmp_path: Path) -> None:
     one = scores(tmp_path, "a", uid=SAMPLES.uid[:20], v=VALUES[:20])
     two = scores(tmp_path, "b", uid=SAMPLES.uid[20:], v=VALUES[20:])
-    uids, values = load_scores((two, one), "v", "uid")
+    table = load_scores((two, one), "v", "uid")
     order = np.argsort(SAMPLES.uid)
-    assert uids.tolist() == uids_from_hex([SAMPLES.uid[i] for i in order]).tolist()
-    assert values.tolist() == VALUES[order].astype(np.float32).tolist()
+    assert table.uids.tolist() == uids_from_hex([SAMPLES.uid[i] for i in order]).tolist()
+    assert table.values.tolist() == VALUES[order].tolist()
+
+
+RANKS = np.random.default_rng(5).permutation(30)
+"""The place of each sample, which the columns say in many types; float32 does not tell the values of some apart."""
+
+COLUMNS = {
+    "seconds since 1970": pa.array(1_700_000_000 + RANKS),
+    "nanoseconds since 1970": pa.array(1_700_000_000_000_000_000 + RANKS),
+    "the ends of int64": pa.array([-(1 << 63) + int(r) if r < 15 else (1 << 63) - 30 + int(r) for r in RANKS]),
+    "above 2^63": pa.array([(1 << 64) - 30 + int(r) for r in RANKS], pa.uint64()),
+    "small uint64": pa.array(RANKS.astype(np.uint64)),
+    "int8": pa.array(RANKS.astype(np.int8)),
+    "the ninth digit": pa.array(0.3 + RANKS * 1e-9),
+    "subnormal": pa.array(RANKS * 5e-324),
+    "infinite ends": pa.array([{0: -np.inf, 29: np.inf}.get(int(r), float(r)) for r in RANKS]),
+    "float16": pa.array(RANKS.astype(np.float16)),
+    "decimals of money": pa.array([Decimal(int(r)) / 100 for r in RANKS], pa.decimal128(12, 2)),
+    "decimals without a fraction": pa.array([Decimal(int(r) + (1 << 60)) for r in RANKS], pa.decimal128(38, 0)),
+    "a dictionary": pa.array(1_700_000_000 + RANKS).dictionary_encode(),
+}
+
+
+def number_of(value: int | float | Decimal) -> int | float:
+    """What a threshold says of a value: a decimal without a fraction is a whole number."""
+    if isinstance(value, Decimal):
+        return int(value) if value == int(value) and value > 1 << 53 else float(value)
+    return value
+
+
+@pytest.mark.parametrize("keep", ["highest", "lowest"])
+@pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)
+def test_every_number_orders_in_its_own_type(tmp_path: Path, column: pa.Array, keep: str) -> None:
+    url = scores(tmp_path, v=column)
+    ordered = sorted(range(30), key=lambda i: -RANKS[i] if keep == "highest" else RANKS[i])
+    found = filtered(SAMPLES, cut(url, count=7, keep=keep), shards=3)
+    assert set(found.kept) == {SAMPLES.uid[i] for i in ordered[:7]}
+    plain = [number_of(value) for value in column.to_pylist()]
+    told = plain[ordered[6]]
+    assert found.step("score").report["threshold"] == told
+    kinds = {row["uid"]: row["value"] for row in found.rows}
+    assert [kinds[uid] for uid in SAMPLES.uid] == plain
+    if np.isfinite(told):
+        beyond = filtered(SAMPLES, cut(url, threshold=told, keep=keep), shards=3)
+        assert set(beyond.kept) == {SAMPLES.uid[i] for i in ordered[:6]}
+
+
+def test_a_threshold_between_whole_numbers_and_beyond_all(tmp_path: Path) -> None:
+    url = scores(tmp_path, v=pa.array(RANKS))
+    kept = {
+        limit: len(filtered(SAMPLES, cut(url, threshold=limit)).kept) for limit in (9.5, 9, -1, 29, 1 << 63, -1e300)
+    }
+    assert kept == {9.5: 20, 9: 20, -1: 30, 29: 0, 1 << 63: 0, -1e300: 30}
+    below = {n: len(filtered(SAMPLES, cut(url, threshold=n, keep="lowest")).kept) for n in (9.5, 9, 0, 1 << 63)}
+    assert below == {9.5: 10, 9: 9, 0: 0, 1 << 63: 30}
+    with pytest.raises(JobError, match="a whole number as threshold has at most 64 bits"):
+        cut(url, threshold=1 << 70)
+
+
+def test_booleans_are_0_and_1(tmp_path: Path) -> None:
+    safe = RANKS % 2 == 0
+    url = scores(tmp_path, v=safe)
+    found = filtered(SAMPLES, cut(url, threshold=0))
+    assert found.kept == [uid for uid, yes in zip(SAMPLES.uid, safe, strict=True) if yes]
+
+
+def test_a_null_says_nothing(tmp_path: Path) -> None:
+    url = scores(tmp_path, v=pa.array([None, *range(1_700_000_000, 1_700_000_029)]))
+    assert "1 of shard" in refused(cut(url, fraction=0.5))
+    found = filtered(SAMPLES, cut(url, count=2, missing="drop"), shards=2)
+    assert found.kept == SAMPLES.uid[28:]
+    nothing = filtered(SAMPLES, cut(scores(tmp_path, "n", v=pa.nulls(30)), count=2, missing="drop"))
+    assert nothing.kept == []
+
+
+def test_files_of_several_types_have_the_one_that_holds_all(tmp_path: Path) -> None:
+    """As pandas writes them: the part with a null is of floats, the other of whole numbers."""
+    scores(tmp_path, "p-0", uid=SAMPLES.uid[:10], v=pa.array(RANKS[:10]))
+    scores(tmp_path, "p-1", uid=SAMPLES.uid[10:], v=pa.array(RANKS[10:] + 0.0))
+    found = filtered(SAMPLES, cut(f"{tmp_path}/p-*.parquet", count=5), shards=2)
+    assert set(found.kept) == {SAMPLES.uid[i] for i in np.argsort(-RANKS)[:5]}
+    scores(tmp_path, "p-2", uid=hex_uids(1, 7), v=pa.array([(1 << 53) + 1]))
+    text = "column v must have one type that holds all its numbers, but whole numbers up to 9007199254740993 and floats"
+    assert text in refused(cut(f"{tmp_path}/p-*.parquet", count=5))
+    scores(tmp_path, "q-0", uid=SAMPLES.uid, v=pa.array(RANKS - 10))
+    scores(tmp_path, "q-1", uid=hex_uids(1, 7), v=pa.array([1 << 63], pa.uint64()))
+    assert "but -10 and 9223372036854775808 came; cast it to one" in refused(cut(f"{tmp_path}/q-*.parquet", count=5))
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.array(RANKS, pa.timestamp("us")), "is timestamp[us]; name another, or cast it to int64, such as seconds"),
+        (pa.array(RANKS.astype(np.int32), pa.date32()), "is date32[day]; name another, or cast it to int64"),
+        (pa.array(RANKS, pa.duration("s")), "is duration[s]; name another, or cast it to int64"),
+        (pa.array([[1.0]] * 30), "double>; name another, or cast it"),
+        (
+            pa.array([Decimal(10**15 + int(r)) / 100 for r in RANKS], pa.decimal128(38, 2)),
+            "must have at most 15 digits where",
+        ),
+        (pa.array([Decimal(10**25)] * 30, pa.decimal128(38, 0)), "must fit into 64 bits, but decimal128(38, 0) came"),
+    ],
+)
+def test_what_is_no_plain_number_is_refused(tmp_path: Path, column: pa.Array, message: str) -> None:
+    assert message in refused(cut(scores(tmp_path, v=column), count=5))
+
+
+def test_a_file_that_is_no_parquet_is_the_users_to_mend(tmp_path: Path) -> None:
+    whole = Path(scores(tmp_path)).read_bytes()
+    files = {
+        "s.csv": (b"uid,v\n1,2\n", "must be parquet, but it begins with b'uid,v\\n1,2\\n'; write it as parquet"),
+        "empty.parquet": (b"", "must be parquet, but it is empty; write it as parquet"),
+        "zip.parquet": (b"PK\x03\x04" + bytes(99), "must be parquet, but it begins with b'PK"),
+        "arrow.feather": (b"ARROW1\0\0" + bytes(99), "must be parquet, but it begins with b'ARROW1"),
+        "cut.parquet": (whole[: len(whole) // 2], "must be whole parquet, but: "),
+        "tail.parquet": (whole[:-1] + b"X", "must be whole parquet, but: "),
+    }
+    for name, (content, message) in files.items():
+        (tmp_path / name).write_bytes(content)
+        text = refused(cut(str(tmp_path / name), count=5))
+        assert f"{tmp_path / name} {message}" in text
+        assert "delete" not in text
+    twice = pa.table([pa.array(SAMPLES.uid), pa.array(VALUES), pa.array(VALUES)], names=["uid", "v", "v"])
+    write_parquet(str(tmp_path / "twice.parquet"), twice)
+    assert "must have one column v, but 2 are named so" in refused(cut(str(tmp_path / "twice.parquet"), count=5))
 
 
 def test_a_column_that_holds_no_numbers_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Reads parquet files that a user brings beside the pool, such as scores; refuses others, and says how to mend them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.artifact import spans_of
+from pipeline.errors import DataError
+from pipeline.reading import expect
+from pipeline.storage import open_read
+
+_MAGIC = b"PAR1"
+
+
+def brought_schema(url: str) -> pa.Schema:
+    """Names and types of the columns; reads the footer only. Raises DataError where it is no whole parquet file."""
+    with _opened(url) as (_, parquet):
+        return parquet.schema_arrow
+
+
+def read_brought(url: str, columns: Sequence[str]) -> pa.Table:
+    """These columns, in this order; no other column's bytes are read.
+
+    Raises DataError where it is no whole parquet file, and for a name that is no column or that of several.
+    """
+    with _opened(url) as (file, parquet):
+        names = parquet.schema_arrow.names
+        for name in columns:
+            if name not in names:
+                raise DataError(f"{url} must have a column {name}, but it has {', '.join(names) or 'none'}")
+            if (times := names.count(name)) > 1:
+                raise DataError(f"{url} must have one column {name}, but {times} are named so; rename the others")
+        expect(file, lambda: spans_of(parquet.metadata, columns))
+        wanted = list(dict.fromkeys(columns))
+        return parquet.read(wanted).select(wanted)
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[tuple[BinaryIO, pq.ParquetFile]]:
+    with open_read(url) as file:
+        begins = file.read(64)
+        file.seek(0)
+        if not begins.startswith(_MAGIC):
+            came = f"it begins with {begins[:24]!r}" if begins else "it is empty"
+            raise DataError(f"{url} must be parquet, but {came}; write it as parquet")
+        try:
+            yield file, pq.ParquetFile(file)
+        except (pa.ArrowException, OSError) as error:  # a page that does not decompress is an OSError
+            if isinstance(error, MemoryError):
+                raise
+            raise DataError(f"{url} must be whole parquet, but: {error}; write it again, or fetch it again") from error
