@@ -25,6 +25,7 @@ from stages.encoders import Encoding, OpenClip, Timm, provenance
 from stages.formats import Datacomp, ImageReader, VectorReader
 from stages.formats.sample import Reject, Sample
 from stages.unchanged import check_unchanged
+from stages.widths import WIDTHS, one_width
 
 if TYPE_CHECKING:
     from stages.encoders import Bank
@@ -204,10 +205,15 @@ class Precomputed:
     version: ClassVar[int] = 2
 
     def run(self, run: Run, out: Artifact) -> Summary:
-        """One file per shard, without vectors."""
+        """One file per shard, without vectors.
+
+        Raises PoolError for vectors of two widths.
+        """
         recipe = fingerprint([self.name, self.version, self.reader])
         adopted = adopt(run, out, recipe)
-        return {**report(_filled(run, _Read(self.reader, out), out)), "adopted": adopted}
+        summaries = _filled(run, _Read(self.reader, out), out)
+        widths = one_width(summaries, [item.url for item in run.items])
+        return {**report(summaries), WIDTHS: widths, "adopted": adopted}
 
 
 @dataclass(frozen=True)
@@ -223,13 +229,16 @@ class _Read:
         table, rejects = self.reader.rows(item.url)
         named = {found["values"]: found["counts"] for found in pc.value_counts(table["named"]).to_pylist()}
         table = table.drop_columns("named")
-        positions = np.asarray(table["position"])
+        positions, widths = np.asarray(table["position"]), dict[str, int]()
         for name in self.reader.encoders():
+            if len(positions):
+                with self.reader.blocks(item.url, name, "image") as blocks:
+                    widths[name] = blocks.width
             if has_text(self.reader):
                 image = self.reader.vectors(item.url, name, "image", positions)
                 text = self.reader.vectors(item.url, name, "text", positions)
                 table = with_similarity(table, {f"{name}.image": image, f"{name}.text": text})
-        return commit(self.out, item, table, {}, rejects, {"named": named})
+        return commit(self.out, item, table, {}, rejects, {"named": named, WIDTHS: widths})
 
 
 def _filled(

@@ -183,7 +183,7 @@ def appearances(vectors: np.ndarray, members: Members, what: Semantic) -> tuple[
     """
     here, n = members.cluster.astype(np.int64), len(members.rows)
     sample, cell = [np.arange(n)], [here]
-    if members.probes is None:
+    if members.probes is None or not n:
         return sample[0], cell[0]
     centroids = _centroids(what.clusters)
     for probe in members.probes.astype(np.int64).T:

@@ -14,12 +14,13 @@ from pipeline.artifact import Artifact
 from pipeline.columns import column, matrix
 from pipeline.errors import AccountingError
 from pipeline.uid import uids_from_bytes
-from stages.embeddings import LIKE, Embeddings
+from stages.embeddings import Embeddings
 from stages.float16 import widened
 from stages.formats import Reader, VectorReader
 from stages.formats.sample import NOT_DOWNLOADED
 from stages.formats.vector_blocks import unit_parts
 from stages.unchanged import check_unchanged
+from stages.widths import WIDTHS
 
 Tower = Literal["image", "text"]
 
@@ -76,19 +77,18 @@ class Survivors:
         return uids_from_bytes(self.embeddings.read(index, ["uid"])["uid"])
 
     def vectors(self, index: int, url: str, name: str, tower: Tower, rows: np.ndarray) -> np.ndarray:
-        """Unit vectors of encoder `name` for row numbers `rows` (m,): float16 (m, d)."""
+        """Unit vectors of encoder `name` for row numbers `rows` (m,): float16 (m, d), d that of the pool if m = 0."""
         if isinstance(self.reader, VectorReader):
-            positions = self._positions(index, url, rows)
-            like = self.embeddings.summary(index).get(LIKE) if not len(rows) else None
-            return self.reader.vectors(cast(str, like or url), name, tower, positions)
+            if not len(rows):  # this shard may have no width of its own
+                widths = cast(Mapping[str, int], self._report(self.embeddings).get(WIDTHS, {}))
+                return np.empty((0, widths.get(name, 0)), np.float16)
+            return self.reader.vectors(url, name, tower, self._positions(index, url, rows))
         vectors = self.embeddings.read(index, [f"{name}.{tower}"]).column(0)
         found: np.ndarray = matrix(vectors)[rows]
         return found
 
     def _positions(self, index: int, url: str, rows: np.ndarray) -> np.ndarray:
         """Where these rows lie in their shard, which must not have changed."""
-        if not len(rows):
-            return np.empty(0, np.int64)
         check_unchanged(self.embeddings, index, url, self.reader)
         found: np.ndarray = column(self.embeddings.read(index, ["position"]), "position")[rows]
         return found

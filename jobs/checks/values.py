@@ -88,6 +88,8 @@ def _clusters_of(job: Finished, cut: FinishedCut, label: str, item: ShardItem) -
         return of_shard(item, f"{artifact.name} must have the {len(inside)} rows that were in, but has others")
     chosen = np.flatnonzero(np.isin(members.rows, job.sampled(item.index)))
     rows = members.rows[chosen]
+    if not len(rows):  # a shard without vectors has none to compare with the centroids
+        return looked(samples=0, centroids=0 if item.index else len(centroids))
     vectors = survivors.vectors(item.index, item.url, cut.options.by, "image", rows)
     probes = np.empty((len(inside), 0), np.int32) if members.probes is None else members.probes
     cluster, distance, near = assign_near(vectors, centroids, probes.shape[1])
@@ -110,6 +112,8 @@ def _norms_of(job: Finished, cut: FinishedCut, item: ShardItem) -> Findings:
     artifact = job.artifacts[f"{cut.name}.norms"]
     stored = artifact.read(item.index, ["value"])
     rows = np.intersect1d(job.sampled(item.index), np.flatnonzero(cut.before.mask(item.index)))
+    if not len(rows):
+        return looked(samples=0)
     vectors = cut.before.vectors(item.index, item.url, cut.options.by, "image", rows)
     if cut.options.p == 2:
         with storage.open_read(artifact.file(GRAM)) as file:

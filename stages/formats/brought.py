@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.artifact import spans_of
 from pipeline.errors import DataError
+from pipeline.parquet_file import ParquetFile
 from pipeline.reading import expect
 from pipeline.storage import open_read
 
@@ -39,7 +39,7 @@ def read_brought(url: str, columns: Sequence[str]) -> pa.Table:
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[tuple[BinaryIO, pq.ParquetFile]]:
+def _opened(url: str) -> Iterator[tuple[BinaryIO, ParquetFile]]:
     with open_read(url) as file:
         begins = file.read(64)
         file.seek(0)
@@ -47,7 +47,7 @@ def _opened(url: str) -> Iterator[tuple[BinaryIO, pq.ParquetFile]]:
             came = f"it begins with {begins[:24]!r}" if begins else "it is empty"
             raise DataError(f"{url} must be parquet, but {came}; write it as parquet")
         try:
-            yield file, pq.ParquetFile(file)
+            yield file, ParquetFile(file)
         except (pa.ArrowException, OSError) as error:  # a page that does not decompress is an OSError
             if isinstance(error, MemoryError):
                 raise

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float16, Int64
 
-from pipeline.errors import JobError, PoolError, ShardError
+from pipeline.errors import JobError, PoolError
 from stages.formats.columns import need_text
 from stages.formats.plain import text_of
 from stages.formats.precomputed import (
@@ -26,7 +26,7 @@ from stages.formats.precomputed import (
     row_table,
 )
 from stages.formats.sample import Reject
-from stages.formats.vector_blocks import Blocks, npy_blocks, squared_norms, unit_rows
+from stages.formats.vector_blocks import Blocks, npy_blocks, one_width, squared_norms, unit_rows
 
 _SHARD = re.compile(r"(?P<root>(?:.*/)?)metadata/metadata_(?P<number>[^/]+)\.parquet")
 _CAPTIONS = ("caption", "TEXT", "text")
@@ -117,14 +117,13 @@ class ClipRetrieval:
         def keep(start: int, part: np.ndarray) -> None:
             stored.extend(row.tobytes() for row in part[unnamed[start : start + len(part)]])
 
-        widths = []
+        seen = {}
         for number, array in enumerate(self.companions(url)):
             with npy_blocks(array) as blocks:
                 see = keep if number == 0 and unnamed.any() else None
                 faults.mark_norms(squared_norms(blocks, see), array, array.rpartition("/")[2])
-                widths.append(blocks.width)
-        if len(set(widths)) > 1:
-            raise ShardError(f"{url}: image and text vectors must be as wide, but are {widths}")
+                seen[("image", "text")[number]] = blocks
+        one_width(seen, url)
         return stored
 
 

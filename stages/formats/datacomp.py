@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float16, Int64
 
-from pipeline.errors import JobError, PoolError, ShardError
+from pipeline.errors import JobError, PoolError
 from stages.formats.columns import need_column, need_text
 from stages.formats.precomputed import (
     HEIGHTS,
@@ -21,7 +21,7 @@ from stages.formats.precomputed import (
     row_table,
 )
 from stages.formats.sample import Reject
-from stages.formats.vector_blocks import Blocks, npz_blocks, squared_norms, unit_rows
+from stages.formats.vector_blocks import Blocks, npz_blocks, one_width, squared_norms, unit_rows
 
 _TOWERS = {"image": "img", "text": "txt"}
 
@@ -66,9 +66,8 @@ class Datacomp:
         faults.mark(~names.known, "no-uid", "a uid must be 32 hex digits, but uid is not")
         captions = captions_of(meta, "text", faults, url)
         for encoder in self.use:
-            widths = [self._mark(url, f"{encoder}_{tower}", faults) for tower in _TOWERS.values()]
-            if widths[0] != widths[1]:
-                raise ShardError(f"{url}: {encoder}_img and {encoder}_txt must be as wide, but are {widths}")
+            arrays = [f"{encoder}_{tower}" for tower in _TOWERS.values()]
+            one_width({array: self._mark(url, array, faults) for array in arrays}, url)
         return row_table(meta, names, captions, faults)
 
     def vectors(
@@ -92,8 +91,8 @@ class Datacomp:
         [archive] = self.companions(url)
         return npz_blocks(archive, f"{encoder}_{_TOWERS[tower]}")
 
-    def _mark(self, url: str, name: str, faults: Faults) -> int:
+    def _mark(self, url: str, name: str, faults: Faults) -> Blocks:
         [archive] = self.companions(url)
         with npz_blocks(archive, name) as blocks:
             faults.mark_norms(squared_norms(blocks), archive, name)
-            return blocks.width
+            return blocks

@@ -4,7 +4,7 @@ import ast
 import io
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, runtime_checkable
@@ -39,11 +39,20 @@ class Blocks:
     """All vectors of one file, to be read once while it is open: parts are (m, width), in row order.
 
     parts: float16, float32 or float64 arrays; together `rows` rows. A missing vector is a row of NaN.
+    empty: whether there is no vector at all, so that the width says nothing.
     """
 
     rows: int
     width: int
     parts: Iterator[Float[np.ndarray, "m d"]]
+    empty: bool = False
+
+
+def one_width(named: Mapping[str, Blocks], url: str) -> None:
+    """Raises ShardError where vectors of one shard, by name, differ in width; where there are none they have none."""
+    widths = {name: blocks.width for name, blocks in named.items() if not blocks.empty}
+    if len(set(widths.values())) > 1:
+        raise ShardError(f"{url}: {' and '.join(widths)} must be as wide, but are {[*widths.values()]}")
 
 
 @runtime_checkable
@@ -82,14 +91,17 @@ def list_blocks(url: str, column: str) -> Iterator[Blocks]:
     """
     with open_parquet(url, [column]) as file:
         need_column(file.schema_arrow, (column,), "image or pool.text", url)
-        kind = file.schema_arrow.field(column).type
-        if fault := vector_fault(kind):
+        kind, rows, what = file.schema_arrow.field(column).type, file.metadata.num_rows, f"{url}: {column}"
+        untyped = pa.types.is_null(_numbers_of(kind))  # of nothing but nulls no type is known
+        if not untyped and (fault := vector_fault(kind)):
             raise PoolError(f"{url}: column {column} must hold lists of floats, but is {kind}{fault}")
-        what = f"{url}: {column}"
-        width = _width(file, column, what)
+        width = None if untyped else _width(file, column, what)
+        if width is None:
+            yield Blocks(rows, 1, _missing(rows), empty=True)
+            return
         dtype = np.dtype(_numbers_of(kind).to_pandas_dtype())
         parts = (_dense(part, width, dtype, what) for part in _lists(file, column, what))
-        yield Blocks(file.metadata.num_rows, width, parts)
+        yield Blocks(rows, width, parts)
 
 
 def vector_fault(kind: pa.DataType) -> str:
@@ -216,6 +228,8 @@ def _npy(stream: _Stream, size: int, what: str) -> Blocks:
         raise ShardError(f"{what}: the header must be of version 1 to 3 and at most {_HEADER_BYTES} bytes")
     header = stream.read(int.from_bytes(length, "little"))
     kind, fortran, shape = _header(header, what)
+    if shape in ((0,), (0, 0)):  # of an empty list or frame: of no row at all
+        return Blocks(0, 1, iter(()), empty=True)
     if len(shape) == 3 and 1 in shape[1:]:  # a batch of one a row
         shape = (shape[0], shape[1] * shape[2])
     if len(shape) != 2 or fortran or not _FLOATS.fullmatch(kind) or shape[1] < 1:
@@ -229,7 +243,7 @@ def _npy(stream: _Stream, size: int, what: str) -> Blocks:
     if rows * width * dtype.itemsize > held:
         whole = max(held, 0) // (width * dtype.itemsize)
         raise ShardError(f"{what}: {rows} rows must follow the header, but the file ends in row {whole}")
-    return Blocks(rows, width, _npy_parts(stream, rows, width, dtype, what))
+    return Blocks(rows, width, _npy_parts(stream, rows, width, dtype, what), empty=not rows)
 
 
 def _header(text: bytes, what: str) -> tuple[str, bool, tuple[int, ...]]:
@@ -306,13 +320,19 @@ def _only_lists(part: pa.Array, what: str) -> pa.Array:
     return inner.take(pa.array(places, mask=lengths == 0))
 
 
-def _width(file: ParquetFile, column: str, what: str) -> int:
-    """Length of the first list that is neither null nor empty; 1 where there is none."""
+def _width(file: ParquetFile, column: str, what: str) -> int | None:
+    """Length of the first list that is neither null nor empty; None where there is none."""
     for part in _lists(file, column, what):
         longest: int | None = pc.max(pc.list_value_length(part)).as_py()
         if longest:
             return longest
-    return 1
+    return None
+
+
+def _missing(rows: int) -> Iterator[np.ndarray]:
+    """A row of NaN for each vector that is not there."""
+    for start in range(0, rows, _BLOCK_ROWS):
+        yield np.full((min(_BLOCK_ROWS, rows - start), 1), np.nan, np.float32)
 
 
 def _dense(part: pa.Array, width: int, dtype: np.dtype, what: str) -> np.ndarray:

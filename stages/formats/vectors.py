@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float16, Int64
 
-from pipeline.errors import JobError, ShardError
+from pipeline.errors import JobError
 from stages.formats.columns import need_column, need_text
 from stages.formats.precomputed import (
     BY_VECTOR,
@@ -22,7 +22,7 @@ from stages.formats.precomputed import (
     row_table,
 )
 from stages.formats.sample import Reject
-from stages.formats.vector_blocks import Blocks, list_blocks, squared_norms, unit_rows
+from stages.formats.vector_blocks import Blocks, list_blocks, one_width, squared_norms, unit_rows
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,11 @@ class Vectors:
         def keep(start: int, part: np.ndarray) -> None:
             stored.extend(row.tobytes() for row in part[unnamed[start : start + len(part)]])
 
-        widths = []
+        seen = {}
         for tower in towers:
             with list_blocks(url, tower) as blocks:
                 see = keep if tower == self.image and unnamed.any() else None
                 faults.mark_norms(squared_norms(blocks, see), url, tower)
-                widths.append(blocks.width)
-        if len(set(widths)) > 1:
-            raise ShardError(f"{url}: {' and '.join(towers)} must be as wide, but are {widths}")
+                seen[tower] = blocks
+        one_width(seen, url)
         return stored
