@@ -84,7 +84,7 @@ def ablate(
     values: of a filter's job, with finetune. wrong: shares of wrong captions to train with, each without fine-tuning.
     side_by_side: filters at a time. Raises ModelError where the folder holds rows of another job or another judge.
     """
-    folder = Path(values["folder"])
+    folder = Path(storage.home(values["folder"]))
     claim(folder / "asked.json", {"job": values, **judged.asked}, "rows of one ablation")
     values = _in_one_precision(values, folder, say)
     lines = [line for seed in seeds for line in _lines(values, folder, wrong, seed)]
@@ -206,7 +206,7 @@ def main(
     stderr = Console(stderr=True)
     shares = (0.05, 0.25, 0.5) if wrong is None else wrong
     rows = ablate(values, judged, range(seeds), shares, side_by_side, lambda line: stderr.print(line, highlight=False))
-    out = str(Path(values["folder"]) / "ablation.json")
+    out = str(Path(storage.home(values["folder"])) / "ablation.json")
     write_json(out, {"rows": rows, "job": values})
     Console(width=140).print(table_of(rows))
     stderr.print(f"rows and job: {out}", highlight=False)

@@ -2,14 +2,15 @@
 
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from jobs.yaml_text import loads
 from pipeline import storage
 from pipeline.errors import JobError, StorageError
 from pipeline.executor import Needs
@@ -27,6 +28,7 @@ from stages.pool import Pool
 from stages.similarity import Similarity
 
 _KEYS = ("name", "store", "pool", "embeddings", "encoding", "policy", "shards", "resources", "limits")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")  # of an entry of a list
 _NAME = re.compile(r"\w[\w.-]*")  # it names a file of the store
 _T = TypeVar("_T")
 
@@ -86,13 +88,14 @@ def load(path: str, changes: Sequence[str] = ()) -> Job:
 def read(path: str, changes: Sequence[str] = ()) -> dict[str, Any]:
     """The plain values of a job file, with changes applied; what they say is for `parse` to judge."""
     try:
-        values = yaml.safe_load(storage.read_bytes(path))
+        values = loads(storage.read_text(path), path)
     except StorageError as error:
         raise JobError(f"a job is a YAML file, but: {error}") from error
-    except yaml.YAMLError as error:
-        raise JobError(f"{path} must be YAML: {error}") from error
     if not isinstance(values, dict):
         raise JobError(f"{path} must be a mapping with {', '.join(_KEYS)}, but it holds {type(values).__name__}")
+    paths = [change.partition("=")[0] for change in changes]
+    if twice := next((path for path in paths if paths.count(path) > 1), None):
+        raise JobError(f"--set must name a place once, but {twice} came {paths.count(twice)} times")
     for change in changes:
         _change(values, change)
     return values
@@ -104,8 +107,8 @@ def parse(values: Mapping[str, object]) -> Job:
     for key in ("name", "store", "pool"):
         if not values.get(key):
             raise JobError(f"a job must have {key}")
-    if not isinstance(values["store"], str):
-        raise JobError(f"store must be a URL or a folder, but {values['store']!r} came")
+    if not isinstance(values["name"], str):
+        raise JobError(f"name must be text, but {values['name']!r} came; quote it")
     pool = _pool(_mapping("pool", values["pool"]))
     embeddings = {
         name: _encoder(name, _mapping(f"embeddings.{name}", options))
@@ -114,8 +117,8 @@ def parse(values: Mapping[str, object]) -> Job:
     policy = tuple(_cut(number, entry) for number, entry in enumerate(_list("policy", _given(values, "policy", []))))
     shards = values.get("shards")
     job = Job(
-        name=str(values["name"]),
-        store=storage.absolute(str(values["store"]).rstrip("/")),
+        name=values["name"],
+        store=_store(values["store"]),
         pool=pool,
         embeddings=embeddings,
         encoding=options_of(Encoding, "encoding", _mapping("encoding", _given(values, "encoding", {}))),
@@ -170,10 +173,21 @@ def _check_cut(cut: Cut, job: Job, names: Sequence[str]) -> None:
         )
 
 
+def _store(url: object) -> str:
+    if not isinstance(url, str):
+        raise JobError(f"store must be a URL or a folder, but {url!r} came")
+    if url.startswith(("http://", "https://")):
+        raise JobError(f"store must be where files can be written, but {storage.shown(url)} came, of a web server")
+    try:
+        return storage.absolute(url.rstrip("/"))
+    except StorageError as error:
+        raise JobError(f"store: {error}") from error
+
+
 def _pool(values: Mapping[str, object]) -> Pool:
     shards = values.get("shards")
     patterns = [shards] if isinstance(shards, str) else shards
-    if not isinstance(patterns, list | tuple) or not patterns or not all(isinstance(p, str) for p in patterns):
+    if not isinstance(patterns, list | tuple) or not patterns or not all(isinstance(p, str) and p for p in patterns):
         raise JobError(f"pool.shards must be a pattern or a list of them, but {shards!r} came")
     kind = str(values.get("format") or ("parquet" if patterns[0].endswith(".parquet") else "webdataset"))
     if kind not in FORMATS:
@@ -199,7 +213,7 @@ def _cut(number: int, entry: object) -> Cut:
             f"policy.{number} must be one of {', '.join(CUTS)}, but {kind!r} came{_nearest(str(kind), CUTS)}"
         )
     where = f"policy.{number}.{kind}"
-    known = _mapping(where, options or {})
+    known = _mapping(where, {} if options is None else options)
     try:
         return options_of(CUTS[kind], where, known)
     except JobError as error:
@@ -212,13 +226,28 @@ def options_of(kind: type[_T], where: str, values: Mapping[str, object]) -> _T:
     names = [field.name for field in dataclasses.fields(cast(Any, kind))]
     _known_keys(where, values, [getattr(described.get(name), "alias", None) or name for name in names])
     try:
-        return TypeAdapter(kind).validate_python(dict(values))
+        # strict as JSON is: a list is a tuple there, but no text is a number, and no 1.0 an integer
+        return TypeAdapter(kind).validate_json(_json(where, values), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join([where, *[str(part) for part in problem["loc"]]])
         raise JobError(
             f"{place}: {problem['msg'].removeprefix('Value error, ')}, but {problem['input']!r} came"
         ) from error
+
+
+def _json(where: str, values: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(values, default=_mapping_as_dict)
+    except TypeError as error:
+        raise JobError(f"{where} must be plain values, as YAML holds them, but {values!r} came: {error}") from error
+
+
+def _mapping_as_dict(value: object) -> object:
+    """A mapping of another kind than json knows, as that."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is none")
 
 
 def _known_keys(where: str, values: Mapping[str, object], known: Sequence[str] | Mapping[str, object]) -> None:
@@ -254,11 +283,7 @@ def _change(values: dict[str, Any], change: str) -> None:
     path, separator, text = change.partition("=")
     if not separator:
         raise JobError(f"a change must be path=value, but {change!r} came")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise JobError(f"--set {path}: the value must be YAML, but {text!r} came") from error
-    put(values, path, value, "--set")
+    put(values, path, loads(text, f"--set {change}"), "--set")
 
 
 def put(values: dict[str, Any], path: str, value: object, option: str) -> None:
@@ -281,7 +306,7 @@ def put(values: dict[str, Any], path: str, value: object, option: str) -> None:
 
 
 def _step(place: Any, part: str, where: str) -> Any:
-    if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+    if isinstance(place, list) and _NUMBER.fullmatch(part) and int(part) < len(place):
         return place[int(part)]
     if isinstance(place, dict):
         return place.setdefault(part, {})

@@ -8,7 +8,6 @@ import os
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from jobs import run as running
 from jobs.job import Job, load
 from jobs.price.price import Options, price
 from jobs.price.show import Prices, record, show
+from jobs.yaml_text import dumps
 from pipeline.executor_open import open_executor
 
 
@@ -67,7 +67,7 @@ def plan(
 
 def _show_plan(job: Job) -> None:
     console = Console()
-    console.print(yaml.safe_dump(dict(job.resolved), sort_keys=False), markup=False, highlight=False)
+    console.print(dumps(dict(job.resolved)), markup=False, highlight=False)
     table = Table("stage", "artifact", "state")
     for label, artifact, state in running.plan(job):
         table.add_row(label, artifact.name, state)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import yaml
 
 from jobs.job import Job, parse, put
 from jobs.run import opened, stages_of, step
+from jobs.yaml_text import dumps, loads
 from pipeline.errors import AccountingError, JobError, WinnowError
 from pipeline.executor import Executor
 from pipeline.stage import Run, ShardItem, StepResult, artifact_of
@@ -45,10 +45,7 @@ class Variation:
                 f"a sweep decides again over one pool and its scores, so it varies what is under policy, but {path} "
                 f"came; use --set for that, and one sweep for each"
             )
-        try:
-            values = yaml.safe_load(f"[{listed}]")
-        except yaml.YAMLError as error:
-            raise JobError(f"--vary {path}: the values must be a YAML list, but {listed!r} came") from error
+        values = loads(f"[{listed}]", f"--vary {text}")
         if len(values) == 1 and isinstance(values[0], list):
             [values] = values
         if len(values) < 2:
@@ -72,7 +69,7 @@ class Policy:
 
 def shown(value: object) -> str:
     """A value as one would write it after `--set`."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False)
+    text = dumps(value, default_flow_style=True, width=math.inf)
     return text.removesuffix("\n").removesuffix("\n...")
 
 

@@ -25,6 +25,7 @@ from pipeline.artifact import DONE, json_if_whole, write_json
 from pipeline.errors import ModelError
 from pipeline.fingerprint import canonical
 from pipeline.lifeline import WATCHED
+from pipeline.storage import home
 
 LOG = "train.log"
 """File of a training that holds everything its trainer said, of every call."""
@@ -79,6 +80,8 @@ class Recipe:
     timeout_s: float = field(default=86_400.0, metadata=_HOW)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", home(self.model))
+        object.__setattr__(self, "pretrained", self.pretrained and home(self.pretrained))
         if self.batch_size % self.processes:
             raise ValueError(
                 f"batch_size is shared out evenly, but {self.batch_size} pairs came for {self.processes} processes"

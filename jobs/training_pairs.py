@@ -45,7 +45,7 @@ class Pairs:
 
     def urls(self) -> list[str]:
         """The files, in order; raises PoolError where there are none."""
-        return storage.expand([self.shards] if isinstance(self.shards, str) else self.shards)
+        return storage.expand([self.shards] if isinstance(self.shards, str) else self.shards, ".tar")
 
     def read(self, url: str) -> Iterator[tuple[Sample, tuple[str, ...]] | Reject]:
         """Pictures of one file with their texts."""

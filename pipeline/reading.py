@@ -181,6 +181,36 @@ class Seeking:
         self._file.close()
 
 
+class Fetching:
+    """Ranges of a web server's file; one whose server knows no ranges is fetched once and held, all of it.
+
+    Raises StorageError where the server does not say how many bytes there are.
+    """
+
+    def __init__(self, filesystem: Any, path: str) -> None:
+        self._filesystem, self._path = filesystem, path
+        self._whole = b""
+        size = filesystem.info(path)["size"]
+        if size is None:
+            raise StorageError("a web server must say how many bytes a file has; download it, and read it from there")
+        self.size = int(size)
+
+    def read_at(self, start: int, size: int) -> bytes:
+        """See Ranges.read_at. Raises StorageError where the file is another one now."""
+        if not self._whole:
+            found: bytes = self._filesystem.cat_file(self._path, start=start, end=start + size)
+            if len(found) <= size:
+                return found
+            if len(found) != self.size:
+                raise StorageError(f"it had {self.size} bytes when it was opened, but has {len(found)} now; run again")
+            self._whole = found
+        return self._whole[start : start + size]
+
+    def close(self) -> None:
+        """Nothing is open; what was held is let go."""
+        self._whole = b""
+
+
 def expect(file: BinaryIO, spans: Callable[[], Iterable[Span]]) -> None:
     """Tell a file what will be read of it, so that a remote one asks for it in few requests."""
     if isinstance(file, RemoteFile):

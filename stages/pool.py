@@ -18,28 +18,32 @@ from stages.formats import Reader, VectorReader
 class Pool:
     """All input shards of a run: where they are, and how they are read.
 
-    shards: globs, braces, URLs, or .txt files of URLs. reader: the format with its options.
+    shards: globs, braces, URLs, folders, or .txt files of URLs. reader: the format with its options.
     """
 
     shards: tuple[str, ...]
     reader: Reader
 
+    def urls(self) -> list[str]:
+        """The URL of each shard, in order; a folder stands for those in it. Raises PoolError as expand does."""
+        urls = storage.expand(self.shards, self.reader.suffix)
+        if not urls:
+            raise PoolError(f"a pool has at least one shard, but {', '.join(self.shards)} names none")
+        return urls
+
     def identities(self) -> tuple[Identity, ...]:
         """The identity of each shard, in order; that of its companion files is part of it.
 
-        Raises PoolError where nothing matches or a file is missing.
+        Raises PoolError where nothing matches, a file is missing, or two names are one file.
         """
-        urls = storage.expand(self.shards)
-        if not urls:
-            raise PoolError(f"a pool has at least one shard, but {', '.join(self.shards)} names none")
+        urls = self.urls()
         companions = [companions_of(url, self.reader) for url in urls]
         known = iter(
             storage.identify([name for url, more in zip(urls, companions, strict=True) for name in (url, *more)])
         )
-        found = []
-        for more in companions:
-            found.append(as_one([next(known) for _ in range(1 + len(more))]))
-        return tuple(found)
+        files = [[next(known) for _ in range(1 + len(more))] for more in companions]
+        storage.check_distinct([shard for shard, *_ in files])
+        return tuple(as_one(shard) for shard in files)
 
 
 def companions_of(url: str, reader: Reader) -> list[str]:

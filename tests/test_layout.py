@@ -13,7 +13,7 @@ MAX_LINES = 400
 
 HOMES = {
     "ray": ("pipeline/executor_ray.py", "pipeline/metrics_ray.py"),
-    "fsspec": ("pipeline/storage.py",),
+    "fsspec": ("pipeline/backends.py", "pipeline/opening.py"),
     "s3fs": (),  # fsspec finds its back ends by the URL
     "gcsfs": (),
     "faiss": ("stages/kmeans.py",),

@@ -1,6 +1,7 @@
 """Reads the file of a comparison: pool, filter network, policies, trainings, evaluation; refuses unknown keys."""
 
 import copy
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
@@ -15,6 +16,7 @@ from jobs.datacomp.noise import Noise
 from jobs.job import Job, parse, read
 from jobs.training import Recipe
 from pipeline.errors import JobError
+from pipeline.storage import home
 
 _STRICT = ConfigDict(extra="forbid")
 FILTER = "filter"
@@ -74,6 +76,9 @@ class Comparison:
     encoding: dict[str, Any] = field(default_factory=dict)
     samples_per_shard: int = Field(default=500, ge=1)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", home(self.folder))
+
 
 @plain_dataclass(frozen=True)
 class Outcome:
@@ -95,7 +100,7 @@ class Outcome:
 def load(path: str, changes: Sequence[str] = ()) -> Comparison:
     """The comparison in a YAML file, with `path.to.key=value` changes; JobError for anything that it cannot be."""
     try:
-        found = TypeAdapter(Comparison).validate_python(read(path, changes))
+        found = TypeAdapter(Comparison).validate_json(json.dumps(read(path, changes)), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "the comparison"

@@ -76,8 +76,8 @@ def price(job: Job, executor: Executor, options: Options, say: Callable[[str], N
     Cost: the miniature, whose images are embedded, and some seconds for the rest; disk for its samples.
     Raises JobError where the samples of the pool cannot be known, and where a miniature of it cannot be made.
     """
-    urls = storage.expand(job.pool.shards)
-    sources = storage.expand(options.measure_on) if options.measure_on else urls
+    urls = job.pool.urls()
+    sources = storage.expand(options.measure_on, job.pool.reader.suffix) if options.measure_on else urls
     if options.measure_on and options.samples_per_shard is None:
         raise JobError("shards of another pool do not tell how many samples this one has: give --samples-per-shard too")
     rows = options.rows or (VECTORS if isinstance(job.pool.reader, VectorReader) else IMAGES)

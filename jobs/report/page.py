@@ -14,7 +14,6 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
@@ -23,6 +22,7 @@ from jobs.report.facts import CutFacts, Facts
 from jobs.report.overlap import Overlap
 from jobs.report.samples import Place, Shown
 from jobs.report.scan import Part
+from jobs.yaml_text import dumps
 
 _PICTURE_BYTES = 7_000_000  # of data URIs; the library is 5 MB, and a page stays below 15
 _SLIDING_CONCEPTS = 5000  # of which the page works out quotas itself
@@ -105,7 +105,7 @@ def render(view: View) -> bytes:
             library=library,
             data=data_of(view),
             album=album,
-            job_text=yaml.safe_dump(dict(view.facts.job), sort_keys=False, allow_unicode=True),
+            job_text=dumps(dict(view.facts.job), allow_unicode=True),
         )
     )
     return text.encode()

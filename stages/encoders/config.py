@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.errors import ModelError
+from pipeline.storage import home
 
 RANDOM = "random"
 """In place of weights: seeded random ones, the same in every worker. For benchmarks only."""
@@ -30,11 +31,16 @@ class OpenClip:
     model: a name of `open_clip.list_models()`, a model configuration `.json`, `local-dir:FOLDER` or
         `hf-hub:OWNER/NAME` (the last two carry their own weights).
     pretrained: a tag of open_clip, a checkpoint file (also open_clip_train's epoch_N.pt), or `random`.
-        A text with a folder in it or a checkpoint's suffix is a file, any other is a tag.
+        A text with a folder in it or a checkpoint's suffix is a file, any other is a tag. `~` is the home folder.
     """
 
     model: str
     pretrained: str | None = None
+
+    def __post_init__(self) -> None:
+        folder = LOCAL_DIR if self.model.startswith(LOCAL_DIR) else ""
+        object.__setattr__(self, "model", folder + home(self.model.removeprefix(folder)))
+        object.__setattr__(self, "pretrained", self.pretrained and home(self.pretrained))
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -50,6 +56,9 @@ class Timm:
     timm: str
     checkpoint: str | None = None
     image_size: int | None = Field(default=None, ge=1)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "checkpoint", self.checkpoint and home(self.checkpoint))
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -3,7 +3,7 @@
 import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +49,7 @@ class ClipRetrieval:
     encoder: str = "clip"
     text: bool = True
     uid: str = "auto"
+    suffix: ClassVar[str] = ".parquet"
 
     def __post_init__(self) -> None:
         if not self.encoder or not self.uid:

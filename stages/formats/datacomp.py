@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,7 @@ class Datacomp:
     """
 
     use: tuple[str, ...] = ("b32", "l14")
+    suffix: ClassVar[str] = ".parquet"
 
     def __post_init__(self) -> None:
         if isinstance(self.use, str) or not self.use or not set(self.use) <= {"b32", "l14"}:

@@ -25,10 +25,7 @@ def read_classnames(url: str) -> tuple[str, ...]:
     Raises JobError for an empty file, one that is not UTF-8, and an empty line between names: the labels after it would
     be off by one.
     """
-    try:
-        lines = storage.read_bytes(url).decode("utf-8-sig").rstrip().split("\n")
-    except UnicodeDecodeError as error:
-        raise JobError(f"a file of class names is UTF-8, but {url} is not: {error}") from error
+    lines = storage.read_text(url, JobError).rstrip().split("\n")
     names = tuple(line.strip().replace("_", " ") for line in lines)
     if names == ("",):
         raise JobError(f"a file of class names has one a line, but {url} has none")

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +56,7 @@ class Parquet:
     image: str = "image"
     caption: str | None = None
     uid: str = "auto"
+    suffix: ClassVar[str] = ".parquet"
 
     def __post_init__(self) -> None:
         if not self.image or self.caption == "" or not self.uid:

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,7 @@ class Vectors:
     caption: str | None = None
     uid: str = "auto"
     encoder: str = "vectors"
+    suffix: ClassVar[str] = ".parquet"
 
     def __post_init__(self) -> None:
         if not (self.image and self.uid and self.encoder) or self.text == "" or self.caption == "":

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.errors import JobError, SampleError
 from pipeline.storage import local_view
@@ -55,6 +55,7 @@ class Webdataset:
     image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     caption: str = "txt"
     uid: str = "auto"
+    suffix: ClassVar[str] = ".tar"
 
     def __post_init__(self) -> None:
         if isinstance(self.image, str) or not self.image or not all(self.image):

@@ -107,7 +107,11 @@ def test_status_lists_jobs_and_artifacts(
         (["--set", "polciy=[]"], 2, "winnow: the job has no key 'polciy'; did you mean policy?"),
         (["--executor", "slurm"], 2, "winnow: the executor must be 'local' or 'ray', but 'slurm' came"),
         (["--address", "auto", "--executor", "local"], 2, "winnow: --address names a Ray cluster, so it goes with"),
-        (["--set", "pool.shards=absent-{0..1}.parquet"], 1, "winnow: every shard of a pool must be there, but"),
+        (
+            ["--set", "pool.shards=absent-{0..1}.parquet"],
+            1,
+            "winnow: every shard of a pool must be a file that is",
+        ),
         (["--set", "pool.text=nowhere"], 1, "winnow: embeddings: every shard must finish, but 3 of 3 failed"),
     ],
 )

@@ -285,7 +285,7 @@ def test_changes_go_by_path(tmp_path: Path) -> None:
         ("policy.density.fraction=0.3", "there is no 'density' in the job at that place"),
         ("name.x=3", "--set name.x: 'x' must be inside a mapping or list of the job"),
         ("name.x.y=3", "--set name.x.y: there is no 'x' in the job at that place"),
-        ("name=[", "--set name: the value must be YAML, but '[' came"),
+        ("name=[", "--set name=[ must be YAML: "),
         ("policy.1.density.fractoin=0.3", "policy.1.density has no key 'fractoin'; did you mean fraction?"),
     ],
 )
@@ -359,3 +359,114 @@ def test_vector_pools_resolve_to_themselves(pool: dict[str, Any], reader: object
     job = parse(vector_job(pool={"shards": "metadata/metadata_0.parquet", **pool}, policy=[]))
     assert job.pool.reader == reader
     assert parse(json.loads(json.dumps(job.resolved))) == job
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"policy": [{"random": {"count": "5"}}]},
+            "policy.0.random.count: Input should be a valid integer, but '5' came",
+        ),
+        ({"policy": [{"random": {"count": 1e6}}]}, "count: Input should be a valid integer, but 1000000.0 came"),
+        ({"policy": [{"random": {"count": True}}]}, "policy.0.random.count: Input should be a valid integer, but True"),
+        (
+            {"policy": [{"random": {"fraction": "0.3"}}]},
+            "policy.0.random.fraction: Input should be a valid number, but",
+        ),
+        ({"policy": [{"random": {"fraction": "30%"}}]}, "fraction: Input should be a valid number, but '30%' came"),
+        ({"policy": [{"random": {"count": 5, "seed": None}}]}, "seed: Input should be a valid integer, but None came"),
+        ({"policy": [{"random": 0}]}, "policy.0.random must be a mapping, but 0 came"),
+        (
+            {"policy": [{"duplicates": {"exact": "yes"}}]},
+            "duplicates.exact: Input should be a valid boolean, but 'yes'",
+        ),
+        ({"policy": [{"duplicates": {"exact": 1}}]}, "duplicates.exact: Input should be a valid boolean, but 1 came"),
+        (
+            {"policy": [{"rules": {"caption_matches": 5}}]},
+            "rules.caption_matches: Input should be a valid string, but 5",
+        ),
+        ({"resources": {"workers": "4"}}, "resources.workers: Input should be a valid integer, but '4' came"),
+        ({"resources": {"prefetch": 0}}, "resources.prefetch: Input should be a valid boolean, but 0 came"),
+        ({"limits": {"max_reject_fraction": "5%"}}, "limits.max_reject_fraction: Input should be a valid number, but"),
+        ({"shards": {"samples_per_shard": 1000.0}}, "samples_per_shard: Input should be a valid integer, but 1000.0"),
+        ({"encoding": {"batch_size": b"64"}}, "encoding must be plain values, as YAML holds them, but"),
+        ({"name": 12}, "name must be text, but 12 came; quote it"),
+        ({"store": "zip://a.zip"}, "store: a URL must name a file of one storage, but zip://a.zip goes through zip"),
+        ({"store": "s3://key:geheim@bucket/s"}, "store: a URL must carry no password"),
+        ({"store": "https://host/store?x=1"}, "store must be where files can be written, but https://host/store came"),
+        ({"store": "~no-such-user/store"}, "~ stands for a home folder, but nobody here is called no-such-user"),
+    ],
+)
+def test_values_are_of_their_own_kind(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(JobError) as error:
+        parse(image_job(**changes))
+    assert message in str(error.value)
+    assert "geheim" not in str(error.value)
+
+
+def test_a_whole_number_is_a_number() -> None:
+    job = parse(image_job(policy=[{"random": {"fraction": 1}}], resources={"cpus": 2}))
+    assert job.resolved["policy"] == [{"random": {"fraction": 1.0, "count": None, "seed": 0, "of": "survivors"}}]
+    assert job.resources.cpus == 2.0
+
+
+def test_home_is_a_folder_wherever_a_job_names_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_vectors(str(tmp_path / "vec"), Samples.drawn(4), 1)
+    encoders = {
+        "clip": {"model": "~/model.json", "pretrained": "~/epoch_1.pt"},
+        "own": {"model": "local-dir:~/own"},
+        "dino": {"timm": "vit_small", "checkpoint": "~/dino.pt"},
+    }
+    text = yaml.safe_dump(image_job(store="~/store", pool={"shards": "~/a.tar"}, embeddings=encoders))
+    job = load(written(tmp_path, text))
+    assert job.store == f"{tmp_path}/store"
+    assert job.pool.urls() == [f"{tmp_path}/a.tar"]
+    assert job.resolved["embeddings"] == {
+        "clip": {"model": f"{tmp_path}/model.json", "pretrained": f"{tmp_path}/epoch_1.pt"},
+        "own": {"model": f"local-dir:{tmp_path}/own", "pretrained": None},
+        "dino": {"timm": "vit_small", "checkpoint": f"{tmp_path}/dino.pt", "image_size": None},
+    }
+    again = load(written(tmp_path, text), ["store=~/other", "pool.shards=~/vec", "pool.format=parquet"])
+    assert (again.store, again.pool.urls()) == (f"{tmp_path}/other", [f"{tmp_path}/vec/00000.parquet"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["name=a", "store=b", "name=c"], "--set must name a place once, but name came 2 times"),
+        (
+            ["policy.0={rules: {min_words: 3, min_words: 1}}"],
+            "a key must come once, but min_words is in line 1 and again",
+        ),
+        (
+            ["policy.1.density.fraction=30%"],
+            "policy.1.density.fraction: Input should be a valid number, but '30%' came",
+        ),
+        (["policy.1.density.count=012"], "policy.1.density.count: Input should be a valid integer, but '012' came"),
+        (["policy.01.density.count=5"], "there is no '01' in the job at that place"),
+        (["policy.².density.count=5"], "there is no '²' in the job at that place"),
+        (["name=!!set {a}"], "values have no tags, but !!set came"),
+    ],
+)
+def test_changes_are_held_as_strictly(tmp_path: Path, changes: list[str], message: str) -> None:
+    with pytest.raises(JobError) as error:
+        load(written(tmp_path, yaml.safe_dump(image_job())), changes)
+    assert message in str(error.value)
+
+
+def test_a_change_of_what_an_alias_brought_changes_one_place(tmp_path: Path) -> None:
+    text = yaml.safe_dump(image_job(policy=[])).replace("policy: []", "policy: [random: &x {count: 5}, random: *x]")
+    job = load(written(tmp_path, text), ["policy.0.random.count=9"])
+    assert [cut.amount().count for cut in job.policy] == [9, 5]  # type: ignore[attr-defined]
+
+
+def test_a_job_file_is_utf_8(tmp_path: Path) -> None:
+    text = yaml.safe_dump(image_job())
+    (tmp_path / "bom.yaml").write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert load(str(tmp_path / "bom.yaml")) == parse(image_job())
+    for data in (text.encode("utf-16"), text.encode("utf-16-le"), (text + "# café").encode("latin-1")):
+        (tmp_path / "other.yaml").write_bytes(data)
+        with pytest.raises(JobError, match=r"other.yaml must be UTF-8, but .*; save it as UTF-8"):
+            load(str(tmp_path / "other.yaml"))

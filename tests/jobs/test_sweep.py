@@ -142,7 +142,8 @@ def test_intersections_are_a_product_and_add_over_shards(p: int, n: int, seed: i
     ("text", "expected"),
     [
         ("policy.1.a=0.1,0.2,3", (0.1, 0.2, 3)),
-        ("policy.1.a=[0.1, null, yes]", (0.1, None, True)),
+        ("policy.1.a=[0.1, null, true, 1e-3]", (0.1, None, True, 0.001)),
+        ("policy.1.a=yes, 012, 1:30", ("yes", "012", "1:30")),
         ("policy.1.a=easy, 'a, b'", ("easy", "a, b")),
         ("policy.1={a: 1, b: [2, 3]},{c: x=y}", ({"a": 1, "b": [2, 3]}, {"c": "x=y"})),
         ("policy.1.a=[jpg, png],[png]", (["jpg", "png"], ["png"])),
@@ -163,7 +164,7 @@ MANY = ",".join(map(str, range(MOST + 1)))
         (["policy.0.similarity.fraction="], "--vary policy.0.similarity.fraction: it takes two values or more"),
         (["policy.0.similarity.fraction=[]"], "to vary, but '[]' came; a single one goes with --set"),
         (["policy.0.similarity.fraction=0.5"], "to vary, but '0.5' came; a single one goes with --set"),
-        (["policy.0.similarity.fraction=0.5,{"], "the values must be a YAML list, but '0.5,{' came"),
+        (["policy.0.similarity.fraction=0.5,{"], "--vary policy.0.similarity.fraction=0.5,{ must be YAML: "),
         (["store=a,b"], "so it varies what is under policy, but store came; use --set for that, and one sweep for"),
         (["policy.0.similarity.count=1,2"] * 2, "a place may be varied once, but --vary policy.0.similarity.count and"),
         (
@@ -187,8 +188,8 @@ def test_wrong_variations_are_said(values: dict[str, Any], vary: list[str], mess
 
 def test_equal_policies_are_refused_before_anything_runs(values: dict[str, Any], tmp_path: Path) -> None:
     values["policy"] = [{"random": {}}]
-    with pytest.raises(JobError, match=r"but \(policy.0.random.count=5\) and \(.*=5.0\) are the same"):
-        swept(values, ["policy.0.random.count=5,6,5.0"])
+    with pytest.raises(JobError, match=r"but \(policy.0.random.count=5\) and \(.*=5\) are the same"):
+        swept(values, ["policy.0.random.count=5,6,+5"])
     assert not (tmp_path / "store").exists()
 
 

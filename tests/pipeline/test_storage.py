@@ -151,7 +151,7 @@ def test_identify_keeps_the_order_and_names_what_is_missing(folder):
     assert [found.url for found in storage.identify(urls)] == urls
     assert storage.identify([]) == []
     lost = storage.join(folder, "a/2.tar")
-    with pytest.raises(PoolError, match=r"must be there, but 1 of 4 are not: .*a/2\.tar"):
+    with pytest.raises(PoolError, match=r"must be a file that is there, but 1 of 4 are not: .*a/2\.tar"):
         storage.identify([*urls, lost])
 
 

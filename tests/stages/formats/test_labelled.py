@@ -92,7 +92,9 @@ def test_class_names_are_lines(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"but line 2 of .*gap.txt is empty"):
         read_classnames(str(tmp_path / "gap.txt"))
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(JobError, match=r"a file of class names is UTF-8, but .*latin.txt is not"):
+    with pytest.raises(
+        JobError, match=r"latin.txt must be UTF-8, but the byte 0x\w\w of line \d is not; save it as UTF-8"
+    ):
         read_classnames(str(tmp_path / "latin.txt"))
 
 
