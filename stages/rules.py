@@ -11,8 +11,8 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.artifact import Artifact
 from pipeline.columns import column
-from pipeline.errors import JobError
-from pipeline.stage import Run, ShardItem, Stage, Summary
+from pipeline.errors import DataError, JobError
+from pipeline.stage import Run, ShardItem, Stage, Summary, total
 from stages.cut import funnel, write_kept
 from stages.survivors import Survivors
 
@@ -107,11 +107,14 @@ class _Judge:
     def run(self, state: None, item: ShardItem) -> Summary:
         before = self.survivors.mask(item.index)
         first = np.full(len(before), -1)
-        broken = broken_rules(self.rules, self.survivors.table(item.index, _COLUMNS))
+        table = self.survivors.table(item.index, _COLUMNS)
+        broken = broken_rules(self.rules, table)
         for number, mask in reversed(list(enumerate(broken.values()))):
             first[mask & before] = number
         names = pa.array([*broken, None], pa.string()).take(pa.array(np.where(first < 0, len(broken), first)))
-        return write_kept(self.out, item, before, before & (first < 0), {"broken": names})
+        sized = before & (column(table, "width", null=0) > 0) & (column(table, "height", null=0) > 0)
+        after = before & (first < 0)
+        return write_kept(self.out, item, before, after, {"broken": names}, sized=int(sized.sum()))
 
 
 @dataclass(frozen=True)
@@ -124,5 +127,17 @@ class RulesStage:
     version: ClassVar[int] = 2
 
     def run(self, run: Run, out: Artifact) -> Summary:
-        """One file per shard: `kept`, and `broken`, the first rule that the row breaks."""
-        return funnel(run.fill(_Judge(self.rules, self.survivors, out), out, self.name))
+        """One file per shard: `kept`, and `broken`, the first rule that the row breaks.
+
+        Raises DataError where sizes are asked for and no sample that came has one: not a single one could pass.
+        """
+        summaries = run.fill(_Judge(self.rules, self.survivors, out), out, self.name)
+        came, sized = total(summaries, "in"), total(summaries, "sized")
+        asked = [name for name in ("min_side", "max_aspect") if getattr(self.rules, name) is not None]
+        if asked and came and not sized:
+            raise DataError(
+                f"rules.{' and rules.'.join(asked)} must know the width and height of samples, but none of {came:,} "
+                f"has both: a pool of vectors brings them as numbers, or texts of numbers, in columns that are called "
+                f"width and height (docs/pools.md has all names); rename its columns, or leave these rules out"
+            )
+        return funnel(summaries, sized=sized)

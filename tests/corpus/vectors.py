@@ -2,13 +2,14 @@
 
 import io
 import zipfile
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from tests.corpus.case import BAD, Case
-from tests.corpus.rows import not_utf8, parquet
+from tests.corpus.rows import carried, not_utf8, parquet
 from tests.corpus.tars import zipped
 
 
@@ -75,6 +76,14 @@ def arrays() -> list[tuple[str, bytes, tuple[str, ...], str | None]]:
         ("too few vectors", npy(unit[:2]), (), "vectors and rows must be as many"),
         ("too many vectors", npy(np.vstack([unit, unit])), (), "vectors and rows must be as many"),
         ("whole numbers", npy(unit.astype(np.int8)), (), layout),
+        ("quantised", npy((unit * 100).astype(np.uint8)), (), "quantised vectors: multiply by their scale"),
+        ("bfloat16", npy((unit.view(np.uint32) >> 16).astype(np.uint16).view("V2")), (), "V2 is most likely bfloat16"),
+        ("float8", npy(unit.astype(np.float16).view(np.uint8)[:, ::2].copy().view("V1")), (), "most likely float8"),
+        ("a batch of one a row", npy(unit[:, None, :]), every, None),
+        ("numbers in a row each", npy(unit[:, :, None]), every, None),
+        ("vectors of patches", npy(np.stack([unit, unit], axis=1)), (), layout),
+        ("complex numbers", npy(unit.astype(np.complex64)), (), "but complex64 of shape"),
+        ("texts", npy(unit.astype("U8")), (), "but '<U8' of shape"),
         ("one long row", npy(unit.ravel()), (), layout),
         ("no width", npy(unit[:, :0]), (), layout),
         ("columns first", npy(np.asfortranarray(unit)), (), "Fortran order"),
@@ -233,6 +242,35 @@ def _lists() -> list[Case]:
         one("vectors of several lengths", [a, [1.0], b], failed="vectors must have one length"),
         one("whole numbers", [[1, 2], [3, 4], [5, 6]], failed="must hold lists of floats"),
         one("numbers alone", [1.0, 2.0, 3.0], failed="must hold lists of floats"),
+        one("quantised", pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.int8())), failed="quantised vectors"),
+        one("text", ["[1.0, 2.0]"] * 3, failed="a vector written as text is no vector"),
+        one("bytes", [b"\0" * 8] * 3, failed="the bytes of an array, or an image"),
+        one("decimals", pa.array([[Decimal(1), Decimal(2)]] * 3), failed="cast the numbers to float32"),
+        one("tensors", pa.FixedShapeTensorArray.from_numpy_ndarray(np.float32([a, b, a])), *every),
+        one("tensors of one row", pa.FixedShapeTensorArray.from_numpy_ndarray(np.float32([[a], [b], [a]])), *every),
+        one(
+            "tensors of patches",
+            pa.FixedShapeTensorArray.from_numpy_ndarray(np.float32([[a, b]] * 3)),
+            failed="vectors of patches or tokens",
+        ),
+        one("lists of one list", [[a], [b], [a]], *every),
+        one("lists of one list, one null", [[a], None, [b]], "first", bad, "last"),
+        one("lists of one list, one empty", [[a], [], [b]], "first", bad, "last"),
+        one("lists of one null", [[a], [None], [b]], "first", bad, "last"),
+        one("lists of lists", [[a, b], [b, a], [a, b]], failed="must hold one vector a row"),
+        one("large lists", pa.array([a, b, a], pa.large_list(pa.float64())), *every),
+        one("list views", pa.array([a, b, a], pa.list_view(pa.float32())), *every),
+        one("large list views", pa.array([a, None, b], pa.large_list_view(pa.float32())), "first", bad, "last"),
+        one("uids that are UUIDs", [a, b, a], *every, uid=pa.array([bytes([n]) * 16 for n in b"abc"], pa.uuid())),
+        one(
+            "a key that is no UTF-8",
+            [a, b, a],
+            *(n.hex() for n in (b"d" * 16, b"e" * 16, b"f" * 16)),
+            key=not_utf8([b"a", b"\xff", b"c"]),
+            uid=[b"d" * 16, b"e" * 16, b"f" * 16],
+        ),
+        *[one(f"a url of {name}", [a, b, a], *every, url=column) for name, column in carried().items()],
+        *[one(f"sizes of {name}", [a, b, a], *every, width=column) for name, column in carried().items()],
         one(
             "a caption that is no UTF-8",
             [a, b, a],

@@ -1,6 +1,7 @@
 """Rules on caption and size against Python's own words for them; the first broken rule is named."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import JobError
+from pipeline.errors import DataError, JobError
 from stages.rules import Rules, broken_rules
 from tests.pools import Samples, answers, filtered
 
@@ -135,3 +136,15 @@ def test_no_expression_takes_long() -> None:
 def test_expressions_are_those_of_re2(expression: str, caption: str, found: bool) -> None:
     broken = broken_rules(Rules(caption_excludes=expression), table([(caption, None, None)]))
     assert broken["caption_excludes"].tolist() == [found]
+
+
+@pytest.mark.parametrize("sizes", [([], []), ([640], [None]), ([None], [480])])
+def test_rules_on_sizes_that_nobody_knows_are_an_error_and_no_empty_pool(sizes: tuple[list[int], list[int]]) -> None:
+    samples = Samples.drawn(10)
+    samples = replace(samples, width=(sizes[0] or [None]) * 10, height=(sizes[1] or [None]) * 10)
+    with pytest.raises(DataError) as error:
+        filtered(samples, Rules(min_side=100, min_words=1), shards=3)
+    assert "rules.min_side must know the width and height of samples, but none of 10 has both" in str(error.value)
+    assert filtered(samples, Rules(min_chars=1)).survivors.count() == 10
+    samples.width[4] = samples.height[4] = 200
+    assert filtered(samples, Rules(min_side=100), shards=3).survivors.count() == 1

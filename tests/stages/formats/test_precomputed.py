@@ -1,6 +1,7 @@
 """Precomputed vectors in three layouts: the same rows, rejects and unit vectors from each."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -364,3 +365,27 @@ def test_a_row_is_rejected_or_a_unit_vector(
     assert len(table) + len(rejects) == len(x)
     found = reader.vectors(url, "l14", "image", table["position"].to_numpy())
     assert np.allclose(np.linalg.norm(found.astype(np.float64), axis=1), 1, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["640", " 640 ", "640.0", None, "wide", "", "-640", "\u0666\u0664"]),
+        pa.array([b"640", b"640", b"640", None, b"\xff", b"", b"0", b"1e9999"]),
+        pa.array([Decimal("640"), Decimal("640.9"), Decimal("640"), None, Decimal(0), *[Decimal("-1")] * 3]),
+        pa.array([640.0, 640.5, 640.0, None, float("nan"), float("inf"), -1.0, 3e10]),
+        pa.array([640, 640, 640, None, 0, 0, 2**40, 2**63], pa.uint64()),
+        pa.array(["640", "640", "640", None, "x", "x", "x", "x"]).dictionary_encode(),
+        pa.array([np.float16(640)] * 3 + [None] * 5, pa.float16()),
+    ],
+    ids=lambda column: str(column.type),
+)
+@pytest.mark.parametrize(("width", "height"), [("width", "height"), ("image_width", "image_height")])
+def test_sizes_are_read_from_any_numbers_and_texts_of_numbers(
+    tmp_path: Path, column: pa.Array, width: str, height: str
+) -> None:
+    path = str(tmp_path / "v.parquet")
+    pq.write_table(pa.table({"v": list(unit(8)), width: column, height: column}), path)
+    table, _ = Vectors(image="v").rows(path)
+    assert table["width"].to_pylist() == [640] * 3 + [None] * 5
+    assert table["height"].to_pylist() == [640] * 3 + [None] * 5
