@@ -1,43 +1,57 @@
-"""The `winnow` command: run, plan, sweep, status, verify, cat, export; results on stdout, all else on stderr."""
+"""The `winnow` command: run, plan, sweep, status, verify, cat, export; results on stdout, all else on stderr.
 
+What a command does is imported when it is called, so that --help and completion need not wait for it.
+"""
+
+import json
 import signal
 import sys
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as version_of
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from jobs import cat as streaming
-from jobs import comparison, funnel
-from jobs import export as exporting
-from jobs import run as running
-from jobs import sweep as sweeping
-from jobs import verify as verifying
-from jobs.checks.finished import Sample
 from jobs.evaluate_command import app as evaluate_app
-from jobs.job import load, read
-from jobs.plan import plan
-from jobs.watch import recorded, watch
+from jobs.plan_command import plan
 from jobs.why.command import why
-from pipeline import storage
-from pipeline.artifact import DONE, is_artifact, write_json
 from pipeline.errors import AccountingError, JobError, WinnowError
-from pipeline.executor_open import open_executor
 from pipeline.terminal import escaped
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Filter web-scale image-text pools: embed once, decide exactly, train on what stays.",
 )
 
 app.add_typer(evaluate_app, name="evaluate")
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"winnow {version_of('winnow')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    del version
+
+
+Executor = Annotated[str, typer.Option(help="ray or local")]
+Address = Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")]
+Workers = Annotated[int | None, typer.Option(min=1, help="how many; one per core or GPU by default")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="nothing on stderr but errors")]
+AsJson = Annotated[bool, typer.Option("--json", help="all of it as one JSON document on stdout")]
 JobFile = Annotated[str, typer.Argument(help="a job file (YAML)", metavar="JOB.yaml")]
 Changes = Annotated[
     list[str] | None,
@@ -45,26 +59,54 @@ Changes = Annotated[
 ]
 
 
+def _print_json(document: object) -> None:
+    print(json.dumps(document, indent=2))
+
+
+@contextmanager
+def _telling(quiet: bool, soft_wrap: bool | None = None) -> Iterator[Callable[[str], None]]:
+    """Who is told one line for each stage: stderr, or nobody; then no progress is shown either."""
+    from pipeline.progress import hushed
+
+    stderr = Console(stderr=True, quiet=quiet)
+    with hushed(quiet):
+        yield lambda line: stderr.print(line, highlight=False, markup=False, soft_wrap=soft_wrap)
+
+
 @app.command()
 def run(
     job_file: JobFile,
     change: Changes = None,
-    executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
-    address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core or GPU by default")] = None,
+    executor: Executor = "ray",
+    address: Address = None,
+    workers: Workers = None,
+    looked: Annotated[
+        bool, typer.Option("--look/--no-look", help="read the first samples before any worker starts")
+    ] = True,
+    plain: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a job; what is done already is not done again, so the same command resumes."""
+    from jobs import funnel
+    from jobs import run as running
+    from jobs.job import load
+    from jobs.watch import recorded
+    from pipeline.executor_open import open_executor
+
     job = load(job_file, change or [])
-    stderr = Console(stderr=True)
     running_on = open_executor(executor, workers or job.resources.workers, address)
-    try:
-        with recorded(job.store, job.name, executor) as watchers:
-            result = running.run(
-                job, running_on, lambda line: stderr.print(line, highlight=False, markup=False), watchers
-            )
-    finally:
-        running_on.close()
-    funnel.show(result, Console())
+    with _telling(quiet) as say:
+        try:
+            with recorded(job.store, job.name, executor) as watchers:
+                result = running.run(job, running_on, say, watchers, looked)
+        finally:
+            running_on.close()
+    if plain:
+        from jobs.documents import run_document
+
+        _print_json(run_document(result))
+    else:
+        funnel.show(result, Console())
 
 
 app.command()(plan)
@@ -78,19 +120,26 @@ def sweep(
         typer.Option("--vary", metavar="PATH=VALUES", help="such as policy.3.density.fraction=0.1,0.2,0.3; repeatable"),
     ],
     change: Changes = None,
-    executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
-    address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core or GPU by default")] = None,
+    executor: Executor = "ray",
+    address: Address = None,
+    workers: Workers = None,
     json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="leave all of it there too")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Compare policies: every combination of the varied values, over scores that are made once; no manifest."""
+    from jobs import comparison
+    from jobs import sweep as sweeping
+    from jobs.job import read
+    from pipeline.artifact import write_json
+    from pipeline.executor_open import open_executor
+
     found = sweeping.policies(read(job_file, change or []), [sweeping.Variation.parse(text) for text in vary])
-    stderr = Console(stderr=True)
     running_on = open_executor(executor, workers or found[0].job.resources.workers, address)
-    try:
-        result = sweeping.sweep(found, running_on, lambda line: stderr.print(line, highlight=False, markup=False))
-    finally:
-        running_on.close()
+    with _telling(quiet) as say:
+        try:
+            result = sweeping.sweep(found, running_on, say)
+        finally:
+            running_on.close()
     comparison.show(result, Console())
     if json_file is not None:
         write_json(json_file, result.record())
@@ -101,20 +150,28 @@ def status(
     store: Annotated[str, typer.Argument(help="URL of a store")],
     live: Annotated[bool, typer.Option("--watch", help="follow the newest run until it ends or Ctrl-C")] = False,
     refreshes: Annotated[int | None, typer.Option(min=1, help="with --watch: look so many times at most")] = None,
+    plain: AsJson = False,
 ) -> None:
     """Show the finished jobs of a store, and its artifacts."""
+    from jobs import documents, funnel
+
     if live:
+        from jobs.watch import watch
+
+        if plain:
+            raise JobError("--watch is for people and --json for programs, which read the events: give one of them")
         watch(store, Console(), refreshes)
         return
-    artifacts = [name for name in storage.folders(store) if is_artifact(name)]
-    if not artifacts:
-        raise JobError(f"a store must hold artifacts, but {store} has none; is it the store of a job that ran?")
+    if plain:
+        _print_json(documents.status_document(store))
+        return
+    from rich.table import Table
+
+    table = Table("artifact", "state")
+    for name, state in documents.states(store):
+        table.add_row(name, state)
     console = Console()
     console.print(funnel.status_table(store))
-    table = Table("artifact", "state")
-    for name in artifacts:
-        done = storage.exists(storage.join(store, name, DONE))
-        table.add_row(name, "done" if done else "unfinished")
     console.print(table)
 
 
@@ -128,18 +185,29 @@ def verify(
     executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
     address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")] = None,
+    plain: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check a finished job again from its files alone: counts, uids, shards, sources, values; nothing is written."""
-    stdout, broken = Console(), []
+    from jobs import verify as verifying
+    from jobs.checks.finished import Sample
+    from jobs.documents import verify_document
+    from pipeline.executor_open import open_executor
+
+    stdout, lines = Console(quiet=plain), []
     running_on = open_executor(executor, workers, address)
-    try:
-        for line in verifying.verify(store, name, running_on, Sample(None if every else rows, seed)):
-            broken += [] if line.holds else [line.check]
-            stdout.print(str(line), highlight=False, markup=False, soft_wrap=True)
-    finally:
-        running_on.close()
-    if broken:
-        raise AccountingError(f"a finished job must be as it was left, but {name} fails {', '.join(broken)}; see above")
+    with _telling(quiet):
+        try:
+            for line in verifying.verify(store, name, running_on, Sample(None if every else rows, seed)):
+                lines.append(line)
+                stdout.print(str(line), highlight=False, markup=False, soft_wrap=True)
+        finally:
+            running_on.close()
+    if plain:
+        _print_json(verify_document(store, name, lines))
+    if broken := [line.check for line in lines if not line.holds]:
+        seen = "" if plain else "; see above"
+        raise AccountingError(f"a finished job must be as it was left, but {name} fails {', '.join(broken)}{seen}")
 
 
 @app.command()
@@ -151,6 +219,8 @@ def cat(
     gap: Annotated[int | None, typer.Option(help="bytes read over rather than asked for around them")] = None,
 ) -> None:
     """Write the kept samples of one input shard to stdout, a tar that webdataset reads through `pipe:`."""
+    from jobs import cat as streaming
+
     raise typer.Exit(streaming.cat(store, name, shard, epoch, gap))
 
 
@@ -162,14 +232,17 @@ def train_filter(
     job_file: JobFile,
     change: Changes = None,
     workers: Annotated[int | None, typer.Option(min=1, help="to write pairs; one per core by default")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train a filter network: clean pairs, fine-tuning, the average of both; the same command resumes."""
     from jobs import filter_job
     from jobs import train_filter as training
+    from pipeline.executor_open import open_executor
 
-    stderr, running_on = Console(stderr=True), open_executor("local", workers, None)
+    running_on = open_executor("local", workers, None)
     job = filter_job.load(job_file, change or [])
-    made = training.train_filter(job, running_on, lambda line: stderr.print(line, highlight=False, markup=False))
+    with _telling(quiet) as say:
+        made = training.train_filter(job, running_on, say)
     console = Console()
     console.print("in a job, under embeddings:", highlight=False)
     line = f"  clip: {{model: {made.encoder.model}, pretrained: {made.encoder.pretrained}}}"
@@ -183,13 +256,18 @@ def export(
     executor: Annotated[str, typer.Option(help="local or ray")] = "local",
     address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Name what a finished job keeps in parquet files: uid, key, caption, url; img2dataset and datasets read them."""
+    from jobs import export as exporting
+    from pipeline.executor_open import open_executor
+
     running_on = open_executor(executor, workers, address)
-    try:
-        folder = exporting.export(store, name, running_on)
-    finally:
-        running_on.close()
+    with _telling(quiet):
+        try:
+            folder = exporting.export(store, name, running_on)
+        finally:
+            running_on.close()
     Console().print(folder, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -202,31 +280,37 @@ def report(
     executor: Annotated[str, typer.Option(help="local or ray")] = "local",
     address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Make one HTML page of a finished job: funnel, histograms, concepts, samples; it opens from disk, offline."""
     from jobs import report as reporting  # the library of plots is 5 MB
+    from pipeline.executor_open import open_executor
 
     running_on = open_executor(executor, workers, address)
-    try:
-        made = reporting.report(store, name, running_on, compare, out)
-    finally:
-        running_on.close()
-    read = f"{made.sampled_shards:,} of {made.shards:,} shards read"
-    Console(stderr=True).print(f"{made.size_bytes / 1e6:.1f} MB in {made.seconds:.1f} s, {read}", highlight=False)
+    with _telling(quiet) as say:
+        try:
+            made = reporting.report(store, name, running_on, compare, out)
+        finally:
+            running_on.close()
+        read = f"{made.sampled_shards:,} of {made.shards:,} shards read"
+        say(f"{made.size_bytes / 1e6:.1f} MB in {made.seconds:.1f} s, {read}")
     Console().print(made.url, soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
 def quickstart(
     folder: Annotated[Path, typer.Option(help="where everything lands")] = Path("out/quickstart"),
-    executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
+    executor: Executor = "ray",
     workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Render a world, train a filter network on it, filter its noisy pool, compare with the planted truth."""
+    from jobs import funnel
     from jobs import quickstart as whole
 
-    stderr, stdout = Console(stderr=True), Console()
-    result = whole.quickstart(folder, executor, workers, lambda line: stderr.print(line, highlight=False))
+    stdout = Console()
+    with _telling(quiet) as say:
+        result = whole.quickstart(folder, executor, workers, say)
     funnel.show(result, stdout)
     verdicts = whole.judged(result, folder)
     stdout.print("\nwhat became of what was planted:", highlight=False)
@@ -244,22 +328,23 @@ def datacomp(
     comparison_file: Annotated[str, typer.Argument(help="a comparison (YAML)", metavar="COMPARISON.yaml")],
     change: Changes = None,
     executor: Annotated[str, typer.Option(help="ray or local, for the policies")] = "ray",
-    address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core or GPU by default")] = None,
+    address: Address = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train the same small CLIP on what each policy keeps of a pool, and compare; the same command resumes."""
     from jobs.datacomp.compare import compare
     from jobs.datacomp.plan import load as load_comparison
     from jobs.datacomp.table import table
+    from pipeline.executor_open import open_executor
 
     comparison = load_comparison(comparison_file, change or [])
-    stderr = Console(stderr=True)
     running_on = open_executor(executor, workers, address)
-    try:
-        say = partial(stderr.print, highlight=False, markup=False, soft_wrap=True)
-        rows = compare(comparison, running_on, say)
-    finally:
-        running_on.close()
+    with _telling(quiet, soft_wrap=True) as say:
+        try:
+            rows = compare(comparison, running_on, say)
+        finally:
+            running_on.close()
     Console().print(table(rows))
 
 

@@ -8,11 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs import evaluate
-from pipeline import storage
-from pipeline.artifact import write_json
 from pipeline.errors import JobError
-from stages.encoders import OpenClip
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +31,9 @@ def filter_(
     json_file: JsonFile = None,
 ) -> None:
     """ROC AUC and precision at kept fractions of a score that a finished job has."""
+    from jobs import evaluate
+    from pipeline import storage
+
     known = evaluate.Truth.read(truth, what, good or ["clean"], bad or [])
     _show(evaluate.filter_quality(storage.absolute(store.rstrip("/")), name, score, known), json_file)
 
@@ -56,6 +55,9 @@ def model(
     """Zero-shot accuracy on labelled images, and recall of retrieval on captioned ones."""
     if (images is None) == (pairs is None) or (images is None) != (classnames is None):
         raise JobError("evaluate model needs --images with --classnames, or --pairs; run it once for each")
+    from jobs import evaluate
+    from pipeline import storage
+    from stages.encoders import OpenClip
     from stages.encoders.zero_shot import Judge, prompt_templates  # torch takes three seconds to import
 
     asked = templates or ["openai"]
@@ -77,6 +79,8 @@ def _show(numbers: Mapping[str, object], json_file: str | None) -> None:
             table.add_row(Text(f"{key.replace('_', ' ')} {name}".strip()), _text(number))
     Console().print(table)
     if json_file is not None:
+        from pipeline.artifact import write_json
+
         write_json(json_file, numbers)
 
 

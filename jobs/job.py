@@ -333,6 +333,39 @@ def _resolved(job: Job) -> Mapping[str, object]:
     }
 
 
+def changed(job: Job) -> Mapping[str, object]:
+    """What of the resolved job is not as it would be by default."""
+    parts = {
+        "name": job.name,
+        "store": job.store,
+        "pool": {
+            **{name: cast(Any, job.resolved["pool"])[name] for name in ("shards", "format")},
+            **_set(job.pool.reader),
+        },
+        "embeddings": {name: _set(encoder) for name, encoder in job.embeddings.items()},
+        "encoding": _set(job.encoding),
+        "policy": [{cut.kind: _set(cut)} for cut in job.policy],
+        "resources": _set(job.resources),
+        "limits": _set(job.limits),
+    }
+    written = {} if job.shards is None else {"shards": _plain(job.shards)}  # that there are any is the choice
+    return {**{name: value for name, value in parts.items() if value}, **written}
+
+
+def _set(value: object) -> dict[str, object]:
+    """The fields of a dataclass that are not its defaults, by the names that a job gives them."""
+    described = getattr(type(value), "__pydantic_fields__", {})
+    found = {}
+    plain = _plain(value)
+    for field in dataclasses.fields(cast(Any, value)):
+        known = described.get(field.name)
+        default = field.default if known is None else known.default
+        if getattr(value, field.name) != default:
+            name = getattr(known, "alias", None) or field.name
+            found[name] = plain[name]
+    return found
+
+
 def _plain(value: object) -> dict[str, object]:
     adapter: TypeAdapter[object] = TypeAdapter(type(value))
     return cast(dict[str, object], adapter.dump_python(value, mode="json", by_alias=True))

@@ -1,77 +1,94 @@
-"""The command `winnow plan`: the resolved job and what of it is done, or with --price what it will take; runs nothing.
+"""What `winnow plan` shows: the job as it is read, what is done, its first samples; with --price what it takes.
 
 A price runs a miniature of the job in a temporary folder; the store is not touched.
 """
 
 import json
 import os
-from typing import Annotated
+from collections.abc import Mapping, Sequence
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
 from jobs import run as running
-from jobs.job import Job, load
+from jobs.job import Job, changed
+from jobs.look import Look, look
 from jobs.price.price import Options, price
 from jobs.price.show import Prices, record, show
 from jobs.yaml_text import dumps
+from pipeline.artifact import Artifact
+from pipeline.errors import PoolError, StorageError
 from pipeline.executor_open import open_executor
+from pipeline.stage import Readiness
+from pipeline.storage import Identity
+from pipeline.terminal import escaped
+from stages.policy import Path
 
 
-def plan(
-    job_file: Annotated[str, typer.Argument(help="a job file (YAML)", metavar="JOB.yaml")],
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="change the job, such as policy.3.density.fraction=0.3"),
-    ] = None,
-    priced: Annotated[
-        bool, typer.Option("--price", help="measure a miniature here and show what all will take")
-    ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="that the job will have, all of them")] = None,
-    gpu_hour: Annotated[float, typer.Option(min=0, help="price of a GPU for an hour")] = 0.0,
-    cpu_hour: Annotated[float, typer.Option(min=0, help="price of a core for an hour")] = 0.0,
-    tb: Annotated[float, typer.Option(min=0, help="price of a TB that stays in the store")] = 0.0,
-    tb_read: Annotated[float, typer.Option(min=0, help="price of a TB that is read")] = 0.0,
-    samples_per_shard: Annotated[
-        int | None, typer.Option(min=1, help="of the pool; its files are not looked at then")
-    ] = None,
-    measure_on: Annotated[
-        list[str] | None, typer.Option(help="shards of the same kind to measure on; repeatable")
-    ] = None,
-    sample_shards: Annotated[int, typer.Option(min=1, help="shards to measure on, at least")] = 4,
-    sample_rows: Annotated[int | None, typer.Option(min=1, help="samples of each; 256 images, 20,000 vectors")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of the draw of those shards")] = 0,
-    executor: Annotated[str, typer.Option(help="ray or local, on this machine")] = "ray",
-    here: Annotated[int | None, typer.Option(min=1, help="workers on this machine; one per core by default")] = None,
-    plain: Annotated[bool, typer.Option("--json", help="with --price: all of it as JSON")] = False,
-) -> None:
-    """Show the resolved job, what is done, and what would run; with --price, what it will take. Nothing is run."""
-    job = load(job_file, change or [])
-    if not priced:
-        _show_plan(job)
-        return
+def show_price(job: Job, options: Options, prices: Prices, executor: str, here: int | None, plain: bool) -> None:
+    """Measure a miniature on this machine and print what the whole will take. here: its workers. plain: as JSON."""
     stderr = Console(stderr=True)
-    options = Options(sample_shards, sample_rows, seed, tuple(measure_on or ()), samples_per_shard, workers)
-    running_on = open_executor(executor, here or workers_here(job.resources.workers, workers), None)
+    running_on = open_executor(executor, here or workers_here(job.resources.workers, options.workers), None)
     try:
         found = price(job, running_on, options, lambda line: stderr.print(line, highlight=False, markup=False))
     finally:
         running_on.close()
-    prices = Prices(gpu_hour, cpu_hour, tb, tb_read)
     if plain:
         print(json.dumps(record(found, prices), indent=2))
     else:
         show(found, prices, Console())
 
 
-def _show_plan(job: Job) -> None:
+def show_plan(job: Job, full: bool, looked: bool, plain: bool) -> None:
+    """Print what of the job is not the default (full: all), the state of each stage, and what the inputs are.
+
+    looked: whether anything of the pool is read; without, one that cannot be listed is no error. plain: as JSON.
+    Raises what the look raises, after what is known without it.
+    """
+    listed = _listed(job, looked)
+    states: list[tuple[str, Artifact, Readiness]] = [] if listed is None else running.states_of(job, *listed)
+    if plain:
+        found = None if listed is None or not looked else look(job, *listed)
+        print(json.dumps(_record(job, states, found), indent=2))
+        return
     console = Console()
-    console.print(dumps(dict(job.resolved)), markup=False, highlight=False)
+    values = dict(job.resolved if full else changed(job))
+    text = dumps(values, default_flow_style=None, width=1000, allow_unicode=True)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
     table = Table("stage", "artifact", "state")
-    for label, artifact, state in running.plan(job):
-        table.add_row(label, artifact.name, state)
-    console.print(table)
+    for label, artifact, state in states:
+        table.add_row(label, artifact.name, str(state))
+    if states:
+        console.print(table)
+    if listed is not None and looked:
+        for line in look(job, *listed).lines():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _listed(job: Job, looked: bool) -> tuple[Path, tuple[Identity, ...]] | None:
+    """The stages and the shards; None where the pool is out of reach and need not be looked at."""
+    try:
+        return running.laid_out(job)
+    except (PoolError, StorageError) as error:
+        if looked:
+            raise
+        Console(stderr=True).print(f"not listed: {escaped(str(error))}", markup=False, highlight=False, soft_wrap=True)
+        return None
+
+
+def _record(job: Job, states: Sequence[tuple[str, Artifact, Readiness]], found: Look | None) -> Mapping[str, object]:
+    stages = [
+        {
+            "stage": label,
+            "artifact": made.name,
+            "state": "done" if state.done else "begun" if state.ready else "to do",
+            "ready": state.ready,
+            "taken_over": state.taken,
+            "shards": state.shards,
+        }
+        for label, made, state in states
+    ]
+    return {"job": job.resolved, "changed": changed(job), "stages": stages, "look": found and found.record()}
 
 
 def workers_here(*asked: int | None) -> int:

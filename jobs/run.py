@@ -6,12 +6,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
 from jobs.job import Job
+from jobs.look import look
 from pipeline import storage
 from pipeline.artifact import Artifact, write_json
 from pipeline.errors import AccountingError, JobError
 from pipeline.executor import Executor
 from pipeline.executor_local import LocalExecutor
-from pipeline.stage import Run, Stage, StepResult, artifact_of, execute, state_of
+from pipeline.stage import Readiness, Run, Stage, StepResult, artifact_of, execute, state_of
 from pipeline.watching import Watcher
 from stages.budget import check_rejects
 from stages.distinct import Distinct
@@ -54,13 +55,18 @@ def stages_of(job: Job, identities: tuple[storage.Identity, ...]) -> Path:
     )
 
 
-def run(job: Job, executor: Executor, say: Callable[[str], None], watchers: tuple[Watcher, ...] = ()) -> Result:
+def run(
+    job: Job, executor: Executor, say: Callable[[str], None], watchers: tuple[Watcher, ...] = (), looked: bool = True
+) -> Result:
     """Run every stage that is not done, check the accounting, and commit jobs/<name>.json.
 
-    say: is told one line per stage. watchers: are told of every shard. Raises WinnowError; what finished stays, and
-    the same call resumes.
+    say: is told one line per stage. watchers: are told of every shard. looked: whether what is read is looked at first,
+    so that a job which cannot succeed ends before a worker starts. Raises WinnowError; what finished stays, and the
+    same call resumes.
     """
     path, identities = laid_out(job)
+    if looked:
+        look(job, path, identities, again=False)
     shared = opened(job, executor, identities, watchers)
     steps = [(label, step(label, stage, shared, say)) for label, stage in path.stages]
     counts = _counts(dict(steps)["manifest"].report)
@@ -92,6 +98,8 @@ def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> S
     for watcher in shared.watchers:
         watcher.made(label, result.artifact.name, result.seconds, result.reused)
     how = "done before" if result.reused else f"{result.seconds:.1f} s"
+    if (adopted := result.report.get("adopted")) and not result.reused:
+        how += f", {adopted} of {len(shared.shards)} shards taken over"
     say(f"{label:22} {result.artifact.name:26} {how}")
     if named := cast(Mapping[str, int], result.report.get("named", {})):
         counts = "; ".join(f"{count:,} by {source}" for source, count in sorted(named.items()))
@@ -104,11 +112,10 @@ def job_url(store: str, name: str) -> str:
     return storage.join(store, "jobs", f"{name}.json")
 
 
-def plan(job: Job) -> list[tuple[str, Artifact, str]]:
+def states_of(job: Job, path: Path, identities: tuple[storage.Identity, ...]) -> list[tuple[str, Artifact, Readiness]]:
     """(label, artifact, state) of every stage of a job, in order; nothing is run or written."""
-    path, identities = laid_out(job)
-    found = [(label, artifact_of(stage, job.store)) for label, stage in path.stages]
-    return [(label, artifact, state_of(artifact, len(identities))) for label, artifact in found]
+    found = [(label, artifact_of(stage, job.store), stage) for label, stage in path.stages]
+    return [(label, made, state_of(made, identities, getattr(stage, "recipe", None))) for label, made, stage in found]
 
 
 def _counts(report: Mapping[str, object]) -> Mapping[str, object]:

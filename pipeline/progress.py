@@ -2,6 +2,10 @@
 
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -18,6 +22,23 @@ from rich.progress import (
 
 PLAIN_EVERY_S = 15.0
 
+_HUSHED = ContextVar("hushed", default=False)
+
+
+@contextmanager
+def hushed(quiet: bool = True) -> Iterator[None]:
+    """While the block runs no progress is shown, and no warning; where quiet is false, all is as it was."""
+    if not quiet:
+        yield
+        return
+    before = _HUSHED.set(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _HUSHED.reset(before)
+
 
 class StageProgress:
     """Counts items, rows and rejects of one stage; use as a context, call `advance` for each finished item.
@@ -31,9 +52,10 @@ class StageProgress:
         self._console = Console(file=stream or sys.stderr)
         self._started = self._said = time.monotonic()
         self._live: Progress | None = None
+        self._shown = not _HUSHED.get()
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._shown and self._console.is_terminal:
             self._live = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
@@ -57,7 +79,7 @@ class StageProgress:
         self._rejects += rejects
         if self._live is not None:
             self._live.update(self._live.task_ids[0], advance=1, rate=self._rate(), rejects=self._lost())
-        elif time.monotonic() - self._said > PLAIN_EVERY_S:
+        elif self._shown and time.monotonic() - self._said > PLAIN_EVERY_S:
             self._said = time.monotonic()
             self._console.print(self._line(), highlight=False, markup=False, soft_wrap=True)
 

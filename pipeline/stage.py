@@ -6,7 +6,8 @@ only says how to run it (threads, devices) is marked `field(metadata={"fingerpri
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
@@ -53,11 +54,31 @@ class Limits:
     """What a run bears of bad input.
 
     max_reject_fraction: how many of all samples of the pool may be rejected. max_failed_shards: how many shards may
-    fail every retry; each is then accounted for as one reject.
+    fail every retry; each is then accounted for as one reject. stop_early: whether a run ends as soon as the shards of
+    `spread` are rejected nearly whole.
     """
 
     max_reject_fraction: float = 0.05
     max_failed_shards: int = 0
+    stop_early: bool = True
+
+
+NEARLY_WHOLE = 0.9
+"""Share of a shard's samples: where more are rejected, of each of five shards, what is wrong is the job."""
+
+_PROBED = 5
+
+
+def spread(count: int) -> list[int]:
+    """Up to five numbers in [0, count), evenly spread, the first and the last among them: they stand for all."""
+    if count <= _PROBED:
+        return list(range(count))
+    return [number * (count - 1) // (_PROBED - 1) for number in range(_PROBED)]
+
+
+def nearly_whole(rejected: int, samples: int, limits: Limits) -> bool:
+    """True where the job must be wrong: more than nine tenths are rejected, and more than the limit bears."""
+    return rejected > max(NEARLY_WHOLE, limits.max_reject_fraction) * samples
 
 
 @dataclass(frozen=True)
@@ -106,20 +127,30 @@ class Run:
         out: Artifact,
         label: str,
         needs: Needs | None = None,
+        watch: Callable[[int, Summary], None] | None = None,
     ) -> list[Summary]:
         """Run `task` for the shards whose file is not in `out` yet; the summaries of all, in order of shard.
 
         The task commits `out.shard(item.index)` with its summary, so a shard that an earlier run finished
         costs one read of its footer. A file that is torn, as another program may leave one, is made again.
+        watch: is told each shard's number and summary as it comes, those of `spread` among the first; what it raises
+        ends the pass.
         """
         wanted, present = self.items, out.present()
         ready = [item for item in wanted if item.index in present]
         footers = self.executor.map(_FooterIfWhole(out), ready, f"{label} (done before)", Needs())
         summaries = [(ready[position].index, found) for position, found in footers if found is not None]
         whole = {index for index, _ in summaries}
-        missing = [item for item in wanted if item.index not in whole]
+        first = set(spread(len(wanted))) if watch is not None else set()
+        missing = sorted((item for item in wanted if item.index not in whole), key=lambda item: item.index not in first)
         made = self._watch.map(task, missing, label, needs or self._plain, len(summaries))
-        summaries += [(missing[position].index, summary) for position, summary in made]
+        told = watch or _nothing
+        for index, summary in summaries:
+            told(index, summary)
+        with closing(made):  # the workers of a pass that is ended stop
+            for position, summary in made:
+                summaries.append((missing[position].index, summary))
+                told(missing[position].index, summary)
         check_all(label, [index for index, _ in summaries], len(wanted))
         found_at = dict(summaries)
         return [found_at[item.index] for item in wanted]
@@ -128,6 +159,10 @@ class Run:
         """The summaries of a finished artifact's shards, in order; footers only."""
         found = dict(self.executor.map(_Footer(made), self.items, made.name, Needs()))
         return [found[index] for index in range(len(self.items))]
+
+
+def _nothing(index: int, summary: Summary) -> None:
+    """Nobody watches."""
 
 
 def _checked(results: Iterator[tuple[int, Result]], count: int, label: str) -> Iterator[tuple[int, Result]]:
@@ -213,11 +248,15 @@ def adopt(run: Run, out: Artifact, recipe: str) -> int:
     recipe: fingerprint of the stage without its input shards. Writes `_parts.json` so that later artifacts can
     adopt from this one. Returns how many files were copied: after one changed or added shard, all others.
     """
-    parts = [fingerprint(shard, digits=32) for shard in run.shards]
+    parts = _parts(run.shards)
     copies = list(_adoptable(out, recipe, parts))
     copied = sum(1 for _ in run.each(_Adopt(out), copies, f"{out.stage}: adopt")) if copies else 0
     write_json(out.file(PARTS), {"recipe": recipe, "parts": parts})
     return copied
+
+
+def _parts(shards: Sequence[storage.Identity]) -> list[str]:
+    return [fingerprint(shard, digits=32) for shard in shards]
 
 
 def _adoptable(out: Artifact, recipe: str, parts: Sequence[str]) -> Iterator[tuple[Artifact, int, int]]:
@@ -252,12 +291,32 @@ class _Adopt:
         storage.copy(source.shard(index), self.out.shard(position))
 
 
-def state_of(out: Artifact, shards: int) -> str:
-    """`done`, `12 of 40 shards`, or `to do`: for people."""
+@dataclass(frozen=True)
+class Readiness:
+    """How far an artifact is. ready: shard files that are there, 0 once it is done. taken: those that would be copied.
+
+    shards: of the pool.
+    """
+
+    done: bool
+    ready: int
+    taken: int
+    shards: int
+
+    def __str__(self) -> str:
+        if self.done:
+            return "done"
+        taken = f"{self.taken} of {self.shards} shards taken over" if self.taken else ""
+        ready = f"{self.ready} of {self.shards} shards" if self.ready else ""
+        return ", ".join(filter(None, [ready, taken])) or "to do"
+
+
+def state_of(out: Artifact, shards: Sequence[storage.Identity], recipe: str | None = None) -> Readiness:
+    """How far an artifact is; recipe: as `adopt` has it, None where nothing is ever taken over. Nothing is written."""
     if storage.exists(out.file(DONE)):
-        return "done"
-    ready = len(out.present())
-    return f"{ready} of {shards} shards" if ready else "to do"
+        return Readiness(True, 0, 0, len(shards))
+    taken = 0 if recipe is None else sum(1 for _ in _adoptable(out, recipe, _parts(shards)))
+    return Readiness(False, len(out.present()), taken, len(shards))
 
 
 def _plain(stage: Stage) -> object:

@@ -3,7 +3,7 @@
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, cast
 
@@ -141,7 +141,7 @@ class Watch:
 
     def map(
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs, ready: int = 0
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Generator[tuple[int, Result], None, None]:
         """Executor.map. ready: how many more items an earlier run finished."""
         results = self.executor.map(Watched(task), items, label, needs)
         return self._told(results, items, label, ready, retried=True)
@@ -157,7 +157,7 @@ class Watch:
         label: str,
         ready: int,
         retried: bool,
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Generator[tuple[int, Result], None, None]:
         started = time.monotonic()
         for watcher in self.watchers:
             watcher.begin(label, len(items) + ready, ready)

@@ -10,13 +10,14 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.artifact import Artifact, array_if_whole, read_table, shard_name, write_table
 from pipeline.columns import matrix, vector_column
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ShardError
 from pipeline.executor import Needs
 from pipeline.keep_top import Thresholds, kept
 from pipeline.machine import check_memory, memory_bytes
 from pipeline.stage import Run, ShardItem, Summary
 from pipeline.uid import uids_from_bytes, uids_to_bytes
 from stages.cut import select
+from stages.formats.vector_blocks import npy_blocks
 from stages.kmeans import fit, fit_bytes, imported
 from stages.survivors import Survivors
 from stages.uid_hash import UidHash
@@ -70,12 +71,30 @@ def import_centroids(run: Run, survivors: Survivors, by: str, url: str, out: Art
         return
     centroids = imported(storage.read_bytes(url), url)
     width, _ = _look(run, survivors, by, Needs())
-    if width and width != centroids.shape[1]:
-        raise DataError(
-            f"centroids must be as wide as the vectors of {by}, but those of {url} have {centroids.shape[1]} numbers "
-            f"and the vectors {width}; name centroids of that encoder"
-        )
+    _check_width(centroids.shape[1], width, by, url)
     _write(out, centroids)
+
+
+def check_centroids(url: str, width: int | None, by: str) -> tuple[int, int]:
+    """Number and width of a file's centroids, by its header; raises as `import_centroids` does.
+
+    width: of the vectors of `by`, None where it is not known yet.
+    """
+    try:
+        with npy_blocks(url) as blocks:
+            count, numbers = blocks.rows, blocks.width
+    except ShardError:  # said of a pool's shard
+        count, numbers = imported(storage.read_bytes(url), url).shape
+    _check_width(numbers, width, by, url)
+    return count, numbers
+
+
+def _check_width(centroids: int, vectors: int | None, by: str, url: str) -> None:
+    if vectors and vectors != centroids:
+        raise DataError(
+            f"centroids must be as wide as the vectors of {by}, but those of {url} have {centroids} numbers and the "
+            f"vectors {vectors}; name centroids of that encoder"
+        )
 
 
 def read_sample(out: Artifact, shards: int, wanted: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Leaves `clusters-…/`: centroids.npy, sizes.npy, and of every sample that is in its nearest centroid and distance."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, ClassVar, cast
 
@@ -14,7 +15,7 @@ from pipeline.artifact import Artifact
 from pipeline.columns import column, matrix, vector_column
 from pipeline.errors import DataError, PoolError
 from pipeline.stage import Run, ShardItem, Summary, total
-from stages.centroids import CENTROIDS, KMeans, fit_centroids, import_centroids
+from stages.centroids import CENTROIDS, KMeans, check_centroids, fit_centroids, import_centroids
 from stages.kmeans import Nearest
 from stages.survivors import Survivors
 
@@ -83,6 +84,13 @@ class Clusters:
     probes: int = 0
     name: ClassVar[str] = "clusters"
     version: ClassVar[int] = 2
+
+    def look(self, widths: Mapping[str, int]) -> str:
+        """See Looking.look."""
+        if isinstance(self.centroids, KMeans):
+            return ""
+        rows, width = check_centroids(self.centroids.url, widths.get(self.by), self.by)
+        return f"{rows:,} centroids of {width} numbers in {storage.name_of(self.centroids.url)}"
 
     def run(self, run: Run, out: Artifact) -> Summary:
         """Fit on one worker or import, then assign on all, then count the members of every cluster.

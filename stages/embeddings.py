@@ -21,8 +21,9 @@ from pipeline.fingerprint import fingerprint
 from pipeline.stage import Run, ShardItem, Summary, adopt, total
 from pipeline.turns import Turn
 from pipeline.uid import UID_ARROW
+from stages.early import Early
 from stages.encoders import Encoding, OpenClip, Timm, provenance
-from stages.formats import Datacomp, ImageReader, VectorReader
+from stages.formats import Datacomp, ImageReader, Reader, VectorReader
 from stages.formats.sample import Reject, Sample
 from stages.unchanged import check_unchanged
 from stages.widths import WIDTHS, one_width
@@ -113,13 +114,15 @@ class Embeddings:
 
     def run(self, run: Run, out: Artifact) -> Summary:
         """One file per shard; a shard whose file another artifact of the same recipe holds is copied."""
-        recipe = fingerprint([self.name, self.version, self.reader, self.provenance, self._numbers()])
-        adopted = adopt(run, out, recipe)
+        adopted = adopt(run, out, self.recipe)
         task = _Embed(self.reader, self.encoders, self.encoding, out)
-        return {**report(_filled(run, task, out, self.needs)), "adopted": adopted}
+        return {**report(_filled(run, task, out, self.reader, self.needs)), "adopted": adopted}
 
-    def _numbers(self) -> tuple[int, str, str, str]:
-        return self.batch_size, self.preprocess, self.precision, self.device
+    @property
+    def recipe(self) -> str:
+        """Of two artifacts of one recipe, files of the same shard are the same."""
+        numbers = self.batch_size, self.preprocess, self.precision, self.device
+        return fingerprint([self.name, self.version, self.reader, self.provenance, numbers])
 
 
 def _resolved(encoding: Encoding, needs: Needs) -> Encoding:
@@ -204,14 +207,18 @@ class Precomputed:
     name: ClassVar[str] = "embeddings"
     version: ClassVar[int] = 2
 
+    @property
+    def recipe(self) -> str:
+        """Of two artifacts of one recipe, files of the same shard are the same."""
+        return fingerprint([self.name, self.version, self.reader])
+
     def run(self, run: Run, out: Artifact) -> Summary:
         """One file per shard, without vectors.
 
         Raises PoolError for vectors of two widths.
         """
-        recipe = fingerprint([self.name, self.version, self.reader])
-        adopted = adopt(run, out, recipe)
-        summaries = _filled(run, _Read(self.reader, out), out)
+        adopted = adopt(run, out, self.recipe)
+        summaries = _filled(run, _Read(self.reader, out), out, self.reader)
         widths = one_width(summaries, [item.url for item in run.items])
         return {**report(summaries), WIDTHS: widths, "adopted": adopted}
 
@@ -242,14 +249,15 @@ class _Read:
 
 
 def _filled(
-    run: Run, task: Task[State, ShardItem, Summary], out: Artifact, needs: Needs | None = None
+    run: Run, task: Task[State, ShardItem, Summary], out: Artifact, reader: Reader, needs: Needs | None = None
 ) -> list[Summary]:
     """Run.fill, and a file without rows for each shard that fails every retry, where the run's limits bear so many.
 
-    Raises FailedShards where they do not, or no shard at all can be read.
+    Raises FailedShards where they do not, or no shard at all can be read; RejectsError as soon as the first shards are
+    rejected nearly whole.
     """
     try:
-        return run.fill(task, out, out.stage, needs)
+        return run.fill(task, out, out.stage, needs, Early(run, reader, out))
     except FailedShards as failed:
         readable = (index for index in sorted(out.present()) if LIKE not in out.summary(index))
         like = next(readable, None)

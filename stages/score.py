@@ -17,7 +17,7 @@ from pipeline.order import reversed_order
 from pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
 from pipeline.uid import uids_to_hex
 from stages.cut import Amount, Number, Of, Ranked, one_group
-from stages.score_files import ScoreTable, load_scores
+from stages.score_files import ScoreTable, check_columns, load_scores
 from stages.survivors import Survivors
 
 
@@ -98,6 +98,11 @@ class JoinStage:
     missing: str
     name: ClassVar[str] = "scores"
     version: ClassVar[int] = 2
+
+    def look(self, widths: Mapping[str, int]) -> str:
+        """See Looking.look."""
+        kind = check_columns(self.files[0].url, self.column, self.uid)
+        return f"column {self.column}, {kind}, by {self.uid} in {len(self.files):,} file{'s' * (len(self.files) > 1)}"
 
     def run(self, run: Run, out: Artifact) -> Summary:
         """One file per shard with the column `value`."""

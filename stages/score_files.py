@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline.columns import places_in
 from pipeline.errors import DataError
 from pipeline.uid import uids_from_pairs, uids_to_hex
-from stages.formats.brought import read_brought
+from stages.formats.brought import brought_schema, check_names, read_brought
 from stages.formats.columns import uids_of
 
 _EXACT = 1 << 53  # whole numbers up to this are float64 too
@@ -62,6 +62,14 @@ def load_scores(files: Sequence[str], value: str, uid: str) -> ScoreTable:
         text = uids_to_hex(every[twice[:1]])[0]
         raise DataError(f"every uid must have one value in {value}, but {len(twice)} come again, first {text}")
     return ScoreTable(every, scores)
+
+
+def check_columns(url: str, value: str, uid: str) -> str:
+    """The type of the value column; raises as load_scores does for columns, by the footer of a file alone."""
+    schema = brought_schema(url)
+    check_names(schema, (value, uid), url)
+    numbers_of(schema.empty_table()[value], value, url)
+    return str(schema.field(value).type)
 
 
 def numbers_of(column: pa.ChunkedArray, name: str, url: str) -> pa.ChunkedArray:

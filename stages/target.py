@@ -62,6 +62,15 @@ class Target:
     name: ClassVar[str] = "target"
     version: ClassVar[int] = 1
 
+    def look(self, widths: Mapping[str, int]) -> str:
+        """See Looking.look."""
+        if self.embedder is not None:
+            return f"images of {len(self.files):,} file{'' if len(self.files) == 1 else 's'}"
+        with _blocks(self.files[0].url, self.key) as blocks:
+            rows, width = blocks.rows, blocks.width
+        check_width(width, widths.get(self.by, width), self.by)
+        return f"{rows:,} vectors of {width} numbers in {storage.name_of(self.files[0].url)}"
+
     def run(self, run: Run, out: Artifact) -> Summary:
         """One worker reads and embeds all; it holds 6 m d bytes.
 

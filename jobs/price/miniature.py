@@ -4,7 +4,6 @@ Which shards: one from each of so many equal parts of the pool, by a seeded draw
 that what a shard costs can be told from what a sample costs.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -12,14 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jobs.job import Job, parse
 from pipeline import storage
-from pipeline.errors import JobError
-from pipeline.parquet_file import ParquetFile
 from stages.formats import VectorReader, Webdataset
+from stages.formats.head import table_head
 
 _ROOM = 20  # samples of a cluster in the miniature, where the job's own clusters would be emptier
 
@@ -72,7 +68,8 @@ def shrink(job: Job, urls: Sequence[str], rows: int, folder: Path) -> list[Shrun
             found.append(_tar(reader, url, take, folder / f"{number:05d}.tar"))
         else:
             more = reader.companions(url) if isinstance(reader, VectorReader) else []
-            found.append(_columns(url, more, take, folder / f"{number:05d}"))
+            head = table_head(url, more, take, folder / f"{number:05d}")
+            found.append(Shrunk(head.url, url, head.rows, head.bytes, head.whole_rows, head.whole_bytes))
     return found
 
 
@@ -124,32 +121,3 @@ def _tar(reader: Webdataset, url: str, rows: int, target: Path) -> Shrunk:
         content = bytes(view[:end])
     target.write_bytes(content + bytes(-len(content) % 512 + 1024))
     return Shrunk(str(target), url, count, end, count * max(1.0, whole / end), whole)
-
-
-def _columns(url: str, companions: Sequence[str], rows: int, folder: Path) -> Shrunk:
-    """The first rows of a parquet file and of the arrays beside it, under their own names."""
-    whole = stored = 0
-    count, whole_rows = rows, rows
-    first = ""
-    for name in (url, *companions):
-        target = folder / storage.name_of(storage.parent_of(name)) / storage.name_of(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with storage.open_read(name) as file:
-            whole += file.seek(0, io.SEEK_END)
-            file.seek(0)
-            if name.endswith(".parquet"):
-                source = ParquetFile(file)
-                whole_rows = source.metadata.num_rows
-                table = pa.Table.from_batches([next(source.iter_batches(rows))]) if whole_rows else source.read()
-                count = table.num_rows
-                pq.write_table(table, target)
-            elif name.endswith(".npz"):
-                arrays = np.load(file, allow_pickle=False)
-                np.savez(target, **{key: arrays[key][:count] for key in arrays.files})
-            elif name.endswith(".npy"):
-                np.save(target, np.load(file, allow_pickle=False)[:count])
-            else:
-                raise JobError(f"a price is measured on parquet, npz and npy files of a pool, but {name} came")
-        stored += target.stat().st_size
-        first = first or str(target)
-    return Shrunk(first, url, count, stored, whole_rows, whole)

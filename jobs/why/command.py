@@ -8,11 +8,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.why.explain import explain
-from jobs.why.place import picture
-from jobs.why.show import show
-from pipeline import storage
-
 _SIDE = 1024  # pixels of a picture that is made anew
 
 
@@ -31,6 +26,11 @@ def why(
     workers: Annotated[int | None, typer.Option(min=1, help="threads that read; one per core by default")] = None,
 ) -> None:
     """Show what became of one sample of a finished job: its values, and the cut that decided and by how much."""
+    from jobs.why.explain import explain
+    from jobs.why.place import picture
+    from jobs.why.show import show
+    from pipeline import storage
+
     found = explain(store, name, uid, shard, key, ranks=ranks, workers=workers or os.cpu_count() or 1)
     if image is not None:
         storage.write_bytes(str(image), picture(found.job, found.place))

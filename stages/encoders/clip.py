@@ -1,8 +1,6 @@
 """open_clip models with their own transform and tokenizer; refuses a model without the weights it names."""
 
 import difflib
-import json
-from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -10,7 +8,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from pipeline.errors import ModelError
-from stages.encoders.config import RANDOM, OpenClip, carries_weights, checkpoint_file, config_file
+from stages.encoders.config import RANDOM, OpenClip, carries_weights, check_config, checkpoint_file, config_file
 from stages.encoders.pixels import Preprocess, pil_pieces
 from stages.encoders.tokens import tokens_of
 from stages.encoders.towers import Towers, does_not_load
@@ -44,6 +42,11 @@ def load(encoder: OpenClip, device: torch.device) -> Towers:
     return Towers(_preprocess(model), model.encode_image, tokens_of(tokenizer), model.encode_text)
 
 
+def check_known(encoder: OpenClip) -> None:
+    """Raises ModelError for a name or tag that open_clip does not know; nothing is opened or downloaded."""
+    _tag(_known(encoder), encoder.pretrained or "")
+
+
 def _preprocess(model: Any) -> Preprocess:
     cfg = PreprocessCfg(**model.visual.preprocess_cfg)
     transform = image_transform_v2(cfg, is_train=False)
@@ -62,7 +65,7 @@ def _known(encoder: OpenClip) -> str:
     """The name under which open_clip's registry has the model; a configuration file is registered first."""
     path = config_file(encoder)
     if path is not None:
-        _check_config(path)
+        check_config(path)
         open_clip.add_model_config(path)
         return path.stem
     name = encoder.model.replace("/", "-")  # OpenAI writes ViT-B/32
@@ -74,20 +77,6 @@ def _known(encoder: OpenClip) -> str:
             f"but {encoder.model!r} came; the nearest known names are: {nearest}"
         )
     return name
-
-
-def _check_config(path: Path) -> None:
-    """open_clip skips a file without these keys in silence, and a broken one breaks every later look-up."""
-    try:
-        keys = set(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ModelError(f"a model configuration is a JSON object, but {path} is not: {error}") from error
-    missing = sorted({"embed_dim", "vision_cfg", "text_cfg"} - keys)
-    if missing:
-        raise ModelError(
-            f"a model configuration has embed_dim, vision_cfg and text_cfg, but {path} lacks {missing}; "
-            "see the files in open_clip/model_configs"
-        )
 
 
 def _tag(name: str, pretrained: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ Nothing here imports torch, so `winnow plan` and `winnow status` start quickly.
 
 import functools
 import hashlib
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -128,6 +129,23 @@ def carries_weights(encoder: OpenClip) -> bool:
 def config_file(encoder: OpenClip) -> Path | None:
     """The model configuration `.json` that `model` names, or None where it is no such path."""
     return _existing(encoder.model) if encoder.model.endswith(".json") else None
+
+
+def check_config(path: Path) -> None:
+    """Raises ModelError for a file that is no model's configuration.
+
+    open_clip skips one without these keys in silence, and a broken one breaks every later look-up.
+    """
+    try:
+        keys = set(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ModelError(f"a model configuration is a JSON object, but {path} is not: {error}") from error
+    missing = sorted({"embed_dim", "vision_cfg", "text_cfg"} - keys)
+    if missing:
+        raise ModelError(
+            f"a model configuration has embed_dim, vision_cfg and text_cfg, but {path} lacks {missing}; "
+            "see the files in open_clip/model_configs"
+        )
 
 
 def checkpoint_file(weights: str) -> Path | None:

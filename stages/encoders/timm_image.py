@@ -3,6 +3,7 @@
 import difflib
 import math
 import sys
+from pathlib import Path
 from typing import Any, Literal
 
 import timm
@@ -27,16 +28,7 @@ def load(encoder: Timm, device: torch.device) -> Towers:
 
     Raises: ModelError where the model is unknown, or its weights are missing, unreachable or another model's.
     """
-    path = None if encoder.checkpoint is None else checkpoint_file(encoder.checkpoint)
-    if path is None and encoder.checkpoint not in (None, RANDOM):
-        raise ModelError(
-            f"`checkpoint` is a file or `random`, but {encoder.checkpoint!r} came; "
-            "a tag belongs to the name, as in vit_large_patch14_dinov2.lvd142m"
-        )
-    base = encoder.timm.partition(".")[0]
-    if not timm.is_model(base):
-        nearest = ", ".join(difflib.get_close_matches(base, timm.list_models(), cutoff=0.4)) or "none"
-        raise ModelError(f"timm must know the model, but {encoder.timm!r} came; the nearest are: {nearest}")
+    path = check_known(encoder)
     size = {} if encoder.image_size is None else {"img_size": encoder.image_size}
     try:
         with torch.random.fork_rng(devices=[]):
@@ -48,6 +40,30 @@ def load(encoder: Timm, device: torch.device) -> Towers:
         raise does_not_load(encoder.timm, encoder.checkpoint, error) from error
     model.to(device).eval()
     return Towers(_preprocess(model, size), model)
+
+
+def check_known(encoder: Timm) -> Path | None:
+    """The file of weights that an encoder names, None where it is none.
+
+    Raises: ModelError for a name that timm does not know, and for a checkpoint that is no file; nothing is downloaded.
+    """
+    path = None if encoder.checkpoint is None else checkpoint_file(encoder.checkpoint)
+    if path is None and encoder.checkpoint not in (None, RANDOM):
+        raise ModelError(
+            f"`checkpoint` is a file or `random`, but {encoder.checkpoint!r} came; "
+            "a tag belongs to the name, as in vit_large_patch14_dinov2.lvd142m"
+        )
+    base = encoder.timm.partition(".")[0]
+    if not timm.is_model(base):
+        nearest = ", ".join(difflib.get_close_matches(base, timm.list_models(), cutoff=0.4)) or "none"
+        raise ModelError(f"timm must know the model, but {encoder.timm!r} came; the nearest are: {nearest}")
+    tags = timm.list_models(f"{base}.*", pretrained=True)
+    if encoder.checkpoint is None and not (encoder.timm in tags or (encoder.timm == base and tags)):
+        raise ModelError(
+            f"timm must have weights of the model, but {encoder.timm!r} came; it has {', '.join(tags) or 'none'}: "
+            "name one of them, or give a `checkpoint`"
+        )
+    return path
 
 
 def _without_classifier(state: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:

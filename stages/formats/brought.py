@@ -21,18 +21,22 @@ def brought_schema(url: str) -> pa.Schema:
         return parquet.schema_arrow
 
 
+def check_names(schema: pa.Schema, columns: Sequence[str], url: str) -> None:
+    """Raises DataError for a name that is no column or that of several."""
+    for name in columns:
+        if name not in schema.names:
+            raise DataError(f"{url} must have a column {name}, but it has {', '.join(schema.names) or 'none'}")
+        if (times := schema.names.count(name)) > 1:
+            raise DataError(f"{url} must have one column {name}, but {times} are named so; rename the others")
+
+
 def read_brought(url: str, columns: Sequence[str]) -> pa.Table:
     """These columns, in this order; no other column's bytes are read.
 
     Raises DataError where it is no whole parquet file, and for a name that is no column or that of several.
     """
     with _opened(url) as (file, parquet):
-        names = parquet.schema_arrow.names
-        for name in columns:
-            if name not in names:
-                raise DataError(f"{url} must have a column {name}, but it has {', '.join(names) or 'none'}")
-            if (times := names.count(name)) > 1:
-                raise DataError(f"{url} must have one column {name}, but {times} are named so; rename the others")
+        check_names(parquet.schema_arrow, columns, url)
         expect(file, lambda: spans_of(parquet.metadata, columns))
         wanted = list(dict.fromkeys(columns))
         return parquet.read(wanted).select(wanted)

@@ -112,7 +112,7 @@ def test_status_lists_jobs_and_artifacts(
             1,
             "winnow: every shard of a pool must be a file that is",
         ),
-        (["--set", "pool.text=nowhere"], 1, "winnow: embeddings: every shard must finish, but 3 of 3 failed"),
+        (["--set", "pool.text=nowhere"], 1, "pool.image or pool.text must name a column, but there is no nowhere"),
     ],
 )
 def test_errors_are_said_on_stderr(
@@ -145,7 +145,7 @@ def test_an_unknown_option_and_an_absent_job_are_usage_errors(
 def test_ctrl_c_stops_with_130(
     job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli.running, "run", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("jobs.run.run", lambda *_: signal.raise_signal(signal.SIGINT))
     assert called(monkeypatch, "run", str(job_file), "--executor", "local") == 130
     assert capsys.readouterr().err == "winnow: stopped; the same command resumes\n"
 

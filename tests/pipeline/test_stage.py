@@ -152,7 +152,7 @@ def test_an_interrupted_stage_does_only_what_is_not_there(pool):
     pool.worked()
     for name in (DONE, shard_name(0), shard_name(2)):
         os.remove(made.file(name))
-    assert state_of(made, 3) == "1 of 3 shards"
+    assert str(state_of(made, pool.run().shards)) == "1 of 3 shards"
     resumed = pool.execute()
     assert pool.worked() == ["a", "c"]
     assert not resumed.reused
@@ -211,7 +211,7 @@ def test_a_stage_that_failed_keeps_the_others_and_resumes(pool):
     assert pool.worked() == sorted(["a", "c", *["b"] * tries])
     run = pool.run()
     made = artifact_of(pool.stage(run), run.store)
-    assert state_of(made, 3) == "2 of 3 shards"
+    assert str(state_of(made, run.shards)) == "2 of 3 shards"
     assert made.done() is None
     pool.put("b", "mended")
     assert lengths(pool.execute()) == [[3, 5], [6], [6]]
@@ -221,9 +221,9 @@ def test_a_stage_that_failed_keeps_the_others_and_resumes(pool):
 def test_the_state_of_a_stage_for_people(pool):
     run = pool.run()
     made = artifact_of(pool.stage(run), run.store)
-    assert state_of(made, 3) == "to do"
+    assert str(state_of(made, run.shards)) == "to do"
     pool.execute()
-    assert state_of(made, 3) == "done"
+    assert str(state_of(made, run.shards)) == "done"
 
 
 def test_a_changed_shard_is_the_only_one_done_again(pool):
