@@ -271,7 +271,11 @@ def merge(partials: Sequence[Partial]) -> Partial:
 
 
 class Merging:
-    """The results of one pass, merged as they come in any order; holds the merged result and `cells` counts more."""
+    """The results of one pass, merged as they come in any order.
+
+    Holds the merged result and as many counts more, `cells` at least: merging that often, m counts that come take
+    O(m log m) in all, where merging each few of them into the whole would take O(m²).
+    """
 
     def __init__(self, cells: int | None = None) -> None:
         self._cells = _MERGE_CELLS if cells is None else cells
@@ -284,7 +288,8 @@ class Merging:
         self._waiting.append(partial)
         if isinstance(partial, Counts):  # candidates are few by the limit, and merging them shrinks nothing
             self._held += len(partial.cell)
-        if self._held > self._cells:
+        merged = len(self._merged.cell) if isinstance(self._merged, Counts) else 0
+        if self._held > max(self._cells, merged):
             self._merged = self.merged()
             self._waiting, self._held = [], 0
 

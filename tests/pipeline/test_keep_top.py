@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError
-from pipeline.keep_top import Candidates, Counts, Rows, Selection, keep_top, kept, merge
+from pipeline.keep_top import Candidates, Counts, Merging, Rows, Selection, keep_top, kept, merge
 from pipeline.order import VALUES
 from pipeline.uid import UID, uids_from_pairs
 
@@ -189,6 +189,29 @@ def test_a_stream_of_counts_is_merged_within_bounds(cells):
         patch.setattr(module, "_MERGE_CELLS", cells)
         masks = keep_top([take(part, at) for at in pieces], quota, candidate_limit=1)
     assert np.array_equal(np.concatenate(masks), whole)
+
+
+def test_merging_takes_time_in_proportion_to_what_comes(monkeypatch):
+    """400 shards with a row in each of 1,000 groups: merged into the whole each time, 40 million counts would move."""
+    import pipeline.keep_top as module
+
+    moved, rng = 0, np.random.default_rng(0)
+
+    def counting(partials):
+        nonlocal moved
+        moved += sum(len(partial.cell) for partial in partials)
+        return merge(partials)
+
+    monkeypatch.setattr(module, "merge", counting)
+    merging, expected = Merging(cells=1_000), np.zeros(1_000 << 16, np.int64)
+    for _ in range(400):
+        cell = (np.arange(1_000) << 16) | rng.integers(0, 300, 1_000)
+        merging.add(Counts(cell, np.ones(1_000, np.int64)))
+        expected[cell] += 1
+    found = merging.merged()
+    assert np.array_equal(found.cell, np.flatnonzero(expected))
+    assert np.array_equal(found.count, expected[expected > 0])
+    assert moved < 4 * 400 * 1_000
 
 
 def test_nan_is_refused_and_the_column_named():
