@@ -25,24 +25,27 @@ _BF16 = ("amp_bf16", "amp_bfloat16", "bf16", "pure_bf16")
 _TIMEOUT_S = 300.0
 
 
-def settled(recipe: "Recipe", file: Path, say: Callable[[str], None]) -> "Recipe":
+def settled(recipe: "Recipe", file: Path, say: Callable[[str], None] | None = None) -> "Recipe":
     """The recipe with `auto` decided; the key `precision` of a JSON file says what was decided before.
 
-    say: is told what was measured; also where a recipe asks for bf16 on a CPU that is slower in it, and gets it.
-    Raises ModelError where the recipe's device is not to be had here.
+    say: is told what was measured; also where a recipe asks for bf16 on a device that is slower in it, and gets it.
+    Raises ModelError for a GPU that is not here: open_clip would train on the CPU.
     """
     before = json_if_whole(str(file))
     if before is not None:
         told = cast("Precision", before["precision"])
         return dataclasses.replace(recipe, precision=told) if recipe.precision == AUTO else recipe
+    kind = recipe.device.partition(":")[0]
+    may_be_slow = kind == "cpu" and recipe.precision in _BF16 and say is not None
+    if recipe.precision != AUTO and kind != "cuda" and not may_be_slow:
+        return recipe
+    say = say or (lambda _line: None)
+    faster, why = _measured(recipe.device)
     if recipe.precision == AUTO:
-        precision, why = _measured(recipe.device)
-        say(f"precision {precision}: {why}")
-        return dataclasses.replace(recipe, precision=precision)
-    if recipe.precision in _BF16 and recipe.device == "cpu":
-        faster, why = _measured(recipe.device)
-        if faster not in _BF16:
-            say(f"precision {recipe.precision}, as the job says, but {why}; {faster} or auto would be faster")
+        say(f"precision {faster}: {why}")
+        return dataclasses.replace(recipe, precision=faster)
+    if recipe.precision in _BF16 and faster not in _BF16:
+        say(f"precision {recipe.precision}, as the job says, but {why}; {faster} or auto would be faster")
     return recipe
 
 

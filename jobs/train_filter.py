@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jobs.filter_job import FilterJob
-from jobs.precision import settled
 from jobs.training import RECIPE, Recipe, train
 from jobs.training_pairs import Source, Task, pattern, write_pairs
 from pipeline import storage
@@ -113,8 +112,7 @@ def _step(
     parent = provenance(OpenClip(recipe.model, recipe.pretrained or RANDOM))
     mark = fingerprint([mark, dataclasses.replace(recipe, model="", pretrained=None), parent])
     out = Path(job.folder, f"{name}-{mark}")
-    recipe = settled(recipe, out / RECIPE, lambda line: say(f"{name:8} {line}"))
-    checkpoint = train(pattern(pairs), out, recipe)
+    checkpoint = train(pattern(pairs), out, recipe, lambda line: say(f"{name:8} {line}"))
     seconds = (json_if_whole(str(out / DONE)) or {}).get("seconds")
     say(f"{name:8} {out.name} {seconds} s")
     facts = {
@@ -122,7 +120,7 @@ def _step(
         "inputs": inputs,
         "pairs": {"folder": storage.name_of(pairs), **report},
         "parent": parent,
-        "precision": recipe.precision,
+        "precision": (json_if_whole(str(out / RECIPE)) or {}).get("precision"),
         "checkpoint": provenance(OpenClip(recipe.model, str(checkpoint)))["pretrained"],
         "seconds": seconds,
     }

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from jobs.precision import AUTO, settled
+from jobs.precision import settled
 from pipeline.artifact import DONE, json_if_whole, write_json
 from pipeline.errors import ModelError
 from pipeline.fingerprint import canonical
@@ -88,20 +88,20 @@ class Recipe:
             )
 
 
-def train(shards: str, out: Path, recipe: Recipe) -> Path:
+def train(shards: str, out: Path, recipe: Recipe, say: Callable[[str], None] | None = None) -> Path:
     """Train by a recipe until its end; return the path of the last checkpoint, `out/checkpoints/epoch_<epochs>.pt`.
 
     shards: tars of jpg and txt as open_clip takes them: a path, a brace pattern, several joined by `::`, or `pipe:`;
         where the recipe has no samples_per_epoch, sizes.json (tar name to samples) lies beside them.
     out: the folder of this training alone. What an earlier call left there is gone on with, or returned if finished.
+    say: is told which precision was chosen, and why.
     Only the last checkpoint is kept: an older one goes when its successor is there.
-    Raises: ModelError where `out` holds the training of another recipe, another model under the same name or of other
-        shards, or another call still trains there; and with the log's tail where the trainer fails, leaves no
-        checkpoint or exceeds timeout_s.
+    Raises: ModelError where the recipe's GPU is not here; where `out` holds the training of another recipe, another
+        model under the same name or of other shards, or another call still trains there; and with the log's tail where
+        the trainer fails, leaves no checkpoint or exceeds timeout_s.
     """
     out = out.absolute()
-    if recipe.precision == AUTO:
-        recipe = settled(recipe, out / RECIPE, lambda _: None)
+    recipe = settled(recipe, out / RECIPE, say)
     log = out / LOG
     checkpoint = out / "checkpoints" / f"epoch_{recipe.epochs}.pt"
     claim(out / RECIPE, {"shards": shards, **_plain(recipe)}, "the training of one recipe")

@@ -92,7 +92,7 @@ def _encoders(comparison: Comparison, source: _Source, folder: Path, say: Callab
         return comparison.embeddings
     made = folder / f"filter-{fingerprint({'recipe': comparison.filter, 'clean': source.clean})}"
     started = time.monotonic()
-    checkpoint = train(source.clean, made, comparison.filter)
+    checkpoint = train(source.clean, made, comparison.filter, say)
     say(f"filter network: {checkpoint} ({time.monotonic() - started:.0f} s)")
     return {FILTER: {"model": comparison.filter.model, "pretrained": str(checkpoint)}, **comparison.embeddings}
 

@@ -10,7 +10,7 @@ import sys
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -207,7 +207,7 @@ def test_a_whole_comparison_and_the_same_command_again(
     comparison = load(written(tmp_path / "c.yaml", values(rendered, tmp_path / "out")))
     asked: list[tuple[list[bool], bool, Recipe]] = []
 
-    def untrained(shards: str, out: Path, recipe: Recipe) -> Path:
+    def untrained(shards: str, out: Path, recipe: Recipe, _say: Callable[[str], None]) -> Path:
         asked.append(([Path(url).exists() for url in braceexpand(shards)], out.parent == tmp_path / "out", recipe))
         return Path("random")  # weights; training a filter network is seen in test_train_filter.py
 

@@ -9,7 +9,7 @@ import torch
 
 from jobs import pocket
 from jobs.precision import PRECISION, settled, settled_once
-from jobs.training import RECIPE, Recipe, train
+from jobs.training import RECIPE, Precision, Recipe, train
 from pipeline.artifact import write_json
 from pipeline.errors import ModelError
 
@@ -79,6 +79,7 @@ def test_trainings_that_are_compared_take_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_ends_it_before_it_begins(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["auto", "amp_bf16", "fp32"])
+def test_a_gpu_that_is_not_there_ends_it_before_it_begins(tmp_path: Path, precision: Precision) -> None:
     with pytest.raises(ModelError, match="a training needs its device, but device cuda needs a GPU that torch can use"):
-        settled(replace(ASKED, device="cuda"), tmp_path / RECIPE, pytest.fail)
+        settled(replace(ASKED, precision=precision, device="cuda"), tmp_path / RECIPE, pytest.fail)
