@@ -361,7 +361,7 @@ def main() -> None:
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        app()
+        app(prog_name="winnow")  # also as `python -m jobs`: completion goes by the name
     except WinnowError as error:
         shown = escaped(f"winnow: {error}", keep="\n")
         Console(stderr=True).print(shown, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -1,11 +1,15 @@
 """The command: exit codes 0, 1 and 2, results on stdout, errors in one line on stderr."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -62,12 +66,155 @@ def test_run_prints_the_funnel(
     assert "uids.npy" in out
     assert "train on them" not in out
     assert [line.split()[0] for line in err.splitlines()] == [
-        "pool", "embeddings", "distinct", "similarity", "random", "manifest",
+        "pool", "embeddings", "uids", "distinct", "similarity", "random", "manifest",
     ]  # fmt: skip
     assert called(monkeypatch, "run", str(job_file), "--executor", "local", "--set", "policy.1.random.count=3") == 0
     out, err = capsys.readouterr()
     assert err.count("done before") == 4
     assert "│ kept" in out
+
+
+def test_the_version_and_short_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"winnow {version('winnow')}\n"
+    for words in ([], ["run"], ["plan"], ["status"], ["evaluate"], ["evaluate", "model"], ["why"], ["train-filter"]):
+        assert called(monkeypatch, *words, "-h") == 0
+        short = capsys.readouterr().out
+        assert called(monkeypatch, *words, "--help") == 0
+        assert capsys.readouterr().out == short
+        assert "Usage: winnow" in short
+
+
+def test_completion_knows_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(monkeypatch, "--show-completion", "bash") == 0
+    assert "_WINNOW_COMPLETE=complete_bash" in capsys.readouterr().out
+    environment = {**os.environ, "_WINNOW_COMPLETE": "complete_bash", "COMP_WORDS": "winnow tr", "COMP_CWORD": "1"}
+    code = "import sys; sys.argv = ['winnow']; from jobs.__main__ import main; main()"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.stdout.split() == ["train-filter"]
+
+
+def test_quiet_says_nothing_but_errors(
+    job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(job_file.parent / "store")
+    assert called(monkeypatch, "run", str(job_file), "--executor", "local", "--quiet") == 0
+    out, err = capsys.readouterr()
+    assert ("│ kept" in out, err) == (True, "")
+    assert called(monkeypatch, "verify", store, "small", "--executor", "local", "-q") == 0
+    assert capsys.readouterr().err == ""
+    assert called(monkeypatch, "run", str(job_file), "--executor", "local", "-q", "--set", "pool.text=nowhere") == 1
+    assert capsys.readouterr().err.startswith("winnow: ")
+
+
+def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The one document on stdout."""
+    found = json.loads(capsys.readouterr().out)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_json_documents(job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    store, local = str(job_file.parent / "store"), ("--executor", "local", "--workers", "1")
+    assert called(monkeypatch, "plan", str(job_file), "--json") == 0
+    planned = document(capsys)
+    assert [stage["state"] for stage in planned["stages"]] == ["to do"] * 6
+    assert planned["job"]["limits"]["max_reject_fraction"] == 0.05
+    assert "limits" not in planned["changed"]
+    assert (planned["look"]["shards"], planned["look"]["first"]["samples"]) == (3, 13)
+    assert planned["look"]["first"]["sample"]["vectors"]["clip.image"] == [16, "float16"]
+
+    assert called(monkeypatch, "run", str(job_file), *local, "--json") == 0
+    ran = document(capsys)
+    assert ran["counts"] == {"pool": 40, "kept": 8, "dropped": {"similarity": 20, "random": 12}, "rejected": {}}
+    assert [stage["stage"] for stage in ran["stages"]] == [stage["stage"] for stage in planned["stages"]]
+    assert Path(ran["uids"]).is_file()
+    assert json.loads(Path(ran["record"]).read_text())["counts"] == ran["counts"]
+    assert (ran["shards"], ran["training_command"]) == (None, None)
+
+    assert called(monkeypatch, "status", store, "--json") == 0
+    status = document(capsys)
+    assert status["jobs"][0] | {"seconds": 0} == {"job": "small", "counts": ran["counts"], "seconds": 0}
+    assert {found["state"] for found in status["artifacts"]} == {"done"}
+    assert called(monkeypatch, "status", store, "--json", "--watch") == 2
+    capsys.readouterr()
+
+    assert called(monkeypatch, "verify", store, "small", *local, "--json") == 0
+    verified = document(capsys)
+    assert (verified["holds"], verified["checks"][0]["check"]) == (True, "pool")
+    assert {found["holds"] for found in verified["checks"]} == {True, None}
+    np.save(ran["uids"], np.load(ran["uids"])[:-1])
+    assert called(monkeypatch, "verify", store, "small", *local, "--json") == 1
+    out, err = capsys.readouterr()
+    broken = json.loads(out)
+    assert not broken["holds"]
+    assert "winnow: a finished job must be as it was left" in err
+    wrong = [found for found in broken["checks"] if found["holds"] is False]
+    assert all(found["violations"] >= len(found["first"]) > 0 for found in wrong)
+
+
+def test_plan_says_what_it_sees_and_what_is_there(
+    job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, "plan", str(job_file)) == 0
+    out = capsys.readouterr().out
+    assert "encoding" not in out
+    assert "\npool       3 shards, " in out
+    uid = Samples.drawn(40).uid[0]
+    seen = f"key {uid}, 'a caption of picture 0' from caption, 256 × 192, uid from column uid, clip.image 16 × float16"
+    assert f"\nsample     {seen}, clip.text 16 × float16\n" in out
+    assert called(monkeypatch, "plan", str(job_file), "--full") == 0
+    assert "max_reject_fraction: 0.05" in capsys.readouterr().out
+    assert called(monkeypatch, "run", str(job_file), "--executor", "local") == 0
+    [last] = write_vectors(str(job_file.parent / "more"), Samples.drawn(5, seed=9))
+    urls = sorted(str(path) for path in (job_file.parent / "pool").iterdir())
+    grown = ("--set", f"pool.shards={json.dumps([*urls, last])}")
+    capsys.readouterr()
+    assert called(monkeypatch, "plan", str(job_file), *grown) == 0
+    assert "3 of 4 shards taken over" in capsys.readouterr().out
+    assert called(monkeypatch, "run", str(job_file), *grown, "--executor", "local") == 0
+    assert "3 of 4 shards taken over" in capsys.readouterr().err
+
+
+def test_plan_without_a_look_needs_no_pool(
+    job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = ("--set", "pool.shards=/nowhere/*.parquet")
+    assert called(monkeypatch, "plan", str(job_file), *away) == 1
+    capsys.readouterr()
+    assert called(monkeypatch, "plan", str(job_file), *away, "--no-look") == 0
+    out, err = capsys.readouterr()
+    assert yaml.safe_load(out)["name"] == "small"
+    assert err.startswith("not listed: a pool pattern must match")
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("pool.image=nix", "there is no nix; there are uid, caption, image, text, width, height"),
+        ("policy.0={score: {column: nix, from: TARGET.parquet, count: 3}}", "must have a column nix, but it has x"),
+        ("policy.0={normsim: {by: clip, target: TARGET.npy, count: 3}}", "its vectors have 8 numbers and those of"),
+        ("policy.0={density: {by: clip, clusters: {from: TARGET.npy}, count: 3}}", "have 8 numbers and the vectors 16"),
+    ],
+)
+def test_what_cannot_succeed_ends_before_it_starts(
+    job_file: Path,
+    command: str,
+    change: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    target = job_file.parent / "target"
+    np.save(f"{target}.npy", np.ones((5, 8), np.float32))
+    pq.write_table(pa.table({"x": [1.0]}), f"{target}.parquet")
+    words = [command, str(job_file), "--set", change.replace("TARGET", str(target))]
+    assert called(monkeypatch, *words, *(["--executor", "local"] if command == "run" else [])) in (1, 2)
+    assert message in capsys.readouterr().err
+    assert not list((job_file.parent / "store").glob("embeddings-*"))
 
 
 def test_plan_runs_nothing(job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +329,14 @@ def test_no_workers_are_a_usage_error(
 
 
 def test_no_command_waits_for_torch_before_it_embeds() -> None:
-    code = "import sys, jobs.cli; sys.exit(sorted({'torch', 'open_clip', 'timm', 'ray'} & set(sys.modules)) != [])"
+    code = "import sys, jobs.look, jobs.documents, jobs.plan, jobs.sweep\n"
+    code += "sys.exit(sorted({'torch', 'open_clip', 'timm', 'ray'} & set(sys.modules)) != [])"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_waits_for_no_command() -> None:
+    heavy = {"pyarrow", "numpy", "pydantic", "faiss", "fsspec", "torch", "ray", "plotly"}
+    code = f"import sys, jobs.cli; sys.exit(sorted({heavy} & set(sys.modules)) != [])"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,6 +1,7 @@
 """What people see of a stage: a plain line now and then in a log, one live line on a terminal."""
 
 import io
+import warnings
 
 import pytest
 
@@ -96,3 +97,17 @@ def test_an_error_ends_the_live_line():
     with pytest.raises(ValueError, match="stop"), StageProgress("embeddings", total=10, stream=stream):
         raise ValueError("stop")
     assert stream.getvalue().count("\x1b[?25h") == 1, "the cursor is shown again"
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_hushed_shows_nothing(stream, clock):
+    with progress.hushed(), StageProgress("embeddings", 2, stream=stream) as shown:
+        clock[0] += 100
+        shown.advance()
+        shown.advance()
+        warnings.warn("said by a library", UserWarning, stacklevel=1)
+    assert stream.getvalue() == ""
+    with progress.hushed(False), StageProgress("embeddings", 2, stream=stream) as shown:
+        clock[0] += 100
+        shown.advance()
+    assert "embeddings" in stream.getvalue()
