@@ -52,6 +52,7 @@ _PLACE = pa.schema(
         ("offset", pa.int64()),
         ("size", pa.int64()),
         ("extra_ranges", pa.list_(pa.int64())),
+        ("plain", pa.bool_()),
     ]
 )
 

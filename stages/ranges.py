@@ -7,7 +7,7 @@ are small, and ranges of it where they are large.
 import io
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -19,7 +19,7 @@ from pipeline import storage
 from pipeline.columns import column
 from pipeline.errors import ShardError
 from stages.formats import ImageReader, Parquet, Webdataset
-from stages.tar_shard import TarShard, check_block, spans_of
+from stages.tar_shard import Judged, TarShard, check_block, spans_of
 
 LOCAL_GAP_BYTES = 64 << 10
 """A gap up to this is read over in a file: a guess, about what a system reads ahead by itself (docs/loading.md)."""
@@ -59,12 +59,16 @@ def plan_reads(spans: Sequence[tuple[int, int]], gap_bytes: int, piece_bytes: in
     return reads
 
 
-def place_columns(reader: ImageReader) -> list[str]:
-    """The columns of an embeddings file that say where the samples of its shard lie, and what cannot be read there."""
+def place_columns(reader: ImageReader, there: Collection[str]) -> list[str]:
+    """The columns of an embeddings file that say where the samples of its shard lie, and what cannot be read there.
+
+    there: those that it has.
+    """
     if isinstance(reader, Parquet):
         return ["position", "key"]
     caption = ["caption"] if isinstance(reader, Webdataset) and reader.caption != "txt" else []
-    return ["position", "key", *caption, "offset", "size", "extra_ranges"]
+    plain = ["plain"] if "plain" in there else []  # older files do not tell
+    return ["position", "key", *caption, "offset", "size", "extra_ranges", *plain]
 
 
 def append_samples(
@@ -74,17 +78,17 @@ def append_samples(
     if isinstance(reader, Parquet):
         for key, members in reader.members(url, column(places, "position")):
             writer.add_members(key, members)
-    elif _copied_as_they_are(url, places):
-        _append_straight(writer, url, places, LOCAL_GAP_BYTES if gap_bytes is None else gap_bytes)
+    elif _read_straight(url, places):
+        _append_straight(writer, reader.image, url, places, LOCAL_GAP_BYTES if gap_bytes is None else gap_bytes)
     else:
-        for key, blocks, caption in sample_blocks(url, places, gap_bytes):
-            writer.add_ranges(key, blocks, caption)
+        for key, blocks, judged in sample_blocks(reader, url, places, gap_bytes):
+            writer.add_blocks(key, blocks, judged)
 
 
 def sample_blocks(
-    url: str, places: pa.Table, gap_bytes: int | None = None
-) -> Iterator[tuple[str, list[memoryview], str | None]]:
-    """Of each sample its key, blocks of whole tar members, and the caption where it is none of them.
+    reader: Webdataset, url: str, places: pa.Table, gap_bytes: int | None = None
+) -> Iterator[tuple[str, list[memoryview], Judged]]:
+    """Of each sample its key, blocks of whole tar members, and what of them was judged.
 
     places: rows of an embeddings file with place_columns, in its order. gap_bytes: that are read over rather than asked
     for around them; None for what the storage is like.
@@ -93,10 +97,10 @@ def sample_blocks(
     keys = places["key"].to_pylist()
     captions = places["caption"].to_pylist() if "caption" in places.column_names else [None] * len(keys)
     found = _apart(url, places) if _are_apart(places) else _together(url, places, gap_bytes)
-    for key, caption, placed in zip(keys, captions, found, strict=True):
+    for key, caption, plain, placed in zip(keys, captions, _plain(places), found, strict=True):
         for start, block in placed:
             check_block(block, start, key, url)
-        yield key, [block for _, block in placed], caption
+        yield key, [block for _, block in placed], Judged(reader.image, caption, plain)
 
 
 def _together(url: str, places: pa.Table, gap_bytes: int | None) -> Iterator[list[tuple[int, memoryview]]]:
@@ -115,6 +119,12 @@ def _together(url: str, places: pa.Table, gap_bytes: int | None) -> Iterator[lis
 def _are_apart(places: pa.Table) -> bool:
     """Whether other members lie between those of a sample."""
     return bool(pc.sum(pc.list_value_length(places["extra_ranges"])).as_py())
+
+
+def _plain(places: pa.Table) -> list[bool]:
+    """Of each sample whether its members may stay as they are; files of before that was looked at do not tell."""
+    told: list[bool] = places["plain"].to_pylist() if "plain" in places.column_names else [False] * len(places)
+    return told
 
 
 def _spans(places: pa.Table) -> list[tuple[int, int]]:
@@ -138,29 +148,29 @@ def _cut(
         yield [(start, piece[start - read.start : stop - read.start])]
 
 
-def _copied_as_they_are(url: str, places: pa.Table) -> bool:
-    """True where every sample is one block of a local file, whose caption stays."""
+def _read_straight(url: str, places: pa.Table) -> bool:
+    """True where every sample is one block of a local file, and its caption one of its members."""
     local = hasattr(os, "preadv") and storage.local_path(url) is not None
     return local and "caption" not in places.column_names and not _are_apart(places)
 
 
-def _append_straight(writer: TarShard, url: str, places: pa.Table, gap_bytes: int) -> None:
+def _append_straight(writer: TarShard, image: tuple[str, ...], url: str, places: pa.Table, gap_bytes: int) -> None:
     """Append samples of a local tar, each read to where it is written from: nothing is copied in between."""
-    keys, spans = places["key"].to_pylist(), _spans(places)
+    keys, spans, plain = places["key"].to_pylist(), _spans(places), _plain(places)
     with storage.open_exact(url) as file:
         _check_length(file, spans, url)
         reads = plan_reads(spans, gap_bytes, _LOCAL_PIECE_BYTES)
         over = memoryview(bytearray(_LOCAL_PIECE_BYTES))
         for read in _told(file, reads):
             named, inside = keys[read.first : read.last], spans[read.first : read.last]
-            if writer.fresh(named) and _read_to(writer, file, inside, over):
+            if all(plain[read.first : read.last]) and writer.fresh(named) and _read_to(writer, file, inside, over):
                 for key, (start, stop) in zip(named, inside, strict=True):
                     check_block(writer.room(tarfile.BLOCKSIZE)[0][: stop - start], start, key, url)
                     writer.add_room(key, stop - start)
             else:
-                for key, [(start, block)] in zip(named, _cut(read, _bytes(file, read), spans, url), strict=True):
-                    check_block(block, start, key, url)
-                    writer.add_ranges(key, [block], None)
+                for number, [(start, block)] in enumerate(_cut(read, _bytes(file, read), spans, url), read.first):
+                    check_block(block, start, keys[number], url)
+                    writer.add_blocks(keys[number], [block], Judged(image, None, plain[number]))
 
 
 def _read_to(writer: TarShard, file: BinaryIO, spans: Sequence[tuple[int, int]], over: memoryview) -> bool:

@@ -16,7 +16,8 @@ from pipeline.columns import column
 from pipeline.errors import AccountingError, DataError
 from stages.formats import ImageReader, Parquet
 from stages.ranges import append_samples, place_columns, sample_blocks
-from stages.tar_shard import Member, TarShard, members_of
+from stages.tar_shard import TarShard, members_of
+from stages.training_members import Member, training_key
 from stages.unchanged import check_unchanged
 
 
@@ -65,7 +66,7 @@ class Selected:
         Raises AccountingError where the files are not of one job, DataError for weights that are no repeat counts.
         """
         verdicts = self.manifest.read(index, ["shard", "key", "weight"])
-        places = self.embeddings.read(index, place_columns(self.reader))
+        places = self.embeddings.read(index, place_columns(self.reader, self.embeddings.columns(index)))
         positions = column(places, "position")
         if len(positions) and (positions[-1] >= len(verdicts) or not _same_keys(places, verdicts, positions)):
             raise AccountingError(
@@ -109,10 +110,11 @@ class Selected:
         for places in plan.rounds():
             self._check(plan)
             if isinstance(self.reader, Parquet):
-                yield from self.reader.members(plan.url, column(places, "position"))
+                for key, members in self.reader.members(plan.url, column(places, "position")):
+                    yield training_key(key), members
             else:
-                for key, blocks, caption in sample_blocks(plan.url, places, self.gap_bytes):
-                    yield key, members_of(blocks, caption)
+                for key, blocks, judged in sample_blocks(self.reader, plan.url, places, self.gap_bytes):
+                    yield training_key(key), members_of(blocks, judged)
 
     def _check(self, plan: Plan) -> None:
         check_unchanged(self.embeddings, plan.index, plan.url, self.reader)

@@ -1,4 +1,4 @@
-"""Leaves `shards-…/`: tars of exactly samples_per_shard kept samples, members byte for byte, and sizes.json.
+"""Leaves `shards-…/`: tars of exactly samples_per_shard kept samples, as open_clip's loader reads them, and sizes.json.
 
 Output shard i is planned from counts alone, so each is a task of its own that copies byte ranges and never decodes.
 """
@@ -76,7 +76,7 @@ class Shards:
     reader: ImageReader
     samples_per_shard: int
     name: ClassVar[str] = "shards"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, run: Run, out: Artifact) -> Summary:
         """One tar per planned shard that is not there whole, then sizes.json."""
@@ -134,6 +134,7 @@ class _Write:
     def _copy(self, piece: Piece, writer: TarShard) -> None:
         survivors, index = self.stage.survivors, piece.item.index
         rows = np.flatnonzero(survivors.mask(index))[piece.first : piece.last]
-        places = survivors.table(index, place_columns(self.stage.reader)).take(pa.array(rows))
+        columns = place_columns(self.stage.reader, survivors.embeddings.columns(index))
+        places = survivors.table(index, columns).take(pa.array(rows))
         check_unchanged(survivors.embeddings, index, piece.item.url, self.stage.reader)
         append_samples(writer, self.stage.reader, piece.item.url, places)

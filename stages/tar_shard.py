@@ -3,17 +3,17 @@
 Nothing is decoded: headers, data and padding go over as they are, wherever nothing has to be renamed.
 """
 
+import io
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from pipeline.errors import ShardError
-from stages.formats.tar_members import list_members
-
-Member = tuple[str, bytes]
-"""Suffix and content."""
+from stages.formats import tar_members
+from stages.training_members import Member, training_key, training_members
 
 _RECORD = tarfile.RECORDSIZE
 _REGULAR = b"0\0"  # types of members; tarfile knows two more, which nobody writes
@@ -44,7 +44,7 @@ def check_block(block: memoryview, start: int, key: str, url: str) -> None:
     if _names_plainly(raw, key):
         return
     try:
-        header = tarfile.TarInfo.frombuf(raw, "utf-8", "backslashreplace")
+        header = tar_members.read_header(raw)
     except tarfile.HeaderError:
         header = None
     # a long name stands in a member of its own before the one that it names
@@ -65,23 +65,42 @@ def _names_plainly(raw: bytes, key: str) -> bool:
     return total == int(raw[148:154], 8) + 1
 
 
-def members_of(blocks: Sequence[memoryview], caption: str | None) -> list[Member]:
-    """The members in blocks of whole tar members.
+@dataclass(frozen=True)
+class Judged:
+    """What the cuts judged of a pool's samples, which training must see.
 
-    caption: where it is not the `.txt`, the text that becomes it, in place of one that says something else: training
-        reads that member, and must see the caption that the cuts judged.
+    image: suffixes of pictures; the first that a sample has. caption: where it is not the `.txt`, the text of one.
+    plain: whether the pair is what training reads of the members as they are, and more need not be looked at.
     """
-    found = [member for block in blocks for member in _members(block)]
-    if caption is None:
-        return found
-    return [*((suffix, content) for suffix, content in found if suffix.lower() != "txt"), ("txt", caption.encode())]
+
+    image: tuple[str, ...]
+    caption: str | None = None
+    plain: bool = False
 
 
-def _members(block: memoryview) -> Iterator[Member]:
-    whole = memoryview(bytes(block) + _END)
-    for member in list_members(whole, "a sample")[0]:
-        suffix = member.name.rpartition("/")[2].partition(".")[2]
-        yield suffix, bytes(whole[member.data : member.data + member.size])
+def members_of(blocks: Sequence[memoryview], judged: Judged) -> list[Member]:
+    """The members in blocks of whole tar members, under the names that training reads."""
+    members = _listed(blocks)[2]
+    return members if judged.plain else training_members(members, judged.image, judged.caption)
+
+
+def _listed(blocks: Sequence[memoryview]) -> tuple[memoryview, list[tar_members.Member], list[Member]]:
+    """A tar of these blocks, what it lists, and the same as suffixes with contents."""
+    padded = [part for block in blocks for part in (block, bytes(-len(block) % tarfile.BLOCKSIZE))]
+    whole = memoryview(b"".join([*padded, _END]))
+    listed = tar_members.list_members(whole, "a sample")[0]
+    suffixes = [found.name.rpartition("/")[2].partition(".")[2] for found in listed]
+    contents = [bytes(whole[found.data : found.data + found.size]) for found in listed]
+    return whole, listed, list(zip(suffixes, contents, strict=True))
+
+
+def _tarfile_agrees(whole: memoryview, listed: Sequence[tar_members.Member]) -> bool:
+    """Whether tarfile, by which training reads, finds these members in a tar: it goes wrong by some headers."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(whole), mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
+            return [(info.name, info.size) for info in tar] == [(found.name, found.size) for found in listed]
+    except tarfile.TarError:
+        return False
 
 
 class TarShard:
@@ -94,14 +113,18 @@ class TarShard:
         self._keys: set[str] = set()
         self.samples = 0
 
-    def add_ranges(self, key: str, blocks: Sequence[memoryview], caption: str | None) -> None:
+    def add_blocks(self, key: str, blocks: Sequence[memoryview], judged: Judged) -> None:
         """A sample as blocks of whole tar members, header, data and padding, which are copied as they are.
 
-        caption: as for members_of.
+        A sample of which training would read another pair, or none, is written anew under names by which it does not.
         """
-        if key in self._keys or caption is not None:
-            self.add_members(key, members_of(blocks, caption))
-            return
+        fresh = self.fresh([key]) and training_key(key) == key
+        if not (fresh and judged.plain):
+            whole, listed, members = _listed(blocks)
+            named = training_members(members, judged.image, judged.caption)
+            if not (fresh and named == members and _tarfile_agrees(whole, listed)):
+                self.add_members(key, named)
+                return
         self._keys.add(key)
         for block in blocks:
             self._append(block)
@@ -132,14 +155,15 @@ class TarShard:
 
     def add_members(self, key: str, members: Sequence[Member]) -> None:
         """A sample as (suffix, content) pairs."""
-        name, again = key, 1
+        name = key = training_key(key)
+        again = 1
         while name in self._keys:
             name, again = f"{key}_{again}", again + 1
         self._keys.add(name)
         for suffix, content in members:
             header = tarfile.TarInfo(f"{name}.{suffix}")
             header.size = len(content)
-            self._append(header.tobuf(tarfile.GNU_FORMAT) + content)
+            self._append(header.tobuf(tarfile.GNU_FORMAT, "utf-8") + content)
         self.samples += 1
 
     def finish(self) -> None:

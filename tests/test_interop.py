@@ -204,6 +204,7 @@ def test_to_hugging_face_datasets(recipes: Recipes) -> None:
     assert len(left["pictures"]) == len(kept(recipes, "photos"))
     assert left["first"][0].size == (40, 40)
     assert left["first"][1].startswith("a photo of thing")
+    assert (left["mixed"][0]["jpg"].size, left["mixed"][0]["png"]) == ((40, 40), None)
     assert left["table"]["uid"] == [row["uid"] for row in kept(recipes, "photos")]
 
 

@@ -1,4 +1,4 @@
-"""Whether the training shards hold the kept samples and nothing else, byte for byte what the pool's shards hold."""
+"""Whether the training shards hold the kept samples and nothing else: the pool's bytes, read as they were judged."""
 
 import io
 import json
@@ -21,12 +21,10 @@ from pipeline.stage import Run, ShardItem
 from pipeline.uid import content_hash, named_uid, stated_uid, uids_from_bytes
 from stages.formats import ImageReader, Parquet
 from stages.shards import SIZES, OutputShard, Piece, plan_shards
+from stages.training_members import CAPTION, PICTURES, Member, training_key, training_members
 
 _COLUMNS = ("position", "key", "uid", "caption", "image_hash", "offset", "size", "extra_ranges")
 _END = 2 * tarfile.BLOCKSIZE
-
-Member = tuple[str, bytes]
-"""Suffix and content."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def _names(table: pa.Table, used: set[str]) -> Iterator[tuple[str, ...]]:
     A key that would break a tar gives way to the uid, and one that is in the tar already gets a number.
     """
     for key, uid in zip(table["key"].to_pylist(), table["uid"].to_pylist(), strict=True):
-        yield _unused(key, used), _unused(uid.hex(), used)
+        yield _unused(training_key(key), used), _unused(uid.hex(), used)
 
 
 def _unused(name: str, used: set[str]) -> str:
@@ -205,7 +203,7 @@ def _members_of(job: Finished, tar: _Tar) -> Findings:
 
 @dataclass(frozen=True)
 class _Source:
-    """A sample in its own shard. blocks: its bytes there, empty where it is of no tar."""
+    """A sample in its own shard. blocks: its bytes there; empty where it is of no tar, or tarfile misreads it."""
 
     members: Sequence[Member]
     blocks: bytes = b""
@@ -232,7 +230,9 @@ def _sources(reader: ImageReader, piece: Piece, facts: Sequence[Mapping[str, Any
                 blocks += file.read(size)
             whole = io.BytesIO(blocks + bytes(_END))
             with reading(f"{url}, {fact['key']} at byte {fact['offset']}"):
-                yield _Source([(p.suffix, _content(whole, p)) for p in _places(whole)], blocks)
+                places = _places(whole)
+                alike = all(place.key == fact["key"] for place in places)
+                yield _Source([(p.suffix, _content(whole, p)) for p in places], blocks if alike else b"")
 
 
 def _content(file: BinaryIO, place: _Place) -> bytes:
@@ -244,10 +244,9 @@ def _differences(
     reader: ImageReader, file: BinaryIO, places: Sequence[_Place], fact: Mapping[str, Any], source: _Source
 ) -> Iterator[str]:
     """In what a sample of a tar is not as its source has it."""
-    caption = None if isinstance(reader, Parquet) or reader.caption == "txt" else fact["caption"]
-    expected = list(source.members)
-    if caption is not None:  # the text that was judged takes the place of another
-        expected = [(s, content) for s, content in expected if s.lower() != "txt"] + [("txt", caption.encode())]
+    expected = source.members
+    if not isinstance(reader, Parquet):
+        expected = training_members(expected, reader.image, None if reader.caption == CAPTION else fact["caption"])
     suffixes = [place.suffix for place in places]
     if suffixes != [suffix for suffix, _ in expected]:
         yield f"its members must be {', '.join(suffix for suffix, _ in expected)}, but are {', '.join(suffixes)}"
@@ -257,7 +256,7 @@ def _differences(
         if (seen := content_hash(_content(file, place))) != (wanted := content_hash(content)):
             same = False
             yield f"member {suffix} must hash to {wanted.hex()}, as in its source, but hashes to {seen.hex()}"
-    copied = source.blocks and caption is None and places[0].key == fact["key"]
+    copied = source.blocks and expected == source.members and places[0].key == fact["key"]
     if same and copied:
         file.seek(places[0].start)
         if file.read(places[-1].end - places[0].start) != source.blocks:
@@ -265,13 +264,12 @@ def _differences(
 
 
 def _contents(reader: ImageReader, file: BinaryIO, places: Sequence[_Place], fact: Mapping[str, Any]) -> Iterator[str]:
-    """In what the embeddings tell of a sample is not what its members hold."""
+    """In what the embeddings tell of a sample is not what training reads of its members."""
     parts = {place.suffix.lower(): _content(file, place) for place in places}
-    wanted = [places[0].suffix] if isinstance(reader, Parquet) else reader.image
-    image = next((parts[suffix] for suffix in wanted if suffix in parts), b"")
+    image = next((parts[suffix] for suffix in PICTURES if suffix in parts), b"")  # as open_clip's loader reads it
     if content_hash(image) != fact["image_hash"]:
         yield f"its image must hash to {fact['image_hash'].hex()}, but hashes to {content_hash(image).hex()}"
-    caption = parts.get("txt", b"")
+    caption = parts.get(CAPTION, b"")
     if caption != fact["caption"].encode():
         yield f"its caption must be {fact['caption']!r:.80}, but is {caption!r:.80}"
     uid = _uid(reader, parts.get("json", b""), image, fact)

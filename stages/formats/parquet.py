@@ -26,18 +26,11 @@ from stages.formats.columns import (
 from stages.formats.images import image_fault, images_of
 from stages.formats.plain import is_bytes, json_value, stored_type, text_of
 from stages.formats.sample import BY_CONTENT, NOT_DOWNLOADED, Reject, Sample, check_caption, check_image
+from stages.training_members import PICTURES
 
 _BATCH_ROWS = 64  # images of up to some MB: one batch stays below a few hundred MB
 _IMG2DATASET = ("status", "error_message")  # it writes both; a `status` alone may be anybody's
 _TAR_KEY = re.compile(r"[\w-]+(?:/[\w-]+)*")
-_MAGIC = (
-    (b"\xff\xd8\xff", "jpg"),
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"GIF8", "gif"),
-    (b"BM", "bmp"),
-    (b"II*\0", "tif"),
-    (b"MM\0*", "tif"),
-)
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ class Parquet:
         """Key and (suffix, bytes) members of each row asked for, for training shards; rows must be readable.
 
         positions: ascending row numbers, repeats allowed; row groups without any of them are not read.
-        Members: the image verbatim, its suffix by magic bytes (jpg, png, webp, gif, bmp, tif, else bin);
+        Members: the image verbatim, called jpg whatever its format, for readers go by what is in it, and want one name;
         `txt`, the caption; `json`, the remaining scalar columns, with the uid where no column has that name.
         A key that would break a tar (empty, dots, odd slashes) is replaced by the uid's hex digits.
         Raises DataError for positions out of order or range, or of a row that is a reject; else as `samples`.
@@ -180,7 +173,7 @@ class Parquet:
         image = bytes(found.image)
         key = found.key if _TAR_KEY.fullmatch(found.key) else found.uid.hex()
         text = json.dumps(fields, ensure_ascii=False, default=str)
-        return key, [(_suffix(image), image), ("txt", found.caption.encode()), ("json", text.encode())]
+        return key, [(PICTURES[0], image), ("txt", found.caption.encode()), ("json", text.encode())]
 
 
 @dataclass(frozen=True)
@@ -238,9 +231,3 @@ def _batches_with(file: ParquetFile, positions: np.ndarray, columns: list[str]) 
                 yield start, batch
                 start += batch.num_rows
         start = end
-
-
-def _suffix(image: bytes) -> str:
-    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
-        return "webp"
-    return next((suffix for magic, suffix in _MAGIC if image.startswith(magic)), "bin")

@@ -34,6 +34,8 @@ class Sample:
         they are adjacent; -1 and 0 where the shard is no tar.
     extra_ranges: further (offset, size) pairs, flat, for members that lie apart; () nearly always.
     named: what `uid` comes from, in words.
+    plain: whether training reads this very pair of the members as they lie in the tar; where not, or nobody looked,
+        they are looked at again before they are copied.
     """
 
     position: int
@@ -46,6 +48,7 @@ class Sample:
     size: int = 0
     extra_ranges: tuple[int, ...] = ()
     named: str = BY_CONTENT
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

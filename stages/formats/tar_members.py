@@ -19,7 +19,12 @@ _MAGIC = b"ustar"  # of every header that tar programs have written since 1988
 _MAGIC_AT = 257
 _NAME_BYTES = 100
 _SUM = slice(148, 156)
+_GNU = b"ustar  "  # its headers keep other facts where POSIX has the folder of a long name, such as times
+_PREFIX = slice(345, 500)
+_STAR_PREFIX = slice(345, 476)  # star keeps two times behind it
+_STAR_END = slice(508, 512)
 _SUM_DIGITS = frozenset(b"01234567 \0")
+_TIMES = {"mtime", "atime", "ctime"}  # which webdataset's own writer tells of each member
 _WINDOW = 1 << 20  # bytes that are searched at a time
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
 
@@ -30,6 +35,7 @@ class Member:
 
     start: first byte of its headers, its own long-name and pax headers included, global pax headers not.
     data, size: the content. end: one past the padding, where the next entry starts.
+    plain: whether the name is what its header says by itself, which every program reads alike.
     """
 
     name: str
@@ -37,6 +43,7 @@ class Member:
     data: int
     size: int
     end: int
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +155,7 @@ def _entry(view: memoryview, start: int) -> tuple[Member | None, int] | None:
     pax: dict[str, str] = {}
     at = start
     while (info := _header(view, at)) is not None:
-        name = pax.get("path", long_name or info.name)
+        name = pax.get("path") or long_name or info.name  # an empty record takes back what it names
         extends = info.type in (*_LONG_NAME, *_PAX, tarfile.XGLTYPE)
         size = info.size if extends else _pax_size(pax, info.size)
         data = at + BLOCK
@@ -160,15 +167,15 @@ def _entry(view: memoryview, start: int) -> tuple[Member | None, int] | None:
             known = None if extends else name
             raise _Broken(f"the entry at byte {start} needs bytes up to {end} of {len(view)}", at + BLOCK, known)
         if not extends:
-            regular = Member(name, start, data, size, end) if info.isreg() else None
-            return regular, end
+            plain = long_name is None and pax.keys() <= _TIMES and not view[at + _PREFIX.start]
+            return (Member(name, start, data, size, end, plain) if info.isreg() else None), end
         if size > _EXTENDED_BYTES:
             message = f"the extended header at byte {at} must have at most {_EXTENDED_BYTES} bytes, but has {size}"
             raise _Broken(message, end + 1)
         if info.type == tarfile.XGLTYPE:
             start = end if at == start else start
         elif info.type == tarfile.GNUTYPE_LONGNAME:
-            long_name = _text(bytes(view[data : data + size]).split(b"\0")[0])
+            long_name = _until_nul(bytes(view[data : data + size]))
         elif info.type in _PAX:
             pax = _pax_records(bytes(view[data : data + size]), start, end + 1)
         at = end
@@ -182,11 +189,32 @@ def _header(view: memoryview, at: int) -> tarfile.TarInfo | None:
     if block and not any(block):  # the end mark, or what is left of it
         return None
     try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+        return read_header(block)
     except tarfile.HeaderError as error:
         if not block:
             raise _Broken(f"the file ends at byte {at} without the mark that ends a tar", at + 1) from None
         raise _Broken(f"the header at byte {at} is broken ({error})", at + 1) from None
+
+
+def read_header(block: bytes) -> tarfile.TarInfo:
+    """A header with the name that tar and libarchive read, which tarfile reads wrongly of some.
+
+    Only headers of POSIX have the folder of a long name behind the others; in its place GNU keeps times (`tar
+    --incremental`) and headers of 1979 keep nothing. tarfile takes whatever lies there for a folder.
+    Raises tarfile.HeaderError for a block that is none.
+    """
+    info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+    magic = block[_MAGIC_AT : _MAGIC_AT + len(_GNU)]
+    posix = magic.startswith(_MAGIC) and magic != _GNU
+    star = posix and block[_STAR_END] == b"tar\0"
+    if block[_PREFIX.start] and (star or not posix):
+        name = _until_nul(block[:_NAME_BYTES])
+        info.name = f"{_until_nul(block[_STAR_PREFIX])}/{name}" if star else name
+    return info
+
+
+def _until_nul(raw: bytes) -> str:
+    return _text(raw.partition(b"\0")[0])
 
 
 def _after_the_end(view: memoryview, offset: int) -> _Broken:

@@ -1,7 +1,7 @@
 """Reads img2dataset's tars into samples; refuses, one reject each, samples without image, caption or end."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from stages.formats.sample import (
     check_caption,
 )
 from stages.formats.tar_members import Damage, Member, list_members
+from stages.training_members import CAPTION, PICTURES, decodes, training_key
 
 
 @dataclass(slots=True)
@@ -81,7 +82,8 @@ class Webdataset:
             rest = damage.pop() if damage and damage[-1].rest else None
             groups = _group(members)
             cut = self._cut(groups, rest)
-            places: list[_Group | Damage] = sorted([*groups, *damage], key=lambda place: place.offset)
+            samples = [sample for group in groups for sample in ([group] if group is cut else self._by_dots(group))]
+            places: list[_Group | Damage] = sorted([*samples, *damage], key=lambda place: place.offset)
             for position, place in enumerate(places):
                 if isinstance(place, Damage):
                     yield _gap(position, place)
@@ -107,6 +109,19 @@ class Webdataset:
     def _caption_suffix(self) -> str:
         return "json" if self.caption.startswith("json:") else self.caption.lower()
 
+    def _by_dots(self, group: _Group) -> list[_Group]:
+        """The pictures that a group without one would be if keys did not end at the first dot: each is one reject."""
+        if group.again or group.suffixes & set(self.image):
+            return [group]
+        endings = [(member.name, _ending(suffix, self.image)) for suffix, member in group.parts]
+        parts: dict[str, list[tuple[str, Member]]] = {name[: -len(ending)]: [] for name, ending in endings if ending}
+        for suffix, member in group.parts:
+            owners = [key for key in parts if member.name.startswith(f"{key}.")] or list(parts)[:1]
+            if not owners:
+                return [group]
+            parts[max(owners, key=len)].append((suffix, member))
+        return [_Group(key, again=False, parts=found) for key, found in parts.items()]
+
     def _read(self, view: memoryview, position: int, group: _Group) -> Sample | Reject:
         try:
             return self._sample(view, position, group)
@@ -124,7 +139,8 @@ class Webdataset:
         image = next((parts[suffix] for suffix in self.image if suffix in parts), None)
         if image is None:
             asked, found = ", ".join(self.image), ", ".join(sorted(parts))
-            raise SampleError("no-image", f"a sample must have a member of {asked}, but has {found}")
+            hint = _dots(parts, self.image, "pool.image: [{}]")
+            raise SampleError("no-image", f"a sample must have a member of {asked}, but has {found}{hint}")
         fields = self._json(view, parts.get("json"))
         caption = self._caption(view, parts, fields)
         content = _read(view, image, MAX_IMAGE_BYTES, "image-too-large")
@@ -141,7 +157,16 @@ class Webdataset:
             size=size,
             extra_ranges=tuple(number for pair in apart for number in pair),
             named=named,
+            plain=self._is_plain(view, group.key, parts),
         )
+
+    def _is_plain(self, view: memoryview, key: str, parts: dict[str, Member]) -> bool:
+        """One picture under a name that training takes, its txt, and nothing more than a json that is one."""
+        pictures = parts.keys() - {CAPTION, "json"}
+        named = len(pictures) == 1 and pictures <= set(PICTURES) and self.caption == CAPTION in parts
+        headers = training_key(key) == key and all(member.plain for member in parts.values())
+        told = parts.get("json")
+        return named and headers and (told is None or decodes("json", bytes(view[told.data : told.data + told.size])))
 
     def _json(self, view: memoryview, member: Member | None) -> dict[str, Any]:
         needed = self.caption.startswith("json:") or self.uid.startswith("json:")
@@ -170,7 +195,8 @@ class Webdataset:
             member = parts.get(self._caption_suffix)
             if member is None:
                 found = ", ".join(sorted(parts))
-                raise SampleError("no-caption", f"a sample must have a {self.caption} member, but has {found}")
+                hint = _dots(parts, [self._caption_suffix], "pool.caption: {}")
+                raise SampleError("no-caption", f"a sample must have a {self.caption} member, but has {found}{hint}")
             return _read(view, member, MAX_CAPTION_BYTES, "caption-too-large").decode("utf-8")
         except UnicodeError as error:
             raise SampleError("caption-not-utf8", f"a caption must be UTF-8: {error}") from None
@@ -198,6 +224,22 @@ def _split(name: str) -> tuple[str, str]:
     folder, slash, base = name.rpartition("/")
     stem, dot, suffix = base.partition(".")
     return (folder + slash + stem, suffix.lower()) if stem and dot else ("", "")
+
+
+def _ending(suffix: str, asked: Sequence[str]) -> str:
+    """The asked suffix, with the dot before it, that ends a longer one; "" where none does."""
+    return next((f".{name}" for name in asked if suffix.endswith(f".{name}")), "")
+
+
+def _dots(parts: Mapping[str, Member], asked: Sequence[str], option: str) -> str:
+    """What to do where a suffix that was asked for stands behind a further dot."""
+    found = next((suffix for suffix in parts if _ending(suffix, asked)), None)
+    if found is None:
+        return ""
+    return (
+        f": a key ends at the first dot of the file's name, so {parts[found].name} is a member {found!r}; rename the "
+        f"files so that no other dot comes before the suffix, or where all have it, name it, {option.format(found)}"
+    )
 
 
 def _group(members: list[Member]) -> list[_Group]:

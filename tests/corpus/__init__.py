@@ -8,9 +8,10 @@ from tests.corpus.case import BAD, Case
 from tests.corpus.contents import contents, images
 from tests.corpus.rows import rows
 from tests.corpus.structures import structures
+from tests.corpus.training import training
 from tests.corpus.vectors import WITNESS, vectors
 
 __all__ = ["BAD", "CORPUS", "WITNESS", "Case"]
 
-CORPUS: tuple[Case, ...] = (*structures(), *contents(), *images(), *rows(), *vectors())
+CORPUS: tuple[Case, ...] = (*structures(), *contents(), *images(), *training(), *rows(), *vectors())
 """Every case; their names differ."""

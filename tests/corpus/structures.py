@@ -15,6 +15,7 @@ def structures() -> list[Case]:
     gap, cut, lost = f"{BAD}tar-gap", f"{BAD}tar-truncated", f"{BAD}no-image"
     hole = MID[:512]
     image_end = 512 + -(-len(jpeg(7)) // 512) * 512
+    deep = _deep()[0][0].removesuffix(".jpg")
     long_key = "d" * 60 + "/" + "k" * 130
     return [
         raw("cut in a header", lambda a, b: a + MID[: image_end + 300], "first", cut),
@@ -57,6 +58,22 @@ def structures() -> list[Case]:
         tar("a global pax header", extended(tarfile.XGLTYPE, b"13 comment=x\n") + MID, "mid"),
         tar("a name that is no UTF-8", _bad_name(), "mid\\xff"),
         tar("a header of 1979", _without_magic(MID[:512]) + MID[512:], "mid"),
+        tar(
+            "GNU headers with times",
+            _changed(entries(("mid.jpg", jpeg(7)), ("mid.txt", b"a")), 345, b"14524770400\0"),
+            "mid",
+        ),
+        tar("a GNU list of a folder", entry("d/", b"Nmid.jpg\0Nmid.txt\0\0", type=b"D") + MID, "mid"),
+        tar("a GNU label", entry("backup", type=b"V") + MID, "mid"),
+        tar("a GNU header that all but says so", _changed(MID, 263, b"  ", 345, b"folder"), "mid"),
+        tar("a POSIX folder", b"".join(entry(name, content, tarfile.USTAR_FORMAT) for name, content in _deep()), deep),
+        tar("a POSIX folder as Perl says it", _changed(MID, 257, b"ustar 00", 345, b"folder"), "folder/mid"),
+        tar("a header of 1979 with junk behind it", _changed(MID, 257, bytes(8), 345, b"junk"), "mid"),
+        tar("a star header", _star(b"folder"), "folder/mid"),
+        tar("a star header with times alone", _star(b""), "mid"),
+        tar("a star header with a long folder", _star(b"f" * 131), "f" * 131 + "/mid"),
+        tar("pax records of no kind", _records(b"15 comment=a=b", b"17 VENDOR.x=\xff\0\n=", b"007 a="), "mid"),
+        tar("an empty pax path", _records(b"8 path="), "mid"),
         tar("a GNU sparse image", entry("mid.jpg", bytes(512), type=tarfile.GNUTYPE_SPARSE) + MID_TXT, gap, lost),
         tar("a pax sparse image", extended(tarfile.XHDTYPE, b"22 GNU.sparse.major=1\n") + MID, gap, lost),
         tar("a link for an image", entry("mid.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd") + MID_TXT, lost),
@@ -69,6 +86,34 @@ def structures() -> list[Case]:
         tar("members without a key", entries((".jpg", b"x"), ("README", b"x"), ("._mid.jpg", b"x")) + MID, "mid"),
         tar("suffixes in capitals", entries(("MID.JPG", jpeg(7)), ("MID.Txt", b"words")), "MID"),
     ]
+
+
+def _changed(members: bytes, *changes: object) -> bytes:
+    """Members with other bytes in each header: where, and what."""
+    found, at = b"", 0
+    while at < len(members):
+        end = at + 512 + -(-int(members[at + 124 : at + 135], 8) // 512) * 512
+        raw = bytearray(members[at : at + 512])
+        for where, what in zip(changes[::2], changes[1::2], strict=True):
+            assert isinstance(where, int)
+            assert isinstance(what, bytes)
+            raw[where : where + len(what)] = what
+        found, at = found + _resummed(bytes(raw)) + members[at + 512 : end], end
+    return found
+
+
+def _deep() -> list[tuple[str, bytes]]:
+    folder = "/".join(["folder"] * 20)
+    return [(f"{folder}/mid.jpg", jpeg(7)), (f"{folder}/mid.txt", b"a")]
+
+
+def _star(folder: bytes) -> bytes:
+    times = b"14524770400 14524770401 "
+    return _changed(MID, 257, b"ustar\x0000", 345, folder, 476, times, 508, b"tar\0")
+
+
+def _records(*records: bytes) -> bytes:
+    return extended(tarfile.XHDTYPE, b"".join(record + b"\n" for record in records)) + MID
 
 
 def _pax(key: str) -> bytes:

@@ -117,6 +117,7 @@ def test_columns_are_what_the_design_says(pool: Filtered) -> None:
         "offset",
         "size",
         "extra_ranges",
+        "plain",
         "width",
         "height",
     ]

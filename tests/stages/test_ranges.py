@@ -74,6 +74,7 @@ def filled(folder: Path, count: int, size: int) -> tuple[str, pa.Table]:
             "offset": pa.array(places, pa.int64()),
             "size": pa.array([whole] * count, pa.int64()),
             "extra_ranges": pa.array([[]] * count, pa.list_(pa.int64())),
+            "plain": [number % 5 < 4 for number in range(count)],
         }
     )
 
@@ -88,7 +89,7 @@ def test_each_sample_is_itself_whatever_is_read_at_once(tmp_path: Path, size: in
     """Samples that are smaller and larger than a read and the gaps that are read over."""
     url, places = filled(tmp_path, 40, size)
     places = places.take(pa.array(list(kept), pa.int64()))
-    found = {key: bytes(block) for key, [block], _ in sample_blocks(url, places)}
+    found = {key: bytes(block) for key, [block], _ in sample_blocks(Webdataset(), url, places)}
     assert list(found) == [f"{number:04d}" for number in kept]
     assert all(found[f"{n:04d}"][512 : 512 + size] == content(n, size) for n in kept)
     assert {len(block) for block in found.values()} == {places["size"][0].as_py()}
@@ -98,8 +99,10 @@ def test_a_remote_shard_is_read_alike(tmp_path: Path) -> None:
     url, places = filled(tmp_path, 40, 700_000)  # some 28 MB: reads of 8, one of them under way
     storage.copy(url, "memory://ranges/0.tar")
     places = places.take(pa.array([*range(20), 25, 39]))
-    local = [(key, bytes(block)) for key, [block], _ in sample_blocks(url, places)]
-    assert [(key, bytes(block)) for key, [block], _ in sample_blocks("memory://ranges/0.tar", places)] == local
+    local = [(key, bytes(block)) for key, [block], _ in sample_blocks(Webdataset(), url, places)]
+    assert [
+        (key, bytes(block)) for key, [block], _ in sample_blocks(Webdataset(), "memory://ranges/0.tar", places)
+    ] == local
 
 
 @pytest.mark.parametrize("size", [1000, 60_000, 700_000])
@@ -107,7 +110,7 @@ def test_a_remote_shard_is_read_alike(tmp_path: Path) -> None:
 def test_what_is_read_straight_into_a_tar_is_what_is_copied_there(
     tmp_path: Path, size: int, kept: Sequence[int]
 ) -> None:
-    """Local and remote shards, samples that come again, and what else is in the tar before and after."""
+    """Local and remote shards, samples that are looked at or come again, and what else is in the tar."""
     url, places = filled(tmp_path, 40, size)
     storage.copy(url, "memory://straight/0.tar")
     places = places.take(pa.array(list(kept), pa.int64()))
@@ -148,7 +151,7 @@ def test_a_disk_is_told_of_some_reads_ahead_and_of_each_once(tmp_path: Path, mon
     told: list[int] = []
     read: list[int] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, start, size, how: told.append(start))
-    for _ in sample_blocks(url, places):
+    for _ in sample_blocks(Webdataset(), url, places):
         read.append(len(told))
     starts = places["offset"].to_pylist()
     assert told == starts
@@ -160,4 +163,4 @@ def test_samples_that_are_large_are_told_of_one_ahead(tmp_path: Path, monkeypatc
     url, places = filled(tmp_path, 5, 700_000)
     told: list[int] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, start, size, how: told.append(start))
-    assert [len(told) for _ in sample_blocks(url, places)] == [2, 3, 4, 5, 5]
+    assert [len(told) for _ in sample_blocks(Webdataset(), url, places)] == [2, 3, 4, 5, 5]

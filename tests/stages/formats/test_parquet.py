@@ -90,8 +90,7 @@ def test_members_read_back_as_the_same_samples(tmp_path: Path) -> None:
     positions = np.array([0, 1, 2, 3, 3, 4, 5, 6, 350, 699])
     written = list(Parquet().members(path, positions))
     samples = list(Parquet().samples(path))
-    suffixes = ["jpg", "png", "webp", "gif", "gif", "bmp", "tif", "bin", "jpg", "bin"]
-    assert [members[0][0] for _, members in written] == ["jpg", "png", "webp", *suffixes[3:]]
+    assert {members[0][0] for _, members in written} == {"jpg"}
     for (key, members), position in zip(written, positions.tolist(), strict=True):
         sample = samples[position]
         assert isinstance(sample, Sample)
