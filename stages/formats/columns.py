@@ -16,6 +16,7 @@ from pipeline.parquet_file import ParquetFile
 from pipeline.reading import expect
 from pipeline.storage import open_read
 from pipeline.uid import DASHES, content_hash
+from stages.formats.foreign import HEAD_BYTES, foreign
 from stages.formats.plain import is_bytes, is_text, stored, stored_type
 
 _HEX = np.full(256, 255, np.uint8)
@@ -54,6 +55,12 @@ def open_parquet(url: str, columns: Sequence[str] = ()) -> Iterator[ParquetFile]
             parquet = ParquetFile(file, 1 << 20)
         except UnicodeDecodeError as error:
             raise PoolError(f"{url}: names of columns must be UTF-8, but one is not: {error}; rename it") from error
+        except pa.ArrowInvalid as error:
+            file.seek(0)
+            head = file.read(HEAD_BYTES)
+            if (told := foreign(head)) and not head.startswith(b"PAR1"):
+                raise ShardError(f"{url}: the file must be whole and readable parquet, but it is {told}") from error
+            raise
         expect(file, lambda: spans_of(parquet.metadata, columns))
         yield parquet
 

@@ -158,7 +158,7 @@ class Parquet:
             return SampleError(NOT_DOWNLOADED, f"img2dataset says {status}: {rows.text('error', row)}")
         where = rows.text("path", row)
         if where is not None:
-            told = f"has only a path, {where:.200}: write the files themselves into the parquet"
+            told = f"has only a path, {where:.200}: write the files themselves into it, as datasets' to_parquet does"
             return SampleError("no-image", f"a row must have an image, but {self.image} {told}")
         return SampleError("no-image", f"a row must have an image, but {self.image} is null")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import ShardError
+from stages.formats.foreign import HEAD_BYTES, foreign
 
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes: headers and padded data are multiples of it
 _LONG_NAME = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
@@ -100,6 +101,8 @@ def list_members(view: memoryview, url: str) -> tuple[list[Member], list[Damage]
             if ended and not np.frombuffer(view[offset:], np.uint8).any():
                 return members, damage
             if not (members or damage or ended) and broken.after == 1:
+                if told := foreign(bytes(view[:HEAD_BYTES])):
+                    raise ShardError(f"{url}: a webdataset shard must be an uncompressed tar, but it is {told}")
                 raise _no_tar(url, str(broken))
             return members, [*damage, Damage(offset, len(view) - offset, str(broken), True, broken.name)]
         while members and members[-1].end > following:

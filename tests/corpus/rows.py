@@ -1,5 +1,6 @@
 """Parquet files of images, three rows each where they can be read: first, mid, last."""
 
+import gzip
 import io
 from collections.abc import Sequence
 from decimal import Decimal
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.corpus.case import BAD, Case
+from tests.corpus.tars import END, entry
 from tests.pools import jpeg
 
 UID = "0123456789abcdef" * 2
@@ -27,6 +29,14 @@ def not_utf8(texts: Sequence[bytes], kind: pa.DataType | None = None) -> pa.Arra
     offsets = np.cumsum([0, *map(len, texts)]).astype(np.int32)
     plain = pa.Array.from_buffers(pa.string(), len(texts), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(texts))])
     return plain.cast(kind) if kind else plain
+
+
+def arrow(table: pa.Table) -> bytes:
+    """The stream that datasets' save_to_disk leaves."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
 
 
 def tensors(shape: tuple[int, ...], kind: type[np.generic]) -> pa.Array:
@@ -163,6 +173,10 @@ def rows() -> list[Case]:
         ),
         failed("a footer cut off", whole[:-9], "must be whole and readable"),
         failed("a footer that is spoiled", whole[:-60] + b"\xff" * 40 + whole[-20:], "must be whole and readable"),
+        failed("a tar", entry("a.jpg", three[0]) + END, "it is a tar: say pool.format: webdataset"),
+        failed("a pointer of Git LFS", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        failed("an Arrow stream", arrow(pa.table({"image": three, "caption": texts})), "save_to_disk leaves"),
+        failed("a parquet file, compressed", gzip.compress(whole, mtime=0), "compressed with gzip: unpack it"),
         failed("html", b"<html>503</html>" * 99, "must be whole and readable"),
         failed("nothing", b"", "must be whole and readable"),
         failed("an encrypted footer", whole[:-4] + b"PARE", "must be whole and readable"),

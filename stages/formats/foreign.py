@@ -1,0 +1,30 @@
+"""Tells from its first bytes what a file is that its reader cannot read, and what to do with such a file."""
+
+_ARROW = (
+    "an Arrow file, as datasets' save_to_disk leaves: write parquet of it, such as with "
+    'load_from_disk("folder").to_parquet("pool/0.parquet")'
+)
+_BEGINNINGS = (
+    (b"PAR1", "a parquet file: say so by pool.format"),
+    (b"ARROW1", _ARROW),
+    (b"\xff\xff\xff\xff", _ARROW),
+    (b"version https://git-lfs", "a pointer of Git LFS, which stands for the file: fetch that with `git lfs pull`"),
+    (b"\x93NUMPY", "a .npy file: vectors need the parquet beside them, as formats clip-retrieval and vectors say"),
+    (b"\x1f\x8b", "compressed with gzip: unpack it"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it"),
+    (b"BZh", "compressed with bzip2: unpack it"),
+    (b"\xfd7zXZ", "compressed with xz: unpack it"),
+    (b"PK\x03\x04", "a zip archive: make tars or parquet of what it holds"),
+)
+_TAR_MAGIC = slice(257, 262)
+
+HEAD_BYTES = 512
+"""How much of a file's beginning `foreign` looks at."""
+
+
+def foreign(head: bytes) -> str:
+    """What a file with these first bytes is and what to do, as the end of a sentence; "" where nothing is known."""
+    for beginning, told in _BEGINNINGS:
+        if head.startswith(beginning):
+            return told
+    return "a tar: say pool.format: webdataset" if head[_TAR_MAGIC] == b"ustar" else ""
