@@ -25,6 +25,7 @@ from jobs.run import run
 from jobs.vector_pool import Shape, make
 from jobs.watch import recorded
 from pipeline import storage
+from pipeline.artifact import is_artifact
 from pipeline.executor_local import LocalExecutor
 from pipeline.executor_open import open_executor
 from pipeline.watching import Done
@@ -154,7 +155,7 @@ def killed(job_file: Path, executor: str, workers: int, shards: int) -> int:
     found = 0
     while found < shards // 2 and process.poll() is None:
         time.sleep(0.1)
-        embedded = [name for name in storage.folders(job.store) if name.startswith("embeddings-")]
+        embedded = [name for name in storage.folders(job.store) if is_artifact(name) and name.startswith("embeddings-")]
         found = len(storage.listing(storage.join(job.store, *embedded))) if embedded else 0
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -7,7 +7,7 @@ from jobs import funnel
 from jobs.run import Result, job_url
 from jobs.verify import Line
 from pipeline import storage
-from pipeline.artifact import DONE, is_artifact, read_json
+from pipeline.artifact import DONE, Artifact, is_artifact, read_json
 from pipeline.errors import JobError
 from stages.manifest import UIDS
 
@@ -31,7 +31,7 @@ def run_document(result: Result) -> Mapping[str, object]:
         "counts": result.counts,
         "stages": stages,
         "manifest": result.path.manifest.folder,
-        "uids": result.path.manifest.file(UIDS),
+        "uids": result.path.manifest.meta(UIDS),
         "shards": None if result.path.shards is None else result.path.shards.folder,
         "training_command": funnel.training_command(result) or None,
     }
@@ -42,7 +42,8 @@ def states(store: str) -> list[tuple[str, str]]:
     names = [name for name in storage.folders(store) if is_artifact(name)]
     if not names:
         raise JobError(f"a store must hold artifacts, but {store} has none; is it the store of a job that ran?")
-    return [(name, "done" if storage.exists(storage.join(store, name, DONE)) else "unfinished") for name in names]
+    done = {name: storage.exists(Artifact.named(store, name).meta(DONE)) for name in names}
+    return [(name, "done" if there else "unfinished") for name, there in done.items()]
 
 
 def status_document(store: str) -> Mapping[str, object]:

@@ -17,7 +17,6 @@ from pipeline import storage
 from pipeline.artifact import Artifact, read_json, read_schema, read_table
 from pipeline.columns import column
 from pipeline.errors import DataError, JobError, StorageError
-from pipeline.uid import hex_of
 from stages.formats.labelled import captioned_images, labelled_images, read_classnames
 from stages.formats.sample import Reject
 
@@ -139,8 +138,7 @@ def _joined(source: Artifact, score: str, truth: Truth) -> np.ndarray:
         raise DataError("a truth names each sample once, but a uid came twice")
     for index in sorted(source.present()):
         table = source.read(index, ["uid", score])
-        uids = table["uid"] if pa.types.is_string(table["uid"].type) else hex_of(table["uid"])
-        rows = np.asarray([place.get(uid, -1) for uid in uids.to_pylist()], np.int64)
+        rows = np.asarray([place.get(uid, -1) for uid in table["uid"].to_pylist()], np.int64)
         numbers = column(table, score, null=np.nan).astype(np.float64)
         values[rows[rows >= 0]] = numbers[rows >= 0]
     return values

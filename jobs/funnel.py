@@ -18,7 +18,7 @@ from stages.manifest import UIDS
 def show(result: Result, console: Console) -> None:
     """Print the funnel, where the results lie, and the ready training command."""
     console.print(funnel_table(result.counts))
-    lines = [f"manifest  {result.path.manifest.folder}", f"uids      {result.path.manifest.file(UIDS)}"]
+    lines = [f"manifest  {result.path.manifest.folder}", f"uids      {result.path.manifest.meta(UIDS)}"]
     if result.path.shards is not None:
         lines.append(f"shards    {result.path.shards.folder}")
     if command := training_command(result):

@@ -107,7 +107,7 @@ def _pool(job: Job, shards: tuple[storage.Identity, ...]) -> tuple[Seen | None, 
 
 
 def _is_done(job: Job, stage: Any) -> bool:
-    return storage.exists(artifact_of(stage, job.store).file(DONE))
+    return storage.exists(artifact_of(stage, job.store).meta(DONE))
 
 
 def _sample(first: Mapping[str, Any]) -> str:

@@ -1,7 +1,10 @@
-"""A stage's folder in the store: one parquet per shard (00000.parquet …), small files, and `_done.json` last.
+"""What a stage leaves: a folder of one parquet per shard, `<name>.meta` beside it for all else, `_done.json` last.
 
-A stage that rejects samples leaves `rejects/00000.parquet …` too, each before the file of its shard, whose summary
-counts them under `rejects`.
+The first holds data files alone (00000.parquet …), so that any program reads it as one table: some read every file of
+a folder, those of hidden names and of folders in it too. Small files of the whole lie in the second.
+
+A stage that rejects samples leaves `<name>.meta/rejects/00000.parquet …` too, each before the file of its shard, whose
+summary counts them under `rejects`.
 
 A file that is there is right, for it was committed whole; `_done.json` says that all are there, and what they weigh:
 what another program tore is seen and made again. The folder's name carries the fingerprint of everything that it was
@@ -53,12 +56,21 @@ class Artifact:
 
     @property
     def folder(self) -> str:
-        """URL of the folder."""
+        """URL of the folder with the data: a file for each shard, and then no other."""
         return storage.join(self.store, self.name)
 
+    @property
+    def meta_folder(self) -> str:
+        """URL of the folder beside it, with all that is not data by shard."""
+        return f"{self.folder}.meta"
+
     def file(self, name: str) -> str:
-        """URL of a file in the folder."""
+        """URL of a data file."""
         return storage.join(self.folder, name)
+
+    def meta(self, name: str) -> str:
+        """URL of a file in the folder beside the data."""
+        return storage.join(self.meta_folder, name)
 
     def shard(self, index: int) -> str:
         """URL of the file of input shard `index`."""
@@ -66,7 +78,7 @@ class Artifact:
 
     def rejects(self, index: int) -> str:
         """URL of the rejects of input shard `index`, which is there where its summary counts any."""
-        return self.file(f"rejects/{shard_name(index)}")
+        return self.meta(f"rejects/{shard_name(index)}")
 
     def columns(self, index: int) -> list[str]:
         """Column names of the table of shard `index`; reads the footer only."""
@@ -103,26 +115,26 @@ class Artifact:
         return found
 
     def weight(self, report: Mapping[str, object]) -> dict[str, int]:
-        """Number and bytes of the files directly in the folder and of its rejects, `_done.json` not counted.
+        """Number and bytes of the files directly in both folders and of the rejects, `_done.json` not counted.
 
-        report: what the stage says; one list request, and another where it counts rejects.
+        report: what the stage says; two list requests, and another where it counts rejects.
         """
-        folders = [self.folder, self.file("rejects")] if report.get("rejects") else [self.folder]
+        folders = [self.folder, self.meta_folder, *([self.meta("rejects")] if report.get("rejects") else [])]
         files = [found for folder in folders for found in storage.listing(folder)]
         sizes = [found.size for found in files if storage.name_of(found.url) != DONE]
         return {"count": len(sizes), "bytes": sum(sizes)}
 
     def holds(self, done: Mapping[str, object]) -> bool:
-        """True where the folder weighs what it did when its stage finished; some file is lost or torn otherwise."""
+        """True where the folders weigh what it did when its stage finished; some file is lost or torn otherwise."""
         return "files" not in done or done["files"] == self.weight(done)
 
     def done(self) -> dict[str, object] | None:
         """What `_done.json` says, None while the stage is not finished."""
-        return json_if_whole(self.file(DONE))
+        return json_if_whole(self.meta(DONE))
 
     def finish(self, report: Mapping[str, object]) -> None:
         """Commit `_done.json`; call it after every other file."""
-        write_json(self.file(DONE), report)
+        write_json(self.meta(DONE), report)
 
 
 def is_artifact(folder: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from pipeline import storage
-from pipeline.artifact import DONE, Artifact, json_if_whole, write_json
+from pipeline.artifact import DONE, Artifact, is_artifact, json_if_whole, write_json
 from pipeline.errors import AccountingError
 from pipeline.executor import Executor, Item, Needs, Regroup, Result, State, Task
 from pipeline.fingerprint import canonical, fingerprint
@@ -233,7 +233,8 @@ def execute(stage: Stage, run: Run) -> StepResult:
         return StepResult(stage.name, out, done, time.monotonic() - started, reused=True)
     run.executor.start()
     started = time.monotonic()  # a cluster that starts is no part of the stage
-    storage.remove_abandoned(out.folder)
+    for folder in (out.folder, out.meta_folder):
+        storage.remove_abandoned(folder)
     report = stage.run(run, out)
     seconds = round(time.monotonic() - started, 3)
     report = {**report, "seconds": seconds}
@@ -251,7 +252,7 @@ def adopt(run: Run, out: Artifact, recipe: str) -> int:
     parts = _parts(run.shards)
     copies = list(_adoptable(out, recipe, parts))
     copied = sum(1 for _ in run.each(_Adopt(out), copies, f"{out.stage}: adopt")) if copies else 0
-    write_json(out.file(PARTS), {"recipe": recipe, "parts": parts})
+    write_json(out.meta(PARTS), {"recipe": recipe, "parts": parts})
     return copied
 
 
@@ -264,11 +265,10 @@ def _adoptable(out: Artifact, recipe: str, parts: Sequence[str]) -> Iterator[tup
     present = out.present()
     wanted = {part: index for index, part in enumerate(parts) if index not in present}
     for folder in storage.folders(out.store):
-        stage, _, mark = folder.rpartition("-")
-        if not wanted or stage != out.stage or mark == out.fingerprint:
+        other = Artifact.named(out.store, folder) if is_artifact(folder) else out
+        if not wanted or other.stage != out.stage or other == out:
             continue
-        other = Artifact(out.store, stage, mark)
-        known = json_if_whole(other.file(PARTS))
+        known = json_if_whole(other.meta(PARTS))
         if known is None:
             continue
         held = other.present()
@@ -313,7 +313,7 @@ class Readiness:
 
 def state_of(out: Artifact, shards: Sequence[storage.Identity], recipe: str | None = None) -> Readiness:
     """How far an artifact is; recipe: as `adopt` has it, None where nothing is ever taken over. Nothing is written."""
-    if storage.exists(out.file(DONE)):
+    if storage.exists(out.meta(DONE)):
         return Readiness(True, 0, 0, len(shards))
     taken = 0 if recipe is None else sum(1 for _ in _adoptable(out, recipe, _parts(shards)))
     return Readiness(False, len(out.present()), taken, len(shards))

@@ -1,6 +1,7 @@
-"""128-bit sample names: 32 hex digits on paper, `u8,u8` pairs in memory, 16 big-endian bytes in parquet.
+"""128-bit sample names: 32 hex digits in tables, `u8,u8` pairs in memory, 16 big-endian bytes between workers.
 
-The pair (high, low) is the DataComp subset format; structured arrays of it sort in the order of the hex text.
+Every table that people read has the hex text, so that files join by it. The pair (high, low) is the DataComp subset
+format; structured arrays of it sort in the order of the text.
 """
 
 import binascii
@@ -17,7 +18,7 @@ UID = np.dtype("u8,u8")
 """numpy dtype of a uid: fields f0 (high 64 bits) and f1 (low 64 bits)."""
 
 UID_ARROW = pa.binary(16)
-"""parquet type of a uid: 16 big-endian bytes."""
+"""Arrow type of a uid between workers: 16 big-endian bytes."""
 
 DASHES = (8, 13, 18, 23)
 """Where the dashes of a UUID stand among its 36 characters."""
@@ -43,6 +44,11 @@ def uids_from_bytes(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     raw = np.frombuffer(array.buffers()[1], np.uint8)[16 * array.offset : 16 * (array.offset + len(array))]
     pairs = raw.view(">u8").reshape(-1, 2)
     return uids_from_pairs(pairs[:, 0], pairs[:, 1])
+
+
+def uids_of(texts: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Array of dtype UID from a column of 32 hex digits, as tables have it; raises as bytes_of."""
+    return uids_from_bytes(bytes_of(texts))
 
 
 def uids_from_pairs(high: np.ndarray, low: np.ndarray) -> np.ndarray:
@@ -86,12 +92,23 @@ def hex_of(uids: pa.ChunkedArray | pa.Array) -> pa.StringArray:
 
 
 def bytes_of(texts: pa.ChunkedArray | pa.Array) -> pa.FixedSizeBinaryArray:
-    """16 bytes of each text of 32 hex digits, no nulls: the inverse of hex_of."""
+    """16 bytes of each text of 32 hex digits: the inverse of hex_of; no Python object a row.
+
+    Raises DataError for another type, for nulls, and for the first text that is no uid.
+    """
+    if texts.type != pa.string() or texts.null_count:
+        raise DataError(f"uids are texts of 32 hex digits, no nulls, but {texts.type}, {texts.null_count} nulls came")
     array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     if not len(array):
         return pa.array([], UID_ARROW)
     ends = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset)
-    raw = binascii.unhexlify(array.buffers()[2].slice(int(ends[0]), int(ends[-1] - ends[0])))
+    try:
+        raw = binascii.unhexlify(array.buffers()[2].slice(int(ends[0]), int(ends[-1] - ends[0])))
+    except binascii.Error:
+        raw = b""
+    if len(raw) != 16 * len(array) or (np.diff(ends) != 32).any():
+        [wrong] = [text for text in array.to_pylist() if not is_uid_hex(text)][:1]
+        raise DataError(f"a uid is 32 hex digits, but {wrong!r:.80} came")
     return pa.FixedSizeBinaryArray.from_buffers(UID_ARROW, len(array), [None, pa.py_buffer(raw)])
 
 

@@ -47,7 +47,7 @@ def fit_centroids(run: Run, survivors: Survivors, by: str, how: KMeans, out: Art
             f"still in; ask for fewer clusters, or keep more before this cut"
         )
     wanted = min(n, how.k * how.sample_per_cluster)
-    if array_if_whole(out.file(CENTROIDS)) is not None:
+    if array_if_whole(out.meta(CENTROIDS)) is not None:
         return wanted
     task = _Fit(how, len(run.items), wanted, out)
     # faiss takes a GPU where it sees one, and on Ray a worker sees those that it asked for
@@ -67,7 +67,7 @@ def import_centroids(run: Run, survivors: Survivors, by: str, url: str, out: Art
 
     Raises DataError for a file of other things, and for centroids not as wide as the vectors of `by`.
     """
-    if array_if_whole(out.file(CENTROIDS)) is not None:
+    if array_if_whole(out.meta(CENTROIDS)) is not None:
         return
     centroids = imported(storage.read_bytes(url), url)
     width, _ = _look(run, survivors, by, Needs())
@@ -106,7 +106,7 @@ def read_sample(out: Artifact, shards: int, wanted: int) -> np.ndarray:
     uids = np.concatenate([uids_from_bytes(read_table(url, ["uid"])["uid"]) for url in urls])
     if len(uids) != wanted:
         raise DataError(
-            f"{out.folder}/sample must hold {wanted} rows, but has {len(uids)}; delete that folder and run again"
+            f"{out.meta('sample')} must hold {wanted} rows, but has {len(uids)}; delete that folder and run again"
         )
     place = np.empty(len(uids), np.int64)
     place[np.lexsort((uids["f1"], uids["f0"]))] = np.arange(len(uids))
@@ -132,11 +132,11 @@ def _look(run: Run, survivors: Survivors, by: str, needs: Needs) -> tuple[int, i
 def _write(out: Artifact, centroids: np.ndarray) -> None:
     content = io.BytesIO()
     np.save(content, centroids)
-    storage.write_bytes(out.file(CENTROIDS), content.getvalue())
+    storage.write_bytes(out.meta(CENTROIDS), content.getvalue())
 
 
 def _sample_url(out: Artifact, index: int) -> str:
-    return out.file(f"sample/{shard_name(index)}")
+    return out.meta(f"sample/{shard_name(index)}")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass
 
 from pipeline import storage
-from pipeline.artifact import Artifact
+from pipeline.artifact import Artifact, is_artifact
 from pipeline.columns import column, matrix, vector_column
 from pipeline.errors import DataError, PoolError
 from pipeline.stage import Run, ShardItem, Summary, total
@@ -56,16 +56,24 @@ def clusters_of(
     """
     if not isinstance(clusters, Known):
         return Clusters(survivors, by, KMeans(clusters, iterations, sample_per_cluster, seed), probes)
-    source = storage.absolute(clusters.source)
-    url = source if source.endswith(".npy") else storage.join(source, CENTROIDS)
+    url = _file_of(storage.absolute(clusters.source))
     try:
         [known] = storage.identify([url])
     except PoolError as error:
         raise DataError(
             f"clusters.from must be a .npy file, or the folder of a clusters artifact, but {url} is not there; "
-            f"a folder clusters-… of a store has it"
+            f"a folder clusters-… of a store has it, in clusters-….meta beside it"
         ) from error
     return Clusters(survivors, by, known, probes)
+
+
+def _file_of(source: str) -> str:
+    """The file of centroids that `from` names: itself, in the folder, or beside the data of a clusters artifact."""
+    if source.endswith(".npy"):
+        return source
+    folder = source.rstrip("/")
+    store, name = storage.parent_of(folder), storage.name_of(folder)
+    return Artifact.named(store, name).meta(CENTROIDS) if is_artifact(name) else storage.join(folder, CENTROIDS)
 
 
 @plain_dataclass(frozen=True)
@@ -123,7 +131,7 @@ def _count_members(run: Run, out: Artifact, k: int) -> np.ndarray:
         sizes[found] += count
     content = io.BytesIO()
     np.save(content, sizes)
-    storage.write_bytes(out.file(SIZES), content.getvalue())
+    storage.write_bytes(out.meta(SIZES), content.getvalue())
     return sizes
 
 
@@ -138,7 +146,7 @@ def read_centroids(out: Artifact) -> np.ndarray:
 
 
 def _read_array(out: Artifact, name: str) -> np.ndarray:
-    return cast(np.ndarray, np.load(io.BytesIO(storage.read_bytes(out.file(name))), allow_pickle=False))
+    return cast(np.ndarray, np.load(io.BytesIO(storage.read_bytes(out.meta(name))), allow_pickle=False))
 
 
 @plain_dataclass(frozen=True)

@@ -153,7 +153,7 @@ class CoverageStage:
             size += sizes
         wanted = self.amount.number(self.survivors)
         quota = budgets(size, min(wanted, extent.rows))
-        write_table(out.file("strata.parquet"), _table(parts, extent.ends.dtype, size, quota))
+        write_table(out.meta("strata.parquet"), _table(parts, extent.ends.dtype, size, quota))
         summaries = keep_by_quota(run, out, parts, quota, self.name)
         return funnel(summaries, asked=wanted, hardest=dropped, strata=int((size > 0).sum()))
 

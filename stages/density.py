@@ -96,7 +96,7 @@ class DensityStage:
         size, spread = sum_moments((moments for _, moments in parts), len(centroids))
         wanted = self.amount.number(self.survivors)
         table = concept_table(centroids, size, spread, wanted, self.options)
-        write_table(out.file("density.parquet"), table)
+        write_table(out.meta("density.parquet"), table)
         quota = np.asarray(table["quota"])
         source = MemberDistance(self.survivors, self.clusters, self.options.keep, self.options.seed)
         summaries = keep_by_quota(run, out, source, quota, self.name)

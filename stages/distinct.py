@@ -15,7 +15,7 @@ from pipeline.artifact import Artifact, read_schema
 from pipeline.columns import column, places_in, split_rows
 from pipeline.errors import AccountingError
 from pipeline.stage import Run, ShardItem, Summary, total
-from pipeline.uid import UID_ARROW, uids_from_bytes, uids_to_hex
+from pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
 from stages.embeddings import write_rejects
 from stages.formats.sample import Reject
 from stages.uid_hash import hash64
@@ -61,10 +61,10 @@ class _Compare:
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
         table = self.embeddings.read(item.index, ["uid", "position"])
         shard = pa.array(np.full(len(table), item.index))
-        placed = pa.table([table["uid"], shard, table["position"]], schema=_PLACED)
+        placed = pa.table([bytes_of(table["uid"]), shard, table["position"]], schema=_PLACED)
         if self.parts == 1:
             return {0: placed}
-        part = (hash64(uids_from_bytes(table["uid"]), 0) % np.uint64(self.parts)).astype(np.int64)
+        part = (hash64(uids_from_bytes(placed["uid"]), 0) % np.uint64(self.parts)).astype(np.int64)
         return {number: placed.take(pa.array(at)) for number, at in split_rows(part)}
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
@@ -98,17 +98,16 @@ class _Compare:
         schema = read_schema(self.embeddings.shard(item.index))  # a place in a tar, where the shard is one
         columns = [name for name in ("position", "key", "uid", "offset") if name in schema.names]
         places = self.embeddings.read(item.index, columns).take(pa.array(rows))
-        names = uids_to_hex(uids_from_bytes(places["uid"]))
         return [
             Reject(
                 place["position"],
                 place["key"],
                 REPEATED,
-                f"a uid names one sample, but {name} is that of sample {first['first_position']} of shard "
+                f"a uid names one sample, but {place['uid']} is that of sample {first['first_position']} of shard "
                 f"{first['first_shard']} of the pool too, which is before this one and stays",
                 place.get("offset", -1),
             )
-            for place, name, first in zip(places.to_pylist(), names, found.to_pylist(), strict=True)
+            for place, first in zip(places.to_pylist(), found.to_pylist(), strict=True)
         ]
 
 

@@ -20,7 +20,7 @@ from pipeline.executor import Needs, State, Task
 from pipeline.fingerprint import fingerprint
 from pipeline.stage import Run, ShardItem, Summary, adopt, total
 from pipeline.turns import Turn
-from pipeline.uid import UID_ARROW
+from pipeline.uid import UID_ARROW, hex_of
 from stages.early import Early
 from stages.encoders import Encoding, OpenClip, Timm, provenance
 from stages.formats import Datacomp, ImageReader, Reader, VectorReader
@@ -46,7 +46,7 @@ _PLACE = pa.schema(
     [
         ("position", pa.int64()),
         ("key", pa.string()),
-        ("uid", UID_ARROW),
+        ("uid", pa.string()),
         ("caption", pa.string()),
         ("image_hash", UID_ARROW),
         ("offset", pa.int64()),
@@ -87,7 +87,7 @@ class Embeddings:
     encoding: Encoding = field(metadata={"fingerprint": False})
     needs: Needs = field(metadata={"fingerprint": False})
     name: ClassVar[str] = "embeddings"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     @classmethod
     def of(
@@ -206,7 +206,7 @@ class Precomputed:
     pool: Artifact
     reader: VectorReader
     name: ClassVar[str] = "embeddings"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     @property
     def recipe(self) -> str:
@@ -237,6 +237,7 @@ class _Read:
         table, rejects = self.reader.rows(item.url)
         named = {found["values"]: found["counts"] for found in pc.value_counts(table["named"]).to_pylist()}
         table = table.drop_columns("named")
+        table = table.set_column(table.column_names.index("uid"), "uid", hex_of(table["uid"]))
         positions, widths = np.asarray(table["position"]), dict[str, int]()
         for name in self.reader.encoders():
             if len(positions):
@@ -333,5 +334,5 @@ def read_rejects(out: Artifact, index: int) -> pa.Table:
 
 
 def _place(samples: Sequence[Sample]) -> pa.Table:
-    rows = {name: [getattr(sample, name) for sample in samples] for name in _PLACE.names}
-    return pa.Table.from_pydict(rows, _PLACE)
+    rows = {name: [getattr(sample, name) for sample in samples] for name in _PLACE.names if name != "uid"}
+    return pa.Table.from_pydict({**rows, "uid": [sample.uid.hex() for sample in samples]}, _PLACE)

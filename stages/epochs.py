@@ -14,6 +14,7 @@ from pipeline.artifact import Artifact
 from pipeline.errors import JobError
 from pipeline.keep_top import Rows, Thresholds, kept
 from pipeline.stage import Run, ShardItem, Stage, Summary
+from pipeline.uid import bytes_of
 from stages.cut import Amount, Of, funnel, one_group, select_each, write_kept
 from stages.subset import Subset, write_subsets
 from stages.survivors import Survivors
@@ -163,7 +164,7 @@ class _Drawn:
 
     def uids(self, item: ShardItem, subsets: Sequence[int]) -> Iterator[pa.Array]:
         """See Chosen.uids; subset i is epoch i."""
-        uids = self.embeddings.read(item.index, ["uid"])["uid"].combine_chunks()
+        uids = bytes_of(self.embeddings.read(item.index, ["uid"])["uid"])
         lists = self.out.read(item.index, ["epochs"])["epochs"].combine_chunks()
         rows, epochs = np.asarray(pc.list_parent_indices(lists)), np.asarray(lists.flatten())
         for epoch in subsets:

@@ -9,7 +9,6 @@ from pipeline.artifact import Artifact
 from pipeline.columns import column
 from pipeline.errors import AccountingError
 from pipeline.stage import Run, ShardItem, Summary, total
-from pipeline.uid import hex_of
 
 _TOLD = ("uid", "key", "caption", "width", "height")
 _URL = "url"  # of pools that bring their vectors
@@ -27,7 +26,7 @@ class Export:
     embeddings: Artifact
     manifest: Artifact
     name: ClassVar[str] = "export"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, run: Run, out: Artifact) -> Summary:
         """One file per input shard."""
@@ -62,5 +61,4 @@ def kept_rows(stage: Export, item: ShardItem) -> pa.Table:
             f"{stage.manifest.shard(item.index)} must have a row for each sample of {item.url}, but has {len(kept)}; "
             f"run the job again"
         )
-    chosen = table.drop_columns("position").filter(pa.array(kept[position]))
-    return chosen.set_column(0, "uid", hex_of(chosen["uid"]))
+    return table.drop_columns("position").filter(pa.array(kept[position]))

@@ -13,7 +13,7 @@ from pipeline.artifact import Artifact
 from pipeline.columns import column
 from pipeline.errors import AccountingError
 from pipeline.stage import Run, ShardItem, Summary, total
-from pipeline.uid import UID_ARROW, bytes_of, hex_of
+from pipeline.uid import bytes_of
 from stages.embeddings import read_rejects
 from stages.subset import Subset, write_subsets
 
@@ -32,7 +32,7 @@ class Manifest:
     distinct: Artifact
     cuts: tuple[tuple[str, Artifact], ...]
     name: ClassVar[str] = "manifest"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def run(self, run: Run, out: Artifact) -> Summary:
         """One manifest file per input shard, then uids.npy."""
@@ -86,15 +86,16 @@ class _Join:
 def join(stage: Manifest, item: ShardItem) -> pa.Table:
     """The manifest of one shard: one row per sample, readable or not, in the order of the shard.
 
-    Columns: uid (32 hex digits, null for a reject), shard (url), key, kept, reason (null, a cut's name, or
-    reject:<kind>), weight (float32, 1 for kept and 0 otherwise), then <cut>.<value> of every cut.
+    Columns: uid (32 hex digits, null for a reject), shard (url), key, caption (null where it was not read), kept,
+    reason (null, a cut's name, or reject:<kind>), weight (float32, 1 for kept and 0 otherwise), then <cut>.<value> of
+    every cut.
     """
-    table = stage.embeddings.read(item.index, ["position", "key", "uid"])
+    table = stage.embeddings.read(item.index, ["position", "key", "uid", "caption"])
     n = table.num_rows
     named = column(stage.distinct.read(item.index, ["kept"]), "kept")
     inside = named.copy()
     reason = np.full(n, -1)
-    values: dict[str, pa.Array | pa.ChunkedArray] = {}
+    values: dict[str, pa.ChunkedArray] = {}
     for number, (name, cut) in enumerate(stage.cuts):
         verdict = cut.read(item.index)
         if verdict.num_rows != n:
@@ -104,13 +105,14 @@ def join(stage: Manifest, item: ShardItem) -> pa.Table:
         inside &= kept
         for value in verdict.column_names:
             if value != "kept":
-                values[f"{name}.{value}"] = _readable(verdict[value])
+                values[f"{name}.{value}"] = verdict[value]
     names = pa.array([*(name for name, _ in stage.cuts), None], pa.string())
     readable = pa.table(
         {
             "position": table["position"],
-            "uid": _readable(table["uid"]),
+            "uid": table["uid"],
             "key": table["key"],
+            "caption": table["caption"],
             "kept": pa.array(inside),
             "reason": names.take(pa.array(reason, mask=reason < 0)),
             "weight": pa.array(inside.astype(np.float32)),
@@ -119,7 +121,11 @@ def join(stage: Manifest, item: ShardItem) -> pa.Table:
     )
     if not named.all():
         readable = readable.filter(pa.array(named))
-    rejected = [_rejected(artifact, item.index) for artifact in (stage.embeddings, stage.distinct)]
+    unread, repeated = (read_rejects(artifact, item.index) for artifact in (stage.embeddings, stage.distinct))
+    rejected = [
+        _rejected(unread, pa.nulls(len(unread), pa.string())),
+        _rejected(repeated, table["caption"].filter(pa.array(~named))),  # both in the order of the shard
+    ]
     every = pa.concat_tables([readable, *rejected], promote_options="default")
     if (np.diff(column(every, "position")) < 0).any():
         every = every.sort_by("position")
@@ -127,24 +133,19 @@ def join(stage: Manifest, item: ShardItem) -> pa.Table:
     return every.add_column(1, "shard", pa.repeat(pa.scalar(item.url, pa.string()), every.num_rows))
 
 
-def _rejected(rejecting: Artifact, index: int) -> pa.Table:
-    rejects = read_rejects(rejecting, index)
+def _rejected(rejects: pa.Table, captions: pa.Array | pa.ChunkedArray) -> pa.Table:
     n = rejects.num_rows
     return pa.table(
         {
             "position": rejects["position"],
             "uid": pa.nulls(n, pa.string()),
             "key": rejects["key"],
+            "caption": captions,
             "kept": pa.array(np.zeros(n, bool)),
             "reason": pc.binary_join_element_wise("reject", rejects["kind"], ":"),
             "weight": pa.array(np.zeros(n, np.float32)),
         }
     )
-
-
-def _readable(values: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """A uid column as hex text, any other as it is."""
-    return hex_of(values) if values.type == UID_ARROW else values
 
 
 @dataclass(frozen=True)

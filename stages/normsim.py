@@ -136,7 +136,7 @@ class NormsStage:
 
     def run(self, run: Run, out: Artifact) -> Summary:
         """For p = 2 one worker makes the Gram matrix first; otherwise every worker holds the target, 2 m d bytes."""
-        if self.p == 2 and array_if_whole(out.file(GRAM)) is None:
+        if self.p == 2 and array_if_whole(out.meta(GRAM)) is None:
             for _ in run.each(_Gram(self.target, out), ["the target set"], "norms: Gram matrix"):
                 pass
         return {"rows": total(run.fill(_Norms(self, out), out, self.name), "rows")}
@@ -152,7 +152,7 @@ class _Gram:
 
     def run(self, state: None, item: str) -> Summary:
         target = read_target(self.target)
-        with storage.committing(self.out.file(GRAM)) as file:
+        with storage.committing(self.out.meta(GRAM)) as file:
             np.save(file, gram(target))
         return {"rows": len(target)}
 
@@ -166,7 +166,7 @@ class _Norms:
 
     def open(self) -> np.ndarray:
         if self.stage.p == 2:
-            with storage.open_read(self.out.file(GRAM)) as file:
+            with storage.open_read(self.out.meta(GRAM)) as file:
                 return cast(np.ndarray, np.load(file, allow_pickle=False))
         target = read_target(self.stage.target)
         new = np.r_[True, (target[1:] != target[:-1]).any(axis=1)]  # they are in order, so equal rows are neighbours

@@ -62,7 +62,7 @@ class PoolStage:
 
     shards: tuple[Identity, ...]
     name: ClassVar[str] = "pool"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, run: Run, out: Artifact) -> Summary:
         """One small file."""

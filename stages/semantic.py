@@ -19,7 +19,7 @@ from pipeline.errors import AccountingError
 from pipeline.executor import Regroup
 from pipeline.order import key_uids, keys_from_bytes
 from pipeline.stage import Run, ShardItem, Summary, total
-from pipeline.uid import UID_ARROW, uids_from_bytes, uids_to_bytes
+from pipeline.uid import UID_ARROW, bytes_of, hex_of, uids_from_bytes, uids_to_bytes
 from stages.cells import Buckets
 from stages.clusters import Members, read_centroids, read_sizes
 from stages.cut import funnel, write_kept
@@ -107,7 +107,7 @@ class _Steps:
     @property
     def folder(self) -> str:
         """Where the next step leaves its files."""
-        return self._out.file(f"steps/{self.number:02d}")
+        return self._out.meta(f"steps/{self.number:02d}")
 
     def take(self, work: Regroup[ShardItem, Summary], label: str) -> Mapping[str, int]:
         """Do the next step; the sums of what its shards report."""
@@ -195,7 +195,8 @@ def _exact(exact: Artifact, index: int) -> pa.Table:
     """Columns VERDICTS of the exact duplicates of one shard."""
     table = exact.read(index, ["duplicate_of", "cosine"])
     rows = np.flatnonzero(np.asarray(table["duplicate_of"].is_valid()))
-    return table.take(pa.array(rows)).add_column(0, "row", pa.array(rows)).cast(VERDICTS)
+    found = table.take(pa.array(rows))
+    return pa.table([pa.array(rows), bytes_of(found["duplicate_of"]), found["cosine"]], schema=VERDICTS)
 
 
 def _semantic(at: str, index: int) -> pa.Table:
@@ -215,5 +216,5 @@ def commit_verdicts(out: Artifact, item: ShardItem, before: np.ndarray, tables: 
     at = np.full(len(before), len(rows))
     at[rows] = np.arange(len(rows))
     index = pa.array(at, mask=at == len(rows))
-    columns = {name: found[name].combine_chunks().take(index) for name in ("duplicate_of", "cosine")}
-    return write_kept(out, item, before, after, columns)
+    named, cosine = (found[name].combine_chunks().take(index) for name in ("duplicate_of", "cosine"))
+    return write_kept(out, item, before, after, {"duplicate_of": hex_of(named), "cosine": cosine})

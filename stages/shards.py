@@ -88,7 +88,7 @@ class Shards:
         for _ in run.each(_Write(self, out), missing, self.name):
             pass
         sizes = {shard_name(shard.index, ".tar"): shard.samples for shard in planned}
-        write_json(out.file(SIZES), sizes)
+        write_json(out.meta(SIZES), sizes)
         written = sum(found.size for found in storage.listing(out.folder) if found.url.endswith(".tar"))
         return {"samples": sum(sizes.values()), "shards": len(sizes), "bytes": written}
 

@@ -198,11 +198,11 @@ def _column(keys: np.ndarray) -> pa.Array:
 
 
 def _file(out: Artifact, subset: Subset) -> str:
-    return out.file(f"{subset.name}.npy")
+    return out.meta(f"{subset.name}.npy")
 
 
 def _range_file(out: Artifact, subset: Subset, number: int) -> str:
-    return out.file(f"{subset.name}/{shard_name(number, '.npy')}")
+    return out.meta(f"{subset.name}/{shard_name(number, '.npy')}")
 
 
 def _write_header(file: BinaryIO, count: int) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.artifact import Artifact
 from pipeline.columns import column, matrix
 from pipeline.errors import AccountingError
-from pipeline.uid import uids_from_bytes
+from pipeline.uid import uids_of
 from stages.embeddings import Embeddings
 from stages.float16 import widened
 from stages.formats import Reader, VectorReader
@@ -74,7 +74,7 @@ class Survivors:
 
     def uids(self, index: int) -> np.ndarray:
         """uids of every row of shard `index`, dtype UID."""
-        return uids_from_bytes(self.embeddings.read(index, ["uid"])["uid"])
+        return uids_of(self.embeddings.read(index, ["uid"])["uid"])
 
     def vectors(self, index: int, url: str, name: str, tower: Tower, rows: np.ndarray) -> np.ndarray:
         """Unit vectors of encoder `name` for row numbers `rows` (m,): float16 (m, d), d that of the pool if m = 0."""

@@ -60,7 +60,7 @@ class Target:
     by: str = field(metadata={"fingerprint": False})
     embedder: Embeddings | None = field(metadata={"fingerprint": False})
     name: ClassVar[str] = "target"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def look(self, widths: Mapping[str, int]) -> str:
         """See Looking.look."""
@@ -82,7 +82,7 @@ class Target:
             kinds = ", ".join(f"{kind}: {times}" for kind, times in cast(Mapping[str, int], found["rejects"]).items())
             raise DataError(
                 f"a target must have a vector at least, but nothing could be read of {self.files[0].url} "
-                f"({kinds or 'it is empty'}); see {out.file('rejects.parquet')}"
+                f"({kinds or 'it is empty'}); see {out.meta('rejects.parquet')}"
             )
         return {name: found[name] for name in ("vectors", "width", "rejected", "rejects")}
 
@@ -211,7 +211,7 @@ class _Read:
         kinds = dict(sorted(Counter(reject.kind for reject in rejects).items()))
         if rejects:
             rows = [{name: getattr(reject, name) for name in ("key", "kind", "message")} for reject in rejects]
-            write_table(self.out.file("rejects.parquet"), pa.Table.from_pylist(rows))
+            write_table(self.out.meta("rejects.parquet"), pa.Table.from_pylist(rows))
         if len(vectors):
             with storage.committing(self.out.file(VECTORS)) as file:
                 np.save(file, in_byte_order(vectors))

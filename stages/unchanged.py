@@ -19,7 +19,7 @@ def check_unchanged(embeddings: Artifact, index: int, url: str, reader: Reader) 
     listed is read once per process.
     """
     found = as_one([storage.identity_of(name) for name in (url, *companions_of(url, reader))])
-    if fingerprint(found, digits=32) != _listed(embeddings.file(PARTS))[index]:
+    if fingerprint(found, digits=32) != _listed(embeddings.meta(PARTS))[index]:
         raise ShardError(
             f"{url} must stay as it was when the run listed it, but is another file now, of {found.size} bytes; "
             f"run the same command again, which reads this shard anew and keeps the others"

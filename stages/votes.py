@@ -56,7 +56,7 @@ class VotesStage:
             votes[found] += count
         size = read_sizes(self.clusters)
         stays = self.rule.kept(votes)
-        write_table(out.file("votes.parquet"), _table(size, votes, stays))
+        write_table(out.meta("votes.parquet"), _table(size, votes, stays))
         summaries = run.fill(_Keep(self, stays, out), out, self.name)
         report = funnel(summaries, clusters=len(stays), voted=int((votes > 0).sum()), clusters_kept=int(stays.sum()))
         if report["kept"] != int(size[stays].sum()):

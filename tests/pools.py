@@ -211,7 +211,7 @@ class Filtered:
         last = self.survivors.last
         verdicts = [{"kept": True}] * len(uids) if last is None else last.read(index).to_pylist()
         for uid, verdict in zip(uids, verdicts, strict=True):
-            yield {"uid": uid.hex(), **verdict}
+            yield {"uid": uid, **verdict}
 
     def through(self, *cuts: Cut) -> "Filtered":
         """After these cuts too."""

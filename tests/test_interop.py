@@ -7,17 +7,20 @@ import os
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from jobs import cli
+from pipeline.artifact import is_artifact
 from tests.jobs.test_cat import pipes_left_open
 from tests.pools import (
     Samples,
@@ -206,6 +209,67 @@ def test_to_hugging_face_datasets(recipes: Recipes) -> None:
     assert left["first"][1].startswith("a photo of thing")
     assert (left["mixed"][0]["jpg"].size, left["mixed"][0]["png"]) == ((40, 40), None)
     assert left["table"]["uid"] == [row["uid"] for row in kept(recipes, "photos")]
+
+
+def test_to_duckdb_and_polars(recipes: Recipes) -> None:
+    left = recipes.run("To DuckDB and polars")
+    rows = kept(recipes, "photos")
+    assert {reason: samples for reason, samples, _ in left["reasons"]} == {
+        "kept": len(rows),
+        "similarity": POOL - len(rows),
+    }
+    worst = sorted(rows, key=lambda row: row["similarity.cosine"])[:10]
+    assert left["lowest"] == [(row["caption"], row["similarity.cosine"], 40, 40) for row in worst]
+    assert sorted(left["narrow"]["uid"]) == sorted(row["uid"] for row in rows)
+    assert sorted(left["narrow"]["caption"]) == sorted(row["caption"] for row in rows)
+
+
+def test_every_folder_of_data_is_one_table_to_every_reader(recipes: Recipes) -> None:
+    """Each stage of four jobs, read as a folder, as people do who do not know what else may lie there."""
+    recipes.run(list(SECTIONS)[-1])
+    import datasets  # not before the recipes have set where it keeps its files
+    import duckdb
+    import polars
+    from pyarrow.dataset import dataset
+
+    store = recipes.folder / "winnow"
+    seen = Counter[str]()
+    for folder in sorted(path for path in store.iterdir() if is_artifact(path.name)):
+        stage, where = folder.name.rpartition("-")[0], str(folder)
+        kind = {"shards": "webdataset"}.get(stage, "parquet")
+        found = datasets.load_dataset(kind, data_dir=where, split="train")
+        assert datasets.load_dataset(where, split="train").num_rows == found.num_rows
+        if kind == "parquet":
+            counts = [
+                len(pd.read_parquet(where)),
+                dataset(where).count_rows(),
+                pq.read_table(where).num_rows,
+                polars.scan_parquet(where).collect().height,
+                duckdb.read_parquet(f"{where}/*.parquet").shape[0],
+            ]
+            assert counts == [found.num_rows] * 5
+        assert found.num_rows
+        seen[stage] += 1
+    stages = {"embeddings", "distinct", "clusters", "density", "prototypes", "manifest", "shards", "export"}
+    assert stages <= set(seen)
+    assert {seen["embeddings"], seen["manifest"]} == {4}
+
+
+def test_uids_join_whatever_the_table(recipes: Recipes) -> None:
+    recipes.run("From clip-retrieval")
+    import duckdb
+
+    made = json.loads((recipes.folder / "winnow/jobs/retrieval.json").read_text())["artifacts"]
+    names = {name: f"'winnow/{made[name]}/*.parquet'" for name in ("manifest", "embeddings", "duplicates")}
+    joined = duckdb.sql(
+        f"SELECT m.caption, e.caption FROM {names['manifest']} m JOIN {names['embeddings']} e USING (uid)"
+    ).fetchall()
+    assert len(joined) == POOL
+    assert all(one == other for one, other in joined)
+    strange = duckdb.sql(
+        f"SELECT count(*) FROM {names['duplicates']} WHERE duplicate_of NOT IN (SELECT uid FROM {names['embeddings']})"
+    )
+    assert strange.fetchall() == [(0,)]
 
 
 def test_every_section_is_run_and_every_table_row_has_one(recipes: Recipes) -> None:

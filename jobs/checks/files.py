@@ -5,20 +5,22 @@ from collections.abc import Iterator
 from jobs.checks.findings import Findings, looked, violated
 from jobs.checks.finished import Finished
 from pipeline import storage
-from pipeline.artifact import DONE, Artifact, shard_name
+from pipeline.artifact import DONE, Artifact
 from pipeline.stage import PARTS, Run
 from stages.centroids import CENTROIDS
+from stages.clusters import SIZES as CLUSTER_SIZES
 from stages.epochs import epoch_name
 from stages.manifest import UIDS
 from stages.pool import as_one, companions_of
 from stages.shards import SIZES
 from stages.target import VECTORS
 
+_ALONE = {"pool": ("shards.parquet",), "target": (VECTORS,)}
+"""The data of stages that have no file for each shard."""
+
 _OF_A_STAGE = {
-    "pool": ("shards.parquet",),
     "embeddings": (PARTS,),
-    "clusters": (CENTROIDS,),
-    "target": (VECTORS,),
+    "clusters": (CENTROIDS, CLUSTER_SIZES),
     "density": ("density.parquet",),
     "coverage": ("strata.parquet",),
     "image_based": ("votes.parquet",),
@@ -26,7 +28,7 @@ _OF_A_STAGE = {
     "manifest": (UIDS,),
     "shards": (SIZES,),
 }
-"""Files of a stage as a whole."""
+"""Files of a stage as a whole, beside its data."""
 
 _NOT_BY_SHARD = ("pool", "target", "shards")
 """Stages without a file for each input shard; the tars of `shards` have a check of their own."""
@@ -52,24 +54,25 @@ def pool(job: Finished, run: Run) -> Findings:
 
 
 def files(job: Finished, run: Run) -> Findings:
-    """Every artifact has `_done.json`, one file for each input shard and those of its stage, and no other's."""
+    """Every artifact has `_done.json`, one file for each input shard and those of its stage, and no other table."""
     found = Findings()
     for label, artifact in job.artifacts.items():
         wanted = set(_wanted(job, label, artifact, len(run.shards)))
-        there = {storage.name_of(file.url) for file in storage.listing(artifact.folder)}
-        by_shard = {name for name in there if name.endswith(".parquet") and name.partition(".")[0].isdigit()}
+        there = {file.url for folder in (artifact.folder, artifact.meta_folder) for file in storage.listing(folder)}
+        by_shard = {url for url in there if url.startswith(f"{artifact.folder}/") and url.endswith(".parquet")}
         missing, strange = sorted(wanted - there), sorted(by_shard - wanted)
         found += looked(artifacts=1, files=len(wanted))
-        found += violated(*(f"{artifact.file(name)} must be there, but is not" for name in missing))
-        found += violated(*(f"{artifact.file(name)} is of none of {len(run.shards)} input shards" for name in strange))
+        found += violated(*(f"{url} must be there, but is not" for url in missing))
+        found += violated(*(f"{url} is of none of {len(run.shards)} input shards" for url in strange))
     return found
 
 
 def _wanted(job: Finished, label: str, artifact: Artifact, shards: int) -> Iterator[str]:
-    yield DONE
-    yield from _OF_A_STAGE.get(artifact.stage, ())
+    yield artifact.meta(DONE)
+    yield from (artifact.file(name) for name in _ALONE.get(artifact.stage, ()))
+    yield from (artifact.meta(name) for name in _OF_A_STAGE.get(artifact.stage, ()))
     if artifact.stage not in _NOT_BY_SHARD:
-        yield from (shard_name(index) for index in range(shards))
+        yield from (artifact.shard(index) for index in range(shards))
     for cut in job.cuts:
         if cut.name == label and cut.kind == "epochs":
-            yield from (f"{epoch_name(epoch)}.npy" for epoch in range(cut.options.epochs))
+            yield from (artifact.meta(f"{epoch_name(epoch)}.npy") for epoch in range(cut.options.epochs))

@@ -18,7 +18,7 @@ from pipeline.artifact import Artifact, read_json, read_table
 from pipeline.columns import column
 from pipeline.errors import DataError, JobError
 from pipeline.stage import ShardItem
-from pipeline.uid import uids_from_bytes, uids_to_hex
+from pipeline.uid import uids_of
 from stages.survivors import Survivors
 from stages.uid_hash import hash64
 
@@ -107,13 +107,13 @@ class Finished:
 
     def sampled(self, index: int) -> np.ndarray:
         """Row numbers of one shard's readable samples to be looked at: int64 (m,)."""
-        uids = uids_from_bytes(self.embeddings.read(index, ["uid"])["uid"])
+        uids = uids_of(self.embeddings.read(index, ["uid"])["uid"])
         return np.flatnonzero(self.sample.mask(uids, self.readable))
 
     def who(self, item: ShardItem, row: int) -> str:
         """Row, key and uid of a readable sample, for messages."""
         table = self.embeddings.read(item.index, ["key", "uid"]).slice(row, 1)
-        [key], [uid] = table["key"].to_pylist(), uids_to_hex(uids_from_bytes(table["uid"]))
+        [key], [uid] = table["key"].to_pylist(), table["uid"].to_pylist()
         return f"row {row}, key {key!r}, uid {uid}"
 
 

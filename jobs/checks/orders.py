@@ -236,7 +236,7 @@ def _amount(job: Finished, run: Run, cut: FinishedCut, standings: Sequence[Stand
 
 def _quotas(file: str, job: Finished, run: Run, cut: FinishedCut, standings: Sequence[Standing]) -> Findings:
     """Sizes and quotas of the table are met in each group, and the quotas sum to what stays."""
-    table = read_table(cut.artifact.file(file))
+    table = read_table(cut.artifact.meta(file))
     return _per_group(cut, file, table, standings[0], column(table, "quota"))
 
 
@@ -256,7 +256,7 @@ def _per_group(cut: FinishedCut, file: str, table: pa.Table, standing: Standing,
 
 def _votes(job: Finished, run: Run, cut: FinishedCut, standings: Sequence[Standing]) -> Findings:
     """Each vector of the target voted once; the clusters of votes.parquet that stay do so whole, the others not."""
-    table = read_table(cut.artifact.file("votes.parquet"))
+    table = read_table(cut.artifact.meta("votes.parquet"))
     votes, kept = column(table, "votes"), column(table, "kept")
     voters, _ = target_shape(job.artifacts[f"{cut.name}.target"])
     found = unless_equal(f"{cut.name}: votes of votes.parquet", voters, int(votes.sum()))
@@ -290,7 +290,7 @@ def _strata(job: Finished, run: Run, cut: FinishedCut, standings: Sequence[Stand
     strata, left = standings
     came, stayed = int(left.size.sum()), int(left.kept.sum())
     found = unless_equal(f"{cut.name}: what beta leaves of {came}", came - int(cut.options.beta * came), stayed)
-    table = read_table(cut.artifact.file("strata.parquet"))
+    table = read_table(cut.artifact.meta("strata.parquet"))
     size, wanted = column(table, "size"), cut.options.amount().number(cut.before)
     if int(size.sum()) != stayed:
         return found + violated(f"{cut.name}: strata.parquet must hold {stayed} samples, but holds {size.sum()}")

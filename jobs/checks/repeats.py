@@ -17,7 +17,7 @@ from pipeline.artifact import Artifact
 from pipeline.columns import column, split_rows
 from pipeline.errors import DataError, FailedShards
 from pipeline.stage import Run, ShardItem, check_all
-from pipeline.uid import UID_ARROW, uids_from_bytes
+from pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
 from stages.uid_hash import hash64
 
 _PART = 2_000_000  # uids that meet in one part
@@ -107,14 +107,15 @@ class _Meet:
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
         with reading(item.url):
             kept, gone, table = self._read(item)
-            uids = self.dropping.cut.before.table(item.index, ["uid"])["uid"].combine_chunks()
+            uids = bytes_of(self.dropping.cut.before.table(item.index, ["uid"])["uid"])
             kind, proofs = self._proofs(item, gone, table)
             named = table["duplicate_of"].combine_chunks().take(pa.array(gone))
             known = np.flatnonzero(np.asarray(named.is_valid()))  # the others are told of in settle
+            named = bytes_of(named.drop_null())
             n, m = len(kept), len(known)
             sent = pa.table(
                 [
-                    pa.concat_arrays([uids.take(pa.array(kept)), named.take(pa.array(known))]),
+                    pa.concat_arrays([uids.take(pa.array(kept)), named]),
                     pa.array(np.full(n + m, item.index)),
                     pa.array(np.r_[kept, gone[known]]),
                     pa.array(np.arange(n + m) >= n),
@@ -204,8 +205,7 @@ class _Meet:
 
     def _said(self, item: ShardItem, row: int) -> str:
         name = self.dropping.artifact.read(item.index, ["duplicate_of"])["duplicate_of"][row].as_py()
-        named = "none" if name is None else name.hex()
-        return f"{self.job.who(item, row)}: {self.dropping.artifact.stage} dropped it for {named}, but it"
+        return f"{self.job.who(item, row)}: {self.dropping.artifact.stage} dropped it for {name or 'none'}, but it"
 
     def _stated(self, item: ShardItem) -> Findings:
         """What the columns say by themselves: who is dropped, and nobody else, names another with a cosine for it."""

@@ -18,7 +18,7 @@ from pipeline import storage
 from pipeline.artifact import read_json, shard_name
 from pipeline.errors import DataError
 from pipeline.stage import Run, ShardItem
-from pipeline.uid import content_hash, named_uid, stated_uid, uids_from_bytes
+from pipeline.uid import content_hash, named_uid, stated_uid, uids_of
 from stages.formats import ImageReader, Parquet
 from stages.shards import SIZES, OutputShard, Piece, plan_shards
 from stages.training_members import CAPTION, PICTURES, Member, training_key, training_members
@@ -55,7 +55,7 @@ def shards(job: Finished, run: Run) -> Findings | None:
         return None
     tars, out = _planned(job, run), job.artifacts["shards"]
     expected = {storage.name_of(tar.url): tar.planned.samples for tar in tars}
-    url = out.file(SIZES)
+    url = out.meta(SIZES)
     with reading(url):
         sizes = read_json(url)
     found = Findings()
@@ -113,7 +113,7 @@ def _names(table: pa.Table, used: set[str]) -> Iterator[tuple[str, ...]]:
     A key that would break a tar gives way to the uid, and one that is in the tar already gets a number.
     """
     for key, uid in zip(table["key"].to_pylist(), table["uid"].to_pylist(), strict=True):
-        yield _unused(training_key(key), used), _unused(uid.hex(), used)
+        yield _unused(training_key(key), used), _unused(uid, used)
 
 
 def _unused(name: str, used: set[str]) -> str:
@@ -182,7 +182,7 @@ def _members_of(job: Finished, tar: _Tar) -> Findings:
     with storage.open_read(tar.url) as file:
         samples = _samples(_places(file))
         for piece, rows, table in _expected(job, tar):
-            chosen = np.flatnonzero(job.sample.mask(uids_from_bytes(table["uid"]), int(job.counts["kept"])))
+            chosen = np.flatnonzero(job.sample.mask(uids_of(table["uid"]), int(job.counts["kept"])))
             facts = cast(list[dict[str, Any]], table.take(pa.array(chosen)).to_pylist())
             for entry, fact, source in zip(chosen.tolist(), facts, _sources(reader, piece, facts), strict=True):
                 if start + entry >= len(samples):  # the check of the shards tells that it is not there
@@ -273,8 +273,8 @@ def _contents(reader: ImageReader, file: BinaryIO, places: Sequence[_Place], fac
     if caption != fact["caption"].encode():
         yield f"its caption must be {fact['caption']!r:.80}, but is {caption!r:.80}"
     uid = _uid(reader, parts.get("json", b""), image, fact)
-    if uid is not None and uid != fact["uid"]:
-        yield f"its members must have uid {fact['uid'].hex()}, but have {uid.hex()}"
+    if uid is not None and uid.hex() != fact["uid"]:
+        yield f"its members must have uid {fact['uid']}, but have {uid.hex()}"
 
 
 def _uid(reader: ImageReader, described: bytes, image: bytes, fact: Mapping[str, Any]) -> bytes | None:

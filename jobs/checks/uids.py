@@ -57,15 +57,15 @@ class _InEpoch:
     def of(self, index: int) -> tuple[np.ndarray, pa.Array]:
         lists = self.artifact.read(index, ["epochs"])["epochs"].combine_chunks()
         rows = np.asarray(pc.list_parent_indices(lists))[np.asarray(lists.flatten()) == self.epoch]
-        return rows, self.embeddings.read(index, ["uid"])["uid"].combine_chunks().take(pa.array(rows))
+        return rows, bytes_of(self.embeddings.read(index, ["uid"])["uid"]).take(pa.array(rows))
 
 
 def uids(job: Finished, run: Run) -> Findings:
     """uids.npy is sorted and has the uids of the kept rows of the manifest, each once; epochs alike."""
-    found = _compared(run, job.manifest.file(UIDS), _Kept(job.manifest))
+    found = _compared(run, job.manifest.meta(UIDS), _Kept(job.manifest))
     for cut in job.cuts:
         for epoch in range(cut.options.epochs if cut.kind == "epochs" else 0):
-            url = cut.artifact.file(f"{epoch_name(epoch)}.npy")
+            url = cut.artifact.meta(f"{epoch_name(epoch)}.npy")
             found += _compared(run, url, _InEpoch(job.embeddings, cut.artifact, epoch))
     return found
 

@@ -116,7 +116,7 @@ def _norms_of(job: Finished, cut: FinishedCut, item: ShardItem) -> Findings:
         return looked(samples=0)
     vectors = cut.before.vectors(item.index, item.url, cut.options.by, "image", rows)
     if cut.options.p == 2:
-        with storage.open_read(artifact.file(GRAM)) as file:
+        with storage.open_read(artifact.meta(GRAM)) as file:
             made = lengths(vectors, np.load(file, allow_pickle=False)).astype(np.float32)
     else:
         made = largest(vectors, read_target(job.artifacts[f"{cut.name}.target"]))
@@ -192,7 +192,7 @@ def _members(job: Finished, cut: FinishedCut, item: ShardItem) -> Columns:
 def _strata(job: Finished, cut: FinishedCut, item: ShardItem) -> Columns:
     """The score and, where `beta` left the sample, its range of it."""
     [(name, score)] = (_cosine if cut.options.by is not None else partial(_prepared, "scores"))(job, cut, item).items()
-    strata = read_table(cut.artifact.file("strata.parquet"))
+    strata = read_table(cut.artifact.meta("strata.parquet"))
     ends, ease = np.concatenate([column(strata, "low"), column(strata, "high")]), np.asarray(score.fill_null(0))
     if cut.options.hardest == "highest":
         ends, ease = reversed_order(ends), reversed_order(ease)

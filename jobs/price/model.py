@@ -16,6 +16,7 @@ import numpy as np
 from jobs.job import Job
 from jobs.price.miniature import Miniature
 from jobs.price.timing import Call
+from pipeline.artifact import Artifact
 from pipeline.waiting import AIM_S
 from stages.policy import names_of
 
@@ -219,8 +220,9 @@ def cut_of(job: Job, label: str) -> Any:
     return dict(zip(names_of(job.policy), job.policy, strict=True))[label.partition(".")[0]]
 
 
-def files_of(folder: Path) -> tuple[int, int, int]:
-    """Files of an artifact that are one a shard, other files, and bytes of all."""
-    found = [path for path in folder.rglob("*") if path.is_file()]
+def files_of(artifact: Artifact) -> tuple[int, int, int]:
+    """Files of an artifact in a local store that are one a shard, other files, and bytes of all."""
+    folders = Path(artifact.folder), Path(artifact.meta_folder)
+    found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     shards = sum(bool(_PER_SHARD.fullmatch(path.name)) for path in found)
     return shards, len(found) - shards, sum(path.stat().st_size for path in found)

@@ -130,7 +130,7 @@ def _run(small: Miniature, timing: Timing, cold: Mapping[str, float], say: Calla
         calls = timing.take()
         local = len({call.worker.partition(":")[0] for call in calls}) <= 1
         read = bytes_read() - before if local else sum(call.read for call in calls)
-        per_shard, odd, left = files_of(Path(result.artifact.folder))
+        per_shard, odd, left = files_of(result.artifact)
         if isinstance(small.job.pool.reader, Webdataset) and label in ("embeddings", "shards"):
             read += left if label == "shards" else sum(shard.bytes for shard in small.shards)  # mapped, not read
         came = _came(result, small)

@@ -186,7 +186,7 @@ def _cut(cut: FinishedCut, place: int, report: Mapping[str, object], job: Mappin
         came=cast(int, report["in"]),
         kept=cast(int, report["kept"]),
         threshold=cast(float | None, report.get("threshold")),
-        concepts=read_table(cut.artifact.file("density.parquet")) if cut.kind == "density" else None,
+        concepts=read_table(cut.artifact.meta("density.parquet")) if cut.kind == "density" else None,
     )
 
 

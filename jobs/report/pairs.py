@@ -12,13 +12,13 @@ from jobs.report.scan import PAIRS, Pick
 from pipeline.artifact import Artifact
 from pipeline.columns import column, places_in
 from pipeline.stage import Run, ShardItem
-from pipeline.uid import uids_from_bytes
+from pipeline.uid import uids_of
 
 
-def partners(run: Run, items: Sequence[ShardItem], cut: CutFacts, picks: Iterable[Pick]) -> dict[bytes, Place]:
+def partners(run: Run, items: Sequence[ShardItem], cut: CutFacts, picks: Iterable[Pick]) -> dict[str, Place]:
     """Where in these shards the samples that the picks repeat lie, by uid."""
-    wanted = uids_from_bytes(pa.array(sorted({pick.other for pick in picks if pick.other}), pa.binary(16)))
-    found: dict[bytes, Place] = {}
+    wanted = uids_of(pa.array(sorted({pick.other for pick in picks if pick.other}), pa.string()))
+    found: dict[str, Place] = {}
     if len(wanted):
         task = _Partners(cut.finished.before.embeddings, cut.finished.artifact, wanted)
         for _, places in run.each(task, items, "report: pairs"):
@@ -35,13 +35,13 @@ class _Partners:
     def open(self) -> None:
         return None
 
-    def run(self, state: None, item: ShardItem) -> dict[bytes, Place]:
+    def run(self, state: None, item: ShardItem) -> dict[str, Place]:
         uids = self.embeddings.read(item.index, ["uid"])["uid"]
         stays = column(self.verdicts.read(item.index, ["kept"]), "kept")
-        rows = np.flatnonzero((places_in(self.wanted, uids_from_bytes(uids)) >= 0) & stays).tolist()
+        rows = np.flatnonzero((places_in(self.wanted, uids_of(uids)) >= 0) & stays).tolist()
         return {uids[row].as_py(): (item.index, row) for row in rows}
 
 
-def pairs_of(picks: Iterable[Pick], places: Mapping[bytes, Place]) -> list[tuple[Pick, Place]]:
+def pairs_of(picks: Iterable[Pick], places: Mapping[str, Place]) -> list[tuple[Pick, Place]]:
     """The first picks whose better one was found, with its place."""
     return [(pick, places[pick.other]) for pick in sorted(picks) if pick.other in places][:PAIRS]

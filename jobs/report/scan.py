@@ -18,7 +18,7 @@ from pipeline import storage
 from pipeline.artifact import Artifact
 from pipeline.columns import column
 from pipeline.stage import Run, ShardItem
-from pipeline.uid import uids_from_bytes
+from pipeline.uid import uids_of
 from stages.embeddings import read_rejects
 from stages.uid_hash import hash64
 
@@ -38,14 +38,14 @@ _SEED = (1 << 61) + 1  # of no cut: what `random` keeps has one side of its own 
 class Pick:
     """A sample to show. rank: the lowest are shown. index, row: its place. note: what is said of it.
 
-    other: uid of the sample that it repeats, 16 bytes; b"" where it is no duplicate.
+    other: uid of the sample that it repeats; "" where it is no duplicate.
     """
 
     rank: float
     index: int
     row: int
     note: str = field(default="", compare=False)
-    other: bytes = field(default=b"", compare=False)
+    other: str = field(default="", compare=False)
 
 
 Reject = tuple[int, int, str, str, str]
@@ -169,7 +169,7 @@ class Scan:
 
     def run(self, state: None, item: ShardItem) -> Part:
         """What one shard comes to."""
-        uids = uids_from_bytes(self.embeddings.read(item.index, ["uid"])["uid"])
+        uids = uids_of(self.embeddings.read(item.index, ["uid"])["uid"])
         hashes = hash64(uids, _SEED)
         part = Part(rows=len(uids))
         for cut in self.cuts:
@@ -203,7 +203,7 @@ class Scan:
             part.broken[cut.name] = Counter(notes.texts("broken", gone))
         if cut.kind == "duplicates":
             uids = table["duplicate_of"].take(pa.array(gone)).to_pylist()
-            others = {row: uid or b"" for row, uid in zip(gone.tolist(), uids, strict=True)}
+            others = {row: uid or "" for row, uid in zip(gone.tolist(), uids, strict=True)}
             alike = column(table, "cosine", null=np.inf).astype(np.float64)
             for shelf, order in (("pairs", rank), ("border pairs", np.where(alike < 1, alike, np.inf))):
                 part.picks[cut.name, shelf] = _lowest(order, gone, index, _PAIR_CANDIDATES, notes, others)
@@ -248,14 +248,14 @@ def _lowest(
     index: int,
     most: int,
     notes: "_Notes",
-    others: Mapping[int, bytes] | None = None,
+    others: Mapping[int, str] | None = None,
 ) -> list[Pick]:
     """The picks of lowest rank (n,) among some rows of a shard, at most so many; infinite ranks are none."""
     rows = rows[np.isfinite(rank[rows])]
     if len(rows) > most:
         rows = rows[np.argpartition(rank[rows], most - 1)[:most]]
     return [
-        Pick(float(rank[row]), index, row, notes.of(row), (others or {}).get(row, b"")) for row in sorted(rows.tolist())
+        Pick(float(rank[row]), index, row, notes.of(row), (others or {}).get(row, "")) for row in sorted(rows.tolist())
     ]
 
 

@@ -80,9 +80,8 @@ def deciding(job: Finished, place: Place) -> tuple[list[int], list[tuple[Mapping
     for number, cut in enumerate(job.cuts):
         [row] = cut.artifact.read(place.item.index).slice(place.row, 1).to_pylist()
         kept = bool(row.pop("kept"))
-        values = {name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}
         numbers.append(number)
-        found.append((values, kept))
+        found.append((row, kept))
         if not kept:
             break
     return numbers, found
@@ -137,7 +136,7 @@ def _clustered(asked: Asked) -> _Found:
     cut, cluster, distance = asked.cut, asked.values["cluster"], asked.values["distance"]
     facts: dict[str, Any] = {"cluster": cluster, **_rank_facts(asked.ranks.get(0), "cluster_")}
     if cut.kind == "density":
-        [row] = read_table(cut.artifact.file("density.parquet")).slice(cluster, 1).to_pylist()
+        [row] = read_table(cut.artifact.meta("density.parquet")).slice(cluster, 1).to_pylist()
         facts |= {name: row[name] for name in ("size", "quota", "complexity", "share")}
     if cut.options.keep == "random":
         return [], facts
@@ -159,7 +158,7 @@ def _strata(asked: Asked) -> _Found:
             last = reversed_order(np.array([last], rank[0].value.dtype))[0].item()
         limit = (_most if high else _least)(name, value, last)
         return [limit], {"note": f"among the hardest {cut.options.beta:.0%}, which beta drops"}
-    [row] = read_table(cut.artifact.file("strata.parquet")).slice(stratum, 1).to_pylist()
+    [row] = read_table(cut.artifact.meta("strata.parquet")).slice(stratum, 1).to_pylist()
     return [], {**row, **_rank_facts(asked.ranks.get(0), "stratum_"), "note": "a hash of the uid draws in a stratum"}
 
 
@@ -175,7 +174,7 @@ def _duplicates(asked: Asked) -> _Found:
 
 def _voted(asked: Asked) -> _Found:
     """Votes for its cluster."""
-    table = read_table(asked.cut.artifact.file("votes.parquet"))
+    table = read_table(asked.cut.artifact.meta("votes.parquet"))
     [row] = table.slice(asked.values["cluster"], 1).to_pylist()
     stay = column(table, "votes")[column(table, "kept")]
     least = asked.cut.options.min_votes if asked.cut.kind == "image_based" else int(stay.min(initial=1 << 62))

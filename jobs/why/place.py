@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.columns import column
 from pipeline.errors import DataError, JobError
 from pipeline.stage import ShardItem
-from pipeline.uid import is_uid_hex, uids_from_bytes, uids_from_hex, uids_to_hex
+from pipeline.uid import is_uid_hex, uids_from_hex, uids_of
 from stages.embeddings import read_rejects
 from stages.formats import VectorReader
 from stages.formats.sample import Sample
@@ -64,7 +64,7 @@ def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) ->
     wanted = uids_from_hex([uid])[0]
 
     def rows_of(item: ShardItem) -> np.ndarray:
-        return np.flatnonzero(uids_from_bytes(job.embeddings.read(item.index, ["uid"])["uid"]) == wanted)
+        return np.flatnonzero(uids_of(job.embeddings.read(item.index, ["uid"])["uid"]) == wanted)
 
     block = _AHEAD * workers
     with ThreadPoolExecutor(workers, "why") as threads:
@@ -102,13 +102,12 @@ def at_row(job: Finished, item: ShardItem, row: int, alike: int = 0) -> Place:
     """The sample of a row of the embeddings file."""
     table = job.embeddings.read(item.index, _COLUMNS).slice(row, 1)
     [found] = table.to_pylist()
-    [uid] = uids_to_hex(uids_from_bytes(table["uid"]))
     rejected = None
     if not bool(column(job.distinct.read(item.index, ["kept"]), "kept")[row]):
         [again] = [r for r in read_rejects(job.distinct, item.index).to_pylist() if r["position"] == found["position"]]
         rejected = Rejected(again["kind"], again["message"])
     sides = found["width"], found["height"]
-    return Place(item, found["position"], found["key"], row, uid, found["caption"], *sides, rejected, alike)
+    return Place(item, found["position"], found["key"], row, found["uid"], found["caption"], *sides, rejected, alike)
 
 
 def picture(job: Finished, place: Place) -> bytes:

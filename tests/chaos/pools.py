@@ -89,8 +89,8 @@ def left(chaos: Chaos, store: str) -> Left:
     digests = {}
     for stage, name in cast(dict[str, str], record["artifacts"]).items():
         if stage in ("manifest", "shards"):
-            folder = Artifact(store, *name.rsplit("-", 1)).folder
-            for found in storage.listing(folder):
+            made = Artifact.named(store, name)
+            for found in [*storage.listing(made.folder), *storage.listing(made.meta_folder)]:
                 file = storage.name_of(found.url)
                 if file != "_done.json":
                     digests[f"{stage}/{file}"] = hashlib.sha256(storage.read_bytes(found.url)).hexdigest()

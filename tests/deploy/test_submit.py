@@ -111,7 +111,7 @@ def test_a_submitted_job_leaves_a_whole_manifest(cluster: Cluster, tmp_path: Pat
     rows = pa.concat_tables([pq.read_table(path) for path in sorted(manifest.glob("*.parquet"))])
     assert rows.num_rows == pool
     kept = rows.filter(rows["kept"])
-    assert sorted(kept["uid"].to_pylist()) == [f"{a:016x}{b:016x}" for a, b in np.load(manifest / "uids.npy")]
+    assert sorted(kept["uid"].to_pylist()) == [f"{a:016x}{b:016x}" for a, b in np.load(f"{manifest}.meta/uids.npy")]
 
 
 def test_the_runtime_env_installs_what_the_package_needs() -> None:

@@ -42,7 +42,7 @@ def test_the_export_is_the_manifest(
     assert printed == [f"{folder}\n"] * 2
     files = sorted(folder.glob("*.parquet"))
     table = pa.concat_tables([pq.read_table(path) for path in files])
-    [uids] = store.glob("manifest-*/uids.npy")
+    [uids] = store.glob("manifest-*.meta/uids.npy")
     assert len(files) == 3
     assert sorted(table["uid"].to_pylist()) == [f"{high:016x}{low:016x}" for high, low in np.load(uids)]
     assert table["url"].to_pylist() == [f"http://x/{uid}" for uid in table["uid"].to_pylist()]

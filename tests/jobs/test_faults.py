@@ -60,7 +60,8 @@ def done(job: dict[str, Any]) -> Result:
 
 def digests(manifest: Artifact) -> dict[str, str]:
     """sha256 of every file of a manifest that says no times."""
-    found = {storage.name_of(file.url): storage.read_bytes(file.url) for file in storage.listing(manifest.folder)}
+    files = [file.url for folder in (manifest.folder, manifest.meta_folder) for file in storage.listing(folder)]
+    found = {storage.name_of(url): storage.read_bytes(url) for url in files}
     return {name: hashlib.sha256(data).hexdigest() for name, data in found.items() if name != "_done.json"}
 
 

@@ -56,7 +56,7 @@ def test_long_names_stay_whole_and_nothing_is_trained_on_nothing(kept: int) -> N
     funnel.show(finished(store, min(kept, 1), kept), Console(file=out, width=60))
     lines = out.getvalue().splitlines()
     assert f"manifest  {store}/manifest-11111111" in lines
-    assert f"uids      {store}/manifest-11111111/uids.npy" in lines
+    assert f"uids      {store}/manifest-11111111.meta/uids.npy" in lines
     assert f"shards    {store}/shards-00000000" in lines
     assert ("train on them:" in lines) == (kept > 0)
 

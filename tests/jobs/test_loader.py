@@ -96,7 +96,7 @@ def test_an_epoch_has_its_own_samples(result: Result) -> None:
     drawn = dict(result.steps)["epochs"].artifact
     for epoch in range(3):
         found = list(loader.samples(result.job.store, "planted", epoch=epoch))
-        assert uids(found) == uids_to_hex(np.load(drawn.file(f"epoch_{epoch:03d}.npy")))
+        assert uids(found) == uids_to_hex(np.load(drawn.meta(f"epoch_{epoch:03d}.npy")))
         assert loader.opened(result.job.store, "planted", epoch=epoch).count == len(found) == 30
 
 
@@ -137,6 +137,6 @@ def test_a_job_without_epochs_and_one_whose_files_are_gone_say_so(tmp_path: Path
     done = finished(values)
     with pytest.raises(JobError, match="but 0 came, and it has no cut `epochs`"):
         loader.opened(values["store"], "planted", epoch=0)
-    Path(dict(done.steps)["pool"].artifact.file("_done.json")).unlink()
+    Path(dict(done.steps)["pool"].artifact.meta("_done.json")).unlink()
     with pytest.raises(JobError, match=r"must be whole, but has no _done\.json; run the job again"):
         loader.opened(values["store"], "planted")

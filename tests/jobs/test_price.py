@@ -67,7 +67,7 @@ def test_the_miniature_stands_for_the_pool(tars: Job, page: Price) -> None:
     assert (page.pool.shards, page.pool.assumed) == (SHARDS, False)
     assert page.pool.samples == pytest.approx(SHARDS * EACH, rel=0.1)
     for stage, (label, step) in zip(page.stages, result.steps, strict=True):
-        shards, odd, left = files_of(Path(step.artifact.folder))
+        shards, odd, left = files_of(step.artifact)
         if label != "shards":  # of few samples, tars are as many as there are ends
             assert stage.files == pytest.approx(shards + odd, rel=0.2), label
         assert stage.left == pytest.approx(left, rel=0.6), label

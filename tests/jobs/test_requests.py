@@ -18,8 +18,8 @@ PER_SHARD = {
     # cosines and uids, and which are still in, by the pass for the threshold and by the one that commits
     "similarity": {"GET object": 2 * 2, "PUT object": 1},
     # clusters: two files and the pool's for each of three passes, less the first's vectors, and their sample there
-    # and back; density: members, uids in two passes, and members for sizes
-    "density": {"GET object": 9 + 6, "PUT object": 2 + 1},
+    # and back, and the members once more for their sizes; density: members, uids in two passes, and members for sizes
+    "density": {"GET object": 10 + 6, "PUT object": 2 + 1},
 }
 
 

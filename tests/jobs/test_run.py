@@ -17,7 +17,7 @@ import yaml
 
 from jobs.job import Job, parse
 from jobs.run import Result, laid_out, run, states_of
-from pipeline.artifact import Artifact
+from pipeline.artifact import Artifact, is_artifact
 from pipeline.errors import FailedShards, JobError, RejectsError
 from pipeline.executor import Executor
 from pipeline.executor_local import LocalExecutor
@@ -87,7 +87,7 @@ def done(job: Job, executor: Executor | None = None) -> tuple[Result, list[str]]
 
 
 def uids_of(result: Result) -> np.ndarray:
-    found: np.ndarray = np.load(result.path.manifest.file("uids.npy"), allow_pickle=False)
+    found: np.ndarray = np.load(result.path.manifest.meta("uids.npy"), allow_pickle=False)
     return found
 
 
@@ -332,6 +332,11 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
+def embedded(files: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Those of the embeddings, one a shard."""
+    return {name: stat for name, stat in files.items() if Path(name).parent.match("embeddings-????????")}
+
+
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_killed_in_the_middle_and_run_again_gives_equal_bytes(tmp_path: Path, executor: str) -> None:
     shards = 16
@@ -360,7 +365,7 @@ def test_killed_in_the_middle_and_run_again_gives_equal_bytes(tmp_path: Path, ex
         first.wait(10)
     before = settled(tmp_path / "store")
     assert 0 < len(before) < shards
-    assert not list((tmp_path / "store").rglob("embeddings-*/_done.json"))
+    assert not list((tmp_path / "store").glob("embeddings-*/_done.json"))
     job = parse(values)
     resumed, _ = done(job)
     after = snapshot(tmp_path / "store")
@@ -377,7 +382,7 @@ def wait_for_some(store: Path, shards: int, process: subprocess.Popen[bytes]) ->
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:
         found = snapshot(store) if store.exists() else {}
-        made = {name: stat for name, stat in found.items() if "embeddings-" in name}
+        made = embedded(found)
         if len(made) >= 2:
             return
         time.sleep(0.002)
@@ -389,7 +394,7 @@ def settled(store: Path) -> dict[str, tuple[int, int]]:
     """The embeddings files once orphaned workers are gone too."""
     last: dict[str, tuple[int, int]] | None = None
     while True:
-        made = {name: stat for name, stat in snapshot(store).items() if "embeddings-" in name}
+        made = embedded(snapshot(store))
         if made == last:
             return made
         last = made
@@ -402,9 +407,9 @@ def test_a_store_may_be_shared_by_jobs(tmp_path: Path) -> None:
     done(parse(values))
     done(parse({**values, "name": "two", "policy": PLANTED[:1]}))
     assert sorted(path.name for path in (tmp_path / "store/jobs").iterdir()) == ["planted.json", "two.json"]
-    embeddings = [path for path in (tmp_path / "store").iterdir() if path.name.startswith("embeddings-")]
-    assert len(embeddings) == 1
-    assert Artifact(str(tmp_path / "store"), *embeddings[0].name.split("-")).done() is not None
+    names = [path.name for path in (tmp_path / "store").iterdir() if path.name.startswith("embeddings-")]
+    [embeddings] = [name for name in names if is_artifact(name)]
+    assert Artifact.named(str(tmp_path / "store"), embeddings).done() is not None
 
 
 def test_a_jobs_gpus_reach_the_fit(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_vectors_of_clip_retrieval_and_the_tars_that_they_came_from_have_one_uid
     assert len(set(uids(from_tars))) == 6
     assert told(said) == f"6 by {tars}"
     assert faults(from_tars) == []
-    stays = np.load(from_vectors.path.manifest.file("uids.npy"))
+    stays = np.load(from_vectors.path.manifest.meta("uids.npy"))
     names = [f"{high:016x}{low:016x}" for high, low in stays.tolist()]
     pq.write_table(pa.table({"uid": names, "stays": [1.0] * len(names)}), tmp_path / "stays.parquet")
     score = {"from": f"{tmp_path}/stays.parquet", "column": "stays", "threshold": 0, "missing": "drop"}

@@ -70,7 +70,7 @@ def decided(folder: Path, shards: int, executor: Executor) -> tuple[str, dict[st
         {"name": "all", "store": store, "pool": pool | {"image": "image", "text": "text"}, "policy": json.loads(text)}
     )
     result = run(job, executor, lambda line: None)
-    kept = storage.read_bytes(result.path.manifest.file(UIDS))
+    kept = storage.read_bytes(result.path.manifest.meta(UIDS))
     return hashlib.sha256(kept).hexdigest(), dict(result.counts["dropped"])  # type: ignore[call-overload]  # counts by cut
 
 

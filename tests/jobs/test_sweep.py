@@ -55,7 +55,7 @@ def swept(values: dict[str, Any], vary: list[str], executor: Executor | None = N
 def kept_by_a_run(job: Job) -> Counter[tuple[int, int]]:
     """uids that a run of this one policy keeps."""
     result = run(job, LocalExecutor(2), lambda line: None)
-    found = np.load(result.path.manifest.file("uids.npy"), allow_pickle=False)
+    found = np.load(result.path.manifest.meta("uids.npy"), allow_pickle=False)
     return Counter(found.tolist())
 
 
@@ -90,7 +90,8 @@ def test_every_policy_accounts_for_the_whole_pool(values: dict[str, Any]) -> Non
 
 def test_what_policies_share_is_made_once_and_serves_a_later_run(values: dict[str, Any], tmp_path: Path) -> None:
     result, lines = swept(values, VARY)
-    folders = Counter(path.name.rpartition("-")[0] for path in (tmp_path / "store").iterdir())
+    names = [path.name for path in (tmp_path / "store").iterdir() if not path.name.endswith(".meta")]
+    folders = Counter(name.rpartition("-")[0] for name in names)
     assert folders == {"pool": 1, "embeddings": 1, "distinct": 1, "similarity": 2, "clusters": 2, "density": 4}
     first, second, third, fourth = [list(outcome.seconds) for outcome in result.outcomes]
     assert first == ["pool", "embeddings", "distinct", "similarity", "density.clusters", "density"]

@@ -79,8 +79,10 @@ def test_equal_tables_make_equal_bytes(artifact):
 def test_present_is_the_shards_alone(artifact):
     for index in (0, 2, 123_456):
         artifact.write(index, TABLE, {})
-    for name in ("centroids.npy", "size.parquet", "rejects/00001.parquet", ".00003.parquet.tmp", "00004.tar"):
+    for name in ("size.parquet", ".00003.parquet.tmp", "00004.tar"):
         storage.write_bytes(artifact.file(name), b"")
+    for name in ("centroids.npy", "rejects/00001.parquet", "00005.parquet"):
+        storage.write_bytes(artifact.meta(name), b"")
     assert artifact.present() == {0, 2, 123_456}
     assert artifact.present(".tar") == {4}
 
@@ -88,7 +90,7 @@ def test_present_is_the_shards_alone(artifact):
 def test_done_is_what_finish_said(artifact):
     artifact.finish({"rows": 3})
     assert artifact.done() == {"rows": 3}
-    assert storage.read_bytes(artifact.file(DONE)) == b'{\n  "rows": 3\n}\n'
+    assert storage.read_bytes(artifact.meta(DONE)) == b'{\n  "rows": 3\n}\n'
 
 
 def test_json_comes_back(tmp_path):
@@ -117,11 +119,11 @@ def test_a_torn_file_is_named_with_what_to_do(artifact, damage):
 
 @pytest.mark.parametrize("content", [b"", b'{\n  "rows": 3,', b"[1]", b"\xff"])
 def test_torn_json_is_named_or_counts_as_not_there(artifact, content):
-    storage.write_bytes(artifact.file(DONE), content)
+    storage.write_bytes(artifact.meta(DONE), content)
     with pytest.raises(TornError, match=r"_done\.json must be a whole JSON file: .*delete it"):
-        read_json(artifact.file(DONE))
+        read_json(artifact.meta(DONE))
     assert artifact.done() is None
-    assert json_if_whole(artifact.file("none.json")) is None
+    assert json_if_whole(artifact.meta("none.json")) is None
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"PAR1 cut off"])
@@ -143,7 +145,7 @@ def test_a_shard_is_whole_with_its_rejects(artifact, damage):
 
 @pytest.mark.parametrize("keep", [0, 60, 200])
 def test_an_array_that_is_torn_counts_as_not_there(artifact, keep):
-    url = artifact.file("centroids.npy")
+    url = artifact.meta("centroids.npy")
     assert array_if_whole(url) is None
     buffer = io.BytesIO()
     np.save(buffer, np.arange(40.0).reshape(8, 5))
@@ -167,10 +169,15 @@ def test_a_folder_weighs_what_it_did_until_a_file_is_lost_or_torn(artifact):
     assert not artifact.holds(done)
     storage.write_bytes(artifact.shard(1), whole)
     assert artifact.holds(done)
+    storage.write_bytes(artifact.meta("uids.npy"), b"of the whole")
+    assert not artifact.holds(done)
+    os.remove(artifact.meta("uids.npy"))
     os.remove(artifact.shard(2))
     assert not artifact.holds(done)
 
 
 def test_an_artifact_is_known_by_its_name():
     assert is_artifact("embeddings-3fa2c17b")
-    assert not any(is_artifact(name) for name in ("jobs", "embeddings", "a-3fa2c17", "a-3fa2c17b9", "-3fa2c17b"))
+    assert not any(
+        is_artifact(name) for name in ("jobs", "embeddings", "a-3fa2c17", "a-3fa2c17b9", "-3fa2c17b", "a-3fa2c17b.meta")
+    )

@@ -51,7 +51,7 @@ class _Measure:
             raise ShardError(f"{item.url} is torn")
         good = [line for line in lines if line != "bad"]
         if good != lines:
-            rejects = self.out.file(f"rejects/{shard_name(item.index)}")
+            rejects = self.out.meta(f"rejects/{shard_name(item.index)}")
             write_table(rejects, pa.table({"line": [line for line in lines if line == "bad"]}))
         summary = {"rows": len(good)}
         self.out.write(item.index, pa.table({"length": [self.stage.scale * len(g) for g in good]}), summary)
@@ -150,8 +150,8 @@ def test_an_interrupted_stage_does_only_what_is_not_there(pool):
     made = pool.execute().artifact
     before = contents(made.folder)
     pool.worked()
-    for name in (DONE, shard_name(0), shard_name(2)):
-        os.remove(made.file(name))
+    for url in (made.meta(DONE), made.shard(0), made.shard(2)):
+        os.remove(url)
     assert str(state_of(made, pool.run().shards)) == "1 of 3 shards"
     resumed = pool.execute()
     assert pool.worked() == ["a", "c"]
@@ -172,7 +172,7 @@ def test_a_file_that_another_program_tore_is_made_again(pool, damage, finished):
     else:
         storage.write_bytes(made.shard(0), whole[: len(whole) // 2] if damage == "half" else b"")
     if not finished:
-        os.remove(made.file(DONE))
+        os.remove(made.meta(DONE))
     again = pool.execute()
     assert not again.reused
     assert pool.worked() == ["a"]
@@ -183,7 +183,7 @@ def test_a_file_that_another_program_tore_is_made_again(pool, damage, finished):
 def test_a_torn_done_or_list_of_parts_is_made_again(pool):
     made = pool.execute().artifact
     for name in (DONE, "_parts.json"):
-        storage.write_bytes(made.file(name), b'{"rec')
+        storage.write_bytes(made.meta(name), b'{"rec')
     pool.put("c", "twelve letters")
     other = pool.execute()
     assert other.report["adopted"] == 0  # whose parts those are is not known
@@ -192,15 +192,17 @@ def test_a_torn_done_or_list_of_parts_is_made_again(pool):
 
 def test_what_killed_writers_left_long_ago_is_removed_when_the_stage_starts(pool):
     made = pool.execute().artifact
-    left = Path(made.folder, f".00000.parquet.{'a' * 32}.tmp")
-    left.touch()
-    os.remove(made.file(DONE))
+    left = [Path(folder, f".00000.parquet.{'a' * 32}.tmp") for folder in (made.folder, made.meta_folder)]
+    for path in left:
+        path.touch()
+    os.remove(made.meta(DONE))
     pool.execute()
-    assert left.exists()  # another run may be writing it
-    os.utime(left, (1, 1))
-    os.remove(made.file(DONE))
+    assert all(path.exists() for path in left)  # another run may be writing them
+    for path in left:
+        os.utime(path, (1, 1))
+    os.remove(made.meta(DONE))
     pool.execute()
-    assert not left.exists()
+    assert not any(path.exists() for path in left)
 
 
 def test_a_stage_that_failed_keeps_the_others_and_resumes(pool):
@@ -246,9 +248,9 @@ def test_an_added_shard_moves_the_others_with_their_rejects(pool):
     assert second.report["adopted"] == 3
     assert pool.worked() == ["0"]
     assert lengths(second) == [[4], [3, 5], [], [6]]
-    moved = storage.read_bytes(second.artifact.file(f"rejects/{shard_name(1)}"))
-    assert moved == storage.read_bytes(first.artifact.file(f"rejects/{shard_name(0)}"))
-    assert not storage.exists(second.artifact.file(f"rejects/{shard_name(0)}"))
+    moved = storage.read_bytes(second.artifact.meta(f"rejects/{shard_name(1)}"))
+    assert moved == storage.read_bytes(first.artifact.meta(f"rejects/{shard_name(0)}"))
+    assert not storage.exists(second.artifact.meta(f"rejects/{shard_name(0)}"))
 
 
 def test_a_removed_shard_costs_nothing(pool):

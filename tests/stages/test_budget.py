@@ -79,7 +79,7 @@ def test_the_table_obeys_no_terminal_codes(tmp_path: Path) -> None:
     rejects = read_rejects(pool.survivors.embeddings, 0)
     key = rejects.column_names.index("key")
     evil = rejects.set_column(key, "key", [["\x1b[2Jgone\r\n\u202e"]])
-    write_table(pool.survivors.embeddings.file("rejects/00000.parquet"), evil)
+    write_table(pool.survivors.embeddings.meta("rejects/00000.parquet"), evil)
     with pytest.raises(RejectsError, match=r"00000\.parquet, \\x1b\[2Jgone\\r\\n\\u202e: a vector"):
         check(pool)
 

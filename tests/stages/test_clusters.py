@@ -33,7 +33,7 @@ def members(pool: Filtered, made: Artifact) -> dict[str, tuple[int, float]]:
         part = Members.read(made, item.index)
         uids = pool.survivors.embeddings.read(item.index, ["uid"])["uid"].to_pylist()
         for row, cluster, distance in zip(part.rows, part.cluster, part.distance, strict=True):
-            found[uids[row].hex()] = (int(cluster), float(distance))
+            found[uids[row]] = (int(cluster), float(distance))
     return found
 
 
@@ -85,7 +85,7 @@ def test_the_fit_sees_a_hashed_sample() -> None:
     assert report["rows"] == 90
     values = hash_values(uids_from_hex(samples.uid), 5)
     expected = {samples.uid[i] for i in np.argsort(-values)[:24]}
-    tables = [read_table(made.file(f"sample/{index:05d}.parquet")) for index in range(3)]
+    tables = [read_table(made.meta(f"sample/{index:05d}.parquet")) for index in range(3)]
     assert {uid.hex() for table in tables for uid in table["uid"].to_pylist()} == expected
 
 
@@ -136,7 +136,7 @@ def test_probes_are_the_next_nearest_in_order() -> None:
         assert part.probes is not None
         assert part.probes.dtype == np.int32
         for row, cluster, probes in zip(part.rows, part.cluster, part.probes, strict=True):
-            assert [cluster, *probes] == nearest[uids[row].hex()]
+            assert [cluster, *probes] == nearest[uids[row]]
             seen += 1
     assert seen == 50
     without = clustered(pool, k=6)
@@ -158,7 +158,7 @@ def test_known_centroids_stay_as_a_pool_grows() -> None:
     assert {uid: after[uid] for uid in before} == before
     assert len(after) == 80
     report = made.done() or {}
-    assert report["from"] == fitted.file("centroids.npy")
+    assert report["from"] == fitted.meta("centroids.npy")
     assert "sample" not in report
 
 
@@ -189,7 +189,7 @@ def test_centroids_that_are_there_are_not_fitted_again() -> None:
     stage = clusters_of(pool.survivors, "clip", 5, 20, 256, 0)
     out = artifact_of(stage, pool.run.store)
     own = np.eye(16, dtype=np.float32)[:5]
-    saved(out.file("centroids.npy"), own)
+    saved(out.meta("centroids.npy"), own)
     execute(stage, pool.run)
     assert read_centroids(out).tolist() == own.tolist()
     assert storage.folders(out.folder) == []

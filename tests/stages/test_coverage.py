@@ -98,7 +98,7 @@ def test_the_table_tells_each_stratum(tmp_path: Path, values: np.ndarray, hardes
     order = np.argsort(values, kind="stable")
     hard = order[:6] if hardest == "lowest" else order[-6:]
     assert {row["uid"] for row in found.rows if row["stratum"] is None} == {SAMPLES.uid[i] for i in hard}
-    table = read_table(found.artifact("coverage").file("strata.parquet")).to_pylist()
+    table = read_table(found.artifact("coverage").meta("strata.parquet")).to_pylist()
     assert [row["stratum"] for row in table] == [*range(7)]
     for part in table:
         inside = [row for row in found.rows if row["stratum"] == part["stratum"]]

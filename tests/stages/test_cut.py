@@ -120,7 +120,7 @@ def test_the_threshold_has_the_sign_of_the_manifest(keep: str, expected: float, 
     assert found.step("score").report["threshold"] == expected
     # what a run that was cut off had committed is read from the footers
     out = found.artifact("score")
-    (Path(out.folder) / "_done.json").unlink()
+    Path(out.meta("_done.json")).unlink()
     Path(out.shard(1)).unlink()
     [*_, last] = score.stages(replace(found.survivors, last=found.artifact("distinct")), found.run.store)
     again = execute(last, found.run)

@@ -52,7 +52,7 @@ def test_the_table_is_the_papers(neighbours: int, balance: float) -> None:
     samples = concepts()
     options = {"neighbours": neighbours, "balance": balance, "temperature": 0.2}
     found = filtered(samples, Density(by="clip", clusters=5, fraction=0.4, **options), shards=3)
-    table = read_table(found.artifact("density").file("density.parquet"))
+    table = read_table(found.artifact("density").meta("density.parquet"))
     assert table.column_names == ["cluster", "size", "d_intra", "d_inter", "complexity", "share", "quota"]
     columns = {name: np.asarray(table[name]) for name in table.column_names}
     mu = read_centroids(found.artifact("clusters")).astype(np.float64)
@@ -79,7 +79,7 @@ def test_the_table_is_the_papers(neighbours: int, balance: float) -> None:
 @pytest.mark.parametrize("keep", ["hard", "easy", "random"])
 def test_each_cluster_keeps_its_quota_of_the_right_ones(keep: str) -> None:
     found = filtered(concepts(), Density(by="clip", clusters=5, fraction=0.5, keep=keep, seed=3), shards=4)
-    quota = read_table(found.artifact("density").file("density.parquet"))["quota"].to_pylist()
+    quota = read_table(found.artifact("density").meta("density.parquet"))["quota"].to_pylist()
     for cluster, rows in member_groups(found).items():
         hashed = hash_values(uids_from_hex([row["uid"] for row in rows]), 3)
         value = {

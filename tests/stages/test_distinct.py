@@ -83,7 +83,7 @@ def test_a_job_counts_it_as_a_reject_and_names_the_uid_once(tmp_path: Path, exec
     assert [row["uid"] for row in rows] == [None if n in (3, 5) else samples.uid[n] for n in range(8)]
     assert made.report["rejected"] == {REPEATED: 2}
     assert made.report["kept"] == 6
-    uids = np.load(made.artifact.file("uids.npy"))
+    uids = np.load(made.artifact.meta("uids.npy"))
     assert uids.tobytes() == np.sort(uids_from_hex(sorted(set(samples.uid)))).tobytes()
 
 

@@ -62,7 +62,7 @@ def check_sets(found: Filtered, samples: Samples) -> None:
     set_of = dict(zip(samples.uid, samples.caption, strict=True))
     for row in found.rows:
         named = None if row["kept"] else best[set_of[row["uid"]]]
-        assert (row["duplicate_of"] and row["duplicate_of"].hex()) == named
+        assert row["duplicate_of"] == named
         assert (row["cosine"] is None) == row["kept"]
 
 
@@ -151,7 +151,7 @@ def values(pool: Filtered, name: str) -> dict[int, object]:
     """A column of the embeddings by sample number."""
     tables = [pool.survivors.table(item.index, ["uid", name]) for item in pool.run.items]
     rows = [row for table in tables for row in table.to_pylist()]
-    return {int(row["uid"].hex(), 16) - 1: row[name] for row in rows}
+    return {int(row["uid"], 16) - 1: row[name] for row in rows}
 
 
 def number(uid: str) -> int:
@@ -165,7 +165,7 @@ def test_exact_sets_leave_the_best_then_the_smallest_uid(embedded: Filtered, by:
     best = {group: min(group, key=lambda i: (-cosine[i], i)) for group in ((0, 1, 2, 3), (4, 5))}
     lost = {i: best[group] for group in best for i in group if i != best[group]}
     assert {number(uid) for uid in found.kept} == set(range(24)) - set(lost)
-    named = {number(row["uid"]): number(row["duplicate_of"].hex()) for row in found.rows if not row["kept"]}
+    named = {number(row["uid"]): number(row["duplicate_of"]) for row in found.rows if not row["kept"]}
     assert named == lost
     assert {row["cosine"] for row in found.rows if not row["kept"]} == {1.0}
 
@@ -191,8 +191,8 @@ def test_exact_and_near_in_one_cut(embedded: Filtered) -> None:
     rows = {row["uid"]: row for row in found.rows}
     for row in exact.rows:
         first = row["duplicate_of"]
-        if first and not rows[first.hex()]["kept"]:  # the one it repeats has gone: it names whom that one repeats
-            assert rows[row["uid"]] == rows[first.hex()] | {"uid": row["uid"]}
+        if first and not rows[first]["kept"]:  # the one it repeats has gone: it names whom that one repeats
+            assert rows[row["uid"]] == rows[first] | {"uid": row["uid"]}
         elif first:
             assert rows[row["uid"]] == row
     report = found.step("duplicates").report
@@ -200,8 +200,8 @@ def test_exact_and_near_in_one_cut(embedded: Filtered) -> None:
     vectors = values(embedded, "clip.image")
     for row in found.rows:
         if not row["kept"]:
-            assert rows[row["duplicate_of"].hex()]["kept"]
-            pair_ = [np.array(vectors[number(uid)], np.float64) for uid in (row["uid"], row["duplicate_of"].hex())]
+            assert rows[row["duplicate_of"]]["kept"]
+            pair_ = [np.array(vectors[number(uid)], np.float64) for uid in (row["uid"], row["duplicate_of"])]
             assert pair_[0] @ pair_[1] == pytest.approx(row["cosine"], abs=2e-3)
 
 
@@ -209,8 +209,8 @@ def test_exact_duplicates_of_one_that_goes_name_the_one_that_stays(embedded: Fil
     """Limits so wide that nearly all go: the chain from bytes to meaning must be followed for some."""
     exact, found = (embedded.through(cut) for cut in (Duplicates(), Duplicates(by="clip", epsilon=0.6, clusters=1)))
     kept = set(found.kept)
-    named = {row["uid"]: row["duplicate_of"].hex() for row in found.rows if not row["kept"]}
-    first = {row["uid"]: row["duplicate_of"].hex() for row in exact.rows if not row["kept"]}
+    named = {row["uid"]: row["duplicate_of"] for row in found.rows if not row["kept"]}
+    first = {row["uid"]: row["duplicate_of"] for row in exact.rows if not row["kept"]}
     assert any(first[uid] not in kept for uid in first)
     assert set(named.values()) <= kept
     assert all(named[uid] == named.get(first[uid], first[uid]) for uid in first)

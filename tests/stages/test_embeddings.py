@@ -125,7 +125,7 @@ def test_columns_are_what_the_design_says(pool: Filtered) -> None:
     for index in range(3):
         assert pool.survivors.embeddings.columns(index) == expected
     row = pool.survivors.embeddings.read(1).to_pylist()[1]
-    assert row["uid"].hex() == f"{13:032x}"
+    assert row["uid"] == f"{13:032x}"
     assert row["image_hash"] == content_hash(jpeg(12))
     assert (row["key"], row["caption"]) == ("00012", "a picture of thing 2")
     assert (row["width"], row["height"]) == (40, 40)
@@ -197,7 +197,7 @@ def test_precomputed_pools_store_no_vectors(tmp_path: Path, layout: str) -> None
     good = [i for i in range(20) if i != 2]
     tables = [stored.read(index) for index in range(3)]
     assert all(not {"image", "text", f"{name}.image"} & set(table.column_names) for table in tables)
-    found = {row["uid"].hex(): row for table in tables for row in table.to_pylist()}
+    found = {row["uid"]: row for table in tables for row in table.to_pylist()}
     assert list(found) == [samples.uid[i] for i in good]
     similarity = [found[samples.uid[i]][f"{name}.similarity"] for i in good]
     assert similarity == pytest.approx(samples.cosine[good], abs=1e-6)
@@ -239,8 +239,10 @@ def test_cosine_is_float64_and_rows_stand_alone(n: int, width: int, seed: int) -
 
 
 def test_the_store_has_one_file_a_shard(pool: Filtered) -> None:
-    names = [storage.name_of(found.url) for found in storage.listing(pool.survivors.embeddings.folder)]
-    assert names == ["00000.parquet", "00001.parquet", "00002.parquet", "_done.json", "_parts.json"]
+    made = pool.survivors.embeddings
+    names = [[storage.name_of(found.url) for found in storage.listing(url)] for url in (made.folder, made.meta_folder)]
+    assert names == [["00000.parquet", "00001.parquet", "00002.parquet"], ["_done.json", "_parts.json"]]
+    assert (storage.folders(made.folder), storage.folders(made.meta_folder)) == ([], ["rejects"])
 
 
 OPENED: dict[str, threading.Event] = defaultdict(threading.Event)

@@ -36,7 +36,7 @@ def oracle(uids: Sequence[str], size: int, cut: Epochs) -> list[list[str]]:
 
 def subset(found: Filtered, epoch: int) -> list[str]:
     """The uids of an epoch's file, in its order."""
-    content = storage.read_bytes(found.artifact("epochs").file(f"{epoch_name(epoch)}.npy"))
+    content = storage.read_bytes(found.artifact("epochs").meta(f"{epoch_name(epoch)}.npy"))
     array = np.load(io.BytesIO(content), allow_pickle=False)
     assert array.dtype == np.dtype("u8,u8")
     return [f"{high:016x}{low:016x}" for high, low in array.tolist()]
@@ -159,7 +159,7 @@ def test_the_manifest_lists_the_epochs_of_every_sample() -> None:
         epochs = [epoch for epoch, members in enumerate(expected) if row["uid"] in members]
         assert (row["epochs.epochs"], row["kept"], row["weight"]) == (epochs, bool(epochs), float(bool(epochs)))
         assert row["reason"] == (None if epochs else "epochs")
-    kept = np.load(io.BytesIO(storage.read_bytes(out.file("uids.npy"))))
+    kept = np.load(io.BytesIO(storage.read_bytes(out.meta("uids.npy"))))
     assert [f"{high:016x}{low:016x}" for high, low in kept.tolist()] == sorted(set().union(*expected))
 
 

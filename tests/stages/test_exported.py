@@ -26,7 +26,7 @@ def exported(pool: Filtered, kept: list[str]) -> Artifact:
     store = pool.run.store
     cut = Artifact(store, "chosen", "00000000")
     for item in pool.run.items:
-        uids = [uid.hex() for uid in pool.survivors.embeddings.read(item.index, ["uid"])["uid"].to_pylist()]
+        uids = pool.survivors.embeddings.read(item.index, ["uid"])["uid"].to_pylist()
         cut.write(item.index, pa.table({"kept": np.array([uid in kept for uid in uids], bool)}), {})
     distinct = execute(Distinct(pool.survivors.embeddings), pool.run).artifact
     manifest = execute(Manifest(pool.survivors.embeddings, distinct, (("chosen", cut),)), pool.run).artifact

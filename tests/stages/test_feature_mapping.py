@@ -33,7 +33,7 @@ def test_keeps_the_clusters_of_most_votes(pool: Filtered, tmp_path: Path) -> Non
     inside: set[str] = set()
     for top in range(1, 7):
         found = pool.through(cut_of(tmp_path, target, top))
-        table = read_table(found.artifact("feature_mapping").file("votes.parquet")).to_pylist()
+        table = read_table(found.artifact("feature_mapping").meta("votes.parquet")).to_pylist()
         order = sorted((row for row in table if row["votes"]), key=lambda row: (-row["votes"], row["cluster"]))
         wanted = {row["cluster"] for row in order[:top]}
         assert {row["cluster"] for row in table if row["kept"]} == wanted

@@ -58,7 +58,7 @@ def test_keeps_the_whole_of_each_cluster_with_votes(pool: Filtered, tmp_path: Pa
 def test_votes_of_every_cluster_are_on_record(pool: Filtered, tmp_path: Path) -> None:
     target = unit(40, seed=4)
     found = pool.through(cut_of(tmp_path, target, min_votes=7))
-    table = read_table(found.artifact("image_based").file("votes.parquet")).to_pydict()
+    table = read_table(found.artifact("image_based").meta("votes.parquet")).to_pydict()
     count = polled(found, target)
     size = Counter(row["cluster"] for row in found.rows)
     assert table == {
@@ -124,7 +124,7 @@ def test_votes_add_up_over_blocks_of_the_target(monkeypatch: pytest.MonkeyPatch,
     whole = filtered(samples, cut_of(tmp_path, target, min_votes=4))
     monkeypatch.setattr(votes, "_TARGETS", block)
     parts = filtered(samples, cut_of(tmp_path, target, min_votes=4))
-    one, two = (read_table(found.artifact("image_based").file("votes.parquet")) for found in (whole, parts))
+    one, two = (read_table(found.artifact("image_based").meta("votes.parquet")) for found in (whole, parts))
     assert one.equals(two)
     assert whole.kept == parts.kept
 

@@ -62,6 +62,7 @@ def test_columns_types_and_reasons() -> None:
         ("uid", pa.string()),
         ("shard", pa.string()),
         ("key", pa.string()),
+        ("caption", pa.string()),
         ("kept", pa.bool_()),
         ("reason", pa.string()),
         ("weight", pa.float32()),
@@ -75,9 +76,10 @@ def test_columns_types_and_reasons() -> None:
         uid = samples.uid[n]
         if n == 9:
             assert (row["uid"], row["reason"], row["key"]) == (None, "reject:vector-zero", uid)
+            assert row["caption"] is None
         else:
             reason = "rules" if n < 7 else None if uid in kept else "similarity"
-            assert (row["uid"], row["reason"]) == (uid, reason)
+            assert (row["uid"], row["reason"], row["caption"]) == (uid, reason, samples.caption[n])
             assert row["rules.broken"] == ("min_words" if n < 7 else None)
             assert (row["similarity.cosine"] is None) == (n < 7)
         assert row["kept"] == (row["uid"] in kept)
@@ -98,14 +100,14 @@ def by_rows(embeddings: Artifact, cuts: tuple[tuple[str, Artifact], ...], index:
     """A shard's manifest as a sentence: row by row, in the order of the shard."""
     verdicts = {name: cut.read(index).to_pylist() for name, cut in cuts}
     found = {}
-    for n, row in enumerate(embeddings.read(index, ["position", "key", "uid"]).to_pylist()):
+    for n, row in enumerate(embeddings.read(index, ["position", "key", "uid", "caption"]).to_pylist()):
         reason = next((name for name, rows in verdicts.items() if not rows[n].pop("kept")), None)
         values = {f"{name}.{value}": v for name, rows in verdicts.items() for value, v in rows[n].items()}
-        texts = {name: v.hex() if isinstance(v, bytes) else v for name, v in values.items() if name[-5:] != ".kept"}
-        place = {"uid": row["uid"].hex(), "shard": url, "key": row["key"]}
+        texts = {name: v for name, v in values.items() if name[-5:] != ".kept"}
+        place = {"uid": row["uid"], "shard": url, "key": row["key"], "caption": row["caption"]}
         found[row["position"]] = {**place, "kept": not reason, "reason": reason, "weight": float(not reason), **texts}
     for row in read_rejects(embeddings, index).to_pylist():
-        out = {"uid": None, "kept": False, "reason": f"reject:{row['kind']}", "weight": 0.0}
+        out = {"uid": None, "caption": None, "kept": False, "reason": f"reject:{row['kind']}", "weight": 0.0}
         found[row["position"]] = {**out, "shard": url, "key": row["key"]}
     return [found[position] for position in sorted(found)]
 
@@ -128,6 +130,7 @@ def test_equals_a_join_row_by_row(shards: int) -> None:
         "uid": pa.string(),
         "shard": pa.string(),
         "key": pa.string(),
+        "caption": pa.string(),
         "kept": pa.bool_(),
         "reason": pa.string(),
         "weight": pa.float32(),
@@ -165,7 +168,7 @@ def test_uids_are_a_datacomp_subset(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pool = filtered(samples, shards=4)
     out = made(pool)
     local = tmp_path / "uids.npy"
-    local.write_bytes(storage.read_bytes(out.file("uids.npy")))
+    local.write_bytes(storage.read_bytes(out.meta("uids.npy")))
     found = np.load(local, allow_pickle=False)
     assert found.dtype == np.dtype("u8,u8")
     assert found.tobytes() == datacomp_subset(samples.uid).tobytes()
@@ -177,7 +180,7 @@ def test_uids_are_a_datacomp_subset(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_nothing_kept_is_an_empty_subset(tmp_path: Path) -> None:
     pool = filtered(Samples.drawn(8), Random(count=0), shards=2)
     out = made(pool, ("random", pool.artifact("random")))
-    (tmp_path / "uids.npy").write_bytes(storage.read_bytes(out.file("uids.npy")))
+    (tmp_path / "uids.npy").write_bytes(storage.read_bytes(out.meta("uids.npy")))
     assert np.load(tmp_path / "uids.npy", allow_pickle=False).shape == (0,)
     assert set(read(out, 2)["reason"].to_pylist()) == {"random"}
 

@@ -70,7 +70,7 @@ def papers_rule(samples: Samples, found: Filtered, epsilon: float) -> set[str]:
 
 def named(found: Filtered) -> dict[str, str]:
     """What the artifact says, in the form of `greedy`."""
-    return {row["uid"]: row["duplicate_of"].hex() if row["duplicate_of"] else row["uid"] for row in found.rows}
+    return {row["uid"]: row["duplicate_of"] or row["uid"] for row in found.rows}
 
 
 def small(monkeypatch: pytest.MonkeyPatch, block_rows: int = 8, part_rows: int = 20) -> None:

@@ -87,6 +87,11 @@ def kept_keys(pool: Filtered) -> list[str]:
     return [key for key, row in zip(keys, pool.rows, strict=True) if row["kept"]]
 
 
+def meta(folder: Path, name: str) -> Path:
+    """A file of the folder beside that of the tars."""
+    return folder.with_name(f"{folder.name}.meta") / name
+
+
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Filtered:
     folder = tmp_path_factory.mktemp("shards")
@@ -96,8 +101,8 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Filtered:
 def test_members_are_carried_over_byte_for_byte_in_order(pool: Filtered) -> None:
     folder, step = written(pool, 5)
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["00000.tar", "00001.tar", "00002.tar", "00003.tar", "_done.json", "sizes.json"]
-    sizes = json.loads((folder / "sizes.json").read_text())
+    assert names == ["00000.tar", "00001.tar", "00002.tar", "00003.tar"]
+    sizes = json.loads(meta(folder, "sizes.json").read_text())
     assert sizes == {"00000.tar": 5, "00001.tar": 5, "00002.tar": 5, "00003.tar": 2}
     source = by_sample([entry for shard in pool.run.shards for entry in read_tar(shard.url)])
     parts = [by_sample(read_tar(folder / name)) for name in sizes]
@@ -119,14 +124,14 @@ def test_headers_are_carried_over_too(pool: Filtered) -> None:
 
 def test_nothing_kept_writes_no_shard(pool: Filtered) -> None:
     folder, step = written(pool.through(Rules(min_words=99)), 5)
-    assert json.loads((folder / "sizes.json").read_text()) == {}
+    assert json.loads(meta(folder, "sizes.json").read_text()) == {}
     assert (step.report["samples"], step.report["shards"], step.report["bytes"]) == (0, 0, 0)
 
 
 def test_shards_that_are_there_are_not_written_again(pool: Filtered) -> None:
     folder, _ = written(pool, 6)
     before = {path.name: path.stat().st_ino for path in folder.glob("*.tar")}
-    (folder / "_done.json").unlink()
+    meta(folder, "_done.json").unlink()
     (folder / "00001.tar").unlink()
     _, step = written(pool, 6)
     after = {path.name: path.stat().st_ino for path in folder.glob("*.tar")}
@@ -144,7 +149,7 @@ def test_a_shard_that_another_program_tore_is_written_again(pool: Filtered, fini
     torn = folder / "00001.tar"
     torn.write_bytes(before[torn.name][:end])
     if not finished:
-        (folder / "_done.json").unlink()
+        meta(folder, "_done.json").unlink()
     written(pool, 6)
     assert {path.name: path.read_bytes() for path in folder.glob("*.tar")} == before
     assert {path.name for path in folder.glob("*.tar") if path.stat().st_ino == kept[path.name]} == set(before) - {
@@ -186,7 +191,7 @@ def trainers_texts(folder: Path, *, train: bool) -> tuple[list[str], int]:
     args = Namespace(
         train_data=shards,
         val_data=shards,
-        train_num_samples=None,
+        train_num_samples=sum(json.loads(meta(folder, "sizes.json").read_text()).values()),
         val_num_samples=None,
         train_data_upsampling_factors=None,
         dataset_resampled=False,
@@ -306,7 +311,7 @@ def test_a_parquet_pool_becomes_tars(tmp_path: Path) -> None:
         assert sample["jpg"] == jpeg(n)
         assert sample["txt"] == f"row {n}".encode()
         assert json.loads(sample["json"]) == {"uid": f"{n + 1:032x}", "license": "cc0"}
-    assert json.loads((folder / "sizes.json").read_text()) == {"00000.tar": 3, "00001.tar": 3, "00002.tar": 1}
+    assert json.loads(meta(folder, "sizes.json").read_text()) == {"00000.tar": 3, "00001.tar": 3, "00002.tar": 1}
     assert len(trainers_texts(folder, train=True)[0]) == 7
 
 
@@ -333,7 +338,7 @@ def test_a_source_that_changed_is_refused(tmp_path: Path, how: str) -> None:
     with pytest.raises(FailedShards, match=says):
         written(pool, 3)
     out = Path(artifact_of(Shards(pool.survivors, Webdataset(), 3), pool.run.store).folder)
-    assert not (out / "_done.json").exists()
+    assert not meta(out, "_done.json").exists()
     assert not list(out.glob(".*"))
 
 

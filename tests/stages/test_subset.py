@@ -76,9 +76,9 @@ def test_files_are_those_of_a_sort(chosen: Given, uids: int, ranges: int, sample
         patch.setattr(subset, "_BLOCK_BYTES", 40)
         write_subsets(run, out, chosen, chosen.subsets(), "uids")
         for number in range(len(chosen.shards[0])):
-            assert storage.read_bytes(out.file(f"s{number}.npy")) == saved(chosen.of(number))
+            assert storage.read_bytes(out.meta(f"s{number}.npy")) == saved(chosen.of(number))
         write_subsets(run, out, chosen, chosen.subsets(), "uids")  # over the files of a run before
-    assert storage.read_bytes(out.file("s0.npy")) == saved(chosen.of(0))
+    assert storage.read_bytes(out.meta("s0.npy")) == saved(chosen.of(0))
 
 
 def test_on_every_executor(executor: Executor, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -89,8 +89,8 @@ def test_on_every_executor(executor: Executor, tmp_path_factory: pytest.TempPath
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subset, "_RANGE_UIDS", 40)
         write_subsets(run, out, drawn, drawn.subsets(), "uids")
-    assert storage.read_bytes(out.file("s0.npy")) == saved(drawn.of(0))
-    assert storage.read_bytes(out.file("s1.npy")) == saved(drawn.of(1))
+    assert storage.read_bytes(out.meta("s0.npy")) == saved(drawn.of(0))
+    assert storage.read_bytes(out.meta("s1.npy")) == saved(drawn.of(1))
 
 
 def test_ranges_are_about_equal_even_for_numbers_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_ranges_are_about_equal_even_for_numbers_in_a_row(monkeypatch: pytest.Mo
     run, out = run_of(6)
     monkeypatch.setattr(subset, "_RANGE_UIDS", 1000)
     write_subsets(run, out, chosen, chosen.subsets(), "uids")
-    sizes = [len(np.load(io.BytesIO(storage.read_bytes(found.url)))) for found in storage.listing(out.file("s0"))]
+    sizes = [len(np.load(io.BytesIO(storage.read_bytes(found.url)))) for found in storage.listing(out.meta("s0"))]
     assert len(sizes) == 6
     assert sum(sizes) == 6000
     assert max(sizes) < 1300
@@ -108,9 +108,9 @@ def test_a_small_subset_is_one_file() -> None:
     chosen = Given((((b"a" * 16, b"b" * 16), ()),))
     run, out = run_of(1)
     write_subsets(run, out, chosen, chosen.subsets(), "uids")
-    assert [storage.name_of(found.url) for found in storage.listing(out.folder)] == ["s0.npy", "s1.npy"]
-    assert storage.folders(out.folder) == []
-    assert storage.read_bytes(out.file("s1.npy")) == saved([])
+    assert [storage.name_of(found.url) for found in storage.listing(out.meta_folder)] == ["s0.npy", "s1.npy"]
+    assert storage.folders(out.meta_folder) == []
+    assert storage.read_bytes(out.meta("s1.npy")) == saved([])
 
 
 @pytest.mark.parametrize("ranges", [1, 3])
@@ -160,4 +160,4 @@ def test_a_slice_of_a_column_is_its_own_uids() -> None:
 
     run, out = run_of(1)
     write_subsets(run, out, Sliced(), [Subset("s0", 4)], "uids")
-    assert storage.read_bytes(out.file("s0.npy")) == saved([bytes([n]) * 16 for n in range(3, 7)])
+    assert storage.read_bytes(out.meta("s0.npy")) == saved([bytes([n]) * 16 for n in range(3, 7)])

@@ -166,7 +166,7 @@ def test_what_cannot_be_read_is_counted_and_listed(images: Filtered, tmp_path: P
     step = landed(images, [folder, str(tar)])
     assert (step.report["vectors"], step.report["rejected"]) == (10, 3)
     assert step.report["rejects"] == {"image-decode": 2, "tar-truncated": 1}
-    rows = pq.read_table(step.artifact.file("rejects.parquet")).to_pylist()
+    rows = pq.read_table(step.artifact.meta("rejects.parquet")).to_pylist()
     assert {row["key"]: row["kind"] for row in rows} == {
         f"{folder}/3b.jpg": "image-decode",
         f"{folder}/4b.png": "image-decode",
@@ -216,7 +216,7 @@ def test_a_folder_that_changes_before_it_is_read_is_refused(images: Filtered, tm
 
 def test_a_listing_of_ten_thousand_images_is_one_line_of_the_record(images: Filtered, tmp_path: Path) -> None:
     step = landed(images, as_folder(tmp_path))
-    record = json.loads(Path(step.artifact.file("_done.json")).read_text())
+    record = json.loads(Path(step.artifact.meta("_done.json")).read_text())
     assert [file["url"] for file in record["config"]["files"]] == [str(tmp_path)]
 
 
