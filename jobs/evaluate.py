@@ -14,9 +14,11 @@ from jaxtyping import Bool, Float
 
 from jobs.run import job_url
 from pipeline import storage
-from pipeline.artifact import Artifact, read_json, read_schema, read_table
-from pipeline.columns import column
+from pipeline.artifact import Artifact, read_json
 from pipeline.errors import DataError, JobError, StorageError
+from pipeline.uid import uids_from_pairs, uids_to_hex
+from stages.formats.brought import brought_schema, read_brought
+from stages.formats.columns import uids_of
 from stages.formats.labelled import captioned_images, labelled_images, read_classnames
 from stages.formats.sample import Reject
 
@@ -29,7 +31,10 @@ _BLOCK = 512  # rows of a similarity matrix at a time
 
 @dataclass(frozen=True)
 class Truth:
-    """What each sample of a pool really is. uid: 32 hex digits. good: right pairs. kinds: what each one is."""
+    """What each sample of a pool really is.
+
+    uid: 32 hex digits, as a manifest has it. good: right pairs. kind: what each one is.
+    """
 
     uid: pa.ChunkedArray
     kind: np.ndarray
@@ -40,12 +45,12 @@ class Truth:
         """From parquet with `uid` and a column `what`; rows whose kind is neither good nor bad are left out.
 
         bad: empty for every kind that is not good. Raises JobError for a missing column, or where nothing is good or
-        nothing bad.
+        nothing bad; DataError for a file that is no parquet.
         """
-        names = read_schema(url).names
+        names = brought_schema(url).names
         if lost := {"uid", what} - set(names):
             raise JobError(f"{url} must have columns {', '.join(sorted(lost))}, but it has {', '.join(names)}")
-        table = read_table(url, ["uid", what])
+        table = read_brought(url, ["uid", what])
         kind = np.asarray([str(value) for value in table[what].to_pylist()])
         is_good = np.isin(kind, good)
         used = is_good | (np.isin(kind, bad) if bad else True)
@@ -54,7 +59,10 @@ class Truth:
                 f"{url} must name good samples ({', '.join(good)}) and bad ones ({', '.join(bad) or 'all others'}) "
                 f"under {what}, but it has {', '.join(sorted(set(kind.tolist())))}"
             )
-        return cls(table["uid"].filter(pa.array(used)), kind[used], is_good[used])
+        raw, _ = uids_of(table["uid"].filter(pa.array(used)), named=True)
+        pairs = np.ascontiguousarray(raw).view(">u8")  # (n, 16) bytes -> (n, 2)
+        uids = uids_to_hex(uids_from_pairs(pairs[:, 0], pairs[:, 1]))
+        return cls(pa.chunked_array([pa.array(uids, pa.string())]), kind[used], is_good[used])
 
 
 def roc_auc(score: Float[np.ndarray, "n"], good: Bool[np.ndarray, "n"]) -> float:
@@ -139,7 +147,7 @@ def _joined(source: Artifact, score: str, truth: Truth) -> np.ndarray:
     for index in sorted(source.present()):
         table = source.read(index, ["uid", score])
         rows = np.asarray([place.get(uid, -1) for uid in table["uid"].to_pylist()], np.int64)
-        numbers = column(table, score, null=np.nan).astype(np.float64)
+        numbers = np.asarray(table[score].cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy())
         values[rows[rows >= 0]] = numbers[rows >= 0]
     return values
 

@@ -18,6 +18,7 @@ from pipeline.order import reversed_order
 from pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from stages.cut import Amount, Number, Of, Source, funnel, keep_by_quota, select
 from stages.score import Joined, join_of
+from stages.score_names import Names
 from stages.similarity import Cosine
 from stages.survivors import Survivors
 from stages.uid_hash import hash_values
@@ -27,8 +28,8 @@ from stages.uid_hash import hash_values
 class Coverage:
     """Coverage-centric selection (Zheng et al. 2022, arXiv 2210.15809): every range of a score stays represented.
 
-    The score: by, an encoder whose image-text cosine it is; or from, column, uid, missing: parquet files, as in
-    `score`. hardest: which end of it is hard, the lowest (cosine, AUM) or the highest (EL2N). beta: share of the
+    The score: by, an encoder whose image-text cosine it is; or from, column, uid, key, shard, missing: parquet files,
+    as in `score`. hardest: which end of it is hard, the lowest (cosine, AUM) or the highest (EL2N). beta: share of the
     samples that goes from that end first; the paper tunes it. strata: ranges of equal width over what is left.
     Exactly one of fraction and count.
     """
@@ -37,6 +38,8 @@ class Coverage:
     column: str | None = None
     source: str | tuple[str, ...] | None = Field(default=None, alias="from")
     uid: str = "uid"
+    key: str | None = None
+    shard: str | None = None
     missing: Literal["error", "drop"] = "error"
     hardest: Literal["lowest", "highest"] = "lowest"
     beta: float = Field(default=0.0, ge=0, le=1)
@@ -67,7 +70,7 @@ class Coverage:
         if self.by is not None:
             return [CoverageStage(survivors, Cosine(survivors, self.by), self.amount(), options)]
         source, name = cast(str | tuple[str, ...], self.source), cast(str, self.column)
-        join = join_of(survivors, source, name, self.uid, self.missing)
+        join = join_of(survivors, source, name, Names.of(survivors, self.uid, self.key, self.shard), self.missing)
         values = Joined(survivors, artifact_of(join, store), "highest")
         return [join, CoverageStage(survivors, values, self.amount(), options)]
 

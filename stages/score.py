@@ -18,6 +18,7 @@ from pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
 from pipeline.uid import uids_to_hex
 from stages.cut import Amount, Number, Of, Ranked, one_group
 from stages.score_files import ScoreTable, check_columns, load_scores
+from stages.score_names import Names
 from stages.survivors import Survivors
 
 
@@ -26,14 +27,18 @@ class Score:
     """Keep samples by a value column of parquet files that the user brings.
 
     from: parquet files (glob, brace, list). column: the value, any number type, no NaN; it orders in its own type.
-    uid: 32 hex digits or 16 bytes; every uid once. keep: the highest or the lowest values. missing: what a sample
-    without a value is: an error, or dropped. Exactly one of fraction, count, threshold (the value must be beyond it).
+    uid: the column of uids: 32 hex digits, UUIDs or 16 bytes, or what the column holds that pool.uid names. key: in
+    place of uid, the column of keys, and shard: that of their shards, where keys repeat. Every name once. keep: the
+    highest or the lowest values. missing: what a sample without a value is: an error, or dropped. Exactly one of
+    fraction, count, threshold (the value must be beyond it).
     Every worker holds the whole column: 24 bytes per row of the files.
     """
 
     column: str
     source: str | tuple[str, ...] = Field(alias="from")
     uid: str = "uid"
+    key: str | None = None
+    shard: str | None = None
     keep: Literal["highest", "lowest"] = "highest"
     missing: Literal["error", "drop"] = "error"
     fraction: float | None = None
@@ -51,17 +56,18 @@ class Score:
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """The join, then one stage with one group."""
-        join = join_of(survivors, self.source, self.column, self.uid, self.missing)
+        names = Names.of(survivors, self.uid, self.key, self.shard)
+        join = join_of(survivors, self.source, self.column, names, self.missing)
         values = Joined(survivors, artifact_of(join, store), self.keep)
         return [join, Ranked(self.kind, values, survivors, self.amount())]
 
 
 def join_of(
-    survivors: Survivors, source: str | tuple[str, ...], column: str, uid: str, missing: Literal["error", "drop"]
+    survivors: Survivors, source: str | tuple[str, ...], column: str, names: Names, missing: Literal["error", "drop"]
 ) -> "JoinStage":
     """The join with a user's files; lists them, so that a changed file makes another artifact."""
     patterns = (source,) if isinstance(source, str) else source
-    return JoinStage(survivors, tuple(storage.identify(storage.expand(patterns))), column, uid, missing)
+    return JoinStage(survivors, tuple(storage.identify(storage.expand(patterns))), column, names, missing)
 
 
 @dataclass(frozen=True)
@@ -70,21 +76,27 @@ class _Join:
     out: Artifact
 
     def open(self) -> ScoreTable:
-        return load_scores([file.url for file in self.stage.files], self.stage.column, self.stage.uid)
+        return load_scores([file.url for file in self.stage.files], self.stage.column, self.stage.names)
 
     def run(self, state: ScoreTable, item: ShardItem) -> Summary:
         survivors = self.stage.survivors
-        uids, mask = survivors.uids(item.index), survivors.mask(item.index)
-        values, there = state.look_up(uids)
+        mask = survivors.mask(item.index)
+        values, there = state.look_up(self.stage.names.of_pool(survivors, item))
         lost = np.flatnonzero(mask & ~there)
         if len(lost) and self.stage.missing == "error":
             raise DataError(
                 f"every sample must have a value in column {self.stage.column}, but {len(lost)} of shard {item.url} "
-                f"have none, first {uids_to_hex(uids[lost[:1]])[0]}; set missing: drop to drop them"
+                f"have none, first {self._name(item, int(lost[0]))}; set missing: drop to drop them"
             )
-        summary = {"rows": len(uids), "missing": len(lost)}
+        summary = {"rows": len(mask), "missing": len(lost)}
         self.out.write(item.index, pa.table({"value": pa.array(values, mask=~(mask & there))}), summary)
         return summary
+
+    def _name(self, item: ShardItem, row: int) -> str:
+        survivors = self.stage.survivors
+        if self.stage.names.key is None:
+            return uids_to_hex(survivors.uids(item.index)[row : row + 1])[0]
+        return f"key {survivors.table(item.index, ['key'])['key'][row].as_py()}"
 
 
 @dataclass(frozen=True)
@@ -94,18 +106,19 @@ class JoinStage:
     survivors: Survivors
     files: tuple[storage.Identity, ...]
     column: str
-    uid: str
+    names: Names
     missing: str
     name: ClassVar[str] = "scores"
     version: ClassVar[int] = 2
 
     def look(self, widths: Mapping[str, int]) -> str:
         """See Looking.look."""
-        kind = check_columns(self.files[0].url, self.column, self.uid)
-        return f"column {self.column}, {kind}, by {self.uid} in {len(self.files):,} file{'s' * (len(self.files) > 1)}"
+        kind, by = check_columns(self.files[0].url, self.column, self.names), " and ".join(self.names.columns)
+        return f"column {self.column}, {kind}, by {by} in {len(self.files):,} file{'s' * (len(self.files) > 1)}"
 
     def run(self, run: Run, out: Artifact) -> Summary:
-        """One file per shard with the column `value`."""
+        """One file per shard with the column `value`. Raises DataError where a key is that of two samples."""
+        self.names.check_distinct(run, self.survivors)
         summaries = run.fill(_Join(self, out), out, self.name)
         return {"rows": total(summaries, "rows"), "missing": total(summaries, "missing")}
 

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from pipeline.columns import places_in
 from pipeline.errors import DataError
-from pipeline.uid import uids_from_pairs, uids_to_hex
+from pipeline.uid import uids_to_hex
 from stages.formats.brought import brought_schema, check_names, read_brought
-from stages.formats.columns import uids_of
+from stages.score_names import Names
 
 _EXACT = 1 << 53  # whole numbers up to this are float64 too
 _TOLD_APART = 10**15  # decimals of fewer digits are each another float64
@@ -40,18 +40,20 @@ class ScoreTable:
         return np.where(at >= 0, self.values[at], self.values.dtype.type(0)), at >= 0
 
 
-def load_scores(files: Sequence[str], value: str, uid: str) -> ScoreTable:
-    """The value column of all files by uid; a row whose value is null says nothing.
+def load_scores(files: Sequence[str], value: str, names: Names) -> ScoreTable:
+    """The value column of all files by the names of samples; a row whose value is null says nothing.
 
     Raises DataError for a file that is no parquet, for columns that are missing, that are there twice or hold no
-    numbers, for NaN, for a uid that is none, and for one that comes twice.
+    numbers, for NaN, for a name that is none, and for one that comes twice.
     """
-    uids, values = [], []
+    uids, values, places = [], [], []
     for url in files:
-        table = read_brought(url, (value, uid))
+        table = read_brought(url, (value, *names.columns))
         numbers = numbers_of(table[value], value, url)
-        uids.append(_uids(table[uid], uid, url)[np.asarray(numbers.is_valid(), bool)])
+        there = np.flatnonzero(np.asarray(numbers.is_valid(), bool))
+        uids.append(names.of_file(table, url)[there])
         values.append(numbers.drop_null())
+        places.append(there)
     every, scores = np.concatenate(uids), one_type(values, value)
     if scores.dtype.kind == "f" and np.isnan(scores).any():
         raise DataError(f"column {value} must hold numbers, but {np.isnan(scores).sum()} of {len(scores)} are NaN")
@@ -59,17 +61,31 @@ def load_scores(files: Sequence[str], value: str, uid: str) -> ScoreTable:
     every, scores = every[order], scores[order]
     twice = np.flatnonzero(every[1:] == every[:-1])
     if len(twice):
-        text = uids_to_hex(every[twice[:1]])[0]
-        raise DataError(f"every uid must have one value in {value}, but {len(twice)} come again, first {text}")
+        if names.key is None:
+            first = uids_to_hex(every[twice[:1]])[0]
+        else:
+            first = _place(int(order[twice[0] + 1]), files, places)
+        raise DataError(
+            f"every {names.what} must have one value in {value}, but {len(twice)} come again, first {first}"
+        )
     return ScoreTable(every, scores)
 
 
-def check_columns(url: str, value: str, uid: str) -> str:
+def check_columns(url: str, value: str, names: Names) -> str:
     """The type of the value column; raises as load_scores does for columns, by the footer of a file alone."""
     schema = brought_schema(url)
-    check_names(schema, (value, uid), url)
+    check_names(schema, (value, *names.columns), url)
     numbers_of(schema.empty_table()[value], value, url)
     return str(schema.field(value).type)
+
+
+def _place(number: int, files: Sequence[str], places: Sequence[np.ndarray]) -> str:
+    """Where a row lies, by its number among those of all files that have a value."""
+    for url, rows in zip(files, places, strict=True):
+        if number < len(rows):
+            return f"in row {rows[number]} of {url}"
+        number -= len(rows)
+    raise IndexError(number)
 
 
 def numbers_of(column: pa.ChunkedArray, name: str, url: str) -> pa.ChunkedArray:
@@ -151,12 +167,3 @@ def _unscaled(decimals: pa.Array) -> np.ndarray:
         return np.empty(0, np.int64)
     words = np.frombuffer(decimals.buffers()[1], np.int64)[2 * decimals.offset : 2 * (decimals.offset + len(decimals))]
     return words[::2]
-
-
-def _uids(values: pa.ChunkedArray, name: str, url: str) -> np.ndarray:
-    raw, known = uids_of(values)
-    if not known.all():
-        first = values[int(np.flatnonzero(~known)[0])].as_py()
-        raise DataError(f"{url}: a uid is 32 hex digits or 16 bytes, but {(~known).sum()} are not, first {first!r}")
-    pairs = raw.view(">u8")  # (n, 16) bytes -> (n, 2)
-    return uids_from_pairs(pairs[:, 0], pairs[:, 1])

@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.artifact import Artifact, read_schema, write_table
+from pipeline.artifact import Artifact, write_table
 from pipeline.errors import DataError, JobError
 from pipeline.executor import Needs
 from pipeline.fingerprint import fingerprint
 from pipeline.stage import Run, Summary
 from stages.embeddings import Embeddings
+from stages.formats.brought import brought_schema
 from stages.formats.columns import whole_shard
 from stages.formats.images import (
     SUFFIXES,
@@ -161,7 +162,7 @@ def _kind(url: str, key: str | None) -> Kind:
 
 
 def _column_kind(url: str, key: str | None) -> Kind:
-    name, schema = key or _IMAGE_COLUMN, read_schema(url)
+    name, schema = key or _IMAGE_COLUMN, brought_schema(url)
     if name not in schema.names:
         raise JobError(f"target_key must name a column of {url}, but {name} is none of {', '.join(schema.names)}")
     kind = schema.field(name).type

@@ -1,5 +1,6 @@
 """A user's value column: joined by uid in any form, ordered, cut; what is missing, doubled or NaN is refused."""
 
+import re
 import uuid
 from decimal import Decimal
 from pathlib import Path
@@ -11,11 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.job import parse
+from jobs.run import run
 from pipeline.errors import DataError, FailedShards, JobError, PoolError
+from pipeline.executor_local import LocalExecutor
 from pipeline.uid import uids_from_hex
 from stages.random import Random
 from stages.score import Score
 from stages.score_files import ScoreTable, load_scores
+from stages.score_names import Names, stem_of
 from tests.pools import Filtered, Samples, answers, filtered, hex_uids, write_parquet
 
 SAMPLES = Samples.drawn(30)
@@ -65,6 +70,11 @@ def test_a_threshold_is_strict_on_both_sides(tmp_path: Path) -> None:
         lambda: pa.array([uid.upper() for uid in SAMPLES.uid]),
         lambda: pa.array([bytes.fromhex(uid) for uid in SAMPLES.uid], pa.binary(16)),
         lambda: pa.array([bytes.fromhex(uid) for uid in SAMPLES.uid], pa.binary()),
+        lambda: pa.array([bytes.fromhex(uid) for uid in SAMPLES.uid], pa.large_binary()),
+        lambda: pa.array([bytes.fromhex(uid) for uid in SAMPLES.uid], pa.uuid()),
+        lambda: pa.array([str(uuid.UUID(uid)) for uid in SAMPLES.uid], pa.string_view()),
+        lambda: pa.array([str(uuid.UUID(uid)).upper() for uid in SAMPLES.uid]).dictionary_encode(),
+        lambda: pa.array([uid.encode() for uid in SAMPLES.uid], pa.binary_view()),
     ],
 )
 def test_a_uid_may_be_hex_or_bytes(tmp_path: Path, form: Any) -> None:
@@ -116,9 +126,9 @@ def test_only_samples_that_are_in_need_a_value(tmp_path: Path) -> None:
         ),
         (
             {"uid": ["short", *SAMPLES.uid[1:]]},
-            "a uid is 32 hex digits or 16 bytes, but 1 are not, first 'short'",
+            "a uid is 32 hex digits, a UUID or 16 bytes, but 1 are not, first 'short'; samples that are named",
         ),
-        ({"uid": [None, *SAMPLES.uid[1:]]}, "a uid is 32 hex digits or 16 bytes, but 1 are not, first None"),
+        ({"uid": [None, *SAMPLES.uid[1:]]}, "a uid is 32 hex digits, a UUID or 16 bytes, but 1 are not, first None"),
     ],
 )
 def test_what_breaks_the_contract_is_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
@@ -166,7 +176,7 @@ def test_look_up_is_a_dictionary(known: list[int], extra: list[int]) -> None:
 def test_files_are_read_in_any_number(tmp_path: Path) -> None:
     one = scores(tmp_path, "a", uid=SAMPLES.uid[:20], v=VALUES[:20])
     two = scores(tmp_path, "b", uid=SAMPLES.uid[20:], v=VALUES[20:])
-    table = load_scores((two, one), "v", "uid")
+    table = load_scores((two, one), "v", Names("uid", False))
     order = np.argsort(SAMPLES.uid)
     assert table.uids.tolist() == uids_from_hex([SAMPLES.uid[i] for i in order]).tolist()
     assert table.values.tolist() == VALUES[order].tolist()
@@ -299,3 +309,110 @@ def test_a_file_that_is_no_parquet_is_the_users_to_mend(tmp_path: Path) -> None:
 def test_a_column_that_holds_no_numbers_is_refused(tmp_path: Path) -> None:
     message = refused(cut(scores(tmp_path, v=[str(value) for value in VALUES]), count=3))
     assert "column v must hold numbers, but it is string; name another, or cast it" in message
+
+
+NAMED = {
+    "text": (pa.array([f"https://x/{i}.jpg" for i in range(30)]), pa.array([f"https://x/{i}.jpg" for i in range(30)])),
+    "digits": (pa.array([f"{i:064x}" for i in range(30)]), pa.array([f"{i:064x}".encode() for i in range(30)])),
+    "whole numbers": (pa.array(range(30), pa.int64()), pa.array(range(30), pa.int32())),
+    "uuids beside names": (
+        pa.array([*SAMPLES.uid[:15], *(f"n{i}" for i in range(15))]),
+        pa.array([*(str(uuid.UUID(uid)) for uid in SAMPLES.uid[:15]), *(f"n{i}" for i in range(15))]),
+    ),
+}
+
+
+def vectors_job(folder: Path, columns: dict[str, Any], cut: dict[str, Any], uid: str = "auto") -> dict[str, Any]:
+    """Three shards of ten rows with these columns, and the job that cuts them; shards are 00000 to 00002."""
+    table = SAMPLES.table().drop_columns("uid")
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    for shard in range(3):
+        write_parquet(f"{folder}/pool/{shard:05d}.parquet", table.slice(10 * shard, 10))
+    pool = {"shards": f"{folder}/pool/*.parquet", "format": "vectors", "uid": uid}
+    return {"name": "j", "store": str(folder / "store"), "pool": pool, "policy": [{"score": cut}]}
+
+
+def kept_captions(values: dict[str, Any]) -> set[str]:
+    result = run(parse(values), LocalExecutor(2), lambda line: None)
+    table = pa.concat_tables([result.path.manifest.read(n, ["key", "kept"]) for n in range(3)])
+    return set(table.filter(table["kept"])["key"].to_pylist())
+
+
+@pytest.mark.parametrize(("pool", "file"), NAMED.values(), ids=NAMED)
+def test_what_names_the_pool_joins_the_scores(tmp_path: Path, pool: pa.Array, file: pa.Array) -> None:
+    url = write_parquet(f"{tmp_path}/s.parquet", pa.table({"id": file, "v": RANKS}))
+    keys = pa.array([f"k{i}" for i in range(30)])
+    cut = {"from": url, "column": "v", "uid": "id", "count": 6}
+    found = kept_captions(vectors_job(tmp_path, {"name": pool, "key": keys}, cut, "name"))
+    assert found == {f"k{i}" for i in np.argsort(-RANKS)[:6]}
+
+
+SHARDS = {
+    "number": pa.array([i // 10 for i in range(30)]),
+    "stem": pa.array([f"{i // 10:05d}" for i in range(30)]),
+    "name": pa.array([f"{i // 10:05d}.parquet" for i in range(30)]),
+    "path": pa.array([f"s3://elsewhere/pool/{i // 10:05d}.tar" for i in range(30)]).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("shard", SHARDS.values(), ids=SHARDS)
+def test_keys_that_repeat_are_told_apart_by_their_shard(tmp_path: Path, shard: pa.Array) -> None:
+    keys = pa.array([f"{i % 10:09d}" for i in range(30)])
+    rows = np.random.default_rng(0).permutation(30)
+    table = pa.table({"key": keys, "part": shard, "v": RANKS}).take(pa.array(rows))
+    url = write_parquet(f"{tmp_path}/s.parquet", table)
+    cut = {"from": url, "column": "v", "key": "key", "shard": "part", "count": 6}
+    result = run(parse(vectors_job(tmp_path, {"key": keys}, cut)), LocalExecutor(2), lambda line: None)
+    found = {(n, row["key"]) for n in range(3) for row in result.path.manifest.read(n).to_pylist() if row["kept"]}
+    assert found == {(i // 10, f"{i % 10:09d}") for i in np.argsort(-RANKS)[:6]}
+
+
+def test_keys_alone_join_where_none_repeats(tmp_path: Path) -> None:
+    keys = pa.array([f"{i:09d}" for i in range(30)])
+    url = write_parquet(f"{tmp_path}/s.parquet", pa.table({"key": keys, "v": RANKS}))
+    cut = {"from": url, "column": "v", "key": "key", "count": 6}
+    assert kept_captions(vectors_job(tmp_path, {"key": keys}, cut)) == {f"{i:09d}" for i in np.argsort(-RANKS)[:6]}
+
+
+def test_names_that_are_not_one_samples_are_refused(tmp_path: Path) -> None:
+    keys = pa.array([f"{i % 10:09d}" for i in range(30)])
+    url = write_parquet(f"{tmp_path}/s.parquet", pa.table({"key": keys[:10], "v": RANKS[:10], "n": range(10)}))
+    twice = write_parquet(f"{tmp_path}/t.parquet", pa.table({"key": keys, "v": RANKS, "part": SHARDS["stem"]}))
+    base = {"from": url, "column": "v", "count": 6}
+
+    def said(columns: dict[str, Any], **options: Any) -> str:
+        with pytest.raises((DataError, FailedShards)) as error:
+            run(parse(vectors_job(tmp_path, columns, {**base, **options})), LocalExecutor(2), lambda line: None)
+        return str(error.value)
+
+    first = f"first '000000000' of {tmp_path}/pool/00000.parquet and {tmp_path}/pool/00001.parquet"
+    text = said({"key": keys}, key="key")
+    assert f"a key must be that of one sample, but 20 have that of another, {first}; name their shards by" in text
+    unique = {"key": pa.array([f"{i:09d}" for i in range(30)])}
+    text = said(unique, **{"from": twice, "key": "key"})
+    assert re.search(rf"every key must have one value in v, but 20 come again, first in row \d+ of {twice}", text)
+    assert f"10 of shard {tmp_path}/pool/00001.parquet have none, first key 000000010" in said(unique, key="key")
+    assert "column n must hold text as the pool has it, zeros in front too, but it is int64" in said(unique, key="n")
+    with pytest.raises(JobError, match="shard tells keys apart, but part came without key"):
+        parse_and_plan(vectors_job(tmp_path, unique, {**base, "shard": "part"}))
+    with pytest.raises(JobError, match="by uid or by key, but uid = id and key = key came"):
+        parse_and_plan(vectors_job(tmp_path, unique, {**base, "uid": "id", "key": "key"}))
+
+
+def parse_and_plan(values: dict[str, Any]) -> None:
+    run(parse(values), LocalExecutor(2), lambda line: None)
+
+
+def test_a_wrong_file_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("uid,v\n")
+    cut = {"from": f"{tmp_path}/s.csv", "column": "v", "count": 6}
+    with pytest.raises(DataError, match=r"s\.csv must be parquet"):
+        parse_and_plan(vectors_job(tmp_path, {}, cut))
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_shard_has_one_name_however_it_is_written() -> None:
+    names = ("s3://b/data/00017.tar", "00017.parquet", "00017", "17", "/x/00017.tar.gz")
+    assert {stem_of(name) for name in names} == {"17"}
+    assert stem_of("part-00017-of-00020.tar") == "part-00017-of-00020"
