@@ -1,5 +1,7 @@
 """Sample names keep all 128 bits through bytes, hex and pairs, and sort as their text does."""
 
+from uuid import UUID
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,6 +15,8 @@ from pipeline.uid import (
     UID_ARROW,
     content_hash,
     is_uid_hex,
+    named_uid,
+    stated_uid,
     uids_from_bytes,
     uids_from_hex,
     uids_from_pairs,
@@ -75,3 +79,36 @@ def test_a_hash_is_of_all_parts_together(parts):
     assert content_hash(*parts) == xxhash.xxh3_128_digest(b"".join(parts))
     assert content_hash(*[memoryview(part) for part in parts]) == content_hash(b"".join(parts))
     assert len(content_hash(*parts)) == 16
+
+
+@pytest.mark.parametrize(
+    ("value", "stated"),
+    [
+        (bytes(range(16)), True),
+        (bytes(range(16)).hex(), True),
+        (bytes(range(16)).hex().upper(), True),
+        (bytes(range(16)).hex().encode(), True),
+        ("00010203-0405-0607-0809-0a0b0c0d0e0f", True),
+        (UUID(bytes=bytes(range(16))), True),
+        ("00010203-04050607-0809-0a0b-0c0d0e0f", False),
+        ("0123456789abcdef", False),
+        ("a" * 64, False),
+        (7, False),
+        (-(10**40), False),
+        ("\ud800", False),
+        (b"\xff", False),
+    ],
+)
+def test_what_is_a_uid_as_it_stands_and_what_names_by_its_hash(value: object, stated: bool) -> None:
+    assert stated_uid(value) == (bytes(range(16)) if stated else None)
+    named = named_uid(value)
+    assert named is not None
+    assert len(named) == 16
+    assert stated or named != bytes(range(16))
+    assert named_uid(42) == named_uid("42") == content_hash(b"42")
+
+
+@pytest.mark.parametrize("value", [None, "", b"", True, 1.5, ["a"], {}])
+def test_what_names_nothing(value: object) -> None:
+    assert stated_uid(value) is None
+    assert named_uid(value) is None

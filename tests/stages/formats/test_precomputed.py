@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.errors import DataError, JobError, PoolError, ShardError, StorageError
-from pipeline.uid import content_hash
+from pipeline.uid import content_hash, named_uid, stated_uid
 from stages.formats import vector_blocks
 from stages.formats.clip_retrieval import ClipRetrieval
 from stages.formats.columns import uids_of
@@ -389,3 +389,27 @@ def test_sizes_are_read_from_any_numbers_and_texts_of_numbers(
     table, _ = Vectors(image="v").rows(path)
     assert table["width"].to_pylist() == [640] * 3 + [None] * 5
     assert table["height"].to_pylist() == [640] * 3 + [None] * 5
+
+
+VALUES = st.none() | st.text(max_size=40) | st.uuids().map(str) | st.uuids().map(lambda uid: uid.hex.upper())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(VALUES), st.lists(st.none() | st.binary(max_size=40)), st.lists(st.none() | st.integers(0, 2**64 - 1)))
+def test_a_column_is_named_as_its_values_are_one_by_one(
+    texts: list[str | None], raw: list[bytes | None], numbers: list[int | None]
+) -> None:
+    columns = [
+        pa.array(texts, pa.string()),
+        pa.array(texts, pa.string_view()),
+        pa.array(texts, pa.large_string()).dictionary_encode(),
+        pa.array(raw, pa.binary()),
+        pa.array(raw, pa.binary_view()),
+        pa.array(numbers, pa.uint64()),
+    ]
+    for column in columns:
+        for named, of in ((False, stated_uid), (True, named_uid)):
+            uids, known = uids_of(pa.chunked_array([column[:2], column[2:]]), named)
+            expected = [of(value) for value in column.to_pylist()]
+            assert [uid.tobytes() if good else None for uid, good in zip(uids, known, strict=True)] == expected
+            assert not uids[~known].any()
