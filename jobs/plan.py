@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import run as running
+from jobs.inputs import Look, look
 from jobs.job import Job, changed
-from jobs.look import Look, look
 from jobs.price.price import Options, price
 from jobs.price.show import Prices, record, show
 from jobs.yaml_text import dumps

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
+from jobs.inputs import look
 from jobs.job import Job
-from jobs.look import look
 from pipeline import storage
 from pipeline.artifact import Artifact, write_json
 from pipeline.errors import AccountingError, JobError

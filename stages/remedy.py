@@ -106,7 +106,8 @@ def _tried(reader: Reader, options: Options, head: Head) -> tuple[int, str] | No
         count, captions = _read(other, head)
     except WinnowError:
         return None
-    good = [caption for caption in captions if any(map(str.isalpha, caption))]
+    named = str(options.get("caption", "")).removeprefix("json:") in _NAMES
+    good = [text for text in captions if _reads_as_caption(text, named or "caption" not in options)]
     if 2 * len(good) <= count:
         return None
     said = ", ".join(f"pool.{name}: {_yaml(value)}" for name, value in options.items())
@@ -123,6 +124,11 @@ def _read(reader: Reader, head: Head) -> tuple[int, list[str]]:
     samples = list(islice(reader.samples(head.url), _SAMPLES))
     good = [one for one in samples if isinstance(one, Sample) and _is_image(bytes(one.image))]
     return len(samples), [one.caption for one in good]
+
+
+def _reads_as_caption(text: str, named: bool) -> bool:
+    """Words; one alone only where the option's name says caption, for it may be an id or a label."""
+    return any(map(str.isalpha, text)) and (named or len(text.split()) > 1)
 
 
 def _yaml(value: object) -> str:

@@ -329,7 +329,7 @@ def test_no_workers_are_a_usage_error(
 
 
 def test_no_command_waits_for_torch_before_it_embeds() -> None:
-    code = "import sys, jobs.look, jobs.documents, jobs.plan, jobs.sweep\n"
+    code = "import sys, jobs.inputs, jobs.documents, jobs.plan, jobs.sweep\n"
     code += "sys.exit(sorted({'torch', 'open_clip', 'timm', 'ray'} & set(sys.modules)) != [])"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -5,6 +5,7 @@ of another width.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from jobs.job import Job
 from pipeline import storage
 from pipeline.artifact import DONE
 from pipeline.errors import ShardError, StorageError
-from pipeline.stage import artifact_of
+from pipeline.stage import artifact_of, spread
 from pipeline.terminal import escaped
 from stages.encoders.known import check_model
 from stages.look import Looking, Seen, check_readable, first_samples, none_readable
@@ -23,7 +24,7 @@ _SHOWN = 60  # characters of a caption
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen. shards, bytes: of the pool. first: of its first shard, None where that cannot be read.
+    """What was seen. shards, bytes: of the pool. first: of its first shard that is not empty, None where it cannot be.
 
     unread: why it cannot. models: what is known of each encoder. files: what the files of a stage are, by its label.
     """
@@ -40,7 +41,7 @@ class Look:
         size = f"{self.shards:,} shard{'' if self.shards == 1 else 's'}, {_size(self.bytes)}"
         if self.first is not None:
             count, rejected = self.first.samples, self.first.rejected
-            size += f"; {count:,} samples of the first are looked at, {rejected:,} cannot be read"
+            size += f"; {count:,} samples of one are looked at, {rejected:,} cannot be read"
             size += "".join(f"\n{'':10} {kind}: {self.first.examples[kind]}" for kind in self.first.rejects)
         if self.unread is not None:
             size += f"; the first cannot be read: {self.unread}"
@@ -103,6 +104,11 @@ def _pool(job: Job, shards: tuple[storage.Identity, ...]) -> tuple[Seen | None, 
             raise
         return None, str(error)
     check_readable(reader, urls, job.limits, seen)
+    for index in spread(len(urls))[1:]:
+        if seen.samples:  # an empty shard shows nothing
+            break
+        with suppress(ShardError, StorageError):
+            seen = first_samples(reader, urls[index])
     return seen, None
 
 
