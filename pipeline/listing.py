@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from pipeline.backends import S3, answering, resolve
 from pipeline.errors import PoolError, StorageError
@@ -83,37 +83,43 @@ def identify(urls: Iterable[str]) -> list[Identity]:
     Raises PoolError that names those which are no files that are there, and says what they are.
     """
     wanted = list(urls)
-    web = [url for url in dict.fromkeys(wanted) if url.startswith(HTTP)]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        asked = dict(zip(web, pool.map(identity_of, web), strict=True))
-    parents = {parent_of(url) for url in wanted if url not in asked}
-    known = {(parent, name_of(info["name"])): info for parent in sorted(parents) for info in _infos(parent)}
-    found = [asked.get(url) or known.get((parent_of(url), name_of(url))) for url in wanted]
-    lost = [
-        f"{url}{_instead(url, info)}"
-        for url, info in zip(wanted, found, strict=True)
-        if info is None or (isinstance(info, dict) and info["type"] != "file")
-    ]
+    found = _looked_up(wanted)
+    lost = [f"{url}{_instead(url, found.get(url))}" for url in wanted if not isinstance(found.get(url), Identity)]
     if lost:
         raise PoolError(
             f"every shard of a pool must be a file that is there, but {len(lost)} of {len(wanted)} are not: "
             f"{', '.join(lost[:3])}{' …' if len(lost) > 3 else ''}"
         )
-    return [
-        info if isinstance(info, Identity) else _identity(url, info or {})
-        for url, info in zip(wanted, found, strict=True)
-    ]
+    return [cast(Identity, found[url]) for url in wanted]
 
 
-def _instead(url: str, info: dict[str, Any] | None) -> str:
-    """What is there in place of a file, in brackets."""
-    if info is not None and info["type"] == "directory":
+def present(urls: Iterable[str]) -> dict[str, Identity]:
+    """The identity of those of these URLs that are files, asked for as `identify` does."""
+    return {url: found for url, found in _looked_up(list(urls)).items() if isinstance(found, Identity)}
+
+
+def _looked_up(urls: list[str]) -> dict[str, Identity | str]:
+    """What is there under each URL: a file's identity, or the type of something else; nothing of what is not there."""
+    web = [url for url in dict.fromkeys(urls) if url.startswith(HTTP)]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found: dict[str, Identity | str] = dict(zip(web, pool.map(identity_of, web), strict=True))
+    parents = sorted({parent_of(url) for url in urls if url not in found})
+    known = {(parent, name_of(info["name"])): info for parent in parents for info in _infos(parent)}
+    for url in urls:
+        if url not in found and (info := known.get((parent_of(url), name_of(url)))) is not None:
+            found[url] = _identity(url, info) if info["type"] == "file" else info["type"]
+    return found
+
+
+def _instead(url: str, kind: object) -> str:
+    """What is there in place of a file, in brackets. kind: as its back end calls it, None where nothing is there."""
+    if kind == "directory":
         return " (a folder)"
     if not is_local(url):
         return ""
     if os.path.islink(url) and not os.path.exists(url):
         return f" (a link to {os.readlink(url)}, which is not there)"
-    if info is not None:
+    if kind is not None:
         return " (neither a file nor a folder)"
     parent = parent_of(url)
     return "" if os.path.isdir(parent) else f" (there is no folder {parent})"

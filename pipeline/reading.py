@@ -184,7 +184,7 @@ class Seeking:
 class Fetching:
     """Ranges of a web server's file; one whose server knows no ranges is fetched once and held, all of it.
 
-    Raises StorageError where the server does not say how many bytes there are.
+    Raises ValueError where the server does not say how many bytes there are.
     """
 
     def __init__(self, filesystem: Any, path: str) -> None:
@@ -192,7 +192,7 @@ class Fetching:
         self._whole = b""
         size = filesystem.info(path)["size"]
         if size is None:
-            raise StorageError("a web server must say how many bytes a file has; download it, and read it from there")
+            raise ValueError("a web server must say how many bytes a file has; read a copy of it")
         self.size = int(size)
 
     def read_at(self, start: int, size: int) -> bytes:

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, cast
 from pipeline.backends import lies_here, resolve
 from pipeline.early_file import EarlyFile
 from pipeline.errors import StorageError
-from pipeline.listing import Identity, check_distinct, exists, folders, identify, identity_of, listing
+from pipeline.listing import Identity, check_distinct, exists, folders, identify, identity_of, listing, present
 from pipeline.opening import local_view, open_exact, open_read, read_bytes, read_if_there, read_text
 from pipeline.s3_object import forget
 from pipeline.shard_names import expand
@@ -31,8 +31,8 @@ from pipeline.urls import absolute, home, is_shared, join, name_of, parent_of, s
 __all__ = [
     "Identity", "absolute", "check_distinct", "committed_bytes", "committing", "copy", "exists", "expand", "folders",
     "home", "identify", "identity_of", "is_shared", "join", "listing", "local_path", "local_view", "name_of",
-    "open_exact", "open_read", "parent_of", "read_bytes", "read_if_there", "read_text", "remove_abandoned", "shown",
-    "write_bytes",
+    "open_exact", "open_read", "parent_of", "present", "read_bytes", "read_if_there", "read_text", "remove_abandoned",
+    "shown", "write_bytes",
 ]  # fmt: skip
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")

@@ -26,7 +26,7 @@ from stages.survivors import Survivors
 class Score:
     """Keep samples by a value column of parquet files that the user brings.
 
-    from: parquet files (glob, brace, list). column: the value, any number type, no NaN; it orders in its own type.
+    from: parquet files (glob, folder, list). column: the value, any number type, no NaN; it orders in its own type.
     uid: the column of uids: 32 hex digits, UUIDs or 16 bytes, or what the column holds that pool.uid names. key: in
     place of uid, the column of keys, and shard: that of their shards, where keys repeat. Every name once. keep: the
     highest or the lowest values. missing: what a sample without a value is: an error, or dropped. Exactly one of
@@ -67,7 +67,7 @@ def join_of(
 ) -> "JoinStage":
     """The join with a user's files; lists them, so that a changed file makes another artifact."""
     patterns = (source,) if isinstance(source, str) else source
-    return JoinStage(survivors, tuple(storage.identify(storage.expand(patterns))), column, names, missing)
+    return JoinStage(survivors, tuple(storage.identify(storage.expand(patterns, ".parquet"))), column, names, missing)
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,7 @@ _NOT_BY_SHARD = ("pool", "target", "shards")
 def pool(job: Finished, run: Run) -> Findings:
     """Every input shard has the size and the etag or time that the artifacts were made from."""
     files = {shard: [shard.url, *companions_of(shard.url, job.job.pool.reader)] for shard in run.shards}
-    parents = sorted({storage.parent_of(url) for urls in files.values() for url in urls})
-    there = {found.url: found for parent in parents for found in storage.listing(parent)}
+    there = storage.present(url for urls in files.values() for url in urls)
     found = looked(shards=len(files))
     for shard, urls in files.items():
         if missing := [url for url in urls if url not in there]:

@@ -44,6 +44,7 @@ def test_hidden_names_are_no_shards(folder: str):
     assert shards(f"{folder}/_*.tar", below=folder) == ["_meta.tar"]
     assert shards(f"{folder}/.*", suffix=None, below=folder) == [".0.tar.crc"]
     assert shards(f"{folder}/_temporary/*", below=folder) == ["_temporary/2.tar"]
+    assert list(storage.present([f"{folder}/_meta.tar", f"{folder}/no.tar", folder])) == [f"{folder}/_meta.tar"]
     assert [file.size for file in storage.identify([f"{folder}/_meta.tar", f"{folder}/.0.tar.crc"])] == [9, 10]
 
 
