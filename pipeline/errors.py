@@ -4,11 +4,12 @@ WinnowError                     exit 1
 ├── JobError                    exit 2  the job file or an option is wrong; nothing was started
 ├── PoolError                           the pool cannot be listed, or is not what the job says
 ├── StorageError                        a file or object cannot be read or written
+├── FullError                           the storage takes no more: it is full, or may only be read
 ├── TornError                           a file of the store is not whole; deleted, it is made again
 ├── ModelError                          weights or a model's configuration cannot be loaded
 ├── DataError                           a value column breaks its contract (NaN, wrong length, unknown uid)
 ├── ShardError                          one shard cannot be read as a whole; it is retried, then failed
-├── FailedShards                        some shards failed after every retry; the run can be resumed
+├── FailedShards                        some shards failed for good; the run can be resumed
 ├── RejectsError                        more of the pool cannot be read than the job's limits bear
 ├── AccountingError                     pool = kept + dropped + rejected does not hold
 └── SampleError                         one sample cannot be read: never ends a run, becomes a reject row
@@ -37,6 +38,10 @@ class StorageError(WinnowError):
     """A file or object cannot be read or written."""
 
 
+class FullError(WinnowError):
+    """The storage takes no more: it is full, or may only be read; every other shard would be made in vain."""
+
+
 class TornError(WinnowError):
     """A file of the store is not whole: some other program's crash cut it short."""
 
@@ -62,22 +67,43 @@ class AccountingError(WinnowError):
 
 
 class FailedShards(WinnowError):
-    """Some shards failed after every retry; what finished stays, and the same command resumes.
+    """Some shards failed for good; what finished stays, and the same command resumes.
 
-    failures: (item, message) of each shard that failed, in order of item.
+    failures: (item, message) of each shard that failed, in order of item. total: of all. ended_early: the others were
+    not begun, for the first ones all failed and no other try could do better.
     """
 
-    def __init__(self, label: str, failures: Sequence[tuple[str, str]], total: int) -> None:
+    def __init__(
+        self, label: str, failures: Sequence[tuple[str, str]], total: int, *, ended_early: bool = False
+    ) -> None:
         self.failures = list(failures)
-        shown = "\n".join(f"  {item}: {message}" for item, message in self.failures[:20])
-        more = f"\n  … and {len(self.failures) - 20} more" if len(self.failures) > 20 else ""
+        count = len(self.failures)
+        lines = _by_message(self.failures)
+        shown = "\n".join(f"  {line}" for line in lines[:20])
+        more = f"\n  … and {len(lines) - 20} more" if len(lines) > 20 else ""
+        if ended_early:
+            failed = f"the first {count} that were read, of {total}, failed, and no other try can do better"
+            left = "The others were not begun"
+        else:
+            failed, left = f"{count} of {total} failed", "The others are kept"
         super().__init__(
-            f"{label}: every shard must finish, but {len(self.failures)} of {total} failed after retries:\n"
-            f"{shown}{more}\nThe others are kept; mend the cause and run the same command again to resume."
+            f"{label}: every shard must finish, but {failed}:\n{shown}{more}\n"
+            f"{left}; mend the cause and run the same command again to resume."
         )
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_failed_shards, (self.failures, str(self)))
+
+
+def _by_message(failures: Sequence[tuple[str, str]]) -> list[str]:
+    """A line for each message, which most begin with the name of their item: the first item, and how many more."""
+    items: dict[str, list[str]] = {}
+    for item, message in failures:
+        items.setdefault(message.removeprefix(f"{item}: "), []).append(item)
+    return [
+        f"{first} and {len(rest)} more: {message}" if rest else f"{first}: {message}"
+        for message, (first, *rest) in items.items()
+    ]
 
 
 def _failed_shards(failures: list[tuple[str, str]], message: str) -> FailedShards:

@@ -10,13 +10,9 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
-from pipeline.errors import JobError, ModelError
-
 State = TypeVar("State")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-FATAL = (JobError, ModelError)
-"""Errors that no other item and no other try can do without: they end a stage at once."""
 
 I_contra = TypeVar("I_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
@@ -26,6 +22,7 @@ R_co = TypeVar("R_co", covariant=True)
 class Needs:
     """What one worker takes: CPU cores, GPUs (fractions share one); how often a failing item is retried.
 
+    spare: how many failing items the job can do without; a pass whose first items all fail ends only with more.
     prefetch: a worker has two items under way, in threads that share what the task opened, which must bear that; the
         task takes turns (pipeline/turns.py) where two must not be at it at once.
     """
@@ -34,6 +31,7 @@ class Needs:
     gpus: float = 0.0
     retries: int = 2
     prefetch: bool = False
+    spare: int = 0
 
 
 class Task(Protocol[State, I_contra, R_co]):
@@ -95,8 +93,9 @@ class Executor(Protocol):
         """(index of item, result) in any order, each exactly once.
 
         An item that raises a WinnowError or an OSError, or whose worker dies, is tried again `needs.retries`
-        times. Raises FailedShards after all others are done when some still fail. A FATAL error and any other
-        exception, which is a bug, surface at once.
+        times, unless no other try can do better (pipeline/failing.py). Raises FailedShards after all others are done
+        when some still fail, and before where it is of no use to begin them. A FATAL error and any other exception,
+        which is a bug, surface at once.
         """
         ...
 

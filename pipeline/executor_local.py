@@ -12,8 +12,9 @@ from typing import Generic
 
 import pyarrow as pa
 
-from pipeline.errors import FailedShards, WinnowError
-from pipeline.executor import FATAL, Item, Needs, Regroup, Result, State, Task, check_part, describe
+from pipeline.errors import WinnowError
+from pipeline.executor import Item, Needs, Regroup, Result, State, Task, check_part, describe
+from pipeline.failing import Account, failure
 
 _Place = tuple[str, int, int]
 """A table on disk: path of its file, first byte, byte after the last."""
@@ -61,11 +62,11 @@ class LocalExecutor:
             return task.run(thread.opened.state(), item)
 
         calls = [(describe(item), partial(run, item)) for item in items]
-        yield from self._drive(calls, label, needs.retries, 2 * workers if needs.prefetch else workers)
+        yield from self._drive(calls, label, needs, 2 * workers if needs.prefetch else workers)
 
     def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
         """See Executor.regroup; tables lie in files of a temporary folder, and are mapped from there."""
-        retries = Needs().retries
+        needs = Needs()
         with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
 
             def scatter(index: int, item: Item) -> _Spill:
@@ -81,48 +82,49 @@ class LocalExecutor:
                 return work.settle(item, [_mapped(place) for place in decided[index]])
 
             scatters = [(describe(item), partial(scatter, i, item)) for i, item in enumerate(items)]
-            parts = _by_receiver(self._drive(scatters, f"{label} (scatter)", retries))
+            parts = _by_receiver(self._drive(scatters, f"{label} (scatter)", needs))
             decides = [(f"part {part}", partial(decide, part)) for part in sorted(parts)]
-            decided = _by_receiver(self._drive(decides, f"{label} (decide)", retries))
+            decided = _by_receiver(self._drive(decides, f"{label} (decide)", needs))
             settles = [(describe(item), partial(settle, i, item)) for i, item in enumerate(items)]
-            yield from self._drive(settles, label, retries)
+            yield from self._drive(settles, label, needs)
 
     def _drive(
-        self, calls: Sequence[tuple[str, Callable[[], Result]]], label: str, retries: int, workers: int | None = None
+        self, calls: Sequence[tuple[str, Callable[[], Result]]], label: str, needs: Needs, workers: int | None = None
     ) -> Iterator[tuple[int, Result]]:
         """Run (name, call) pairs in threads, again when one fails, and yield (index, result) as they come."""
-        failures: list[tuple[str, str]] = []
+        account = Account(label, len(calls), needs.spare)
         self.failed = failed = Counter[int]()
+
+        def attempts(index: int) -> tuple[Result] | None:
+            """The result; None where it failed for good, or the pass was over before."""
+            name, call = calls[index]
+            while not account.over:
+                try:
+                    result = call()
+                except (WinnowError, OSError) as error:
+                    found = failure(name, error)
+                    if found.lasting or failed[index] == needs.retries:
+                        account.failed([found])
+                        return None
+                    failed[index] += 1
+                else:
+                    account.done()
+                    return (result,)
+            return None
+
         with ThreadPoolExecutor(workers or self.workers, thread_name_prefix=label) as threads:
-            futures = {threads.submit(_attempt, call, retries, failed, i): i for i, (_, call) in enumerate(calls)}
+            futures = {threads.submit(attempts, index): index for index in range(len(calls))}
             try:
                 for future in as_completed(futures):
-                    error = future.exception()
-                    if error is None:
-                        yield futures[future], future.result()
-                    elif isinstance(error, WinnowError | OSError) and not isinstance(error, FATAL):
-                        failures.append((calls[futures[future]][0], str(error)))
-                    else:  # no shard can do better, or a bug: either is worth more than the other shards
-                        raise error
+                    # an error is worth more than the other shards: it is a bug, or no shard can do better
+                    for result in future.result() or ():
+                        yield futures[future], result
             finally:
                 threads.shutdown(wait=True, cancel_futures=True)
-        if failures:
-            raise FailedShards(label, sorted(failures), len(calls))
+        account.close()
 
     def close(self) -> None:
         """Nothing outlives a call of map."""
-
-
-def _attempt(call: Callable[[], Result], retries: int, failed: Counter[int], index: int) -> Result:
-    for _ in range(retries):
-        try:
-            return call()
-        except FATAL:
-            raise
-        except (WinnowError, OSError):
-            failed[index] += 1
-            continue  # the last attempt, below, is the one that tells
-    return call()
 
 
 def _spill(stem: str, tables: Mapping[int, pa.Table]) -> _Spill:

@@ -73,7 +73,9 @@ def open_metrics(kind: str, job: str) -> tuple[Watcher, ...]:
 
 
 def _prepare_ray(address: str | None) -> None:
-    """Check the address; without one, set what Ray reads from the environment when it is imported, and only then."""
+    """Check the address; set what Ray reads from the environment when it is imported, and only then."""
+    # of calls that nobody waits for any more, where another one has ended the run and told why
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if address:
         check_answers(_written_down() if address == "auto" else address)
     else:

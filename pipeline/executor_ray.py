@@ -17,10 +17,11 @@ from typing import Any
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
-from pipeline.errors import FailedShards, JobError
-from pipeline.executor import FATAL, Item, Needs, Regroup, Result, State, Task, describe
+from pipeline.errors import JobError
+from pipeline.executor import Item, Needs, Regroup, Result, State, Task, describe
+from pipeline.failing import FATAL, Account, Failure
 from pipeline.waiting import AIM_S, Waiting, Work
-from pipeline.worker_ray import PREFETCHING, Failures, Worker, first_line, lacks_memory
+from pipeline.worker_ray import PREFETCHING, Worker, first_line, lacks_memory
 
 _QUIET_S = 10.0  # a start of actors on an idle cluster takes less
 _GRACE_S = 5.0  # of the 30 seconds that most schedulers leave between SIGTERM and SIGKILL
@@ -51,7 +52,7 @@ class _Drive:
         self._seats = [_Seat(actor) for actor in actors]
         self._waiting = Waiting(work, len(actors))
         self._at: dict[Any, _Seat] = {}  # by every reference that is still to come
-        self._failures: Failures = []
+        self._account = Account(label, work.count, needs.spare)
         self.failed = Counter[int]()
 
     def results(self) -> Iterator[tuple[int, Any]]:
@@ -71,8 +72,10 @@ class _Drive:
                         self._greet(seat)
                 else:
                     yield from self._answered(seat, reference)
-        if self._failures:
-            raise FailedShards(self._label, sorted(self._failures), self._work.count)
+            if self._account.over:
+                _settle(self._seats)
+                break
+        self._account.close()
 
     def _greet(self, seat: _Seat) -> None:
         """Give it no work until it answers: one that finds no room in the cluster would hold it for ever."""
@@ -128,6 +131,7 @@ class _Drive:
         self._waiting.back(pieces[len(outcomes) :])
         for piece, (good, value) in zip(pieces, outcomes, strict=False):
             if good:
+                self._account.done()
                 yield piece, value
             elif good is None:
                 # a process that ran into its limit may lack more than this: a fresh one tries again
@@ -137,7 +141,7 @@ class _Drive:
                 if self._needs.prefetch:  # two at once were too many
                     self._waiting.alone.update([piece, *lost])
                 self._waiting.back(lost)
-                self._again(piece, [(self._work.name(piece), f"its worker ran out of memory: {value}")])
+                self._again(piece, [Failure(self._work.name(piece), f"its worker ran out of memory: {value}")])
             else:
                 self._again(piece, value)
 
@@ -155,14 +159,14 @@ class _Drive:
             self._waiting.alone.update(pieces)
             self._waiting.back(pieces)
         for piece in pieces if len(pieces) == 1 else ():
-            self._again(piece, [(self._work.name(piece), f"its worker died: {first_line(error)}")])
+            self._again(piece, [Failure(self._work.name(piece), f"its worker died: {first_line(error)}")])
 
-    def _again(self, piece: int, failures: Failures) -> None:
-        if self.failed[piece] < self._needs.retries:
+    def _again(self, piece: int, failures: Sequence[Failure]) -> None:
+        if self.failed[piece] < self._needs.retries and not all(found.lasting for found in failures):
             self.failed[piece] += 1
             self._waiting.again(piece)
         else:
-            self._failures += failures
+            self._account.failed(failures)
 
 
 class RayExecutor:

@@ -100,10 +100,10 @@ class Run:
     def _watch(self) -> Watch:
         return Watch(self.executor, self.watchers)
 
-    @property
-    def _plain(self) -> Needs:
-        """A core a worker, and the job's retries."""
-        return Needs(retries=self.needs.retries)
+    def _bearing(self, needs: Needs | None) -> Needs:
+        """Those, or a core a worker and the job's retries; with as many failing shards as the job can do without."""
+        plain = Needs(retries=self.needs.retries)
+        return dataclasses.replace(needs or plain, spare=self.limits.max_failed_shards)
 
     @property
     def items(self) -> list[ShardItem]:
@@ -114,7 +114,7 @@ class Run:
         self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs | None = None
     ) -> Iterator[tuple[int, Result]]:
         """Executor.map with progress, and the check that every item came back exactly once."""
-        yield from _checked(self._watch.map(task, items, label, needs or self._plain), len(items), label)
+        yield from _checked(self._watch.map(task, items, label, self._bearing(needs)), len(items), label)
 
     def regroup(self, work: Regroup[ShardItem, Summary], label: str) -> list[Summary]:
         """Executor.regroup over every shard, with the same progress and check; the summaries, in order of shard."""
@@ -143,7 +143,7 @@ class Run:
         whole = {index for index, _ in summaries}
         first = set(spread(len(wanted))) if watch is not None else set()
         missing = sorted((item for item in wanted if item.index not in whole), key=lambda item: item.index not in first)
-        made = self._watch.map(task, missing, label, needs or self._plain, len(summaries))
+        made = self._watch.map(task, missing, label, self._bearing(needs), len(summaries))
         told = watch or _nothing
         for index, summary in summaries:
             told(index, summary)

@@ -16,13 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import WinnowError
-from pipeline.executor import FATAL, Regroup, Task, check_part, describe
+from pipeline.executor import Regroup, Task, check_part, describe
+from pipeline.failing import Failure, failure
 
 PREFETCHING = "prefetching"
 """The concurrency group of calls of which an actor does two at once; all others go one by one."""
-
-Failures = list[tuple[str, str]]
-"""(name, message) of what went wrong."""
 
 _NO_MEMORY = ("can't allocate memory", "failed to map segment")  # torch's words, and those of who loads a library
 
@@ -81,8 +79,6 @@ class Worker:
     def _one(self, call: int, task: Task[Any, Any, Any], item: object) -> tuple[bool, object]:
         try:
             return True, task.run(self._opened(call, task), item)
-        except FATAL:
-            raise
         except (WinnowError, OSError) as error:
             return False, [_failure(describe(item), error)]
 
@@ -98,7 +94,7 @@ class Worker:
     def scatter(self, work: Regroup[Any, Any], block: Sequence[Any]) -> tuple[object, ...]:
         """Answer, then one list of tables per part."""
         parts: list[list[pa.Table]] = [[] for _ in range(work.parts)]
-        failures: Failures = []
+        failures: list[Failure] = []
         for item in block:
             try:
                 for part, table in work.scatter(item).items():
@@ -126,7 +122,7 @@ class Worker:
     ) -> Answer:
         """The results of the block's items, or failures when all others are committed."""
         results: list[object] = []
-        failures: Failures = []
+        failures: list[Failure] = []
         for index, item in enumerate(block, start):
             try:
                 results.append(work.settle(item, [tables[index] for tables in decided if index in tables]))
@@ -140,14 +136,14 @@ def _answer(good: bool, value: object) -> Answer:
     return 0.0, [(good, value)]
 
 
-def _failure(name: str, error: BaseException) -> tuple[str, str]:
-    """What to say of an item whose data is at fault.
+def _failure(name: str, error: Exception) -> Failure:
+    """What to say of an item whose data is at fault; as failing.failure.
 
     Raises MemoryError where a lack of memory is behind the error: every other item would fail in this process too.
     """
     if _starved(error):
         raise MemoryError(str(error)) from error
-    return name, str(error)
+    return failure(name, error)
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -31,6 +31,7 @@ def ray_cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         # ray warns that a later version will not hide GPUs from actors which ask for none
         environment.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        environment.setenv("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # as open_executor does
         # a worker imports the task's module, which lies with the tests
         here = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
         environment.setenv("PYTHONPATH", here)

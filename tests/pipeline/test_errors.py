@@ -50,11 +50,18 @@ def test_every_error_crosses_processes(kind):
 def test_failed_shards_names_some_and_counts_all():
     few = str(FailedShards("embeddings", [("s3://pool/0.tar", "it is no tar")], 3))
     assert few == (
-        "embeddings: every shard must finish, but 1 of 3 failed after retries:\n"
+        "embeddings: every shard must finish, but 1 of 3 failed:\n"
         "  s3://pool/0.tar: it is no tar\n"
         "The others are kept; mend the cause and run the same command again to resume."
     )
-    many = FailedShards("embeddings", [(str(i), "bad") for i in range(25)], 30)
+    many = FailedShards("embeddings", [(str(i), f"bad {i}") for i in range(25)], 30)
     assert "25 of 30" in str(many)
-    assert "  19: bad\n  … and 5 more\n" in str(many)
+    assert "  19: bad 19\n  … and 5 more\n" in str(many)
     assert len(many.failures) == 25
+
+
+def test_failed_shards_says_what_is_the_same_once():
+    failures = [(f"{i}.tar", f"{i}.tar: it is no {'tar' if i % 2 else 'zip'}") for i in range(5)]
+    found = FailedShards("embeddings", failures, 9)
+    assert found.failures == failures
+    assert "failed:\n  0.tar and 2 more: it is no zip\n  1.tar and 1 more: it is no tar\nThe" in str(found)

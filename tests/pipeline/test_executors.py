@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import executor_open
-from pipeline.errors import FailedShards, JobError, ModelError, ShardError
+from pipeline.errors import FailedShards, FullError, JobError, ModelError, PoolError, ShardError, StorageError
 from pipeline.executor import Needs, describe
 from pipeline.executor_local import LocalExecutor
 from pipeline.executor_open import open_executor
@@ -48,6 +48,7 @@ class Square:
     kills_once: bool = False
     buggy: int = -1
     slow: float = 0
+    error: Exception | None = None  # what a bad item raises, in place of a ShardError
 
     def open(self) -> str:
         mark(self.folder, f"open-{os.getpid()}")
@@ -59,11 +60,29 @@ class Square:
         if item in self.kills and not (self.kills_once and tried > 1):
             os.kill(os.getpid(), signal.SIGKILL)
         if item in self.bad and (not self.bad_until or tried <= self.bad_until):
-            raise ShardError(f"shard {item} is bad")
+            raise self.error or ShardError(f"shard {item} is bad")
         if item == self.buggy:
             return "text" * "text"  # type: ignore[operator]  # the bug
         assert state == "opened"
         return item * item
+
+
+@dataclass(frozen=True)
+class Full:
+    """Finds no room for what it makes."""
+
+    folder: str
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: int) -> int:
+        mark(self.folder, f"item-{item}")
+        time.sleep(0.02)
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise StorageError("cannot write, no space") from error
 
 
 def mark(folder: str, name: str) -> int:
@@ -127,6 +146,41 @@ def test_a_bad_item_is_retried_then_named_while_the_others_are_done(executor, tm
     assert error.failures == [("3", "shard 3 is bad"), ("7", "shard 7 is bad")]
     assert "squares: every shard must finish, but 2 of 20 failed" in str(error)
     assert attempts(tmp_path) == {i: 1 + retries * (i in (3, 7)) for i in range(20)}
+
+
+def test_what_no_other_try_can_mend_is_not_tried_again_while_the_others_are_done(executor, tmp_path):
+    task = Square(str(tmp_path), bad=(3, 7), error=PoolError("no such column"))
+    found, error = collected(executor.map(task, range(20), "squares", Needs()))
+    assert sorted(found) == [(i, i * i) for i in range(20) if i not in (3, 7)]
+    assert error.failures == [("3", "no such column"), ("7", "no such column")]
+    assert attempts(tmp_path) == dict.fromkeys(range(20), 1)
+
+
+@pytest.mark.parametrize("spare", [0, 6])
+def test_a_pass_of_which_nothing_can_be_done_ends_with_the_first_few(executor, tmp_path, spare):
+    task = Square(str(tmp_path), bad=tuple(range(100)), error=PoolError("no such column"), slow=0.01)
+    found, error = collected(executor.map(task, range(100), "squares", Needs(spare=spare)))
+    assert found == []
+    assert str(error).endswith(
+        "more: no such column\nThe others were not begun; mend the cause and run the same command again to resume."
+    )
+    assert max(3, spare + 1) <= len(error.failures) < 40
+    assert set(attempts(tmp_path).values()) == {1}
+    assert len(attempts(tmp_path)) < 50
+
+
+def test_what_may_pass_is_tried_again_though_nothing_was_done_before(executor, tmp_path):
+    task = Square(str(tmp_path), bad=tuple(range(8)), bad_until=2, error=ConnectionResetError("by peer"))
+    assert len(list(executor.map(task, range(8), "squares", Needs()))) == 8
+    assert attempts(tmp_path) == dict.fromkeys(range(8), 3)
+
+
+def test_a_full_storage_ends_the_stage_at_once(executor, tmp_path):
+    task = Full(str(tmp_path))
+    with pytest.raises(FullError, match="cannot write, no space"):
+        list(executor.map(task, range(50), "full", Needs(retries=5, spare=50)))
+    assert len(attempts(tmp_path)) < 25
+    assert set(attempts(tmp_path).values()) == {1}
 
 
 def test_an_item_that_is_bad_for_a_while_is_done_in_the_end(executor, tmp_path):
