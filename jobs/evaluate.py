@@ -47,7 +47,10 @@ class Truth:
         bad: empty for every kind that is not good. Raises JobError for a missing column, or where nothing is good or
         nothing bad; DataError for a file that is no parquet.
         """
-        names = brought_schema(url).names
+        try:
+            names = brought_schema(url).names
+        except StorageError as error:
+            raise JobError(f"a truth is a parquet file, but: {error}") from error
         if lost := {"uid", what} - set(names):
             raise JobError(f"{url} must have columns {', '.join(sorted(lost))}, but it has {', '.join(names)}")
         table = read_brought(url, ["uid", what])

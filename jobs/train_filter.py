@@ -56,7 +56,7 @@ def train_filter(job: FilterJob, executor: Executor, say: Callable[[str], None])
     """Carry out a filter's job, each step that is not done; the same call resumes.
 
     executor: for the training pairs; the trainer is a process of its own on this machine.
-    Raises JobError for a folder that is not local, ModelError where a training fails, PoolError where no picture can
+    Raises JobError for a folder that is not local, TrainingError where a training fails, PoolError where no picture can
     be read.
     """
     if "://" in job.folder:

@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from jobs.precision import settled
 from pipeline.artifact import DONE, json_if_whole, write_json
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, TrainingError
 from pipeline.fingerprint import canonical
 from pipeline.lifeline import WATCHED
 from pipeline.storage import home
@@ -97,8 +97,8 @@ def train(shards: str, out: Path, recipe: Recipe, say: Callable[[str], None] | N
     say: is told which precision was chosen, and why.
     Only the last checkpoint is kept: an older one goes when its successor is there.
     Raises: ModelError where the recipe's GPU is not here; where `out` holds the training of another recipe, another
-        model under the same name or of other shards, or another call still trains there; and with the log's tail where
-        the trainer fails, leaves no checkpoint or exceeds timeout_s.
+        model under the same name or of other shards. TrainingError where another call still trains there, and with the
+        log's tail where the trainer fails, leaves no checkpoint or exceeds timeout_s.
     """
     out = out.absolute()
     recipe = settled(recipe, out / RECIPE, say)
@@ -114,18 +114,18 @@ def train(shards: str, out: Path, recipe: Recipe, say: Callable[[str], None] | N
             # the trainer inherits the lock, and holds it until it has ended, even where this process is killed
             fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ModelError(
+            raise TrainingError(
                 f"one trainer works in a folder, but another still writes {log}; wait for it, or stop it"
             ) from error
         _remove_torn(checkpoint.parent)
         try:
             code = _run(_command(shards, out, recipe), sink.fileno(), recipe)
         except subprocess.TimeoutExpired as error:
-            raise ModelError(_failure(f"took longer than {recipe.timeout_s:g} s", shards, log)) from error
+            raise TrainingError(_failure(f"took longer than {recipe.timeout_s:g} s", shards, log)) from error
     if code != 0:
-        raise ModelError(_failure(f"ended with exit code {code}", shards, log))
+        raise TrainingError(_failure(f"ended with exit code {code}", shards, log))
     if not checkpoint.is_file():
-        raise ModelError(_failure(f"left no {checkpoint}", shards, log))
+        raise TrainingError(_failure(f"left no {checkpoint}", shards, log))
     write_json(str(out / DONE), {"checkpoint": checkpoint.name, "seconds": round(time.monotonic() - started, 1)})
     return checkpoint
 

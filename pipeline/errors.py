@@ -2,11 +2,12 @@
 
 WinnowError                     exit 1
 ├── JobError                    exit 2  the job file or an option is wrong; nothing was started
-├── PoolError                           the pool cannot be listed, or is not what the job says
+├── PoolError                   exit 2  the pool cannot be listed, or is not what the job says
 ├── StorageError                        a file or object cannot be read or written
 ├── FullError                           the storage takes no more: it is full, or may only be read
 ├── TornError                           a file of the store is not whole; deleted, it is made again
-├── ModelError                          weights or a model's configuration cannot be loaded
+├── ModelError                  exit 2  weights or a model's configuration cannot be loaded
+├── TrainingError                       a training ended otherwise than it should; the same command goes on
 ├── DataError                           a value column breaks its contract (NaN, wrong length, unknown uid)
 ├── ShardError                          one shard cannot be read as a whole; it is retried, then failed
 ├── FailedShards                        some shards failed for good; the run can be resumed
@@ -31,7 +32,9 @@ class JobError(WinnowError):
 
 
 class PoolError(WinnowError):
-    """The pool cannot be listed, or is not what the job says."""
+    """The pool cannot be listed, or is not what the job says; of a shard that is read, it becomes FailedShards."""
+
+    exit_code = 2
 
 
 class StorageError(WinnowError):
@@ -48,6 +51,12 @@ class TornError(WinnowError):
 
 class ModelError(WinnowError):
     """Weights or a model's configuration cannot be loaded."""
+
+    exit_code = 2
+
+
+class TrainingError(WinnowError):
+    """A training ended otherwise than it should; what it left stays, and the same command goes on."""
 
 
 class DataError(WinnowError):

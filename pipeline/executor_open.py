@@ -1,36 +1,34 @@
-"""Opens the executor that a job asks for by name; refuses any name but local and ray, and an address that is dead."""
+"""Opens the executor that a job asks for by name: local, Ray on this machine, or a Ray cluster that must answer."""
 
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from pipeline.errors import JobError
 from pipeline.executor import Executor, Forwarding, Item, Needs, Regroup, Result, State, Task
 from pipeline.executor_local import LocalExecutor
 from pipeline.metrics_ray import RayMetrics
+from pipeline.ray_address import CONNECT_S, check_answers, check_connects, cluster_at, is_submitted, send_token
 from pipeline.watching import Watcher
 
-_ANSWER_S = 5.0
-_SETTINGS = 4  # the type of the frame that opens an HTTP/2 connection
 
-
-def open_executor(kind: str, workers: int | None, address: str | None) -> Executor:
+def open_executor(kind: str, workers: int | None, address: str | None, connect_s: float = CONNECT_S) -> Executor:
     """The executor called `local` or `ray`; workers None means one per core.
 
-    address: of a running Ray cluster (`auto` for the one this machine belongs to); None starts a local one with the
-    first work, which listens on loopback only. Raises JobError where no cluster answers at an address, within about 20
-    seconds, whether or not there is work.
+    address: of a running Ray cluster; `auto` for that of RAY_ADDRESS or, without, the one this machine belongs to. None
+    starts a local one with the first work, which listens on loopback only, whatever else runs on this machine; in a job
+    that was submitted to Ray it is that job's cluster. Raises JobError where nothing answers at an address, within
+    about 20 seconds, whether or not there is work; and, with the first work, where what answers takes no driver in
+    within connect_s.
     """
     if kind == "local":
         if address:
             raise JobError("--address names a Ray cluster, so it goes with --executor ray, not local")
         return LocalExecutor(workers)
     if kind == "ray":
-        _prepare_ray(address or os.environ.get("RAY_ADDRESS"))
-        return _WithWork(partial(_ray, workers, address))
+        found = cluster_at(address)
+        _prepare_ray(found)
+        return _WithWork(partial(_ray, workers, found, connect_s))
     raise JobError(f"the executor must be 'local' or 'ray', but {kind!r} came")
 
 
@@ -60,7 +58,9 @@ class _WithWork(Forwarding):
             self._inner.close()
 
 
-def _ray(workers: int | None, address: str | None) -> Executor:
+def _ray(workers: int | None, address: str | None, connect_s: float) -> Executor:
+    if address and not is_submitted():  # the cluster that runs this very process has taken it in
+        check_connects(address, connect_s)
     # importing ray costs a second, which the local executor and its tests need not pay
     from pipeline.executor_ray import RayExecutor
 
@@ -77,45 +77,8 @@ def _prepare_ray(address: str | None) -> None:
     # of calls that nobody waits for any more, where another one has ended the run and told why
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if address:
-        check_answers(_written_down() if address == "auto" else address)
+        send_token()
+        check_answers(address)
     else:
         # made for laptops whose firewall asks: the node is 127.0.0.1, and all of its ports are bound to that
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-
-
-def _written_down() -> str:
-    """Where `ray start` left the address of this machine's cluster; empty where it left none."""
-    path = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
-    return path.read_text().strip() if path.is_file() else ""
-
-
-def check_answers(address: str) -> None:
-    """Raises JobError where an address is host:port, with or without ray://, and no gRPC server answers there.
-
-    Ray itself asks an address that is dead for two minutes, and one where something else answers, such as its own
-    dashboard, even longer.
-    """
-    place = urlsplit(address if "://" in address else f"ray://{address}")
-    try:
-        host, port = place.hostname, place.port
-    except ValueError:  # Ray says what is wrong with it
-        return
-    if host is None or port is None:
-        return
-    try:
-        with socket.create_connection((host, port), _ANSWER_S) as connection:
-            connection.settimeout(_ANSWER_S)
-            if not os.environ.get("RAY_USE_TLS") and not _speaks_grpc(connection):
-                raise ConnectionError("what answers there is not Ray")
-    except OSError as error:
-        raise JobError(
-            f"a Ray cluster must answer at the address {address}, but: {error}; is it up, and is this the port of its "
-            f"GCS (6379), or with ray:// that of its client server (10001)?"
-        ) from error
-
-
-def _speaks_grpc(connection: socket.socket) -> bool:
-    """True where the other side opens HTTP/2 (RFC 9113, 3.4): preface and empty settings go out, settings come back."""
-    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0)))
-    frame = connection.recv(9, socket.MSG_WAITALL)
-    return len(frame) == 9 and frame[3] == _SETTINGS

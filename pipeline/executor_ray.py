@@ -175,7 +175,7 @@ class RayExecutor:
     def __init__(self, workers: int | None = None, address: str | None = None) -> None:
         self._started = not ray.is_initialized()
         # a cluster of our own never grows; any other may be waiting for work to do so
-        self._fixed = self._started and not _elsewhere(address)
+        self._fixed = self._started and not address
         if self._started:
             _connect(workers, address)
         self._asked = workers
@@ -321,27 +321,36 @@ def _opened(reference: Any) -> Any:
         raise  # a bug, not bad data: the traceback is worth more than the other shards
 
 
-def _elsewhere(address: str | None) -> bool:
-    # the variable is how a submitted Ray job finds its cluster
-    return bool(address or "RAY_ADDRESS" in os.environ)
-
-
 def _connect(workers: int | None, address: str | None) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    if _elsewhere(address):
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="warning")
-        except (ConnectionError, ValueError) as error:
-            asked = address or os.environ["RAY_ADDRESS"]
-            raise JobError(f"a Ray cluster must answer at the address {asked}, but: {error}") from error
-    else:
-        # its ports are bound to loopback (executor_open), and its token, left on, keeps other users out
-        ray.init(
-            num_cpus=max(workers or 0, os.cpu_count() or 1),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="warning",
-        )
+    try:
+        if address:
+            _join(address)
+        else:
+            # its ports are bound to loopback (executor_open), and its token, left on, keeps other users out
+            ray.init(
+                "local",  # else Ray joins any cluster that it finds a trace of
+                num_cpus=max(workers or 0, os.cpu_count() or 1),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="warning",
+            )
+    except SystemExit as end:  # Ray's answer to a SIGTERM while it starts
+        if end.code != signal.SIGTERM:
+            raise
+        _hear(before)
+        signal.raise_signal(signal.SIGTERM)
+    _hear(before)
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="warning")
+    except (ConnectionError, ValueError) as error:
+        raise JobError(f"a Ray cluster must answer at the address {address}, but: {error}") from error
+
+
+def _hear(before: Any) -> None:
+    """Take SIGTERM back: left to Ray, it aborts the driver where it stands; like Ctrl-C, it ends the actors first."""
     if threading.current_thread() is threading.main_thread():
-        # left to Ray, a SIGTERM aborts the driver where it stands; like Ctrl-C, it ends the actors first
         signal.signal(signal.SIGTERM, before if callable(before) else signal.default_int_handler)

@@ -54,7 +54,7 @@ class Limits:
     """What a run bears of bad input.
 
     max_reject_fraction: how many of all samples of the pool may be rejected. max_failed_shards: how many shards may
-    fail every retry; each is then accounted for as one reject. stop_early: whether a run ends as soon as the shards of
+    fail for good; each is then accounted for as one reject. stop_early: whether a run ends as soon as the shards of
     `spread` are rejected nearly whole.
     """
 

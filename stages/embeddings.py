@@ -253,7 +253,7 @@ class _Read:
 def _filled(
     run: Run, task: Task[State, ShardItem, Summary], out: Artifact, reader: Reader, needs: Needs | None = None
 ) -> list[Summary]:
-    """Run.fill, and a file without rows for each shard that fails every retry, where the run's limits bear so many.
+    """Run.fill, and a file without rows for each shard that fails for good, where the run's limits bear so many.
 
     Raises FailedShards where they do not, or no shard at all can be read; RejectsError as soon as the first shards are
     rejected nearly whole.

@@ -20,7 +20,7 @@ from jobs.datacomp.plan import Outcome, Regime, Trainings
 from jobs.precision import settled_once
 from jobs.training import Recipe, claim, claim_model
 from pipeline.artifact import json_if_whole, write_json
-from pipeline.errors import ModelError
+from pipeline.errors import TrainingError
 from pipeline.fingerprint import fingerprint
 from pipeline.lifeline import WATCHED
 
@@ -111,8 +111,8 @@ def train_all(
 ) -> list[Judged]:
     """Train and judge what is not judged yet; say is told one line per training.
 
-    Raises ModelError of the first training that fails, when the others have ended; and where the folder holds trainings
-    of another model, or judged by other images.
+    Raises TrainingError of the first training that fails, when the others have ended; ModelError where the folder holds
+    trainings of another model, or judged by other images.
     """
     running: set[subprocess.Popen[str]] = set()
     mark = fingerprint({"evaluation": evaluation, "images": len(pictures.images)})
@@ -158,7 +158,7 @@ def _train(fit: Fit, recipe: Recipe, path: Path, running: set[subprocess.Popen[s
         finally:
             running.discard(process)
     if process.returncode != 0:
-        raise ModelError(said.strip() or f"a training ended with exit code {process.returncode}: {path}")
+        raise TrainingError(said.strip() or f"a training ended with exit code {process.returncode}: {path}")
     return path / "checkpoints" / f"epoch_{recipe.epochs}.pt"
 
 

@@ -14,6 +14,7 @@ import tomllib
 import urllib.error
 import urllib.request
 import uuid
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,44 @@ def test_the_runtime_env_installs_what_the_package_needs() -> None:
     assert first == "-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt"
     # a cluster brings its own Ray, and refuses a job that would install another
     assert set(installed) == set(declared) - {"ray[default]"}
+
+
+def test_pools_stores_weights_and_environments_stay_at_home(tmp_path: Path) -> None:
+    """What Ray's own packing takes of a working directory that has them all, by either list."""
+    excludes = yaml.safe_load(RUNTIME_ENV.read_text())["excludes"]
+    listed = [line for line in (REPOSITORY / ".rayignore").read_text().splitlines() if not line.startswith("#")]
+    assert excludes == listed
+    taken = ["mine.yaml", "jobs/cli.py", "jobs/pocket.json", "jobs/report/page.css", "constraints.txt", "truth.csv"]
+    left = ["data/0.jpg", "data/deep/0.txt", "out/store/jobs/a.json", ".venv/bin/python", "venv/lib/x.py", ".git/HEAD"]
+    left += ["0.tar", "pool/0.tar", "pool/0.tar.gz", "pool/0.parquet", "pool/0.npz", "weights/epoch_6.pt", "docs/a.md"]
+    left += ["jobs/__pycache__/cli.pyc", "tests/test_a.py", "uids.npy", "model.safetensors", ".mypy_cache/x.json"]
+    folder = tmp_path / "work"
+    for name in (*taken, *left):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    assert _packed(folder, excludes) == sorted(taken)
+    shutil.copy(REPOSITORY / ".rayignore", folder)
+    assert _packed(folder, []) == sorted([*taken, ".rayignore"])
+
+
+def test_the_repository_is_a_small_package() -> None:
+    found = _packed(REPOSITORY, [])
+    assert {"jobs/cli.py", "pipeline/executor_ray.py", "stages/policy.py", "constraints.txt"} <= set(found)
+    assert {Path(name).parts[0] for name in found} & {"data", "out", ".venv", "tests", "docs", ".git"} == set()
+    assert sum((REPOSITORY / name).stat().st_size for name in found) < 5e6
+
+
+def _packed(folder: Path, excludes: list[str]) -> list[str]:
+    """Names of the files that Ray would upload."""
+    script = (
+        "import sys; from ray._private.runtime_env.packaging import create_package; from pathlib import Path; "
+        "create_package(sys.argv[1], Path(sys.argv[2]), include_gitignore=True, excludes=sys.argv[3:])"
+    )
+    with tempfile.TemporaryDirectory() as target:
+        package = Path(target, "package.zip")
+        subprocess.run([sys.executable, "-c", script, str(folder), str(package), *excludes], check=True, timeout=120)
+        with zipfile.ZipFile(package) as file:
+            return sorted(name for name in file.namelist() if not name.endswith("/"))
 
 
 def test_the_runtime_env_is_one_that_ray_knows() -> None:

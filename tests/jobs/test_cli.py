@@ -105,7 +105,7 @@ def test_quiet_says_nothing_but_errors(
     assert ("│ kept" in out, err) == (True, "")
     assert called(monkeypatch, "verify", store, "small", "--executor", "local", "-q") == 0
     assert capsys.readouterr().err == ""
-    assert called(monkeypatch, "run", str(job_file), "--executor", "local", "-q", "--set", "pool.text=nowhere") == 1
+    assert called(monkeypatch, "run", str(job_file), "--executor", "local", "-q", "--set", "pool.text=nowhere") == 2
     assert capsys.readouterr().err.startswith("winnow: ")
 
 
@@ -182,7 +182,7 @@ def test_plan_without_a_look_needs_no_pool(
     job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     away = ("--set", "pool.shards=/nowhere/*.parquet")
-    assert called(monkeypatch, "plan", str(job_file), *away) == 1
+    assert called(monkeypatch, "plan", str(job_file), *away) == 2
     capsys.readouterr()
     assert called(monkeypatch, "plan", str(job_file), *away, "--no-look") == 0
     out, err = capsys.readouterr()
@@ -256,10 +256,11 @@ def test_status_lists_jobs_and_artifacts(
         (["--address", "auto", "--executor", "local"], 2, "winnow: --address names a Ray cluster, so it goes with"),
         (
             ["--set", "pool.shards=absent-{0..1}.parquet"],
-            1,
+            2,
             "winnow: every shard of a pool must be a file that is",
         ),
-        (["--set", "pool.text=nowhere"], 1, "pool.image or pool.text must name a column, but there is no nowhere"),
+        (["--set", "pool.shards=absent/*.parquet"], 2, "winnow: a pool pattern must match at least one file"),
+        (["--set", "pool.text=nowhere"], 2, "pool.image or pool.text must name a column, but there is no nowhere"),
     ],
 )
 def test_errors_are_said_on_stderr(

@@ -11,7 +11,7 @@ from jobs import pocket
 from jobs.precision import PRECISION, settled, settled_once
 from jobs.training import RECIPE, Precision, Recipe, train
 from pipeline.artifact import write_json
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, TrainingError
 
 ASKED = Recipe(model=str(pocket.CONFIG), epochs=2, timeout_s=0.2)
 
@@ -58,11 +58,11 @@ def test_a_training_writes_what_it_came_to_and_goes_on_in_it(tmp_path: Path) -> 
         found: dict[str, object] = json.loads((tmp_path / RECIPE).read_text())
         return found
 
-    with pytest.raises(ModelError, match="took longer"):
+    with pytest.raises(TrainingError, match="took longer"):
         train("nowhere/00000.tar", tmp_path, ASKED)
     assert recipe()["precision"] == "fp32"
     write_json(str(tmp_path / RECIPE), {**recipe(), "precision": "amp_bf16"})  # as on another machine
-    with pytest.raises(ModelError, match="took longer"):
+    with pytest.raises(TrainingError, match="took longer"):
         train("nowhere/00000.tar", tmp_path, ASKED)
     assert recipe()["precision"] == "amp_bf16"
     with pytest.raises(ModelError, match="precision was 'amp_bf16' and is 'fp32'; take a fresh folder"):

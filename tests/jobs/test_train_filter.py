@@ -22,7 +22,7 @@ from jobs.run import run
 from jobs.train_filter import PROVENANCE, Filter, train_filter
 from jobs.training import LOG
 from pipeline.artifact import DONE, write_json
-from pipeline.errors import JobError, ModelError
+from pipeline.errors import JobError, TrainingError
 from pipeline.executor_local import LocalExecutor
 from tests.jobs.test_cli import called
 from tests.pools import jpeg, members, pair, tiny_clip, write_tar
@@ -68,14 +68,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Filt
     folder = tmp_path_factory.mktemp("filter")
     values, said = values_in(folder), []
     short = {**values, "training": {**TRAINING, "timeout_s": 0.2}}
-    with pytest.raises(ModelError, match=r"took longer than 0\.2 s"):
+    with pytest.raises(TrainingError, match=r"took longer than 0\.2 s"):
         train_filter(parse(short), LocalExecutor(2), said.append)
     [base] = (folder / "out").glob("base-*")
     (base / "checkpoints").mkdir(exist_ok=True)
     torch.save({"state_dict": untrained(values["model"])}, base / "checkpoints/epoch_1.pt")
     write_json(str(base / DONE), {"seconds": 1.0})
     finetune = {**values["finetune"], "training": {**values["finetune"]["training"], "timeout_s": 0.2}}
-    with pytest.raises(ModelError, match=r"took longer than 0\.2 s"):
+    with pytest.raises(TrainingError, match=r"took longer than 0\.2 s"):
         train_filter(parse({**values, "finetune": finetune}), LocalExecutor(2), said.append)
     [tuned] = (folder / "out").glob("tuned-*")
     (tuned / "checkpoints").mkdir(exist_ok=True)

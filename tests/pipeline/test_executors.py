@@ -1,17 +1,14 @@
 """One contract for both executors: every item once, retried, accounted for, and worker deaths survived."""
 
-import contextlib
 import errno
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import executor_open
 from pipeline.errors import FailedShards, FullError, JobError, ModelError, PoolError, ShardError, StorageError
 from pipeline.executor import Needs, describe
 from pipeline.executor_local import LocalExecutor
@@ -603,52 +599,6 @@ def test_a_cluster_of_its_own_listens_on_loopback_and_ends_on_sigterm_as_on_ctrl
     environment["PYTHONPATH"] = str(ROOT)
     said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     assert said.splitlines() == ["[(0, 49)]", "['gcs_server', 'raylet'] {'127.0.0.1'}", "stopped"]
-
-
-@pytest.fixture(params=["silent", "http"])
-def no_cluster(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A port where something answers that is no Ray: nothing at all, or as the dashboard does."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def answer() -> None:
-            with contextlib.suppress(OSError):
-                connection, _ = server.accept()
-                with connection:
-                    connection.recv(99)
-                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-        if request.param == "http":
-            threading.Thread(target=answer, daemon=True).start()
-        yield server.getsockname()[1]
-
-
-@pytest.mark.parametrize("way", ["{host}", "ray://{host}", "auto"])
-def test_an_address_where_no_cluster_answers_is_named_soon(no_cluster, way, tmp_path, monkeypatch):
-    monkeypatch.setattr(executor_open, "_ANSWER_S", 0.5)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    host = f"127.0.0.1:{no_cluster}"
-    (tmp_path / "ray").mkdir()
-    (tmp_path / "ray/ray_current_cluster").write_text(host)
-    started = time.monotonic()
-    with pytest.raises(JobError, match=rf"must answer at the address (ray://)?{host}, but: .*port of its GCS"):
-        open_executor("ray", None, way.format(host=host))
-    assert time.monotonic() - started < 5
-
-
-def test_an_address_that_nobody_holds_is_named_by_us_and_one_that_is_none_by_ray(monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        host = f"127.0.0.1:{server.getsockname()[1]}"
-    monkeypatch.setenv("RAY_ADDRESS", host)
-    with pytest.raises(JobError, match=f"must answer at the address {host}, but: .*refused"):
-        open_executor("ray", None, None)
-    for address in ("nowhere", "auto", "host:port", ""):
-        executor_open.check_answers(address)
-
-
-def test_a_cluster_that_answers_is_found(ray_cluster):
-    import ray
-
-    executor_open.check_answers(ray.get_runtime_context().gcs_address)
 
 
 def test_waiting_for_room_in_the_cluster_is_said_once(ray_executor, tmp_path, monkeypatch, capsys):
