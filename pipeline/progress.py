@@ -1,5 +1,6 @@
 """Says how far a stage is: one live line on a terminal, a plain line now and then in a log; lands no file."""
 
+import logging
 import sys
 import time
 import warnings
@@ -27,17 +28,19 @@ _HUSHED = ContextVar("hushed", default=False)
 
 @contextmanager
 def hushed(quiet: bool = True) -> Iterator[None]:
-    """While the block runs no progress is shown, and no warning; where quiet is false, all is as it was."""
+    """While the block runs no progress is shown, nor any warning; where quiet is false, all is as it was."""
     if not quiet:
         yield
         return
-    before = _HUSHED.set(True)
+    before, logged = _HUSHED.set(True), logging.root.manager.disable
+    logging.disable(logging.WARNING)  # Ray's own too
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         _HUSHED.reset(before)
+        logging.disable(logged)
 
 
 class StageProgress:
