@@ -88,7 +88,7 @@ def exported(result: Result) -> str:
     """What open_clip's trainer is told of the shards."""
     assert result.path.shards is not None
     folder = Path(result.path.shards.folder)
-    sizes = json.loads((folder / "sizes.json").read_text())
+    sizes = json.loads(Path(f"{folder}.meta/sizes.json").read_text())
     assert sum(sizes.values()) == result.counts["kept"]
     return f"{folder}/{{00000..{len(sizes) - 1:05d}}}.tar"
 
