@@ -256,6 +256,10 @@ def export(
     executor: Annotated[str, typer.Option(help="local or ray")] = "local",
     address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")] = None,
+    columns: Annotated[
+        str, typer.Option(metavar="NAMES", help="of the pool's json or parquet, such as url,similarity; '' for none")
+    ] = "url",
+    dropped: Annotated[bool, typer.Option("--dropped", help="what does not stay, with the reason")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Name what a finished job keeps in parquet files: uid, key, caption, url; img2dataset and datasets read them."""
@@ -265,7 +269,11 @@ def export(
     running_on = open_executor(executor, workers, address)
     with _telling(quiet):
         try:
-            folder = exporting.export(store, name, running_on)
+            names = [found.strip() for found in columns.split(",")] if columns.strip() else []
+            stderr = Console(stderr=True)
+            folder = exporting.export(
+                store, name, running_on, names, dropped, lambda line: stderr.print(line, markup=False)
+            )
         finally:
             running_on.close()
     Console().print(folder, soft_wrap=True, highlight=False, markup=False)

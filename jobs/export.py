@@ -1,5 +1,6 @@
-"""Names what a finished job keeps in parquet files for other programs: uid, key, caption, url; copies no image."""
+"""Names what a finished job keeps, or leaves out, in parquet for other programs: uid, key, caption, url and more."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from jobs.checks.finished import Sample, read_finished
@@ -7,18 +8,33 @@ from jobs.run import opened
 from pipeline.errors import AccountingError
 from pipeline.executor import Executor
 from pipeline.stage import execute
-from stages.exported import Export
+from stages.exported import URL, Export
 
 
-def export(store: str, name: str, executor: Executor) -> str:
+def export(
+    store: str,
+    name: str,
+    executor: Executor,
+    columns: Sequence[str] = (URL,),
+    dropped: bool = False,
+    say: Callable[[str], None] = lambda _line: None,
+) -> str:
     """URL of the folder with the export of job `name` of a store, which is made unless it is there.
 
-    Raises JobError where there is no such job, AccountingError where it is not as many samples
-    as the job keeps.
+    columns: of the pool, beside uid, key, caption and sizes: fields of the json in tars, columns of parquet. dropped:
+    name the samples that do not stay, with their reason, in place of those that do. say: is told of a column that no
+    sample has. Raises JobError where there is no such job and for columns that an export has anyway, AccountingError
+    where it is not as many samples as the job keeps, or leaves out.
     """
     job, shards = read_finished(store, name, Sample(None))
-    result = execute(Export(job.embeddings, job.manifest), opened(job.job, executor, shards))
-    kept, count = job.counts["kept"], cast(int, result.report["kept"])
-    if kept != count:
-        raise AccountingError(f"an export must name every kept sample, but {name} keeps {kept}, and {count} are named")
+    stage = Export(job.embeddings, job.manifest, job.job.pool.reader, tuple(columns), dropped)
+    result = execute(stage, opened(job.job, executor, shards))
+    kept = job.counts["kept"]
+    wanted, count = job.counts["pool"] - kept if dropped else kept, cast(int, result.report["named"])
+    if wanted != count:
+        what = "leaves out" if dropped else "keeps"
+        raise AccountingError(f"an export names every sample, but {name} {what} {wanted}, and {count} are named")
+    for column, filled in cast(Mapping[str, int], result.report["filled"]).items():
+        if count and not filled:
+            say(f"none of {count:,} samples has {column}: it is null in the export")
     return result.artifact.folder

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pipeline.artifact import Artifact
 from pipeline.errors import AccountingError
-from pipeline.stage import ShardItem, execute
+from pipeline.stage import execute
 from stages.distinct import Distinct
-from stages.exported import Export, kept_rows
+from stages.exported import Export, named_rows
 from stages.formats import Datacomp
 from stages.manifest import Manifest
 from tests.pools import Filtered, Samples, artifact_of, opened, write_datacomp, write_vectors
@@ -30,9 +30,9 @@ def exported(pool: Filtered, kept: list[str]) -> Artifact:
         cut.write(item.index, pa.table({"kept": np.array([uid in kept for uid in uids], bool)}), {})
     distinct = execute(Distinct(pool.survivors.embeddings), pool.run).artifact
     manifest = execute(Manifest(pool.survivors.embeddings, distinct, (("chosen", cut),)), pool.run).artifact
-    step = execute(Export(pool.survivors.embeddings, manifest), pool.run)
-    assert step.report["kept"] == len(kept)
-    return artifact_of(Export(pool.survivors.embeddings, manifest), store)
+    stage = Export(pool.survivors.embeddings, manifest, pool.survivors.reader)
+    assert execute(stage, pool.run).report["named"] == len(kept)
+    return artifact_of(stage, store)
 
 
 def rows(pool: Filtered, made: Artifact) -> list[dict[str, object]]:
@@ -63,6 +63,7 @@ def test_a_pool_with_links_and_rejects(tmp_path: Path) -> None:
 def test_a_manifest_of_another_pool_is_refused(tmp_path: Path) -> None:
     pool = opened(write_vectors(str(tmp_path), Samples.drawn(6)), store=str(tmp_path / "store"))
     other = Artifact(pool.run.store, "manifest", "00000000")
-    other.write(0, pa.table({"kept": [True, False]}), {})
+    columns = {"uid": ["", ""], "key": ["", ""], "caption": ["", ""], "kept": [True, False], "reason": [None, "x"]}
+    other.write(0, pa.table(columns), {})
     with pytest.raises(AccountingError, match=r"must have a row for each sample .* but has 2; run the job again"):
-        kept_rows(Export(pool.survivors.embeddings, other), ShardItem(0, pool.run.items[0].url))
+        named_rows(Export(pool.survivors.embeddings, other, pool.survivors.reader), pool.run.items[0])
