@@ -100,7 +100,7 @@ def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> S
     how = "done before" if result.reused else f"{result.seconds:.1f} s"
     if (adopted := result.report.get("adopted")) and not result.reused:
         how += f", {adopted} of {len(shared.shards)} shards taken over"
-    say(f"{label:22} {result.artifact.name:26} {how}")
+    say(f"{label:22} {result.artifact.name:34} {how}")
     if named := cast(Mapping[str, int], result.report.get("named", {})):
         counts = "; ".join(f"{count:,} by {source}" for source, count in sorted(named.items()))
         say(f"{'uids':22} {counts}")

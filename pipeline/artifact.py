@@ -34,7 +34,7 @@ _SUMMARY = b"winnow"
 class Artifact:
     """What one stage leaves in the store, by name; holding one does not mean that it is made already.
 
-    store: URL of the store. stage: its name. fingerprint: 8 hex digits over all that it is made from.
+    store: URL of the store. stage: its name. fingerprint: 16 hex digits over all that it is made from.
     """
 
     store: str
@@ -43,7 +43,7 @@ class Artifact:
 
     @classmethod
     def named(cls, store: str, folder: str) -> "Artifact":
-        """The artifact of a folder such as `embeddings-3fa2c17b`. Raises ValueError for any other name."""
+        """The artifact of a folder such as `embeddings-3fa2c17bb71c2af3`. Raises ValueError for any other name."""
         if not is_artifact(folder):
             raise ValueError(f"a folder must be named as an artifact is, but {folder!r} came")
         stage, _, mark = folder.rpartition("-")
@@ -51,7 +51,7 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        """Folder name, such as `embeddings-3fa2c17b`."""
+        """Folder name, such as `embeddings-3fa2c17bb71c2af3`."""
         return f"{self.stage}-{self.fingerprint}"
 
     @property
@@ -138,8 +138,8 @@ class Artifact:
 
 
 def is_artifact(folder: str) -> bool:
-    """True for a folder name such as `embeddings-3fa2c17b`."""
-    return re.fullmatch(r".+-[0-9a-f]{8}", folder) is not None
+    """True for a folder name such as `embeddings-3fa2c17bb71c2af3`."""
+    return re.fullmatch(r".+-[0-9a-f]{16}", folder) is not None
 
 
 def shard_name(index: int, suffix: str = ".parquet") -> str:

@@ -1,4 +1,4 @@
-"""Names what a stage would compute: eight hex digits of its name, version, configuration and inputs."""
+"""Names what a stage would compute: 16 hex digits of its name, version, configuration and inputs."""
 
 import dataclasses
 import hashlib
@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 
-def fingerprint(value: object, digits: int = 8) -> str:
-    """First hex digits of the sha256 of the canonical JSON of `value`; 8 name a folder, 32 a shard."""
+def fingerprint(value: object, digits: int = 16) -> str:
+    """First hex digits of the sha256 of the canonical JSON of `value`; 16 name a folder, 32 a shard."""
     text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from pipeline import storage
 from pipeline.artifact import DONE, Artifact, is_artifact, json_if_whole, write_json
-from pipeline.errors import AccountingError
+from pipeline.errors import AccountingError, DataError
 from pipeline.executor import Executor, Item, Needs, Regroup, Result, State, Task
 from pipeline.fingerprint import canonical, fingerprint
 from pipeline.watching import Watch, Watcher
@@ -225,11 +225,15 @@ class StepResult:
 
 
 def execute(stage: Stage, run: Run) -> StepResult:
-    """Run a stage unless it is done and its files are there; `_done.json` is written last."""
+    """Run a stage unless it is done and its files are there; `_done.json` is written last.
+
+    Raises DataError where what is there under the stage's name was made from another configuration.
+    """
     out = artifact_of(stage, run.store)
     started = time.monotonic()
     done = out.done()
     if done is not None and out.holds(done):
+        _check_made_of(stage, out, done)
         return StepResult(stage.name, out, done, time.monotonic() - started, reused=True)
     run.executor.start()
     started = time.monotonic()  # a cluster that starts is no part of the stage
@@ -319,8 +323,23 @@ def state_of(out: Artifact, shards: Sequence[storage.Identity], recipe: str | No
     return Readiness(False, len(out.present()), taken, len(shards))
 
 
-def _plain(stage: Stage) -> object:
+def _check_made_of(stage: Stage, out: Artifact, done: Mapping[str, object]) -> None:
+    """Raises DataError unless `_done.json` tells the configuration of this stage: a name alone is never believed."""
+    there, asked = cast(Mapping[str, object], done["config"]), _plain(stage)
+    for option in _fields_of(stage):
+        name = option.name
+        if option.metadata.get("fingerprint", True) and there.get(name) != asked[name]:
+            raise DataError(
+                f"{out.folder} must be made of what this job asks for, but its {name} is {there.get(name)!r:.200} and "
+                f"the job's is {asked[name]!r:.200}: two configurations have one name; use another store for one"
+            )
+
+
+def _plain(stage: Stage) -> dict[str, object]:
     """A stage's configuration with artifacts by name, for people who read `_done.json`."""
-    fields = dataclasses.fields(cast(object, stage))  # type: ignore[arg-type]  # every stage is a dataclass
-    values = {field.name: getattr(stage, field.name) for field in fields}
+    values = {option.name: getattr(stage, option.name) for option in _fields_of(stage)}
     return {name: v.name if isinstance(v, Artifact) else canonical(v) for name, v in values.items()}
+
+
+def _fields_of(stage: Stage) -> tuple[dataclasses.Field[object], ...]:
+    return dataclasses.fields(cast(object, stage))  # type: ignore[arg-type]  # every stage is a dataclass

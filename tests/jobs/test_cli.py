@@ -233,13 +233,13 @@ def test_status_lists_jobs_and_artifacts(
     assert called(monkeypatch, "status", store) == 2
     assert "winnow: a store must hold artifacts, but" in capsys.readouterr().err
     called(monkeypatch, "run", str(job_file), "--executor", "local")
-    (job_file.parent / "store/density-0badcafe").mkdir()
+    (job_file.parent / "store/density-0badcafeefacdab0").mkdir()
     capsys.readouterr()
     assert called(monkeypatch, "status", store) == 0
     out = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
     assert rows[0][:5] == ["small", "40", "8", "32", "0"]
-    assert ["density-0badcafe", "unfinished"] in rows
+    assert ["density-0badcafeefacdab0", "unfinished"] in rows
     assert len([row for row in rows if row[-1] == "done"]) == 6
 
 

@@ -26,9 +26,9 @@ def finished(store: str, shards: int, kept: int) -> Result:
             "embeddings": {"clip": {"model": "RN50", "pretrained": "random"}},
         }
     )
-    written = Artifact(store, "shards", "0" * 8)
+    written = Artifact(store, "shards", "0" * 16)
     step = StepResult("shards", written, {"shards": shards, "samples": kept}, 1.0, False)
-    path = Path((), (), Artifact(store, "manifest", "1" * 8), written)
+    path = Path((), (), Artifact(store, "manifest", "1" * 16), written)
     counts = {"pool": 9, "kept": kept, "dropped": {"random": 9 - kept}, "rejected": {}}
     return Result(job, path, counts, (("shards", step),))
 
@@ -36,10 +36,10 @@ def finished(store: str, shards: int, kept: int) -> Result:
 @pytest.mark.parametrize(
     ("store", "shards", "data"),
     [
-        ("/a b", 1, "/a b/shards-00000000/00000.tar"),
-        ("gs://b/s", 12, "gs://b/s/shards-00000000/{00000..00011}.tar"),
-        ("s3://b/s", 2, "pipe:aws s3 cp s3://b/s/shards-00000000/{00000..00001}.tar -"),
-        ("s3://b/s; ls", 2, "pipe:aws s3 cp 's3://b/s; ls/shards-00000000'/{00000..00001}.tar -"),
+        ("/a b", 1, "/a b/shards-0000000000000000/00000.tar"),
+        ("gs://b/s", 12, "gs://b/s/shards-0000000000000000/{00000..00011}.tar"),
+        ("s3://b/s", 2, "pipe:aws s3 cp s3://b/s/shards-0000000000000000/{00000..00001}.tar -"),
+        ("s3://b/s; ls", 2, "pipe:aws s3 cp 's3://b/s; ls/shards-0000000000000000'/{00000..00001}.tar -"),
     ],
 )
 def test_the_training_command_names_the_shards_as_webdataset_opens_them(store: str, shards: int, data: str) -> None:
@@ -55,9 +55,9 @@ def test_long_names_stay_whole_and_nothing_is_trained_on_nothing(kept: int) -> N
     store = "/" + "[long]" * 30
     funnel.show(finished(store, min(kept, 1), kept), Console(file=out, width=60))
     lines = out.getvalue().splitlines()
-    assert f"manifest  {store}/manifest-11111111" in lines
-    assert f"uids      {store}/manifest-11111111.meta/uids.npy" in lines
-    assert f"shards    {store}/shards-00000000" in lines
+    assert f"manifest  {store}/manifest-1111111111111111" in lines
+    assert f"uids      {store}/manifest-1111111111111111.meta/uids.npy" in lines
+    assert f"shards    {store}/shards-0000000000000000" in lines
     assert ("train on them:" in lines) == (kept > 0)
 
 

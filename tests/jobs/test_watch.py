@@ -37,13 +37,13 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
         """What the run does between two looks."""
         looks.append(seconds)
         if len(looks) == 1:
-            log.made("pool", "pool-00000000", 0.25, True)
+            log.made("pool", "pool-0000000000000000", 0.25, True)
             log.begin("density (pass 1)", 6, 2)
             log.done(ITEM)
             log.done(ITEM)
         elif len(looks) == 2:
             log.end("density (pass 1)", 1.0)
-            log.made("density", "density-00000000", 12.5, False)
+            log.made("density", "density-0000000000000000", 12.5, False)
             log.close("finished")
 
     log.begin("pool", 1, 0)

@@ -30,14 +30,14 @@ TABLE = pa.table({"row": [0, 1, 2], "caption": ["a", None, "c"]})
 
 @pytest.fixture
 def artifact(tmp_path) -> Artifact:
-    return Artifact(str(tmp_path), "embeddings", "3fa2c17b")
+    return Artifact(str(tmp_path), "embeddings", "3fa2c17bb71c2af3")
 
 
 def test_names_follow_from_stage_and_fingerprint():
-    artifact = Artifact("s3://bucket/store/", "embeddings", "3fa2c17b")
-    assert artifact.name == "embeddings-3fa2c17b"
-    assert artifact.folder == "s3://bucket/store/embeddings-3fa2c17b"
-    assert artifact.shard(7) == "s3://bucket/store/embeddings-3fa2c17b/00007.parquet"
+    artifact = Artifact("s3://bucket/store/", "embeddings", "3fa2c17bb71c2af3")
+    assert artifact.name == "embeddings-3fa2c17bb71c2af3"
+    assert artifact.folder == "s3://bucket/store/embeddings-3fa2c17bb71c2af3"
+    assert artifact.shard(7) == "s3://bucket/store/embeddings-3fa2c17bb71c2af3/00007.parquet"
     assert shard_name(123_456, ".tar") == "123456.tar"
 
 
@@ -177,7 +177,15 @@ def test_a_folder_weighs_what_it_did_until_a_file_is_lost_or_torn(artifact):
 
 
 def test_an_artifact_is_known_by_its_name():
-    assert is_artifact("embeddings-3fa2c17b")
+    assert is_artifact("embeddings-3fa2c17bb71c2af3")
     assert not any(
-        is_artifact(name) for name in ("jobs", "embeddings", "a-3fa2c17", "a-3fa2c17b9", "-3fa2c17b", "a-3fa2c17b.meta")
+        is_artifact(name)
+        for name in (
+            "jobs",
+            "embeddings",
+            "a-3fa2c17bb71c2af",
+            "a-3fa2c17bb71c2af39",
+            "-3fa2c17bb71c2af3",
+            "a-3fa2c17bb71c2af3.meta",
+        )
     )

@@ -32,11 +32,11 @@ def served(job: str, enough: int) -> dict[str, float]:
 
 def test_prometheus_reads_what_watchers_were_told(ray_cluster: None) -> None:
     [metrics] = open_metrics("ray", "planted")
-    metrics.made("density", "density-00000000", 0.0, True)  # before the first pass, with which Ray starts
+    metrics.made("density", "density-0000000000000000", 0.0, True)  # before the first pass, with which Ray starts
     metrics.begin("density (pass 1)", 5, 1)
     for shard in range(3):
         metrics.done(Done("density (pass 1)", shard, "host:1", 0.5, 100, shard, 1000, 1))
-    metrics.made("density", "density-00000000", 2.0, False)
+    metrics.made("density", "density-0000000000000000", 2.0, False)
     found = served("planted", 10)
     assert {name: value for name, value in found.items() if "bucket" not in name} == {
         "winnow_shards_total": 3,

@@ -111,7 +111,7 @@ def test_some_columns_of_a_long_table_are_two_requests_and_a_short_table_is_one(
     noise = np.random.default_rng(1).standard_normal((3, rows))
     flat = dict(zip("abc", noise, strict=True))
     long = pa.table({"clip.image": vector_column(vectors), **flat, "clip.text": vector_column(vectors)})
-    artifact = Artifact(url, "embeddings", "3fa2c17b")
+    artifact = Artifact(url, "embeddings", "3fa2c17bb71c2af3")
     artifact.write(0, long, {"rows": rows})
     write_table(artifact.shard(1), long.select(["a"]), {})
     for index, columns, requests in [(0, ["c", "a"], 2), (0, None, 2), (0, [], 1), (1, ["a"], 1)]:

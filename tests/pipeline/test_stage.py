@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.artifact import DONE, Artifact, shard_name, write_table
-from pipeline.errors import AccountingError, FailedShards, ShardError
+from pipeline.errors import AccountingError, DataError, FailedShards, ShardError
 from pipeline.executor import Needs
 from pipeline.executor_local import LocalExecutor
 from pipeline.fingerprint import fingerprint
@@ -144,6 +144,15 @@ def test_done_says_what_was_made_of_what(pool):
     assert done["seconds"] >= 0
     assert done["config"]["scale"] == 2
     assert done["config"]["reads"].startswith("pool-")
+
+
+def test_a_name_alone_is_not_believed(pool, monkeypatch):
+    """Two configurations whose fingerprints are one: the second is told so, and does not take the first one's files."""
+    monkeypatch.setattr("pipeline.stage.fingerprint", lambda made_of, digits=16: "0" * digits)
+    pool.execute(scale=2)
+    assert pool.execute(scale=2).reused
+    with pytest.raises(DataError, match="but its scale is 2 and the job's is 3: two configurations have one name"):
+        pool.execute(scale=3)
 
 
 def test_an_interrupted_stage_does_only_what_is_not_there(pool):

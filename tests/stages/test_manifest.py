@@ -217,11 +217,11 @@ def test_a_cut_that_lost_rows_is_an_accounting_error() -> None:
     samples = Samples.drawn(12)
     best, _ = two_cuts(samples)
     cut = best.artifact("similarity")
-    short = Artifact(cut.store, cut.stage, "feedbeef")
+    short = Artifact(cut.store, cut.stage, "feedbeeffeebdeef")
     for index in range(3):
         table = cut.read(index)
         short.write(index, table.slice(0, table.num_rows - (index == 1)), cut.summary(index))
-    with pytest.raises(FailedShards, match=r"similarity-feedbeef: shard .* must have 4 rows, but has 3"):
+    with pytest.raises(FailedShards, match=r"similarity-feedbeeffeebdeef: shard .* must have 4 rows, but has 3"):
         made(best, ("similarity", short))
 
 
