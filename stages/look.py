@@ -169,6 +169,8 @@ def _of_vectors(reader: VectorReader, head: Head) -> Seen:
         for tower in ("image", "text"):
             if tower == "image" or has_text(reader):
                 with reader.blocks(head.url, name, tower) as blocks:
+                    if blocks.empty or not table.num_rows:  # then a width says nothing
+                        continue
                     part = next(blocks.parts, None)
                     vectors[f"{name}.{tower}"] = [blocks.width, None if part is None else str(part.dtype)]
     first: dict[str, object] = {}
