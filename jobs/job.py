@@ -29,6 +29,7 @@ from stages.similarity import Similarity
 
 _KEYS = ("name", "store", "pool", "embeddings", "encoding", "policy", "shards", "resources", "limits")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")  # of an entry of a list
+_PATTERNS = ("::", "{", "}")  # by which webdataset parts and expands what it is told to open
 _NAME = re.compile(r"\w[\w.-]*")  # it names a file of the store
 _T = TypeVar("_T")
 
@@ -179,9 +180,15 @@ def _store(url: object) -> str:
     if url.startswith(("http://", "https://")):
         raise JobError(f"store must be where files can be written, but {storage.shown(url)} came, of a web server")
     try:
-        return storage.absolute(url.rstrip("/"))
+        store = storage.absolute(url.rstrip("/"))
     except StorageError as error:
         raise JobError(f"store: {error}") from error
+    if found := next((mark for mark in _PATTERNS if mark in store), None):
+        raise JobError(
+            f"store must be a name that training can open as it is, but {storage.shown(store)} holds {found}, which "
+            f"webdataset takes for a list of names; name another folder"
+        )
+    return store
 
 
 def _pool(values: Mapping[str, object]) -> Pool:

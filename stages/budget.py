@@ -8,11 +8,9 @@ from typing import cast
 from pipeline.artifact import Artifact
 from pipeline.errors import AccountingError, RejectsError
 from pipeline.stage import Run, Summary
-from pipeline.terminal import escaped
+from stages.early import example
 from stages.embeddings import UNREADABLE, read_rejects
 from stages.formats.sample import NOT_DOWNLOADED
-
-_SHOWN = 300  # characters of an example's message
 
 
 def check_rejects(run: Run, embeddings: Artifact, distinct: Artifact | None = None) -> None:
@@ -74,5 +72,5 @@ def _examples(run: Run, rejecting: Artifact, wanted: set[str]) -> dict[str, str]
             continue
         for row in read_rejects(rejecting, item.index).to_pylist():
             if row["kind"] in new - set(found):
-                found[row["kind"]] = escaped(f"{item.url}, {row['key']}: {row['message'][:_SHOWN]}")
+                found[row["kind"]] = example(item.url, row["key"], row["position"], row["message"])
     return found

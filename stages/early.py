@@ -74,14 +74,14 @@ class Early:
         urls = [self._run.shards[index].url for index in sorted(self._found)]
         for index, url in zip(sorted(self._found), urls, strict=True):
             for row in read_table(self._out.rejects(index)).to_pylist():
-                examples.setdefault(row["kind"], example(url, row["key"], row["message"]))
+                examples.setdefault(row["kind"], example(url, row["key"], row["position"], row["message"]))
         found = Rejected(urls[0], self._samples, self._rejects, examples)
         raise RejectsError(refusal(self._reader, found, len(urls), len(self._run.shards)))
 
 
-def example(url: str, key: str, message: str) -> str:
-    """A reject on one line: keys and messages repeat what the pool holds."""
-    return escaped(f"{url}, {key}: {message[:_SHOWN]}")
+def example(url: str, key: str, position: int, message: str) -> str:
+    """A reject on one line, by its key or else its place: keys and messages repeat what the pool holds."""
+    return escaped(f"{url}, {key or f'sample {position}'}: {message[:_SHOWN]}")
 
 
 def joined(found: Sequence[Rejected]) -> Rejected:

@@ -106,7 +106,7 @@ def _nearly_all(samples: Iterable[Sample | Reject], url: str) -> Seen:
                 count -= 1
                 continue
             rejects[sample.kind] += 1
-            examples.setdefault(sample.kind, example(url, sample.key, sample.message))
+            examples.setdefault(sample.kind, example(url, sample.key, sample.position, sample.message))
         elif count >= _SAMPLES and 2 * rejects.total() < count:
             break
     return Seen(url, count, dict(rejects), examples)
@@ -138,7 +138,7 @@ def _counted(samples: Iterable[Sample | Reject], head: Head, whole: bool) -> See
                 count -= 1
                 continue
             rejects[found.kind] += 1
-            examples.setdefault(found.kind, example(head.source, found.key, found.message))
+            examples.setdefault(found.kind, example(head.source, found.key, found.position, found.message))
         else:
             first = first or found
     return Seen(head.source, count, dict(rejects), examples, first, whole and count < _SAMPLES)
@@ -163,7 +163,9 @@ def _described(sample: Sample) -> Mapping[str, object] | Reject:
 def _of_vectors(reader: VectorReader, head: Head) -> Seen:
     table, rejects = reader.rows(head.url)
     kinds = Counter(reject.kind for reject in rejects)
-    examples = {reject.kind: example(head.source, reject.key, reject.message) for reject in reversed(rejects)}
+    examples = {
+        reject.kind: example(head.source, reject.key, reject.position, reject.message) for reject in reversed(rejects)
+    }
     vectors = {}
     for name in reader.encoders():
         for tower in ("image", "text"):

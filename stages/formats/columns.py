@@ -4,6 +4,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -51,18 +52,23 @@ def open_parquet(url: str, columns: Sequence[str] = ()) -> Iterator[ParquetFile]
     for nothing.
     """
     with whole_shard(url), open_read(url) as file:
-        try:
-            parquet = ParquetFile(file, 1 << 20)
-        except UnicodeDecodeError as error:
-            raise PoolError(f"{url}: names of columns must be UTF-8, but one is not: {error}; rename it") from error
-        except pa.ArrowInvalid as error:
-            file.seek(0)
-            head = file.read(HEAD_BYTES)
-            if (told := foreign(head)) and not head.startswith(b"PAR1"):
-                raise ShardError(f"{url}: the file must be whole and readable parquet, but it is {told}") from error
-            raise
+        parquet = parquet_of(file, url)
         expect(file, lambda: spans_of(parquet.metadata, columns))
         yield parquet
+
+
+def parquet_of(file: BinaryIO, url: str) -> ParquetFile:
+    """An open file as parquet. Raises ShardError that tells what another file is, PoolError for names no UTF-8."""
+    try:
+        return ParquetFile(file, 1 << 20)
+    except UnicodeDecodeError as error:
+        raise PoolError(f"{url}: names of columns must be UTF-8, but one is not: {error}; rename it") from error
+    except pa.ArrowInvalid as error:
+        file.seek(0)
+        head = file.read(HEAD_BYTES)
+        if (told := foreign(head)) and not head.startswith(b"PAR1"):
+            raise ShardError(f"{url}: the file must be whole and readable parquet, but it is {told}") from error
+        raise
 
 
 def need_column(schema: pa.Schema, candidates: Sequence[str], option: str, url: str) -> str:

@@ -4,6 +4,7 @@ _ARROW = (
     "an Arrow file, as datasets' save_to_disk leaves: write parquet of it, such as with "
     'load_from_disk("folder").to_parquet("pool/0.parquet")'
 )
+_PICTURE = "a picture: pictures as loose files are no pool, so pack them into tars or parquet with their captions"
 _BEGINNINGS = (
     (b"PAR1", "a parquet file: say so by pool.format"),
     (b"ARROW1", _ARROW),
@@ -15,6 +16,10 @@ _BEGINNINGS = (
     (b"BZh", "compressed with bzip2: unpack it"),
     (b"\xfd7zXZ", "compressed with xz: unpack it"),
     (b"PK\x03\x04", "a zip archive: make tars or parquet of what it holds"),
+    (b"\xff\xd8\xff", _PICTURE),
+    (b"\x89PNG", _PICTURE),
+    (b"RIFF", _PICTURE),
+    (b"GIF8", _PICTURE),
 )
 _TAR_MAGIC = slice(257, 262)
 

@@ -19,10 +19,8 @@ from numpy.lib import format as npy
 
 from pipeline import storage
 from pipeline.errors import JobError
-from pipeline.parquet_file import ParquetFile
-from stages.formats.columns import whole_shard
+from stages.formats.columns import parquet_of, whole_shard
 
-_BUFFER = 1 << 20  # of a column is asked for at a time
 _UNKNOWN = 1 << 16  # bytes of an array whose header says nothing that could be cut
 
 
@@ -88,7 +86,7 @@ def table_head(url: str, companions: Sequence[str], rows: int, folder: Path) -> 
         with whole_shard(name), storage.open_exact(name) as file:
             whole += _size(file)
             if name == url:
-                count, whole_rows = _parquet(file, rows, target)
+                count, whole_rows = _parquet(file, name, rows, target)
             elif name.endswith(".npz"):
                 _npz(file, rows, target)
             elif name.endswith(".npy"):
@@ -107,9 +105,9 @@ def _size(file: BinaryIO) -> int:
     return size
 
 
-def _parquet(file: BinaryIO, rows: int, target: Path) -> tuple[int, int]:
+def _parquet(file: BinaryIO, url: str, rows: int, target: Path) -> tuple[int, int]:
     """Rows that were copied, and rows that there are."""
-    source = ParquetFile(file, _BUFFER)
+    source = parquet_of(file, url)
     batches: list[pa.RecordBatch] = []
     for batch in source.iter_batches(rows):
         batches.append(batch)

@@ -38,6 +38,7 @@ def structures() -> list[Case]:
         raw("xz", lambda a, b: lzma.compress(a + b + END), failed="it begins like a xz file"),
         raw("parquet named tar", lambda a, b: b"PAR1" + bytes(999), failed="it is a parquet file: say so"),
         raw("an Arrow stream named tar", lambda a, b: b"\xff" * 4 + bytes(999), failed="save_to_disk leaves"),
+        raw("a picture named tar", lambda a, b: b"\xff\xd8\xff\xe0" + bytes(999), failed="loose files are no pool"),
         raw("html named tar", lambda a, b: b"<html>503</html>" * 99, failed="the header at byte 0 is broken"),
         raw("zip named tar", lambda a, b: zipped({"a.txt": b"x" * 999}), failed="it is a zip archive"),
         tar("junk between samples", b"\7" * 1024, gap, says={"tar-gap": "1024 bytes from"}),

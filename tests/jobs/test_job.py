@@ -394,6 +394,8 @@ def test_vector_pools_resolve_to_themselves(pool: dict[str, Any], reader: object
         ({"name": 12}, "name must be text, but 12 came; quote it"),
         ({"store": "zip://a.zip"}, "store: a URL must name a file of one storage, but zip://a.zip goes through zip"),
         ({"store": "s3://key:geheim@bucket/s"}, "store: a URL must carry no password"),
+        ({"store": "/data/a::b"}, "store must be a name that training can open as it is, but /data/a::b holds ::"),
+        ({"store": "s3://bucket/{a,b}"}, "but s3://bucket/{a,b} holds {, which webdataset takes for a list"),
         ({"store": "https://host/store?x=1"}, "store must be where files can be written, but https://host/store came"),
         ({"store": "~no-such-user/store"}, "~ stands for a home folder, but nobody here is called no-such-user"),
     ],

@@ -9,6 +9,7 @@ from pipeline.errors import RejectsError
 from pipeline.executor import Executor
 from pipeline.executor_local import LocalExecutor
 from pipeline.stage import Limits, Run, artifact_of, execute, spread
+from stages.early import example
 from stages.embeddings import Precomputed
 from stages.pool import Pool, PoolStage
 from tests.pools import READER, Samples, write_vectors
@@ -82,3 +83,8 @@ def test_a_shard_with_one_in_ten_sound_goes_on(tmp_path: Path) -> None:
     run = Run(str(tmp_path / "store"), LocalExecutor(1), shards)
     stage = Precomputed(artifact_of(PoolStage(shards), run.store), READER)
     assert execute(stage, run).report["rejected"] == 45
+
+
+def test_a_reject_is_named_by_its_key_or_its_place() -> None:
+    assert example("a.tar", "0001", 3, "no image") == "a.tar, 0001: no image"
+    assert example("a.parquet", "", 3, "no image") == "a.parquet, sample 3: no image"

@@ -44,7 +44,10 @@ def unshown(suffix: str) -> bool:
     return suffix.rpartition(".")[2] in UNSHOWN or suffix.startswith("__")
 
 
-@pytest.mark.parametrize("content", {*SIDE_MEMBERS.values(), jpeg(1)} - {b"\xff\xfe\xfd"})
+CONTENTS = {content: suffix for suffix, content in SIDE_MEMBERS.items() if content != b"\xff\xfe\xfd"}
+
+
+@pytest.mark.parametrize("content", [*CONTENTS, jpeg(1)], ids=[*CONTENTS.values(), "another picture"])
 def test_any_content_under_any_name_is_judged_as_webdataset_decodes_it(content: bytes) -> None:
     names = {suffix.lower() for suffix in SIDE_MEMBERS} | {"webp", "x.gif", "ps", "msg.gz", "jpg.gz", ""}
     for name in names:

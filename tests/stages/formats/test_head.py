@@ -62,6 +62,13 @@ def test_a_broken_file_is_a_shard_error(tmp_path: Path) -> None:
         table_head(str(tmp_path / "a.parquet"), [], 5, tmp_path / "head")
 
 
+def test_a_file_that_is_no_parquet_is_told_as_what_it_is(tmp_path: Path) -> None:
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, pa.schema([])) as stream:
+        stream.write_table(pa.table({}))
+    with pytest.raises(ShardError, match=r"a\.arrow: the file must be .* parquet, but it is an Arrow file"):
+        table_head(str(tmp_path / "a.arrow"), [], 5, tmp_path / "head")
+
+
 def test_the_head_of_a_tar_is_its_first_bytes(tmp_path: Path) -> None:
     url = write_tar(tmp_path / "a.tar", members([(f"{n:03d}", pair(n, "a caption")) for n in range(30)]))
     head = tar_head(url, 10_000, tmp_path / "head")
