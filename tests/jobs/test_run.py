@@ -334,7 +334,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 
 def embedded(files: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     """Those of the embeddings, one a shard."""
-    return {name: stat for name, stat in files.items() if Path(name).parent.match("embeddings-????????")}
+    return {name: stat for name, stat in files.items() if is_artifact(Path(name).parent.name) and "embeddings-" in name}
 
 
 @pytest.mark.parametrize("executor", ["local", "ray"])

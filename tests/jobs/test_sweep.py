@@ -98,7 +98,7 @@ def test_what_policies_share_is_made_once_and_serves_a_later_run(values: dict[st
     assert third == ["similarity", "density.clusters", "density"]
     assert second == fourth == ["density"]
     assert lines[0] == "policy 1 of 4: policy.0.similarity.fraction=0.5 policy.1.density.fraction=0.2"
-    made = [line.split()[0] for line in lines if not line.startswith("policy")]
+    made = [line.split()[0] for line in lines if not line.startswith(("policy", "uids"))]
     assert made == [*first, *second, *third, *fourth]
     again, _ = swept(values, VARY)
     assert all(step.reused for outcome in again.outcomes for step in outcome.steps.values())
