@@ -130,7 +130,10 @@ def test_a_price_is_measured_around_them(tmp_path: Path, monkeypatch: pytest.Mon
     shards = [write_part(tmp_path / "pool", layout, n, part) for n, part in enumerate(parts)]
     values = job_of(tmp_path, layout, shards, [{"density": {"by": "l14", "clusters": 2, "fraction": 0.5}}])
     (tmp_path / "job.yaml").write_text(json.dumps(values))
-    assert called(monkeypatch, "plan", str(tmp_path / "job.yaml"), "--price", "--sample-rows", "60", "--executor", "local") == 0
+    assert (
+        called(monkeypatch, "plan", str(tmp_path / "job.yaml"), "--price", "--sample-rows", "60", "--executor", "local")
+        == 0
+    )
 
 
 @pytest.mark.parametrize("layout", FORMATS)
