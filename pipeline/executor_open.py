@@ -8,7 +8,7 @@ from pipeline.errors import JobError
 from pipeline.executor import Executor, Forwarding, Item, Needs, Regroup, Result, State, Task
 from pipeline.executor_local import LocalExecutor
 from pipeline.metrics_ray import RayMetrics
-from pipeline.ray_address import CONNECT_S, check_answers, check_connects, cluster_at, is_submitted, send_token
+from pipeline.ray_address import CONNECT_S, check_answers, check_connects, cluster_at, is_submitted
 from pipeline.watching import Watcher
 
 
@@ -77,7 +77,6 @@ def _prepare_ray(address: str | None) -> None:
     # of calls that nobody waits for any more, where another one has ended the run and told why
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if address:
-        send_token()
         check_answers(address)
     else:
         # made for laptops whose firewall asks: the node is 127.0.0.1, and all of its ports are bound to that

@@ -22,6 +22,7 @@ ray.shutdown()
 """
 _SETTINGS = 4  # the type of the frame that opens an HTTP/2 connection
 _TOKEN = "RAY_AUTH_MODE"
+_ASKS = "InvalidAuthToken"  # in what Ray says where a cluster asks for a token, or for another one
 
 
 def cluster_at(address: str | None) -> str | None:
@@ -56,8 +57,23 @@ def _written_down() -> str:
 def check_connects(address: str, within_s: float) -> None:
     """Raises JobError where a cluster does not take a driver in; a process of its own tries, and is ended in time.
 
-    Ray waits without end for a cluster of which a part is dead or hangs, deep in a call that hears no signal.
+    Ray waits without end for a cluster of which a part is dead or hangs, deep in a call that hears no signal. Ray's
+    token is sent to a cluster that asks for one, and to no other: the workers of one that does not could not call back,
+    and it would take every one of them for given up.
     """
+    refused = _refusal(address, within_s)
+    if refused and _ASKS in refused and _TOKEN not in os.environ and _has_token():
+        os.environ[_TOKEN] = "token"
+        refused = _refusal(address, within_s)
+    if refused:
+        reason = refused.splitlines()[-1]
+        if _ASKS in refused:
+            reason = f"it asks for another token than this process sends; set {_TOKEN}=token, and its RAY_AUTH_TOKEN"
+        raise JobError(f"a Ray cluster must answer at the address {address}, but: {reason}")
+
+
+def _refusal(address: str, within_s: float) -> str:
+    """What Ray said in a process that did not connect; empty where it did."""
     with subprocess.Popen(
         [sys.executable, "-c", _CONNECT, address, str(within_s)],
         stdout=subprocess.DEVNULL,
@@ -76,22 +92,13 @@ def check_connects(address: str, within_s: float) -> None:
         finally:
             trying.kill()
             trying.wait()  # `with` does not, where it is left by Ctrl-C
-    if trying.returncode:
-        if "InvalidAuthToken" in said:
-            reason = f"it asks for another token than this process sends; set {_TOKEN}=token, and its RAY_AUTH_TOKEN"
-        else:
-            reason = said.splitlines()[-1] if said else f"exit code {trying.returncode}"
-        raise JobError(f"a Ray cluster must answer at the address {address}, but: {reason}")
+    return (said or f"exit code {trying.returncode}") if trying.returncode else ""
 
 
-def send_token() -> None:
-    """Send Ray's token where this machine has one, as `ray start` asks for it then; Ray itself waits to be told."""
-    there = (
-        os.environ.get("RAY_AUTH_TOKEN")
-        or Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").is_file()
-    )
-    if there and not is_submitted():  # a job has what its cluster gave it
-        os.environ.setdefault(_TOKEN, "token")
+def _has_token() -> bool:
+    """Whether this machine has Ray's token, as it does once a cluster was started with it."""
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or file.is_file()
 
 
 def check_answers(address: str) -> None:

@@ -72,19 +72,6 @@ def test_another_users_trace_is_none(tmp_path, monkeypatch):
     assert ray_address.cluster_at("auto") == "auto"
 
 
-def test_a_token_is_sent_where_there_is_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    ray_address.send_token()
-    assert "RAY_AUTH_MODE" not in os.environ
-    (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
-    ray_address.send_token()
-    assert os.environ["RAY_AUTH_MODE"] == "token"
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    ray_address.send_token()
-    assert os.environ["RAY_AUTH_MODE"] == "disabled"
-
-
 @pytest.fixture(params=["silent", "http"])
 def no_cluster(request: pytest.FixtureRequest) -> Iterator[int]:
     """A port where something answers that is no Ray: nothing at all, or as the dashboard does."""
@@ -192,40 +179,57 @@ def test_a_run_that_waits_for_a_cluster_hears_signals(tmp_path, hanging, number,
     assert not [child for child in children if child.exists()]
 
 
-@pytest.mark.timeout(600)
-def test_beside_a_living_cluster_and_a_dead_one(tmp_path, monkeypatch):
-    """A real `ray start`, which a plain run leaves alone and `--address auto` uses; then what is left of it."""
+@contextlib.contextmanager
+def started(host: str, environment: dict[str, str]) -> Iterator[Path]:
+    """A real `ray start` at a host; the file in which it leaves its address."""
+    words = f"start --head --block --port={host.partition(':')[2]} --num-cpus=1 --object-store-memory=80000000"
+    cluster = subprocess.Popen(
+        [Path(sys.executable).with_name("ray"), *words.split(), "--include-dashboard=false"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    trace = Path(environment["RAY_TMPDIR"], "ray", "ray_current_cluster")
+    try:
+        while not trace.exists():
+            assert cluster.poll() is None
+            time.sleep(0.2)
+        yield trace
+    finally:
+        cluster.terminate()
+        cluster.wait(60)
+
+
+@pytest.fixture
+def host() -> str:
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        host = f"127.0.0.1:{probe.getsockname()[1]}"
-    environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_raylet_start_wait_time_s": "120"}
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
-    def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "jobs", "run", str(job(tmp_path, name)), "--workers", "1", *words]
-        said = {**environment, "RAY_ADDRESS": host}
-        return subprocess.run(command, cwd=ROOT, env=said, capture_output=True, text=True, timeout=240)
 
-    with tempfile.TemporaryDirectory(prefix="w-") as short:  # a socket's path has 107 bytes at most
-        environment["RAY_TMPDIR"] = short
-        words = f"start --head --block --port={host.partition(':')[2]} --num-cpus=1 --object-store-memory=80000000"
-        cluster = subprocess.Popen(
-            [Path(sys.executable).with_name("ray"), *words.split(), "--include-dashboard=false"],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            trace = Path(short, "ray", "ray_current_cluster")
-            while not trace.exists():
-                assert cluster.poll() is None
-                time.sleep(0.2)
-            beside, inside = run("beside"), run("inside", "--address", "auto")
-        finally:
-            cluster.terminate()
-            cluster.wait(60)
-        trace.parent.mkdir(exist_ok=True)
-        trace.write_text(host)
-        after, dead = run("after"), run("dead", "--address", "auto")
+@pytest.fixture
+def start() -> Iterator[dict[str, str]]:
+    """What a cluster and its drivers are started with; a socket's path has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="w-") as short:
+        loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_raylet_start_wait_time_s": "120"}
+        yield {**os.environ, **loopback, "RAY_TMPDIR": short}
+
+
+def ran(file: Path, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs", "run", str(file), "--workers", "1", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.timeout(600)
+def test_beside_a_living_cluster_and_a_dead_one(tmp_path, host, start):
+    """A real `ray start`, which a plain run leaves alone and `--address auto` uses; then what is left of it."""
+    said = {**start, "RAY_ADDRESS": host}
+    with started(host, start) as trace:
+        beside = ran(job(tmp_path, "beside"), said)
+        inside = ran(job(tmp_path, "inside"), said, "--address", "auto")
+    trace.parent.mkdir(exist_ok=True)
+    trace.write_text(host)
+    after, dead = ran(job(tmp_path, "after"), said), ran(job(tmp_path, "dead"), said, "--address", "auto")
     for plain in (beside, after):
         assert plain.returncode == 0, plain.stderr
         assert f"RAY_ADDRESS is {host}, but the run has a cluster of its own" in plain.stderr
@@ -233,3 +237,14 @@ def test_beside_a_living_cluster_and_a_dead_one(tmp_path, monkeypatch):
     assert "of its own" not in inside.stderr
     assert dead.returncode == 2
     assert dead.stderr.startswith(f"winnow: a Ray cluster must answer at the address {host}, but: ")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mode", ["disabled", "token"])
+def test_a_token_is_sent_to_a_cluster_that_asks_for_one_and_to_no_other(tmp_path, host, start, mode):
+    """This machine has a token. Sent to a cluster without, every worker would be taken for given up."""
+    (tmp_path / "token").write_text("0" * 64)
+    start["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "token")
+    with started(host, {**start, "RAY_AUTH_MODE": mode}):
+        inside = ran(job(tmp_path), start, "--address", host)
+    assert inside.returncode == 0, inside.stderr
