@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import warnings
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import open_clip_train.data as trainer
 import pytest
 import webdataset as wds
 from PIL import Image
@@ -28,6 +26,7 @@ from pipeline.executor_local import LocalExecutor
 from stages.formats.sample import Sample as Read
 from tests.corpus import CORPUS
 from tests.test_corpus import jobs
+from tests.trainer import loaded
 
 Pair = tuple[str, str]
 """Hash of the picture's pixels, and the caption."""
@@ -66,22 +65,7 @@ def quiet() -> Iterator[None]:
 
 def trained(urls: str, samples: int, *, train: bool) -> Counter[Pair]:
     """The pairs that open_clip's own loader hands to the trainer."""
-    args = Namespace(
-        train_data=urls,
-        val_data=urls,
-        train_num_samples=samples,
-        val_num_samples=samples,
-        train_data_upsampling_factors=None,
-        dataset_resampled=False,
-        seed=0,
-        batch_size=1,
-        workers=0,
-        world_size=1,
-    )
-    with quiet():
-        data = trainer.get_wds_dataset(args, pixels, is_train=train, tokenizer=lambda text: [text])
-    assert data.dataloader.num_samples == samples
-    return Counter(pair for images, texts in data.dataloader for pair in zip(images, texts, strict=True))
+    return Counter(loaded(urls, samples, pixels, train=train))
 
 
 def exported(result: Result) -> str:

@@ -81,8 +81,8 @@ def explain(
     """The answer for one sample, named by its uid or by shard and key.
 
     ranks: whether to make the pass over all shards that tells where it stands among others, and to look for the sample
-    that it repeats. workers: threads that read. Raises JobError for a job or a shard that is not there and for a
-    name that is none, DataError for a sample that the job does not have.
+    that it repeats. workers: threads that read. Raises JobError for a job, a shard or a sample that is not there
+    and for a name that is none.
     """
     if (uid is None) == (shard is None) or (shard is None) != (key is None):
         raise JobError("a sample is named by its uid, or by --shard and --key together; give one of the two")
@@ -111,7 +111,7 @@ def _twin(job: Finished, run: Run, found: Sequence[Said], workers: int) -> Twin 
         return None
     try:
         place = of_uid(job, run.items, named, workers)
-    except DataError as error:
+    except JobError as error:  # the file names the sample, not who asks
         raise DataError(f"a duplicate must name a sample of its job, but: {error}; run winnow verify") from error
     numbers, verdicts = deciding(job, place)
     by = None if all(kept for _, kept in verdicts) else job.cuts[numbers[-1]].name

@@ -13,7 +13,7 @@ import numpy as np
 from jobs.checks.finished import Finished
 from pipeline import storage
 from pipeline.columns import column
-from pipeline.errors import DataError, JobError
+from pipeline.errors import JobError
 from pipeline.stage import ShardItem
 from pipeline.uid import is_uid_hex, uids_from_hex, uids_of
 from stages.embeddings import read_rejects
@@ -57,7 +57,7 @@ class Place:
 def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) -> Place:
     """The sample of that name, the first where a uid came again.
 
-    Raises JobError for what is no uid, DataError for one that no readable sample has.
+    Raises JobError for what is no uid, and for one that no readable sample has.
     """
     if not is_uid_hex(uid):
         raise JobError(f"a uid is 32 hex digits, but {uid!r} came; --shard and --key find a sample without it")
@@ -73,7 +73,7 @@ def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) ->
             for item, rows in zip(part, threads.map(rows_of, part), strict=True):
                 if len(rows):
                     return at_row(job, item, int(rows[0]))
-    raise DataError(
+    raise JobError(
         f"a uid must be that of a sample which could be read, but {uid.lower()} is in none of the {len(items):,} "
         f"shards of {job.job.name}; samples that were rejected while reading have none: name them by --shard and --key"
     )
@@ -82,7 +82,7 @@ def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) ->
 def of_key(job: Finished, items: Sequence[ShardItem], shard: str, key: str) -> Place:
     """The first sample of that key in a shard; shard: its number, its URL, or the end of its URL.
 
-    Raises JobError where no shard or more than one is so called, DataError where it has no such key.
+    Raises JobError where no shard or more than one is so called, or it has no such key.
     """
     item = _shard(items, shard)
     table = job.embeddings.read(item.index, ["position", "key"])
@@ -92,7 +92,7 @@ def of_key(job: Finished, items: Sequence[ShardItem], shard: str, key: str) -> P
     if rows:
         return at_row(job, item, rows[0], alike)
     if not lost:
-        raise DataError(f"a key must be that of a sample of its shard, but {item.url} has no {key!r}")
+        raise JobError(f"a key must be that of a sample of its shard, but {item.url} has no {key!r}")
     first = lost[0]
     why = Rejected(first["kind"], first["message"])
     return Place(item, first["position"], first["key"], None, rejected=why, alike=alike)
@@ -113,8 +113,8 @@ def at_row(job: Finished, item: ShardItem, row: int, alike: int = 0) -> Place:
 def picture(job: Finished, place: Place) -> bytes:
     """The sample's image file as it lies in the pool. Cost: its shard is read up to it.
 
-    Raises JobError for a pool without images, DataError for a sample that has none, ShardError where the shard is
-    another file by now.
+    Raises JobError for a pool without images and for a sample that has none, ShardError where the shard is another file
+    by now.
     """
     reader = job.job.pool.reader
     if isinstance(reader, VectorReader):
@@ -125,7 +125,7 @@ def picture(job: Finished, place: Place) -> bytes:
             return bytes(sample.image)
         if sample.position >= place.position:
             break
-    raise DataError(f"a sample must have an image to be written, but {place.key!r} of {place.item.url} has none")
+    raise JobError(f"a sample must have an image to be written, but {place.key!r} of {place.item.url} has none")
 
 
 def _shard(items: Sequence[ShardItem], name: str) -> ShardItem:

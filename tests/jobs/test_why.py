@@ -19,7 +19,7 @@ from jobs.run import Result, run
 from jobs.why.cuts import Asked, Limit, Said, said
 from jobs.why.explain import Why, explain
 from jobs.why.show import escaped, show, verdict_of
-from pipeline.errors import DataError, JobError
+from pipeline.errors import JobError
 from pipeline.executor_local import LocalExecutor
 from stages.policy import CUTS
 from stages.rules import Rules
@@ -216,7 +216,7 @@ def test_the_command_writes_the_picture(
     ("words", "code", "message"),
     [
         (["f" * 31], 2, "winnow: a uid is 32 hex digits, but 'fff"),
-        (["f" * 32], 1, "winnow: a uid must be that of a sample which could be read, but ffff"),
+        (["f" * 32], 2, "winnow: a uid must be that of a sample which could be read, but ffff"),
         ([], 2, "winnow: a sample is named by its uid, or by --shard and --key together"),
         (["--shard", "1"], 2, "winnow: a sample is named by its uid, or by --shard and --key together"),
         (
@@ -224,7 +224,7 @@ def test_the_command_writes_the_picture(
             2,
             "winnow: --shard must name one shard of the pool, but '9.tar' names none",
         ),
-        (["--shard", "00001.tar", "--key", "a"], 1, "winnow: a key must be that of a sample of its shard, but"),
+        (["--shard", "00001.tar", "--key", "a"], 2, "winnow: a key must be that of a sample of its shard, but"),
     ],
 )
 def test_what_is_not_there_is_refused(
@@ -239,7 +239,7 @@ def test_what_is_not_there_is_refused(
     assert message in capsys.readouterr().err
     with pytest.raises(JobError, match="must have run to its end"):
         explain(tars.store, "other", uid="f" * 32)
-    with pytest.raises(DataError, match="none of the 4 shards"):
+    with pytest.raises(JobError, match="none of the 4 shards"):
         tars.why(uid="f" * 32)
 
 

@@ -1,19 +1,13 @@
 """Training shards: members byte for byte, exact sizes, and open_clip's own loader reads every sample back."""
 
-import gc
 import hashlib
 import json
 import logging
 import os
 import tarfile
-import warnings
-from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import open_clip_train.data as training
 import pyarrow as pa
 import pytest
 import webdataset as wds
@@ -34,6 +28,7 @@ from stages.rules import Rules
 from stages.shards import Shards, plan_shards
 from stages.survivors import Survivors
 from tests.pools import Entry, Filtered, jpeg, members, pair, read_tar, tiny_clip, write_parquet, write_tar
+from tests.trainer import left_open, loaded
 
 WEBDATASET = Webdataset()
 
@@ -169,15 +164,6 @@ def test_the_plan_is_the_list_cut_into_pieces(kept: list[int], size: int) -> Non
     assert [shard.samples for shard in planned] == [len(part) for part in found]
 
 
-@contextmanager
-def left_open() -> Iterator[None]:
-    """webdataset leaves its files to the garbage collector: they are collected in here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-        gc.collect()
-
-
 def wds_samples(folder: Path) -> list[Mapping[str, bytes]]:
     """What webdataset itself reads."""
     urls = sorted(str(path) for path in folder.glob("*.tar"))
@@ -185,26 +171,11 @@ def wds_samples(folder: Path) -> list[Mapping[str, bytes]]:
         return list(wds.DataPipeline(wds.SimpleShardList(urls), wds.tarfile_to_samples()))
 
 
-def trainers_texts(folder: Path, *, train: bool) -> tuple[list[str], int]:
-    """Captions that open_clip's loader gives a trainer, and how many samples it says there are."""
-    shards = f"{folder}/{{00000..{len(list(folder.glob('*.tar'))) - 1:05d}}}.tar"
-    args = Namespace(
-        train_data=shards,
-        val_data=shards,
-        train_num_samples=sum(json.loads(meta(folder, "sizes.json").read_text()).values()),
-        val_num_samples=None,
-        train_data_upsampling_factors=None,
-        dataset_resampled=False,
-        seed=0,
-        batch_size=1,
-        workers=0,
-        world_size=1,
-    )
-    with left_open():
-        data = training.get_wds_dataset(
-            args, lambda image: np.asarray(image).shape, is_train=train, tokenizer=lambda text: [text]
-        )
-        return [text for _, batch in data.dataloader for text in batch], data.dataloader.num_samples
+def trainers_texts(folder: Path, *, train: bool) -> list[str]:
+    """Captions that open_clip's loader gives a trainer, which is told what sizes.json says."""
+    sizes = json.loads(meta(folder, "sizes.json").read_text())
+    shards = f"{folder}/{{00000..{len(sizes) - 1:05d}}}.tar"
+    return [text for _, text in loaded(shards, sum(sizes.values()), lambda image: image.size, train=train)]
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -213,12 +184,10 @@ def test_open_clips_own_loader_reads_every_sample(
 ) -> None:
     folder, _ = written(pool, 5)
     with caplog.at_level(logging.WARNING):
-        texts, counted = trainers_texts(folder, train=train)
+        texts = trainers_texts(folder, train=train)
     assert len(texts) == 17
     assert set(texts) == {f"a caption of {int(uid, 16) - 1}" for uid in pool.kept}
-    if train:
-        assert counted == 17
-    else:
+    if not train:
         assert [int(text.split()[-1]) for text in texts] == [int(uid, 16) - 1 for uid in pool.kept]
     assert caplog.records == []
 
@@ -239,7 +208,7 @@ def test_keys_that_come_again_are_renamed(tmp_path: Path) -> None:
     assert [sample["__key__"] for sample in samples] == ["a", "b", "b_1", "a_1", "a_2", "b_2"]
     assert [sample["txt"] for sample in samples] == [parts[n][i][1]["txt"] for n in range(3) for i in range(2)]
     assert [sample["json"] for sample in samples] == [parts[n][i][1]["json"] for n in range(3) for i in range(2)]
-    assert len(trainers_texts(folder, train=False)[0]) == 6
+    assert len(trainers_texts(folder, train=False)) == 6
 
 
 def test_a_renamed_key_never_meets_another(tmp_path: Path) -> None:
@@ -266,7 +235,7 @@ def test_a_caption_from_json_becomes_a_txt_member(tmp_path: Path) -> None:
     source = by_sample(read_tar(url))
     for n, key in enumerate(source):
         assert found[key] == {**source[key], "txt": hashlib.sha256(f"from json {n}".encode()).hexdigest()}
-    assert trainers_texts(folder, train=False)[0] == [f"from json {n}" for n in range(6)]
+    assert trainers_texts(folder, train=False) == [f"from json {n}" for n in range(6)]
 
 
 def test_members_that_lie_apart_come_together(tmp_path: Path) -> None:
@@ -312,7 +281,7 @@ def test_a_parquet_pool_becomes_tars(tmp_path: Path) -> None:
         assert sample["txt"] == f"row {n}".encode()
         assert json.loads(sample["json"]) == {"uid": f"{n + 1:032x}", "license": "cc0"}
     assert json.loads(meta(folder, "sizes.json").read_text()) == {"00000.tar": 3, "00001.tar": 3, "00002.tar": 1}
-    assert len(trainers_texts(folder, train=True)[0]) == 7
+    assert len(trainers_texts(folder, train=True)) == 7
 
 
 @pytest.mark.parametrize("how", ["shorter by a little", "shorter by far", "other samples", "no tar", "secretly"])
