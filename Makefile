@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates bench-gpu bench-loader bench-many bench-peer bench-shards fuzz clean evidence-datacomp evidence-demo evidence-filter
+.PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates bench-gpu bench-loader bench-many bench-peer bench-shards fuzz types clean evidence-datacomp evidence-demo evidence-filter
 
 quickstart: $(VENV)/.installed  ## render a world, train a filter network on it, filter its noisy pool on Ray
-	$(RUN) -m jobs quickstart --folder out/quickstart
+	$(RUN) -m winnow.jobs quickstart --folder out/quickstart
 
 test: check  ## everything that must pass before a commit
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -14,51 +14,56 @@ test: check  ## everything that must pass before a commit
 test-chaos: $(VENV)/.installed  ## workers, drivers and nodes killed, storage that fails: equal bytes; 20 minutes on 2 cores
 	$(RUN) -m tests.chaos --folder out/chaos
 
-check: $(VENV)/.installed  ## lint, format and types
+check: $(VENV)/.installed types  ## lint, format and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
+	cd build/types && $(CURDIR)/$(RUN) -m mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 
 bench: $(VENV)/.installed  ## embed and shard-writing rates beside their limits
-	$(RUN) -m jobs.bench --folder out/bench
+	$(RUN) -m winnow.jobs.lab.bench.embedding --folder out/bench
 
 bench-decide: $(VENV)/.installed  ## what deciding costs at 1 and 10 million samples; 12 GB of disk, 20 minutes on 2 cores
-	$(RUN) -m jobs.bench_decide --folder out/bench-decide
+	$(RUN) -m winnow.jobs.lab.bench.decide --folder out/bench-decide
 
 bench-duplicates: $(VENV)/.installed  ## what semantic deduplication of a million samples costs; 8 GB of disk, 10 minutes
-	$(RUN) -m jobs.bench_duplicates --folder out/bench-duplicates
+	$(RUN) -m winnow.jobs.lab.bench.duplicates --folder out/bench-duplicates
 
 bench-gpu: $(VENV)/.installed  ## embedding on one GPU beside its limits, on tars of photos: POOL='/photos/*.tar'; 1 GB of disk
-	$(RUN) -m jobs.bench_gpu --folder out/bench-gpu --pool '$(POOL)'
+	$(RUN) -m winnow.jobs.lab.bench.gpu --folder out/bench-gpu --pool '$(POOL)'
 
 bench-loader: $(VENV)/.installed  ## training in place beside exported shards and the whole pool; 2 GB of disk, 3 minutes
-	$(RUN) -m jobs.bench_loader --folder out/bench-loader
+	$(RUN) -m winnow.jobs.lab.bench.loading --folder out/bench-loader
 
 bench-many: $(VENV)/.installed  ## what 20,000 tiny shards cost the driver, and their resume; 1 GB of disk, 15 minutes on 2 cores
-	$(RUN) -m jobs.bench_many --folder out/bench-many
+	$(RUN) -m winnow.jobs.lab.bench.many_shards --folder out/bench-many
 
 bench-peer: $(VENV)/.installed  ## embedding beside a plain webdataset loop, and clip-retrieval where CLIP_RETRIEVAL is the python of one
-	$(RUN) -m jobs.bench_peer --folder out/bench-peer $(if $(CLIP_RETRIEVAL),--clip-retrieval $(CLIP_RETRIEVAL))
+	$(RUN) -m winnow.jobs.lab.bench.peer --folder out/bench-peer $(if $(CLIP_RETRIEVAL),--clip-retrieval $(CLIP_RETRIEVAL))
 
 bench-shards: $(VENV)/.installed  ## writing a quarter of 5 GB of tars beside its limits and two resharders; 9 GB under FOLDER (out; /dev/shm: no disk), 6 minutes
-	$(RUN) -m jobs.bench_shards --folder $(or $(FOLDER),out)/bench-shards --gigabytes $(or $(GIGABYTES),5)
+	$(RUN) -m winnow.jobs.lab.bench.writing --folder $(or $(FOLDER),out)/bench-shards --gigabytes $(or $(GIGABYTES),5)
 
 fuzz: $(VENV)/.installed  ## mutated tars, parquet, npz and npy files for MINUTES (5): crashes, hangs, memory
 	$(RUN) -m tests.fuzz --minutes $(or $(MINUTES),5)
 
 evidence-datacomp: $(VENV)/.installed  ## pocket DataComp on labelled images under DATA (train-*.parquet, test-*.parquet, classnames.txt)
-	$(RUN) -m jobs datacomp jobs/datacomp/cifar10.yaml --executor local --workers 1 \
+	$(RUN) -m winnow.jobs datacomp jobs/lab/datacomp/cifar10.yaml --executor local --workers 1 \
 	  --set "labelled.images=$(DATA)/train-*.parquet" --set labelled.classnames=$(DATA)/classnames.txt \
 	  --set "evaluation.images=$(DATA)/test-*.parquet" --set evaluation.classnames=$(DATA)/classnames.txt
 
 evidence-demo: $(VENV)/.installed  ## the same on pictures that winnow renders itself; no data is needed
-	$(RUN) -m jobs.datacomp.demo --folder out/datacomp-demo
-	$(RUN) -m jobs datacomp jobs/datacomp/demo.yaml --executor local --workers 1
+	$(RUN) -m winnow.jobs.lab.datacomp.demo --folder out/datacomp-demo
+	$(RUN) -m winnow.jobs datacomp jobs/lab/datacomp/demo.yaml --executor local --workers 1
 
-evidence-filter: $(VENV)/.installed  ## each ingredient of a filter network, and wrong captions, over 3 seeds; see jobs/ablation.yaml
-	$(RUN) -m jobs.ablation jobs/ablation.yaml --pool "$(POOL)" --truth $(TRUTH) --held-out "$(HELD_OUT)" \
+evidence-filter: $(VENV)/.installed  ## each ingredient of a filter network, and wrong captions, over 3 seeds; see jobs/lab/ablation.yaml
+	$(RUN) -m winnow.jobs.lab.ablation jobs/lab/ablation.yaml --pool "$(POOL)" --truth $(TRUTH) --held-out "$(HELD_OUT)" \
 	  --set "clean.shards=$(CLEAN)" --set "finetune.pairs.shards=$(CLEAN)" \
 	  --set "finetune.task.images=$(TASK)" --set finetune.task.classnames=$(CLASSNAMES)
+
+types:  ## the checkout as one package, winnow, for a type checker or an editor: add build/types to its path
+	mkdir -p build/types/winnow
+	ln -sfn ../../../winnow.py build/types/winnow/__init__.py
+	ln -sfn ../../../pipeline ../../../stages ../../../jobs build/types/winnow/
 
 format: $(VENV)/.installed
 	$(RUN) -m ruff check --fix .

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jobs import loader
-from pipeline.errors import JobError, StorageError, WinnowError
-from pipeline.terminal import escaped
+from winnow.jobs import loader
+from winnow.pipeline.errors import JobError, StorageError, WinnowError
+from winnow.pipeline.terminal import escaped
 
 READER_LEFT = 141
 """Exit code where who reads the pipe had enough: that of a shell for SIGPIPE, which webdataset takes as no error."""

@@ -16,11 +16,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.evaluate_command import app as evaluate_app
-from jobs.plan_command import plan
-from jobs.why.command import why
-from pipeline.errors import AccountingError, JobError, WinnowError
-from pipeline.terminal import escaped
+from winnow.jobs.filter_network.evaluate_command import app as evaluate_app
+from winnow.jobs.plan.command import plan
+from winnow.jobs.why.command import why
+from winnow.pipeline.errors import AccountingError, JobError, WinnowError
+from winnow.pipeline.terminal import escaped
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,7 +66,7 @@ def _print_json(document: object) -> None:
 @contextmanager
 def _telling(quiet: bool, soft_wrap: bool | None = None) -> Iterator[Callable[[str], None]]:
     """Who is told one line for each stage: stderr, or nobody; then no progress is shown either."""
-    from pipeline.progress import hushed
+    from winnow.pipeline.progress import hushed
 
     stderr = Console(stderr=True, quiet=quiet)
     with hushed(quiet):
@@ -87,11 +87,11 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a job; what is done already is not done again, so the same command resumes."""
-    from jobs import funnel
-    from jobs import run as running
-    from jobs.job import load
-    from jobs.watch import recorded
-    from pipeline.executor_open import open_executor
+    from winnow.jobs import run as running
+    from winnow.jobs.job_file.job import load
+    from winnow.jobs.show import funnel
+    from winnow.jobs.watch import recorded
+    from winnow.pipeline.executors.choose import open_executor
 
     job = load(job_file, change or [])
     running_on = open_executor(executor, workers or job.resources.workers, address)
@@ -102,7 +102,7 @@ def run(
         finally:
             running_on.close()
     if plain:
-        from jobs.documents import run_document
+        from winnow.jobs.show.documents import run_document
 
         _print_json(run_document(result))
     else:
@@ -127,11 +127,11 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Compare policies: every combination of the varied values, over scores that are made once; no manifest."""
-    from jobs import comparison
-    from jobs import sweep as sweeping
-    from jobs.job import read
-    from pipeline.artifact import write_json
-    from pipeline.executor_open import open_executor
+    from winnow.jobs import sweep as sweeping
+    from winnow.jobs.job_file.job import read
+    from winnow.jobs.show import comparison
+    from winnow.pipeline.artifact import write_json
+    from winnow.pipeline.executors.choose import open_executor
 
     found = sweeping.policies(read(job_file, change or []), [sweeping.Variation.parse(text) for text in vary])
     running_on = open_executor(executor, workers or found[0].job.resources.workers, address)
@@ -153,10 +153,10 @@ def status(
     plain: AsJson = False,
 ) -> None:
     """Show the finished jobs of a store, and its artifacts."""
-    from jobs import documents, funnel
+    from winnow.jobs.show import documents, funnel
 
     if live:
-        from jobs.watch import watch
+        from winnow.jobs.watch import watch
 
         if plain:
             raise JobError("--watch is for people and --json for programs, which read the events: give one of them")
@@ -189,10 +189,10 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Check a finished job again from its files alone: counts, uids, shards, sources, values; nothing is written."""
-    from jobs import verify as verifying
-    from jobs.checks.finished import Sample
-    from jobs.documents import verify_document
-    from pipeline.executor_open import open_executor
+    from winnow.jobs.show.documents import verify_document
+    from winnow.jobs.verify import verify as verifying
+    from winnow.jobs.verify.finished import Sample
+    from winnow.pipeline.executors.choose import open_executor
 
     stdout, lines = Console(quiet=plain), []
     running_on = open_executor(executor, workers, address)
@@ -219,7 +219,7 @@ def cat(
     gap: Annotated[int | None, typer.Option(help="bytes read over rather than asked for around them")] = None,
 ) -> None:
     """Write the kept samples of one input shard to stdout, a tar that webdataset reads through `pipe:`."""
-    from jobs import cat as streaming
+    from winnow.jobs import cat as streaming
 
     raise typer.Exit(streaming.cat(store, name, shard, epoch, gap))
 
@@ -235,9 +235,9 @@ def train_filter(
     quiet: Quiet = False,
 ) -> None:
     """Train a filter network: clean pairs, fine-tuning, the average of both; the same command resumes."""
-    from jobs import filter_job
-    from jobs import train_filter as training
-    from pipeline.executor_open import open_executor
+    from winnow.jobs.filter_network import filter_job
+    from winnow.jobs.filter_network import train_filter as training
+    from winnow.pipeline.executors.choose import open_executor
 
     running_on = open_executor("local", workers, None)
     job = filter_job.load(job_file, change or [])
@@ -263,8 +263,8 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Name what a finished job keeps in parquet files: uid, key, caption, url; img2dataset and datasets read them."""
-    from jobs import export as exporting
-    from pipeline.executor_open import open_executor
+    from winnow.jobs import export as exporting
+    from winnow.pipeline.executors.choose import open_executor
 
     running_on = open_executor(executor, workers, address)
     with _telling(quiet):
@@ -291,8 +291,8 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Make one HTML page of a finished job: funnel, histograms, concepts, samples; it opens from disk, offline."""
-    from jobs import report as reporting  # the library of plots is 5 MB
-    from pipeline.executor_open import open_executor
+    from winnow.jobs import report as reporting  # the library of plots is 5 MB
+    from winnow.pipeline.executors.choose import open_executor
 
     running_on = open_executor(executor, workers, address)
     with _telling(quiet) as say:
@@ -313,8 +313,8 @@ def quickstart(
     quiet: Quiet = False,
 ) -> None:
     """Render a world, train a filter network on it, filter its noisy pool, compare with the planted truth."""
-    from jobs import funnel
-    from jobs import quickstart as whole
+    from winnow.jobs.quickstart import quickstart as whole
+    from winnow.jobs.show import funnel
 
     stdout = Console()
     with _telling(quiet) as say:
@@ -341,10 +341,10 @@ def datacomp(
     quiet: Quiet = False,
 ) -> None:
     """Train the same small CLIP on what each policy keeps of a pool, and compare; the same command resumes."""
-    from jobs.datacomp.compare import compare
-    from jobs.datacomp.plan import load as load_comparison
-    from jobs.datacomp.table import table
-    from pipeline.executor_open import open_executor
+    from winnow.jobs.lab.datacomp.compare import compare
+    from winnow.jobs.lab.datacomp.plan import load as load_comparison
+    from winnow.jobs.lab.datacomp.table import table
+    from winnow.pipeline.executors.choose import open_executor
 
     comparison = load_comparison(comparison_file, change or [])
     running_on = open_executor(executor, workers, address)
@@ -369,7 +369,7 @@ def main() -> None:
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        app(prog_name="winnow")  # also as `python -m jobs`: completion goes by the name
+        app(prog_name="winnow")  # also as `python -m winnow.jobs`: completion goes by the name
     except WinnowError as error:
         shown = escaped(f"winnow: {error}", keep="\n")
         Console(stderr=True).print(shown, style="red", markup=False, highlight=False, soft_wrap=True)

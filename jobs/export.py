@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-from jobs.checks.finished import Sample, read_finished
-from jobs.run import opened
-from pipeline.errors import AccountingError
-from pipeline.executor import Executor
-from pipeline.stage import execute
-from stages.exported import URL, Export
+from winnow.jobs.run import opened
+from winnow.jobs.verify.finished import Sample, read_finished
+from winnow.pipeline.errors import AccountingError
+from winnow.pipeline.executors.contract import Executor
+from winnow.pipeline.stage import execute
+from winnow.stages.results.exported import URL, Export
 
 
 def export(

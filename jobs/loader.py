@@ -1,6 +1,6 @@
 """Opens the kept samples of a finished job for training, in the shards of its pool; writes nothing, copies no shard.
 
-    from jobs.loader import samples
+    from winnow.jobs.loader import samples
     data = samples("s3://bucket/winnow", "laion-dbp", shuffle=epoch).compose(wds.shuffle(5000), wds.decode("pilrgb"))
 
 Imports neither torch nor what runs a job, for `winnow cat` starts once for every shard.
@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline import storage
-from pipeline.artifact import Artifact, read_json
-from pipeline.errors import DataError, JobError
-from stages.formats import FORMATS, ImageReader, Parquet, Webdataset
-from stages.selected import Plan, Selected
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact, read_json
+from winnow.pipeline.errors import DataError, JobError
+from winnow.stages.pools import FORMATS, ImageReader, Parquet, Webdataset
+from winnow.stages.results.selected import Plan, Selected
 
 if TYPE_CHECKING:
     from webdataset import DataPipeline

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
-from jobs.inputs import look
-from jobs.job import Job
-from pipeline import storage
-from pipeline.artifact import Artifact, write_json
-from pipeline.errors import AccountingError, JobError
-from pipeline.executor import Executor
-from pipeline.executor_local import LocalExecutor
-from pipeline.stage import Readiness, Run, Stage, StepResult, artifact_of, execute, state_of
-from pipeline.watching import Watcher
-from stages.budget import check_rejects
-from stages.distinct import Distinct
-from stages.embeddings import Embeddings, Precomputed
-from stages.policy import Path, lay_out
+from winnow.jobs.job_file.job import Job
+from winnow.jobs.plan.inputs import look
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact, write_json
+from winnow.pipeline.errors import AccountingError, JobError
+from winnow.pipeline.executors.contract import Executor
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.executors.watching import Watcher
+from winnow.pipeline.stage import Readiness, Run, Stage, StepResult, artifact_of, execute, state_of
+from winnow.stages.budget import check_rejects
+from winnow.stages.distinct import Distinct
+from winnow.stages.embeddings import Embeddings, Precomputed
+from winnow.stages.policy import Path, lay_out
 
 _VERSIONS = ("torch", "open_clip_torch", "faiss-gpu", "faiss-cpu", "ray", "pyarrow", "numpy")
 

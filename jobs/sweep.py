@@ -14,14 +14,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from jobs.job import Job, parse, put
-from jobs.run import opened, stages_of, step
-from jobs.yaml_text import dumps, loads
-from pipeline.errors import AccountingError, JobError, WinnowError
-from pipeline.executor import Executor
-from pipeline.stage import Run, ShardItem, StepResult, artifact_of
-from stages.policy import Path
-from stages.survivors import Survivors
+from winnow.jobs.job_file.job import Job, parse, put
+from winnow.jobs.job_file.yaml_text import dumps, loads
+from winnow.jobs.run import opened, stages_of, step
+from winnow.pipeline.errors import AccountingError, JobError, WinnowError
+from winnow.pipeline.executors.contract import Executor
+from winnow.pipeline.stage import Run, ShardItem, StepResult, artifact_of
+from winnow.stages.policy import Path
+from winnow.stages.survivors import Survivors
 
 MOST = 200
 """Policies of one sweep; each shard's overlap is a table of so many rows and columns."""

@@ -14,10 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.errors import JobError
-from pipeline.events import EventLog, EventReader
-from pipeline.executor_open import open_metrics
-from pipeline.watching import Watcher
+from winnow.pipeline.errors import JobError
+from winnow.pipeline.events import EventLog, EventReader
+from winnow.pipeline.executors.choose import open_metrics
+from winnow.pipeline.executors.watching import Watcher
 
 EVERY_S = 2.0
 

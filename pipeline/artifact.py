@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.errors import StorageError, TornError
-from pipeline.parquet_file import ParquetFile
-from pipeline.reading import expect
+from winnow.pipeline import storage
+from winnow.pipeline.errors import StorageError, TornError
+from winnow.pipeline.parquet_file import ParquetFile
+from winnow.pipeline.storage.remote_file import expect
 
 DONE = "_done.json"
 _SUMMARY = b"winnow"

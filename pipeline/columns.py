@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import DataError
+from winnow.pipeline.errors import DataError
 
 
 def column(table: pa.Table, name: str, null: object = None) -> np.ndarray:

@@ -16,9 +16,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from pipeline import storage
-from pipeline.errors import StorageError, TornError
-from pipeline.watching import Done
+from winnow.pipeline import storage
+from winnow.pipeline.errors import StorageError, TornError
+from winnow.pipeline.executors.watching import Done
 
 FOLDER = "events"
 PART_S = 60.0

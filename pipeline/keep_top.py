@@ -23,9 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Shaped
 
-from pipeline.errors import DataError
-from pipeline.order import KEY, VALUES, inverted, order_keys
-from pipeline.uid import UID
+from winnow.pipeline.errors import DataError
+from winnow.pipeline.order import KEY, VALUES, inverted, order_keys
+from winnow.pipeline.uid import UID
 
 _DIGITS = KEY.itemsize // 2  # of 16 bits
 _MERGE_CELLS = 500_000  # counts held unmerged: 8 MB, and merging takes a few times that

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pipeline.errors import DataError
+from winnow.pipeline.errors import DataError
 
 _SHARE = 0.8  # the rest is for the system, the other workers and what a count forgets
 _CGROUPS = Path("/sys/fs/cgroup")

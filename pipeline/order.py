@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64, Shaped, UInt
 
-from pipeline.uid import uids_from_pairs
+from winnow.pipeline.uid import uids_from_pairs
 
 KEY = np.dtype("S36")
 """numpy dtype of the key of a float32 value; smaller is better."""

@@ -11,12 +11,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
-from pipeline import storage
-from pipeline.artifact import DONE, Artifact, is_artifact, json_if_whole, write_json
-from pipeline.errors import AccountingError, DataError
-from pipeline.executor import Executor, Item, Needs, Regroup, Result, State, Task
-from pipeline.fingerprint import canonical, fingerprint
-from pipeline.watching import Watch, Watcher
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import DONE, Artifact, is_artifact, json_if_whole, write_json
+from winnow.pipeline.errors import AccountingError, DataError
+from winnow.pipeline.executors.contract import Executor, Item, Needs, Regroup, Result, State, Task
+from winnow.pipeline.executors.watching import Watch, Watcher
+from winnow.pipeline.fingerprint import canonical, fingerprint
 
 Summary = Mapping[str, object]
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipeline.errors import DataError
+from winnow.pipeline.errors import DataError
 
 UID = np.dtype("u8,u8")
 """numpy dtype of a uid: fields f0 (high 64 bits) and f1 (low 64 bits)."""

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import cast
 
-from pipeline.artifact import Artifact
-from pipeline.errors import AccountingError, RejectsError
-from pipeline.stage import Run, Summary
-from stages.early import example
-from stages.embeddings import UNREADABLE, read_rejects
-from stages.formats.sample import NOT_DOWNLOADED
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.errors import AccountingError, RejectsError
+from winnow.pipeline.stage import Run, Summary
+from winnow.stages.embeddings import UNREADABLE, read_rejects
+from winnow.stages.pools.sample import NOT_DOWNLOADED
+from winnow.stages.preview.early import example
 
 
 def check_rejects(run: Run, embeddings: Artifact, distinct: Artifact | None = None) -> None:

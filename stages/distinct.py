@@ -11,14 +11,14 @@ from typing import ClassVar, cast
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifact import Artifact, read_schema
-from pipeline.columns import column, places_in, split_rows
-from pipeline.errors import AccountingError
-from pipeline.stage import Run, ShardItem, Summary, total
-from pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
-from stages.embeddings import write_rejects
-from stages.formats.sample import Reject
-from stages.uid_hash import hash64
+from winnow.pipeline.artifact import Artifact, read_schema
+from winnow.pipeline.columns import column, places_in, split_rows
+from winnow.pipeline.errors import AccountingError
+from winnow.pipeline.stage import Run, ShardItem, Summary, total
+from winnow.pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
+from winnow.stages.embeddings import write_rejects
+from winnow.stages.kernels.uid_hash import hash64
+from winnow.stages.pools.sample import Reject
 
 REPEATED = "repeated-uid"
 """Kind of the reject of a sample whose uid an earlier one has."""

@@ -12,24 +12,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import storage
-from pipeline.artifact import Artifact, read_schema, read_table, write_table
-from pipeline.columns import vector_column
-from pipeline.errors import AccountingError, FailedShards
-from pipeline.executor import Needs, State, Task
-from pipeline.fingerprint import fingerprint
-from pipeline.stage import Run, ShardItem, Summary, adopt, total
-from pipeline.turns import Turn
-from pipeline.uid import UID_ARROW, hex_of
-from stages.early import Early
-from stages.encoders import Encoding, OpenClip, Timm, provenance
-from stages.formats import Datacomp, ImageReader, Reader, VectorReader
-from stages.formats.sample import Reject, Sample
-from stages.unchanged import check_unchanged
-from stages.widths import WIDTHS, one_width
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact, read_schema, read_table, write_table
+from winnow.pipeline.columns import vector_column
+from winnow.pipeline.errors import AccountingError, FailedShards
+from winnow.pipeline.executors.contract import Needs, State, Task
+from winnow.pipeline.executors.turns import Turn
+from winnow.pipeline.fingerprint import fingerprint
+from winnow.pipeline.stage import Run, ShardItem, Summary, adopt, total
+from winnow.pipeline.uid import UID_ARROW, hex_of
+from winnow.stages.encoders import Encoding, OpenClip, Timm, provenance
+from winnow.stages.pools import Datacomp, ImageReader, Reader, VectorReader
+from winnow.stages.pools.sample import Reject, Sample
+from winnow.stages.pools.unchanged import check_unchanged
+from winnow.stages.pools.widths import WIDTHS, one_width
+from winnow.stages.preview.early import Early
 
 if TYPE_CHECKING:
-    from stages.encoders import Bank
+    from winnow.stages.encoders import Bank
 
 REJECTS = pa.schema(
     [
@@ -156,7 +156,9 @@ class _Embed:
     out: Artifact
 
     def open(self) -> "Bank":
-        from stages.encoders import Bank  # torch takes three seconds to import, and only workers that embed need it
+        from winnow.stages.encoders import (
+            Bank,  # torch takes three seconds to import, and only workers that embed need it
+        )
 
         return Bank.open(dict(self.encoders), self.encoding)
 

@@ -3,32 +3,32 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.artifact import Artifact
-from pipeline.executor import Needs
-from pipeline.stage import Stage, artifact_of
-from pipeline.storage import Identity
-from stages.coverage import Coverage
-from stages.cut import Cut
-from stages.density import Density
-from stages.distinct import Distinct
-from stages.duplicates import Duplicates
-from stages.embeddings import Embeddings, Precomputed
-from stages.encoders import Encoding, OpenClip, Timm
-from stages.epochs import Epochs
-from stages.feature_mapping import FeatureMapping
-from stages.formats import VectorReader
-from stages.image_based import ImageBased
-from stages.manifest import Manifest
-from stages.negclip import Negclip
-from stages.normsim import Normsim
-from stages.pool import Pool, PoolStage
-from stages.prototypes import Prototypes
-from stages.random import Random
-from stages.rules import Rules
-from stages.score import Score
-from stages.shards import Shards
-from stages.similarity import Similarity
-from stages.survivors import Survivors
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.executors.contract import Needs
+from winnow.pipeline.stage import Stage, artifact_of
+from winnow.pipeline.storage import Identity
+from winnow.stages.cuts.coverage import Coverage
+from winnow.stages.cuts.cut import Cut
+from winnow.stages.cuts.density import Density
+from winnow.stages.cuts.duplicates import Duplicates
+from winnow.stages.cuts.epochs import Epochs
+from winnow.stages.cuts.feature_mapping import FeatureMapping
+from winnow.stages.cuts.image_based import ImageBased
+from winnow.stages.cuts.negclip import Negclip
+from winnow.stages.cuts.normsim import Normsim
+from winnow.stages.cuts.prototypes import Prototypes
+from winnow.stages.cuts.random import Random
+from winnow.stages.cuts.rules import Rules
+from winnow.stages.cuts.score import Score
+from winnow.stages.cuts.similarity import Similarity
+from winnow.stages.distinct import Distinct
+from winnow.stages.embeddings import Embeddings, Precomputed
+from winnow.stages.encoders import Encoding, OpenClip, Timm
+from winnow.stages.pools import VectorReader
+from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.results.manifest import Manifest
+from winnow.stages.results.shards import Shards
+from winnow.stages.survivors import Survivors
 
 CUTS: dict[str, type[Cut]] = {
     cut.kind: cut

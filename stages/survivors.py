@@ -10,17 +10,17 @@ from typing import Literal, cast
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifact import Artifact
-from pipeline.columns import column, matrix
-from pipeline.errors import AccountingError
-from pipeline.uid import uids_of
-from stages.embeddings import Embeddings
-from stages.float16 import widened
-from stages.formats import Reader, VectorReader
-from stages.formats.sample import NOT_DOWNLOADED
-from stages.formats.vector_blocks import unit_parts
-from stages.unchanged import check_unchanged
-from stages.widths import WIDTHS
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.columns import column, matrix
+from winnow.pipeline.errors import AccountingError
+from winnow.pipeline.uid import uids_of
+from winnow.stages.embeddings import Embeddings
+from winnow.stages.kernels.float16 import widened
+from winnow.stages.pools import Reader, VectorReader
+from winnow.stages.pools.sample import NOT_DOWNLOADED
+from winnow.stages.pools.unchanged import check_unchanged
+from winnow.stages.pools.vector_blocks import unit_parts
+from winnow.stages.pools.widths import WIDTHS
 
 Tower = Literal["image", "text"]
 

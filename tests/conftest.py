@@ -14,9 +14,9 @@ import fsspec
 import pytest
 from hypothesis import settings
 
-from pipeline.executor import Executor
-from pipeline.executor_local import LocalExecutor
 from tests.faults import FaultyProxy
+from winnow.pipeline.executors.contract import Executor
+from winnow.pipeline.executors.local import LocalExecutor
 
 CPUS = 2
 
@@ -52,7 +52,7 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ray_executor(ray_cluster: None) -> Iterator[Executor]:
     """Two Ray actors; the session's cluster outlives it."""
-    from pipeline.executor_ray import RayExecutor
+    from winnow.pipeline.executors.on_ray import RayExecutor
 
     executor = RayExecutor(CPUS)
     yield executor

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import WinnowError
-from stages.formats import FORMATS, Parquet, VectorReader
-from stages.formats.sample import Sample
 from tests.corpus import CORPUS, Case
+from winnow.pipeline.errors import WinnowError
+from winnow.stages.pools import FORMATS, Parquet, VectorReader
+from winnow.stages.pools.sample import Sample
 
 ROOM_BYTES = 1 << 30
 """Address space that a reader gets beside what it has once everything is imported and one input is read."""

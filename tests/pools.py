@@ -15,17 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline import storage
-from pipeline.artifact import Artifact
-from pipeline.executor_local import LocalExecutor
-from pipeline.stage import Run, StepResult, artifact_of, execute
-from stages.cut import Cut
-from stages.distinct import Distinct
-from stages.embeddings import Precomputed
-from stages.encoders import OpenClip
-from stages.formats import VectorReader, Vectors
-from stages.pool import Pool, PoolStage
-from stages.survivors import Survivors
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.stage import Run, StepResult, artifact_of, execute
+from winnow.stages.cuts.cut import Cut
+from winnow.stages.distinct import Distinct
+from winnow.stages.embeddings import Precomputed
+from winnow.stages.encoders import OpenClip
+from winnow.stages.pools import VectorReader, Vectors
+from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.survivors import Survivors
 
 WIDTH = 16
 READER = Vectors(image="image", text="text", encoder="clip")

@@ -12,23 +12,23 @@ import pytest
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from jobs.job import parse
-from jobs.run import Result, run
-from pipeline.artifact import read_table
-from pipeline.errors import PoolError, SampleError, ShardError
-from pipeline.executor_local import LocalExecutor
-from stages.distinct import REPEATED
-from stages.embeddings import UNREADABLE
-from stages.encoders import Bank, Encoding
-from stages.encoders.pixels import decode
-from stages.formats import FORMATS, VectorReader
-from stages.formats.sample import Reject
 from tests.corpus import BAD, CORPUS, WITNESS, Case
 from tests.corpus.pictures import PICTURES, Picture
 from tests.pools import tiny_clip
 from tests.stages.encoders.test_pixels import preprocess_of
 from tests.test_docs import section
 from tests.tree import ROOT
+from winnow.jobs.job_file.job import parse
+from winnow.jobs.run import Result, run
+from winnow.pipeline.artifact import read_table
+from winnow.pipeline.errors import PoolError, SampleError, ShardError
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.stages.distinct import REPEATED
+from winnow.stages.embeddings import UNREADABLE
+from winnow.stages.encoders import Bank, Encoding
+from winnow.stages.encoders.pixels import decode
+from winnow.stages.pools import FORMATS, VectorReader
+from winnow.stages.pools.sample import Reject
 
 UNLIKE = 7.0  # mean difference of 255 that a palette of 256 colours or JPEG may bring
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs import filter_job
-from jobs.job import Resources, load, parse
-from pipeline.stage import Limits
-from stages.distinct import REPEATED
-from stages.embeddings import UNREADABLE
-from stages.encoders import Encoding
-from stages.formats import FORMATS
-from stages.policy import CUTS
 from tests.tree import PAGE, ROOT, with_tree
+from winnow.jobs.filter_network import filter_job
+from winnow.jobs.job_file.job import Resources, load, parse
+from winnow.pipeline.stage import Limits
+from winnow.stages.distinct import REPEATED
+from winnow.stages.embeddings import UNREADABLE
+from winnow.stages.encoders import Encoding
+from winnow.stages.policy import CUTS
+from winnow.stages.pools import FORMATS
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")], key=lambda path: str(path))
 JOBS = sorted(ROOT.glob("jobs/*.yaml"))

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ShardError
-from stages.formats.sample import Sample
-from stages.formats.tar_members import list_members
-from stages.formats.webdataset import Webdataset
 from tests.fuzz import HANG_S, TARGETS, Target, drawn, land, mutated, read
+from winnow.pipeline.errors import ShardError
+from winnow.stages.pools.sample import Sample
+from winnow.stages.pools.tar_members import list_members
+from winnow.stages.pools.webdataset import Webdataset
 
 NUMBERS = st.integers(0, 2**32 - 1)
 EDITS = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=6)

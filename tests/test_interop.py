@@ -19,8 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs import cli
-from pipeline.artifact import is_artifact
 from tests.jobs.test_cat import pipes_left_open
 from tests.pools import (
     Samples,
@@ -32,6 +30,8 @@ from tests.pools import (
     write_datacomp,
     write_tar,
 )
+from winnow.jobs import cli
+from winnow.pipeline.artifact import is_artifact
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/interop.md").read_text()
@@ -99,7 +99,7 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipes]:
         # `winnow cat` is a process of its own, and its door is the tested one
         (folder / "bin").mkdir()
         door = folder / "bin/winnow"
-        door.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m jobs "$@"\n')
+        door.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m winnow.jobs "$@"\n')
         door.chmod(0o755)
         patch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
         # must be set before datasets is imported, which no other test does

@@ -12,11 +12,11 @@ FLOORS = ("jobs", "stages", "pipeline")  # each may import itself and those afte
 MAX_LINES = 400
 
 HOMES = {
-    "ray": ("pipeline/executor_ray.py", "pipeline/metrics_ray.py"),
-    "fsspec": ("pipeline/backends.py", "pipeline/opening.py"),
+    "ray": ("pipeline/executors/on_ray.py", "pipeline/executors/ray_metrics.py"),
+    "fsspec": ("pipeline/storage/backends.py", "pipeline/storage/opening.py"),
     "s3fs": (),  # fsspec finds its back ends by the URL
     "gcsfs": (),
-    "faiss": ("stages/kmeans.py",),
+    "faiss": ("stages/kernels/kmeans.py",),
     "torch": ("stages/encoders/",),
     "torchvision": ("stages/encoders/",),
     "open_clip": ("stages/encoders/",),
@@ -25,10 +25,10 @@ HOMES = {
     "plotly": ("jobs/report/page.py",),
     "PIL": (
         "stages/encoders/",
-        "jobs/bench_decode.py",
-        "jobs/scenes.py",
-        "jobs/world.py",
-        "jobs/datacomp/damage.py",
+        "jobs/lab/bench/decode.py",
+        "jobs/quickstart/scenes.py",
+        "jobs/quickstart/world.py",
+        "jobs/lab/datacomp/damage.py",
     ),  # decoded here, drawn there
 }
 """Files, or folders that end in a slash, which may import a library."""
@@ -64,12 +64,13 @@ def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports, those inside functions as well."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (alias.name.removeprefix("winnow.") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{name(path)}: imports are absolute, so that the arrows can be read"
             assert node.module
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            module = node.module.removeprefix("winnow.")
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def lines_with(pattern: re.Pattern[str], path: Path) -> list[str]:
@@ -110,13 +111,13 @@ def test_arrow_gets_no_threads_that_could_outlive_the_interpreter():
     # of what the house uses, these start some; a join does too, unless it is told
     threaded = re.compile(r"\bpq\.(read_\w+|Parquet\w+)\(|pyarrow\.dataset|\.(to_pandas|group_by)\(|\.join\(.*\bkeys=")
     users = {name(path) for path in FILES for line in lines_with(threaded, path) if "use_threads=False" not in line}
-    assert users == set(), "a parquet file is read by pipeline.parquet_file, which says why"
+    assert users == set(), "a parquet file is read by winnow.pipeline.parquet_file, which says why"
 
 
 def test_stages_meet_in_their_artifacts():
-    stages = {f"stages.{path.stem}": path for path in FILES if leaves_an_artifact(path)}
+    stages = {name(path).removesuffix(".py").replace("/", "."): path for path in FILES if leaves_an_artifact(path)}
     found = {
-        (path.stem, module.partition(".")[2])
+        (path.stem, module.rpartition(".")[2])
         for path in stages.values()
         for module in imports(path)
         if module in stages and stages[module] != path

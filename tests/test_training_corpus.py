@@ -17,16 +17,16 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from jobs import loader
-from jobs.checks.finished import Sample
-from jobs.job import parse
-from jobs.run import Result, run
-from jobs.verify import verify
-from pipeline.executor_local import LocalExecutor
-from stages.formats.sample import Sample as Read
 from tests.corpus import CORPUS
 from tests.test_corpus import jobs
 from tests.trainer import loaded
+from winnow.jobs import loader
+from winnow.jobs.job_file.job import parse
+from winnow.jobs.run import Result, run
+from winnow.jobs.verify import verify
+from winnow.jobs.verify.finished import Sample
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.stages.pools.sample import Sample as Read
 
 Pair = tuple[str, str]
 """Hash of the picture's pixels, and the caption."""

@@ -1,5 +1,5 @@
 """The report of a finished job: one HTML page that opens from disk; refuses to load anything from elsewhere."""
 
-from jobs.report.making import Made, report
+from winnow.jobs.report.making import Made, report
 
 __all__ = ["Made", "report"]

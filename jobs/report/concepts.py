@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.report.facts import CutFacts, kept_share
-from jobs.report.scan import Named, spread_over
-from jobs.report.words import distinctive
+from winnow.jobs.report.facts import CutFacts, kept_share
+from winnow.jobs.report.scan import Named, spread_over
+from winnow.jobs.report.words import distinctive
 
 MOST = 1000
 """Concepts in the table and the scatter: those of most members."""

@@ -8,9 +8,9 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from jobs.checks.finished import Finished, FinishedCut
-from jobs.run import job_url
-from pipeline.artifact import Artifact, read_json, read_table
+from winnow.jobs.run import job_url
+from winnow.jobs.verify.finished import Finished, FinishedCut
+from winnow.pipeline.artifact import Artifact, read_json, read_table
 
 VALUES: dict[str, tuple[str, str]] = {
     "duplicates": ("cosine", "cosine with the sample that it repeats"),

@@ -7,23 +7,23 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from jobs.checks.finished import Finished, Sample, read_finished
-from jobs.report import page
-from jobs.report.concepts import Concept, concepts_of, named_of
-from jobs.report.facts import CutFacts, Facts, gather
-from jobs.report.overlap import Overlap, overlap
-from jobs.report.pairs import pairs_of, partners
-from jobs.report.samples import Place, look
-from jobs.report.scan import Part, Scan, ranges, scan, spread_over
-from jobs.run import opened
-from pipeline import storage
-from pipeline.artifact import Artifact
-from pipeline.errors import JobError
-from pipeline.executor import Executor
-from pipeline.fingerprint import fingerprint
-from pipeline.stage import Run, ShardItem
-from stages.formats import VectorReader
-from stages.manifest import UIDS
+from winnow.jobs.report import page
+from winnow.jobs.report.concepts import Concept, concepts_of, named_of
+from winnow.jobs.report.facts import CutFacts, Facts, gather
+from winnow.jobs.report.overlap import Overlap, overlap
+from winnow.jobs.report.pairs import pairs_of, partners
+from winnow.jobs.report.samples import Place, look
+from winnow.jobs.report.scan import Part, Scan, ranges, scan, spread_over
+from winnow.jobs.run import opened
+from winnow.jobs.verify.finished import Finished, Sample, read_finished
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.errors import JobError
+from winnow.pipeline.executors.contract import Executor
+from winnow.pipeline.fingerprint import fingerprint
+from winnow.pipeline.stage import Run, ShardItem
+from winnow.stages.pools import VectorReader
+from winnow.stages.results.manifest import UIDS
 
 INDEX = "index.html"
 

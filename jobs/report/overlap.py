@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline import storage
-from pipeline.errors import DataError
-from pipeline.uid import UID
+from winnow.pipeline import storage
+from winnow.pipeline.errors import DataError
+from winnow.pipeline.uid import UID
 
 _BLOCK_UIDS = 1 << 20  # 16 MB
 

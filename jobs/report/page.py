@@ -17,12 +17,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from jobs.report.concepts import Concept
-from jobs.report.facts import CutFacts, Facts
-from jobs.report.overlap import Overlap
-from jobs.report.samples import Place, Shown
-from jobs.report.scan import Part
-from jobs.yaml_text import dumps
+from winnow.jobs.job_file.yaml_text import dumps
+from winnow.jobs.report.concepts import Concept
+from winnow.jobs.report.facts import CutFacts, Facts
+from winnow.jobs.report.overlap import Overlap
+from winnow.jobs.report.samples import Place, Shown
+from winnow.jobs.report.scan import Part
 
 _PICTURE_BYTES = 7_000_000  # of data URIs; the library is 5 MB, and a page stays below 15
 _SLIDING_CONCEPTS = 5000  # of which the page works out quotas itself
@@ -197,7 +197,7 @@ def _environment() -> Environment:
 
 
 def _own(name: str) -> str:
-    return files("jobs.report").joinpath(name).read_text(encoding="utf-8")
+    return files("winnow.jobs.report").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from jobs.report.facts import CutFacts
-from jobs.report.samples import Place
-from jobs.report.scan import PAIRS, Pick
-from pipeline.artifact import Artifact
-from pipeline.columns import column, places_in
-from pipeline.stage import Run, ShardItem
-from pipeline.uid import uids_of
+from winnow.jobs.report.facts import CutFacts
+from winnow.jobs.report.samples import Place
+from winnow.jobs.report.scan import PAIRS, Pick
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.columns import column, places_in
+from winnow.pipeline.stage import Run, ShardItem
+from winnow.pipeline.uid import uids_of
 
 
 def partners(run: Run, items: Sequence[ShardItem], cut: CutFacts, picks: Iterable[Pick]) -> dict[str, Place]:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline import storage
-from pipeline.artifact import Artifact
-from pipeline.errors import DataError, PoolError, SampleError, ShardError, StorageError
-from pipeline.stage import Run, ShardItem
-from stages.encoders.thumbnail import thumbnail
-from stages.formats import ImageReader, Parquet, Reader, VectorReader, Webdataset
-from stages.unchanged import check_unchanged
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.errors import DataError, PoolError, SampleError, ShardError, StorageError
+from winnow.pipeline.stage import Run, ShardItem
+from winnow.stages.encoders.thumbnail import thumbnail
+from winnow.stages.pools import ImageReader, Parquet, Reader, VectorReader, Webdataset
+from winnow.stages.pools.unchanged import check_unchanged
 
 Place = tuple[int, int]
 """Number of a shard, and row of its embeddings file."""

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from jobs.report.facts import CutFacts
-from jobs.report.samples import short
-from jobs.report.words import count_words
-from pipeline import storage
-from pipeline.artifact import Artifact
-from pipeline.columns import column
-from pipeline.stage import Run, ShardItem
-from pipeline.uid import uids_of
-from stages.embeddings import read_rejects
-from stages.uid_hash import hash64
+from winnow.jobs.report.facts import CutFacts
+from winnow.jobs.report.samples import short
+from winnow.jobs.report.words import count_words
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.columns import column
+from winnow.pipeline.stage import Run, ShardItem
+from winnow.pipeline.uid import uids_of
+from winnow.stages.embeddings import read_rejects
+from winnow.stages.kernels.uid_hash import hash64
 
 BINS = 1024
 """Of a histogram: what-if reads its threshold from them."""

@@ -26,16 +26,16 @@ def why(
     workers: Annotated[int | None, typer.Option(min=1, help="threads that read; one per core by default")] = None,
 ) -> None:
     """Show what became of one sample of a finished job: its values, and the cut that decided and by how much."""
-    from jobs.why.explain import explain
-    from jobs.why.place import picture
-    from jobs.why.show import show
-    from pipeline import storage
+    from winnow.jobs.why.explain import explain
+    from winnow.jobs.why.place import picture
+    from winnow.jobs.why.show import show
+    from winnow.pipeline import storage
 
     found = explain(store, name, uid, shard, key, ranks=ranks, workers=workers or os.cpu_count() or 1)
     if image is not None:
         storage.write_bytes(str(image), picture(found.job, found.place))
     if thumbnail is not None:
-        from stages.encoders.thumbnail import thumbnail as made_anew  # PIL is not needed otherwise
+        from winnow.stages.encoders.thumbnail import thumbnail as made_anew  # PIL is not needed otherwise
 
         storage.write_bytes(str(thumbnail), made_anew(picture(found.job, found.place), _SIDE, 90))
     if plain:

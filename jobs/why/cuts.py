@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.checks.finished import Finished, FinishedCut
-from jobs.why.place import Place
-from jobs.why.ranks import Mine, Standing
-from pipeline.artifact import read_table
-from pipeline.columns import column
-from pipeline.order import reversed_order
+from winnow.jobs.verify.finished import Finished, FinishedCut
+from winnow.jobs.why.place import Place
+from winnow.jobs.why.ranks import Mine, Standing
+from winnow.pipeline.artifact import read_table
+from winnow.pipeline.columns import column
+from winnow.pipeline.order import reversed_order
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from jobs.checks.finished import Finished, Sample, read_finished
-from jobs.run import opened
-from jobs.why.cuts import Asked, Said, deciding, said
-from jobs.why.place import Place, of_key, of_uid
-from jobs.why.ranks import RANKED, mine_of, standings
-from pipeline.errors import DataError, JobError
-from pipeline.executor_local import LocalExecutor
-from pipeline.stage import Run
+from winnow.jobs.run import opened
+from winnow.jobs.verify.finished import Finished, Sample, read_finished
+from winnow.jobs.why.cuts import Asked, Said, deciding, said
+from winnow.jobs.why.place import Place, of_key, of_uid
+from winnow.jobs.why.ranks import RANKED, mine_of, standings
+from winnow.pipeline.errors import DataError, JobError
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.stage import Run
 
 
 @dataclass(frozen=True)

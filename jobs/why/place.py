@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.checks.finished import Finished
-from pipeline import storage
-from pipeline.columns import column
-from pipeline.errors import JobError
-from pipeline.stage import ShardItem
-from pipeline.uid import is_uid_hex, uids_from_hex, uids_of
-from stages.embeddings import read_rejects
-from stages.formats import VectorReader
-from stages.formats.sample import Sample
-from stages.unchanged import check_unchanged
+from winnow.jobs.verify.finished import Finished
+from winnow.pipeline import storage
+from winnow.pipeline.columns import column
+from winnow.pipeline.errors import JobError
+from winnow.pipeline.stage import ShardItem
+from winnow.pipeline.uid import is_uid_hex, uids_from_hex, uids_of
+from winnow.stages.embeddings import read_rejects
+from winnow.stages.pools import VectorReader
+from winnow.stages.pools.sample import Sample
+from winnow.stages.pools.unchanged import check_unchanged
 
 _AHEAD = 4  # times the workers: shards that are read beyond the first that may have the uid
 _COLUMNS = ("position", "key", "uid", "caption", "width", "height")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.checks.finished import Finished, FinishedCut
-from jobs.checks.orders import RANKINGS, Ranking, wide
-from jobs.why.place import Place
-from pipeline.order import WIDE_KEY, order_keys
-from pipeline.stage import Run, ShardItem
+from winnow.jobs.verify.finished import Finished, FinishedCut
+from winnow.jobs.verify.orders import RANKINGS, Ranking, wide
+from winnow.jobs.why.place import Place
+from winnow.pipeline.order import WIDE_KEY, order_keys
+from winnow.pipeline.stage import Run, ShardItem
 
 RANKED = ("similarity", "negclip", "density", "prototypes", "coverage", "normsim", "random", "score")
 """Kinds of cut that order single samples; `epochs` does so once for each epoch, which is left out."""

@@ -4,10 +4,10 @@ from typing import Any
 
 from rich.console import Console
 
-from jobs.why.cuts import Limit, Said
-from jobs.why.explain import Why
-from jobs.why.place import Place, shown_shard
-from pipeline.terminal import escaped
+from winnow.jobs.why.cuts import Limit, Said
+from winnow.jobs.why.explain import Why
+from winnow.jobs.why.place import Place, shown_shard
+from winnow.pipeline.terminal import escaped
 
 _LONG = 600  # characters of a caption
 

@@ -6,17 +6,17 @@ The configuration is imported at once and without torch, so that reading a job s
 
 from typing import TYPE_CHECKING
 
-from stages.encoders.config import Encoding, OpenClip, Timm, provenance
+from winnow.stages.encoders.config import Encoding, OpenClip, Timm, provenance
 
 if TYPE_CHECKING:
-    from stages.encoders.bank import Bank, EncodedBatch
+    from winnow.stages.encoders.bank import Bank, EncodedBatch
 
 __all__ = ["Bank", "EncodedBatch", "Encoding", "OpenClip", "Timm", "provenance"]
 
 
 def __getattr__(name: str) -> object:
     if name not in ("Bank", "EncodedBatch"):
-        raise AttributeError(f"stages.encoders has no {name!r}")
-    from stages.encoders import bank
+        raise AttributeError(f"winnow.stages.encoders has no {name!r}")
+    from winnow.stages.encoders import bank
 
     return getattr(bank, name)

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.errors import JobError, ModelError, SampleError
-from pipeline.turns import Turns
-from stages.encoders import bf16, clip, timm_image
-from stages.encoders.config import Encoding, OpenClip, Timm
-from stages.encoders.pixels import Picture, decode_all
-from stages.encoders.towers import Towers
-from stages.formats.sample import Reject, Sample
+from winnow.pipeline.errors import JobError, ModelError, SampleError
+from winnow.pipeline.executors.turns import Turns
+from winnow.stages.encoders import bf16, clip, timm_image
+from winnow.stages.encoders.config import Encoding, OpenClip, Timm
+from winnow.stages.encoders.pixels import Picture, decode_all
+from winnow.stages.encoders.towers import Towers
+from winnow.stages.pools.sample import Reject, Sample
 
 _LOADING = threading.Lock()  # open_clip and timm build models with the process's one random generator
 

@@ -1,6 +1,6 @@
 """Measures whether this machine's processor gains by bfloat16, and names the precision that a training runs best in.
 
-`python -m stages.encoders.bf16 DEVICE` prints one line of JSON, `precision` and `why`: a process of its own, so
+`python -m winnow.stages.encoders.bf16 DEVICE` prints one line of JSON, `precision` and `why`: a process of its own, so
 that whoever asks keeps no memory of a GPU.
 """
 

@@ -7,11 +7,11 @@ import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from pipeline.errors import ModelError
-from stages.encoders.config import RANDOM, OpenClip, carries_weights, check_config, checkpoint_file, config_file
-from stages.encoders.pixels import Preprocess, pil_pieces
-from stages.encoders.tokens import tokens_of
-from stages.encoders.towers import Towers, does_not_load
+from winnow.pipeline.errors import ModelError
+from winnow.stages.encoders.config import RANDOM, OpenClip, carries_weights, check_config, checkpoint_file, config_file
+from winnow.stages.encoders.pixels import Preprocess, pil_pieces
+from winnow.stages.encoders.tokens import tokens_of
+from winnow.stages.encoders.towers import Towers, does_not_load
 
 
 def load(encoder: OpenClip, device: torch.device) -> Towers:

@@ -12,8 +12,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.errors import ModelError
-from pipeline.storage import home
+from winnow.pipeline.errors import ModelError
+from winnow.pipeline.storage import home
 
 RANDOM = "random"
 """In place of weights: seeded random ones, the same in every worker. For benchmarks only."""

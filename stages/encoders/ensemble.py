@@ -11,9 +11,9 @@ from pathlib import Path
 import open_clip
 import torch
 
-from pipeline import storage
-from pipeline.errors import ModelError
-from stages.encoders.config import OpenClip, config_file
+from winnow.pipeline import storage
+from winnow.pipeline.errors import ModelError
+from winnow.stages.encoders.config import OpenClip, config_file
 
 _PREFIX = "module."  # what a trainer of several processes writes before each name
 

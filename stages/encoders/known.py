@@ -10,8 +10,8 @@ import importlib.util
 import re
 from pathlib import Path
 
-from pipeline.errors import ModelError
-from stages.encoders.config import (
+from winnow.pipeline.errors import ModelError
+from winnow.stages.encoders.config import (
     HUB,
     LOCAL_DIR,
     RANDOM,
@@ -51,7 +51,7 @@ def check_model(encoder: OpenClip | Timm) -> str:
     name = encoder.model.replace("/", "-")
     listed = path is not None or name in _configurations()
     if not (listed and (not tag or tag.lower().replace("-", "_") in _tags().get(name, ()))):
-        from stages.encoders import clip  # imports open_clip, which knows best
+        from winnow.stages.encoders import clip  # imports open_clip, which knows best
 
         clip.check_known(encoder)
     return f"{encoder.model if path is None else path.name}, {_of(file, weights)}"
@@ -68,7 +68,7 @@ def _timm(encoder: Timm) -> str:
     if file is not None:
         _check_weights(file)
     if (encoder.checkpoint not in (None, RANDOM) and file is None) or encoder.timm not in _timm_names():
-        from stages.encoders import timm_image  # imports timm, which knows best
+        from winnow.stages.encoders import timm_image  # imports timm, which knows best
 
         timm_image.check_known(encoder)
     return f"{encoder.timm}, {_of(file, encoder.checkpoint or 'of its own')}"

@@ -12,11 +12,11 @@ import open_clip
 import torch
 from PIL import Image
 
-from stages.encoders import clip
-from stages.encoders.bank import Bank
-from stages.encoders.config import Encoding, OpenClip
-from stages.encoders.pixels import Preprocess
-from stages.formats.sample import Reject, Sample
+from winnow.stages.encoders import clip
+from winnow.stages.encoders.bank import Bank
+from winnow.stages.encoders.config import Encoding, OpenClip
+from winnow.stages.encoders.pixels import Preprocess
+from winnow.stages.pools.sample import Reject, Sample
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.errors import SampleError
+from winnow.pipeline.errors import SampleError
 
 MAX_PIXELS = 178_956_970
 """Most pixels of an image, as it comes or resized: PIL's own limit against decompression bombs."""

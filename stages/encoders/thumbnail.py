@@ -4,8 +4,8 @@ import io
 
 from PIL import Image
 
-from pipeline.errors import SampleError
-from stages.encoders.opening import opened
+from winnow.pipeline.errors import SampleError
+from winnow.stages.encoders.opening import opened
 
 _MAX_DECODED = 32_000_000
 """Pixels: half a second. JPEG of any size is decoded at 1/8 and stays below."""

@@ -11,10 +11,10 @@ import torch
 from timm.data import create_transform, resolve_data_config
 from timm.models import load_checkpoint
 
-from pipeline.errors import ModelError
-from stages.encoders.config import RANDOM, Timm, checkpoint_file
-from stages.encoders.pixels import Preprocess, pil_pieces, to_rgb
-from stages.encoders.towers import Towers, does_not_load
+from winnow.pipeline.errors import ModelError
+from winnow.stages.encoders.config import RANDOM, Timm, checkpoint_file
+from winnow.stages.encoders.pixels import Preprocess, pil_pieces, to_rgb
+from winnow.stages.encoders.towers import Towers, does_not_load
 
 _MODES: dict[str, Literal["shortest", "squash", "longest"]] = {
     "center": "shortest",

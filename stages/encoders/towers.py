@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.errors import ModelError
-from stages.encoders.pixels import Preprocess
+from winnow.pipeline.errors import ModelError
+from winnow.stages.encoders.pixels import Preprocess
 
 
 @dataclass(frozen=True)

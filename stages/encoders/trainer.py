@@ -1,6 +1,6 @@
 """open_clip's own trainer as a module that Python or torchrun starts; adds a model by its file and changes no step.
 
-`python -m stages.encoders.trainer CONFIG.json [until-stdin-ends] -- --model=STEM …`, with "-" for a model that
+`python -m winnow.stages.encoders.trainer CONFIG.json [until-stdin-ends] -- --model=STEM …`, with "-" for a model that
 open_clip knows by name. What it lands is open_clip_train's: checkpoints, a log and its parameters under --logs/--name.
 """
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.lifeline import WATCHED, end_group, end_with_starter
+from winnow.pipeline.lifeline import WATCHED, end_group, end_with_starter
 
 if TYPE_CHECKING:
     import torch

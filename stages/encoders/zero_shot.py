@@ -13,10 +13,10 @@ import numpy as np
 import open_clip
 import torch
 
-from pipeline.errors import JobError
-from stages.encoders import clip
-from stages.encoders.config import OpenClip
-from stages.encoders.pixels import decode
+from winnow.pipeline.errors import JobError
+from winnow.stages.encoders import clip
+from winnow.stages.encoders.config import OpenClip
+from winnow.stages.encoders.pixels import decode
 
 TEMPLATES = {"openai": open_clip.OPENAI_IMAGENET_TEMPLATES, "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES}
 """open_clip's prompt templates for ImageNet: OpenAI's 80, and 7 of them that nearly do as well."""

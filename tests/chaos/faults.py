@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import storage
-from pipeline.errors import WinnowError
 from tests.chaos.pools import Chaos, Left, left
 from tests.chaos.processes import Driver, driving, is_worker
 from tests.faults import FaultyProxy
+from winnow.pipeline import storage
+from winnow.pipeline.errors import WinnowError
 
 _STAGES = (
     "pool",

@@ -8,10 +8,10 @@ from typing import Any, cast
 import numpy as np
 import yaml
 
-from jobs.run import job_url
-from pipeline import storage
-from pipeline.artifact import Artifact, read_json
 from tests.pools import Samples, members, normed, pair, tiny_clip, unit, write_tar, write_vectors
+from winnow.jobs.run import job_url
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact, read_json
 
 _CUTS: list[dict[str, Any]] = [
     {"rules": {"min_words": 3}},

@@ -20,7 +20,7 @@ class Driver:
     """`winnow run` of a job file."""
 
     def __init__(self, job: Path, *words: str, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "jobs", "run", str(job), "--workers", "2", *words]
+        command = [sys.executable, "-m", "winnow.jobs", "run", str(job), "--workers", "2", *words]
         self._log = job.with_suffix(".log").open("ab")
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=self._log, stderr=self._log, start_new_session=True

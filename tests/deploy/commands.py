@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ENDS = {"&&", "||", "|", ";", "&"}
-OURS = ("winnow", "python -m jobs", "bash two_steps.sh", "sbatch slurm.sh", "ray")
+OURS = ("winnow", "python -m winnow.jobs", "bash two_steps.sh", "sbatch slurm.sh", "ray")
 """How a command begins that is this repository's own or Ray's; folders of scripts are left out of account."""
 
 

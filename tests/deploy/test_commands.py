@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import typer.main
 
-from jobs import cli
-from jobs.job import load
 from tests.deploy.commands import ROOT, commands, commands_in
+from winnow.jobs import cli
+from winnow.jobs.job_file.job import load
 
 PAGES = [
     path
@@ -39,7 +39,7 @@ def test_they_are_found() -> None:
     assert ["bash", "/winnow/deploy/two_steps.sh", "/winnow/jobs/laion_dbp.yaml"] in found["deploy/gcp.yaml"]
     assert ["bash", "/winnow/deploy/two_steps.sh", "/winnow/jobs/laion_dbp.yaml"] in found["deploy/rayjob.yaml"]
     assert ["sbatch", "deploy/slurm.sh", "jobs/laion_dbp.yaml"] in found["deploy/slurm.sh"]
-    assert ["python", "-m", "jobs"] in found["jobs/dfn_top15.yaml"]
+    assert ["python", "-m", "winnow.jobs"] in found["jobs/dfn_top15.yaml"]
     assert ["winnow", "run", "job.yaml"] in found["README.md"]
 
 
@@ -49,7 +49,7 @@ def test_they_are_found() -> None:
         "winnow rum job.yaml",
         "winnow run job.yaml --worker",
         "winnow run job.yaml --workers none",
-        "python -m jobs run jobs/absent.yaml",
+        "python -m winnow.jobs run jobs/absent.yaml",
         "winnow run jobs/laion_dbp.yaml --set policy.9.density.fraction=1",
         "bash two_steps.sh jobs/laion_dbp.yaml eight 240",
         "sbatch slurm.sh jobs/laion_dbp.yaml --sett x=1",

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from jobs.job import load
 from tests.deploy.kuberay import RAY_CLUSTER, RAY_JOB
+from winnow.jobs.job_file.job import load
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30

@@ -12,7 +12,7 @@ import ray.autoscaler
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from jobs.job import load
+from winnow.jobs.job_file.job import load
 
 ROOT = Path(__file__).parents[2]
 CLOUDS = ("aws", "gcp")

@@ -92,7 +92,7 @@ def test_a_submitted_job_leaves_a_whole_manifest(cluster: Cluster, tmp_path: Pat
     command = [RAY, "job", "submit", "--address", cluster.address, "--working-dir", str(working_dir)]
     command += ["--runtime-env", str(_without_pip(tmp_path))]
     submitted = subprocess.run(
-        [*command, "--", "python", "-m", "jobs", "run", "tiny.yaml"],
+        [*command, "--", "python", "-m", "winnow.jobs", "run", "tiny.yaml"],
         env=cluster.environment,
         cwd=tmp_path,
         capture_output=True,
@@ -144,7 +144,7 @@ def test_pools_stores_weights_and_environments_stay_at_home(tmp_path: Path) -> N
 
 def test_the_repository_is_a_small_package() -> None:
     found = _packed(REPOSITORY, [])
-    assert {"jobs/cli.py", "pipeline/executor_ray.py", "stages/policy.py", "constraints.txt"} <= set(found)
+    assert {"jobs/cli.py", "pipeline/executors/on_ray.py", "stages/policy.py", "constraints.txt"} <= set(found)
     assert {Path(name).parts[0] for name in found} & {"data", "out", ".venv", "tests", "docs", ".git"} == set()
     assert sum((REPOSITORY / name).stat().st_size for name in found) < 5e6
 

@@ -17,15 +17,16 @@ import open_clip_train.data as training
 import pytest
 from open_clip_train import params
 
-from jobs import cat as short
-from jobs import cli, funnel, loader
-from jobs.cat import READER_LEFT
-from jobs.run import Result
 from tests.jobs.test_cli import ROOT, called
 from tests.jobs.test_loader import exported, finished, result
 from tests.jobs.test_run import job_values, planted
 from tests.pools import read_tar
-from tests.stages.test_shards import left_open
+from tests.stages.results.test_shards import left_open
+from winnow.jobs import cat as short
+from winnow.jobs import cli, loader
+from winnow.jobs.cat import READER_LEFT
+from winnow.jobs.run import Result
+from winnow.jobs.show import funnel
 
 WINNOW = f"{shlex.quote(sys.executable)} -m jobs"
 
@@ -78,9 +79,9 @@ def test_what_is_not_there_is_refused(
 
 
 def test_it_starts_without_what_the_other_commands_import(result: Result) -> None:
-    heavy = {"torch", "ray", "faiss", "webdataset", "typer", "pydantic", "jobs.cli", "jobs.run"}
+    heavy = {"torch", "ray", "faiss", "webdataset", "typer", "pydantic", "winnow.jobs.cli", "winnow.jobs.run"}
     code = (
-        "import sys; from jobs.__main__ import main\n"
+        "import sys; from winnow.jobs.__main__ import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code\n"  # it ends the process itself
         f"sys.exit(sorted({heavy!r} & set(sys.modules)) or 0)"
     )
@@ -94,7 +95,7 @@ def test_it_starts_without_what_the_other_commands_import(result: Result) -> Non
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_had_enough_is_no_error(result: Result, unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
-    words = [sys.executable, "-m", "jobs", "cat", result.job.store, "planted", "0"]
+    words = [sys.executable, "-m", "winnow.jobs", "cat", result.job.store, "planted", "0"]
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)  # a tar of 70 kB would lie in a longer one when the reader leaves
     with subprocess.Popen(words, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE) as running:
@@ -109,7 +110,7 @@ def test_a_reader_that_had_enough_is_no_error(result: Result, unbuffered: str, m
 def test_an_interrupted_write_loses_nothing(result: Result, unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes after it, the rest or the mark of a failure, must stand where a reader looks for it."""
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
-    words = [sys.executable, "-m", "jobs", "cat", result.job.store, "planted", "0"]
+    words = [sys.executable, "-m", "winnow.jobs", "cat", result.job.store, "planted", "0"]
     whole = subprocess.run(words, cwd=ROOT, capture_output=True, check=True).stdout
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs import cli
 from tests.pools import Samples, write_vectors
+from winnow.jobs import cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +89,7 @@ def test_completion_knows_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert called(monkeypatch, "--show-completion", "bash") == 0
     assert "_WINNOW_COMPLETE=complete_bash" in capsys.readouterr().out
     environment = {**os.environ, "_WINNOW_COMPLETE": "complete_bash", "COMP_WORDS": "winnow tr", "COMP_CWORD": "1"}
-    code = "import sys; sys.argv = ['winnow']; from jobs.__main__ import main; main()"
+    code = "import sys; sys.argv = ['winnow']; from winnow.jobs.__main__ import main; main()"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
@@ -293,13 +293,13 @@ def test_an_unknown_option_and_an_absent_job_are_usage_errors(
 def test_ctrl_c_stops_with_130(
     job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("jobs.run.run", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("winnow.jobs.run.run", lambda *_: signal.raise_signal(signal.SIGINT))
     assert called(monkeypatch, "run", str(job_file), "--executor", "local") == 130
     assert capsys.readouterr().err == "winnow: stopped; the same command resumes\n"
 
 
 def test_the_module_is_the_command(job_file: Path) -> None:
-    command = [sys.executable, "-m", "jobs", "run", str(job_file), "--executor", "local"]
+    command = [sys.executable, "-m", "winnow.jobs", "run", str(job_file), "--executor", "local"]
     good = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (good.returncode, "kept" in good.stdout) == (0, True)
     bad = subprocess.run([*command, "--set", "store="], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -310,7 +310,7 @@ def test_the_module_is_the_command(job_file: Path) -> None:
 def test_a_job_that_is_done_waits_for_no_cluster(job_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert called(monkeypatch, "run", str(job_file), "--executor", "local") == 0
     code = (
-        "import sys; from jobs.__main__ import main\n"
+        "import sys; from winnow.jobs.__main__ import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code\n"
         "sys.exit('ray' in sys.modules)"
     )
@@ -330,14 +330,14 @@ def test_no_workers_are_a_usage_error(
 
 
 def test_no_command_waits_for_torch_before_it_embeds() -> None:
-    code = "import sys, jobs.inputs, jobs.documents, jobs.plan, jobs.sweep\n"
+    code = "import sys, winnow.jobs.plan.inputs, winnow.jobs.show.documents, winnow.jobs.plan.plan, winnow.jobs.sweep\n"
     code += "sys.exit(sorted({'torch', 'open_clip', 'timm', 'ray'} & set(sys.modules)) != [])"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_help_waits_for_no_command() -> None:
     heavy = {"pyarrow", "numpy", "pydantic", "faiss", "fsspec", "torch", "ray", "plotly"}
-    code = f"import sys, jobs.cli; sys.exit(sorted({heavy} & set(sys.modules)) != [])"
+    code = f"import sys, winnow.jobs.cli; sys.exit(sorted({heavy} & set(sys.modules)) != [])"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -359,7 +359,7 @@ def test_every_command_prints_on_a_terminal_of_any_encoding(tmp_path: Path, enco
     def said(*words: str) -> tuple[int, str]:
         environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "140"}
         done = subprocess.run(
-            [sys.executable, "-m", "jobs", *words], cwd=ROOT, env=environment, capture_output=True, check=False
+            [sys.executable, "-m", "winnow.jobs", *words], cwd=ROOT, env=environment, capture_output=True, check=False
         )
         text = (done.stdout + done.stderr).decode(encoding.partition(":")[0])
         assert "Traceback" not in text

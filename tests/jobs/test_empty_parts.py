@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.job import parse
-from jobs.run import run
-from jobs.why.explain import explain
-from pipeline.errors import DataError, FailedShards, PoolError, ShardError
-from pipeline.executor_local import LocalExecutor
 from tests.jobs.test_cli import called
-from tests.jobs.test_verify import every_cut, finished, near_sets
+from tests.jobs.verify.test_verify import every_cut, finished, near_sets
 from tests.pools import Samples, hex_uids, unit, write_parquet
+from winnow.jobs.job_file.job import parse
+from winnow.jobs.run import run
+from winnow.jobs.why.explain import explain
+from winnow.pipeline.errors import DataError, FailedShards, PoolError, ShardError
+from winnow.pipeline.executors.local import LocalExecutor
 
 FORMATS = ("vectors", "datacomp", "clip-retrieval")
 POOLS: dict[str, dict[str, Any]] = {

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import yaml
 
-from jobs.checks.finished import Sample
-from jobs.job import parse
-from jobs.run import Result, run
-from jobs.verify import verify
-from pipeline import storage
-from pipeline.artifact import Artifact
-from pipeline.executor_local import LocalExecutor
 from tests.faults import FaultyProxy
 from tests.pools import Samples, normed, unit, write_vectors
+from winnow.jobs.job_file.job import parse
+from winnow.jobs.run import Result, run
+from winnow.jobs.verify import verify
+from winnow.jobs.verify.finished import Sample
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.executors.local import LocalExecutor
 
 ROOT = Path(__file__).parents[2]
 POLICY: list[dict[str, Any]] = [
@@ -144,7 +144,7 @@ def test_a_disk_that_is_full_ends_the_run_and_with_room_the_same_command_goes_on
 
 
 def command(job: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "jobs", "run", str(job), "--workers", "2", *words]
+    return [sys.executable, "-m", "winnow.jobs", "run", str(job), "--workers", "2", *words]
 
 
 def test_two_runs_on_one_store_at_once_both_finish_with_the_same_result(tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from jobs import loader
-from jobs.job import parse
-from jobs.run import Result, job_url, run
-from pipeline.errors import DataError, JobError
-from pipeline.executor_local import LocalExecutor
-from pipeline.uid import uids_to_hex
 from tests.jobs.test_run import job_values, planted
 from tests.pools import Samples, read_tar, write_vectors
+from winnow.jobs import loader
+from winnow.jobs.job_file.job import parse
+from winnow.jobs.run import Result, job_url, run
+from winnow.pipeline.errors import DataError, JobError
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.uid import uids_to_hex
 
 POLICY = [{"rules": {"min_words": 3}}, {"duplicates": {}}, {"epochs": {"epochs": 3, "count": 30}}]
 KEPT = 90  # 120 without 12 useless captions, 12 copies and 6 that cannot be read; three epochs of 30 take all

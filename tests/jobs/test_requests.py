@@ -3,12 +3,12 @@
 import uuid
 from collections import Counter
 
-from pipeline import storage
-from stages.density import Density
-from stages.rules import Rules
-from stages.similarity import Similarity
 from tests.faults import FaultyProxy
 from tests.pools import Samples, opened, write_vectors
+from winnow.pipeline import storage
+from winnow.stages.cuts.density import Density
+from winnow.stages.cuts.rules import Rules
+from winnow.stages.cuts.similarity import Similarity
 
 PER_SHARD = {
     # the pool's file, and what is made of it; its uids, its positions, and which are distinct

@@ -15,14 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs.job import Job, parse
-from jobs.run import Result, laid_out, run, states_of
-from pipeline.artifact import Artifact, is_artifact
-from pipeline.errors import FailedShards, JobError, RejectsError
-from pipeline.executor import Executor
-from pipeline.executor_local import LocalExecutor
-from pipeline.uid import uids_from_hex
-from stages.uid_hash import hash_values
 from tests.pools import (
     Samples,
     jpeg,
@@ -37,6 +29,14 @@ from tests.pools import (
     write_tar,
     write_vectors,
 )
+from winnow.jobs.job_file.job import Job, parse
+from winnow.jobs.run import Result, laid_out, run, states_of
+from winnow.pipeline.artifact import Artifact, is_artifact
+from winnow.pipeline.errors import FailedShards, JobError, RejectsError
+from winnow.pipeline.executors.contract import Executor
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.uid import uids_from_hex
+from winnow.stages.kernels.uid_hash import hash_values
 
 ROOT = Path(__file__).parents[2]
 USELESS, COPIES, BROKEN, ALL = range(12), range(12, 24), range(24, 30), 120
@@ -152,7 +152,7 @@ def test_any_number_of_shards_keeps_the_same(tmp_path: Path) -> None:
 
 
 def test_both_executors_and_any_workers_give_equal_bytes(tmp_path: Path, ray_executor: Executor) -> None:
-    from pipeline.executor_ray import RayExecutor
+    from winnow.pipeline.executors.on_ray import RayExecutor
 
     planted(tmp_path / "pool")
 

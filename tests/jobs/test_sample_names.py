@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.checks.finished import Sample
-from jobs.job import parse
-from jobs.run import Result, run
-from jobs.verify import verify
-from pipeline.errors import RejectsError
-from pipeline.executor_local import LocalExecutor
 from tests.pools import jpeg, members, pair, read_tar, tiny_clip, unit, write_tar
+from winnow.jobs.job_file.job import parse
+from winnow.jobs.run import Result, run
+from winnow.jobs.verify import verify
+from winnow.jobs.verify.finished import Sample
+from winnow.pipeline.errors import RejectsError
+from winnow.pipeline.executors.local import LocalExecutor
 
 RAW = [bytes([n + 1]) * 16 for n in range(6)]
 

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.job import parse
-from jobs.run import run
-from pipeline import storage
-from pipeline.executor import Executor
-from pipeline.executor_local import LocalExecutor
-from stages.manifest import UIDS
-from stages.policy import CUTS
 from tests.pools import Samples, normed, unit, write_vectors
+from winnow.jobs.job_file.job import parse
+from winnow.jobs.run import run
+from winnow.pipeline import storage
+from winnow.pipeline.executors.contract import Executor
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.stages.policy import CUTS
+from winnow.stages.results.manifest import UIDS
 
 POLICY = [
     {"rules": {"min_words": 3}},

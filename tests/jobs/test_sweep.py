@@ -13,14 +13,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import cli, comparison
-from jobs.job import Job, parse
-from jobs.run import run
-from jobs.sweep import MOST, Outcome, Policy, Sweep, Variation, intersections, policies, shown, sweep
-from pipeline.errors import JobError, WinnowError
-from pipeline.executor import Executor
-from pipeline.executor_local import LocalExecutor
 from tests.pools import Samples, write_vectors
+from winnow.jobs import cli
+from winnow.jobs.job_file.job import Job, parse
+from winnow.jobs.run import run
+from winnow.jobs.show import comparison
+from winnow.jobs.sweep import MOST, Outcome, Policy, Sweep, Variation, intersections, policies, shown, sweep
+from winnow.pipeline.errors import JobError, WinnowError
+from winnow.pipeline.executors.contract import Executor
+from winnow.pipeline.executors.local import LocalExecutor
 
 ALL, REJECTED = 120, 5
 FRACTIONS = {"policy.0.similarity.fraction": [0.5, 0.8], "policy.1.density.fraction": [0.2, 0.9]}

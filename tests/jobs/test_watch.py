@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jobs import watch as watching
-from jobs.watch import Standing, recorded, watch
-from pipeline.errors import JobError, StorageError
-from pipeline.events import EventLog
-from pipeline.watching import Done, Watcher
 from tests.jobs.test_cli import called, job_file
+from winnow.jobs import watch as watching
+from winnow.jobs.watch import Standing, recorded, watch
+from winnow.pipeline.errors import JobError, StorageError
+from winnow.pipeline.events import EventLog
+from winnow.pipeline.executors.watching import Done, Watcher
 
 __all__ = ["job_file"]  # a fixture
 

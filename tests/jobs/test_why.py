@@ -13,20 +13,20 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from jobs.checks.finished import FinishedCut
-from jobs.job import parse
-from jobs.run import Result, run
-from jobs.why.cuts import Asked, Limit, Said, said
-from jobs.why.explain import Why, explain
-from jobs.why.show import escaped, show, verdict_of
-from pipeline.errors import JobError
-from pipeline.executor_local import LocalExecutor
-from stages.policy import CUTS
-from stages.rules import Rules
 from tests.jobs.test_cli import called
 from tests.jobs.test_run import BROKEN, COPIES, PLANTED, USELESS, job_values, planted
-from tests.jobs.test_verify import every_cut, near_sets
+from tests.jobs.verify.test_verify import every_cut, near_sets
 from tests.pools import jpeg, members, pair, unit, write_datacomp, write_parquet, write_tar
+from winnow.jobs.job_file.job import parse
+from winnow.jobs.run import Result, run
+from winnow.jobs.verify.finished import FinishedCut
+from winnow.jobs.why.cuts import Asked, Limit, Said, said
+from winnow.jobs.why.explain import Why, explain
+from winnow.jobs.why.show import escaped, show, verdict_of
+from winnow.pipeline.errors import JobError
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.stages.cuts.rules import Rules
+from winnow.stages.policy import CUTS
 
 HOSTILE = "[bold]red[/] \x1b[2J\x1b]0;owned\x07 \u202egnp.exe :smile:"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import storage
-from pipeline.artifact import (
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import (
     DONE,
     Artifact,
     array_if_whole,
@@ -22,8 +22,8 @@ from pipeline.artifact import (
     write_json,
     write_table,
 )
-from pipeline.columns import matrix, vector_column
-from pipeline.errors import StorageError, TornError
+from winnow.pipeline.columns import matrix, vector_column
+from winnow.pipeline.errors import StorageError, TornError
 
 TABLE = pa.table({"row": [0, 1, 2], "caption": ["a", None, "c"]})
 

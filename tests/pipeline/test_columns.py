@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.columns import column, matrix, scattered, vector_column
-from pipeline.errors import DataError
+from winnow.pipeline.columns import column, matrix, scattered, vector_column
+from winnow.pipeline.errors import DataError
 
 SHAPES = st.tuples(st.integers(0, 12), st.integers(1, 5))
 VECTORS = st.one_of(hnp.arrays(dtype, SHAPES, elements={"allow_nan": False}) for dtype in (np.float16, np.float32))

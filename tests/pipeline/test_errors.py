@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from pipeline import errors
-from pipeline.errors import FailedShards, SampleError, WinnowError
+from winnow.pipeline import errors
+from winnow.pipeline.errors import FailedShards, SampleError, WinnowError
 
 
 def tree(of: type[WinnowError]) -> list[type[WinnowError]]:

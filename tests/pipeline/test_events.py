@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import events, storage
-from pipeline.errors import TornError
-from pipeline.events import EventLog, EventReader
-from pipeline.watching import Done
+from winnow.pipeline import events, storage
+from winnow.pipeline.errors import TornError
+from winnow.pipeline.events import EventLog, EventReader
+from winnow.pipeline.executors.watching import Done
 
 ITEM = Done("rules", 3, "host:7", 0.123456, 100, 2, 4096, 1)
 

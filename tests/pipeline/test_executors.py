@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import FailedShards, FullError, JobError, ModelError, PoolError, ShardError, StorageError
-from pipeline.executor import Needs, describe
-from pipeline.executor_local import LocalExecutor
-from pipeline.executor_open import open_executor
 from tests.conftest import CPUS
+from winnow.pipeline.errors import FailedShards, FullError, JobError, ModelError, PoolError, ShardError, StorageError
+from winnow.pipeline.executors.choose import open_executor
+from winnow.pipeline.executors.contract import Needs, describe
+from winnow.pipeline.executors.local import LocalExecutor
 
 ROOT = Path(__file__).parents[2]
 
@@ -351,7 +351,7 @@ def test_whatever_a_process_without_memory_says_a_fresh_one_tries_again(ray_exec
 
 def sent_together(monkeypatch) -> list[int]:
     """How many items go with each call from now on."""
-    from pipeline.waiting import Waiting
+    from winnow.pipeline.executors.batching import Waiting
 
     sizes: list[int] = []
     take = Waiting.take
@@ -403,7 +403,7 @@ def test_of_items_that_went_together_only_the_one_out_of_memory_is_charged(ray_e
 
 
 def test_a_worker_gives_back_what_it_has_no_time_for():
-    from pipeline.worker_ray import Worker
+    from winnow.pipeline.executors.ray_worker import Worker
 
     _, outcomes = Worker().run(1, Sleepy(), range(10), 0.05)
     assert outcomes == [(True, 0), (True, 1)]
@@ -424,7 +424,7 @@ class Sleepy:
 
 
 def test_actors_that_find_no_room_hold_no_items(ray_executor, tmp_path):
-    from pipeline.executor_ray import RayExecutor
+    from winnow.pipeline.executors.on_ray import RayExecutor
 
     ray_executor.close()  # its actors hold the cores that these need
     crowd = RayExecutor(5)
@@ -577,8 +577,8 @@ def test_threads_that_need_a_gpu_share_the_one(tmp_path):
 
 _DRIVER = """
 import os, signal, sys
-from pipeline.executor import Needs
-from pipeline.executor_open import open_executor
+from winnow.pipeline.executors.contract import Needs
+from winnow.pipeline.executors.choose import open_executor
 from tests.chaos.processes import listening
 from tests.pipeline.test_executors import Square
 executor = open_executor("ray", 1, None)
@@ -604,7 +604,7 @@ def test_a_cluster_of_its_own_listens_on_loopback_and_ends_on_sigterm_as_on_ctrl
 def test_waiting_for_room_in_the_cluster_is_said_once(ray_executor, tmp_path, monkeypatch, capsys):
     import ray
 
-    from pipeline import executor_ray
+    from winnow.pipeline.executors import on_ray as executor_ray
 
     ray_executor.close()  # its actors hold the cores
     monkeypatch.setattr(executor_ray, "_QUIET_S", 0.5)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.artifact import Artifact
-from pipeline.fingerprint import canonical, fingerprint
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.fingerprint import canonical, fingerprint
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DataError
-from pipeline.keep_top import Candidates, Counts, Merging, Rows, Selection, keep_top, kept, merge
-from pipeline.order import VALUES
-from pipeline.uid import UID, uids_from_pairs
+from winnow.pipeline.errors import DataError
+from winnow.pipeline.keep_top import Candidates, Counts, Merging, Rows, Selection, keep_top, kept, merge
+from winnow.pipeline.order import VALUES
+from winnow.pipeline.uid import UID, uids_from_pairs
 
 GROUPS = 4
 TIED = [-np.inf, -1.5, -1e-40, -0.0, 0.0, 1e-40, 0.25, np.float32(0.25000003), 3.0, np.inf]
@@ -179,7 +179,7 @@ def test_many_groups_in_many_shards():
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 200))
 def test_a_stream_of_counts_is_merged_within_bounds(cells):
-    import pipeline.keep_top as module
+    import winnow.pipeline.keep_top as module
 
     part = rows(np.linspace(-1, 1, 90), group=np.arange(90) % 3)
     quota = np.array([4, 11, 29])
@@ -193,7 +193,7 @@ def test_a_stream_of_counts_is_merged_within_bounds(cells):
 
 def test_merging_takes_time_in_proportion_to_what_comes(monkeypatch):
     """400 shards with a row in each of 1,000 groups: merged into the whole each time, 40 million counts would move."""
-    import pipeline.keep_top as module
+    import winnow.pipeline.keep_top as module
 
     moved, rng = 0, np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ import sys
 
 WATCHING = """
 import subprocess, sys, time
-from pipeline.lifeline import end_self, end_with_starter
+from winnow.pipeline.lifeline import end_self, end_with_starter
 end_with_starter(end_self)
 empty = subprocess.run(["cat"], check=True, capture_output=True).stdout == b""
 print("up" if empty else "stdin is not empty", flush=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DataError
-from pipeline.machine import cgroup_limits, check_memory, memory_bytes
+from winnow.pipeline.errors import DataError
+from winnow.pipeline.machine import cgroup_limits, check_memory, memory_bytes
 
 
 def planted(folder: Path, own: str, files: dict[str, str]) -> list[int]:

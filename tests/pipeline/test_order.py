@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.order import (
+from winnow.pipeline.order import (
     KEY_ARROW,
     WIDE_KEY,
     beyond,
@@ -17,10 +17,8 @@ from pipeline.order import (
     order_keys,
     reversed_order,
 )
-from pipeline.order import (
-    VALUES as DTYPES,
-)
-from pipeline.uid import uids_from_pairs
+from winnow.pipeline.order import VALUES as DTYPES
+from winnow.pipeline.uid import uids_from_pairs
 
 VALUES = st.floats(width=32, allow_nan=False)
 WORDS = st.integers(0, (1 << 64) - 1)

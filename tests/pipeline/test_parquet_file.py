@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.parquet_file import ParquetFile
+from winnow.pipeline.parquet_file import ParquetFile
 
 TEXTS, LISTS = [f"text {i}" for i in range(3000)], [[0.5, float(i)] for i in range(3000)]
 TABLE = pa.table({"a": range(3000), "b": TEXTS, "c": LISTS})
@@ -37,9 +37,9 @@ def test_reads_are_those_of_pyarrow(path: Path, buffer_bytes: int) -> None:
 READS = """
 import sys, threading
 from pathlib import Path
-from pipeline.artifact import read_schema, read_table
-from pipeline.parquet_file import ParquetFile
-from stages.formats.columns import open_parquet
+from winnow.pipeline.artifact import read_schema, read_table
+from winnow.pipeline.parquet_file import ParquetFile
+from winnow.stages.pools.columns import open_parquet
 
 def threads():
     return sorted(int(task.name) for task in Path("/proc/self/task").iterdir())

@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 
-from pipeline import progress
-from pipeline.progress import StageProgress
+from winnow.pipeline import progress
+from winnow.pipeline.progress import StageProgress
 
 
 class Terminal(io.StringIO):

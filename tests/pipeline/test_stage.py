@@ -9,13 +9,13 @@ from typing import ClassVar
 import pyarrow as pa
 import pytest
 
-from pipeline import storage
-from pipeline.artifact import DONE, Artifact, shard_name, write_table
-from pipeline.errors import AccountingError, DataError, FailedShards, ShardError
-from pipeline.executor import Needs
-from pipeline.executor_local import LocalExecutor
-from pipeline.fingerprint import fingerprint
-from pipeline.stage import Run, ShardItem, adopt, artifact_of, execute, state_of, total
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import DONE, Artifact, shard_name, write_table
+from winnow.pipeline.errors import AccountingError, DataError, FailedShards, ShardError
+from winnow.pipeline.executors.contract import Needs
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.fingerprint import fingerprint
+from winnow.pipeline.stage import Run, ShardItem, adopt, artifact_of, execute, state_of, total
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def test_done_says_what_was_made_of_what(pool):
 
 def test_a_name_alone_is_not_believed(pool, monkeypatch):
     """Two configurations whose fingerprints are one: the second is told so, and does not take the first one's files."""
-    monkeypatch.setattr("pipeline.stage.fingerprint", lambda made_of, digits=16: "0" * digits)
+    monkeypatch.setattr("winnow.pipeline.stage.fingerprint", lambda made_of, digits=16: "0" * digits)
     pool.execute(scale=2)
     assert pool.execute(scale=2).reused
     with pytest.raises(DataError, match="but its scale is 2 and the job's is 3: two configurations have one name"):

@@ -12,9 +12,9 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline import storage
-from pipeline.errors import PoolError, StorageError
 from tests.faults import KINDS, FaultyProxy
+from winnow.pipeline import storage
+from winnow.pipeline.errors import PoolError, StorageError
 
 ROOT = Path(__file__).parents[2]
 _numbers = itertools.count()

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.terminal import escape_unshown, escaped
+from winnow.pipeline.terminal import escape_unshown, escaped
 
 ROOT = Path(__file__).parents[2]
 _SAY = """
 import sys
-from pipeline.terminal import escape_unshown
+from winnow.pipeline.terminal import escape_unshown
 escape_unshown()
 text = "caf\\u00e9 \\u2014 \\u732b \\udce9"
 print(text)

@@ -9,8 +9,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import DataError
-from pipeline.uid import (
+from winnow.pipeline.errors import DataError
+from winnow.pipeline.uid import (
     UID,
     UID_ARROW,
     content_hash,

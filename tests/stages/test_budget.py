@@ -5,20 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.artifact import write_table
-from pipeline.errors import FailedShards, RejectsError
-from pipeline.executor_local import LocalExecutor
-from pipeline.stage import Limits, Run, artifact_of, execute
-from stages.budget import check_rejects
-from stages.density import Density
-from stages.duplicates import Duplicates
-from stages.embeddings import LIKE, UNREADABLE, Precomputed, read_rejects
-from stages.formats import Datacomp, VectorReader
-from stages.negclip import Negclip
-from stages.pool import Pool, PoolStage
-from stages.similarity import Similarity
-from stages.survivors import Survivors
 from tests.pools import READER, Filtered, Samples, opened, write_datacomp, write_vectors
+from winnow.pipeline.artifact import write_table
+from winnow.pipeline.errors import FailedShards, RejectsError
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.stage import Limits, Run, artifact_of, execute
+from winnow.stages.budget import check_rejects
+from winnow.stages.cuts.density import Density
+from winnow.stages.cuts.duplicates import Duplicates
+from winnow.stages.cuts.negclip import Negclip
+from winnow.stages.cuts.similarity import Similarity
+from winnow.stages.embeddings import LIKE, UNREADABLE, Precomputed, read_rejects
+from winnow.stages.pools import Datacomp, VectorReader
+from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.survivors import Survivors
 
 
 def made(folder: Path, urls: tuple[str, ...], limits: Limits, reader: VectorReader = READER) -> Filtered:

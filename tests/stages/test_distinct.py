@@ -7,22 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.artifact import Artifact
-from pipeline.errors import RejectsError
-from pipeline.executor import Executor, Needs
-from pipeline.executor_local import LocalExecutor
-from pipeline.stage import Limits, Run, artifact_of, execute
-from pipeline.uid import uids_from_hex
-from stages import distinct
-from stages.budget import check_rejects
-from stages.distinct import REPEATED, Distinct, _perhaps_repeated
-from stages.embeddings import Embeddings, read_rejects
-from stages.encoders import Encoding
-from stages.formats import Webdataset
-from stages.manifest import Manifest
-from stages.pool import Pool, PoolStage
-from stages.random import Random
 from tests.pools import Filtered, Samples, filtered, members, opened, pair, tiny_clip, write_tar, write_vectors
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.errors import RejectsError
+from winnow.pipeline.executors.contract import Executor, Needs
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.stage import Limits, Run, artifact_of, execute
+from winnow.pipeline.uid import uids_from_hex
+from winnow.stages import distinct
+from winnow.stages.budget import check_rejects
+from winnow.stages.cuts.random import Random
+from winnow.stages.distinct import REPEATED, Distinct, _perhaps_repeated
+from winnow.stages.embeddings import Embeddings, read_rejects
+from winnow.stages.encoders import Encoding
+from winnow.stages.pools import Webdataset
+from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.results.manifest import Manifest
 
 
 def named(numbers: list[int]) -> Samples:

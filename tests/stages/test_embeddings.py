@@ -11,19 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import storage
-from pipeline.artifact import Artifact
-from pipeline.columns import column, matrix
-from pipeline.executor import Needs
-from pipeline.executor_local import LocalExecutor
-from pipeline.stage import Run, ShardItem, Summary, artifact_of, execute
-from pipeline.uid import content_hash
-from stages.embeddings import Embeddings, commit, cosine, read_rejects
-from stages.encoders import Encoding, Timm
-from stages.formats import ClipRetrieval, Datacomp, Vectors, Webdataset
-from stages.formats.sample import Reject, Sample
-from stages.pool import Pool, PoolStage
-from stages.survivors import Survivors
 from tests.pools import (
     Filtered,
     Samples,
@@ -39,6 +26,19 @@ from tests.pools import (
     write_datacomp,
     write_tar,
 )
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.columns import column, matrix
+from winnow.pipeline.executors.contract import Needs
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.stage import Run, ShardItem, Summary, artifact_of, execute
+from winnow.pipeline.uid import content_hash
+from winnow.stages.embeddings import Embeddings, commit, cosine, read_rejects
+from winnow.stages.encoders import Encoding, Timm
+from winnow.stages.pools import ClipRetrieval, Datacomp, Vectors, Webdataset
+from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.pools.sample import Reject, Sample
+from winnow.stages.survivors import Survivors
 
 ENCODING, NEEDS = Encoding(), Needs()
 BROKEN = {
@@ -275,7 +275,7 @@ def test_the_next_shard_opens_while_one_is_drawn_and_one_ends_while_the_next_is_
         committed.append(item.index)
         return commit(out, item, *rest)  # type: ignore[arg-type]  # what embed gave
 
-    monkeypatch.setattr("stages.embeddings.commit", ends_late)
+    monkeypatch.setattr("winnow.stages.embeddings.commit", ends_late)
     found = embed(tmp_path, urls, store="prefetched", reader=WaitsForNext(), needs=Needs(prefetch=True))
     assert sorted(committed) == [0, 1]
     for index in range(2):

@@ -6,23 +6,23 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.executor import Needs
-from pipeline.stage import artifact_of
-from pipeline.storage import Identity
-from stages.cut import Cut
-from stages.density import Density
-from stages.duplicates import Duplicates
-from stages.encoders import Encoding
-from stages.formats import Webdataset
-from stages.image_based import ImageBased
-from stages.policy import CUTS, lay_out
-from stages.policy import Path as Stages
-from stages.pool import Pool
-from stages.random import Random
-from stages.rules import Rules
-from stages.score import Score
-from stages.similarity import Similarity
 from tests.pools import READER, tiny_clip, write_parquet
+from winnow.pipeline.executors.contract import Needs
+from winnow.pipeline.stage import artifact_of
+from winnow.pipeline.storage import Identity
+from winnow.stages.cuts.cut import Cut
+from winnow.stages.cuts.density import Density
+from winnow.stages.cuts.duplicates import Duplicates
+from winnow.stages.cuts.image_based import ImageBased
+from winnow.stages.cuts.random import Random
+from winnow.stages.cuts.rules import Rules
+from winnow.stages.cuts.score import Score
+from winnow.stages.cuts.similarity import Similarity
+from winnow.stages.encoders import Encoding
+from winnow.stages.policy import CUTS, lay_out
+from winnow.stages.policy import Path as Stages
+from winnow.stages.pools import Webdataset
+from winnow.stages.pools.pool import Pool
 
 SHARDS = (Identity("a.parquet", 3, "x"), Identity("b.parquet", 4, "y"))
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from jobs.job import parse
-from jobs.report import report
-from jobs.run import run
-from pipeline.executor_local import LocalExecutor
 from tests.jobs.test_run import job_values
 from tests.pools import jpeg, members, pair, write_tar
+from winnow.jobs.job_file.job import parse
+from winnow.jobs.report import report
+from winnow.jobs.run import run
+from winnow.pipeline.executors.local import LocalExecutor
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from jobs.job import parse
-from jobs.run import run
-from pipeline.executor_local import LocalExecutor
 from tests.jobs.report.pages import HOSTILE, made
+from winnow.jobs.job_file.job import parse
+from winnow.jobs.run import run
+from winnow.pipeline.executors.local import LocalExecutor
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""

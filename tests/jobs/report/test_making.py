@@ -12,15 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.checks.finished import Sample, read_finished
-from jobs.report import making
-from jobs.report.facts import ABOUT, VALUES
-from pipeline.errors import JobError
-from stages.policy import CUTS
 from tests.jobs.report.pages import HOSTILE, Page, done, made
 from tests.jobs.test_cli import called
-from tests.jobs.test_verify import every_cut, near_sets
+from tests.jobs.verify.test_verify import every_cut, near_sets
 from tests.pools import Samples, unit, write_datacomp, write_parquet, write_vectors
+from winnow.jobs.report import making
+from winnow.jobs.report.facts import ABOUT, VALUES
+from winnow.jobs.verify.finished import Sample, read_finished
+from winnow.pipeline.errors import JobError
+from winnow.stages.policy import CUTS
 
 LARGEST = 15_000_000
 KNOWN = """

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.report.overlap import Overlap, overlap
-from pipeline import storage
-from pipeline.errors import DataError
-from pipeline.uid import UID
+from winnow.jobs.report.overlap import Overlap, overlap
+from winnow.pipeline import storage
+from winnow.pipeline.errors import DataError
+from winnow.pipeline.uid import UID
 
 UIDS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6)), max_size=40)
 

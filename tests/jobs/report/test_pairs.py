@@ -1,7 +1,7 @@
 """Pairs of duplicates: shown where both of them were found, the lowest rank first."""
 
-from jobs.report.pairs import pairs_of
-from jobs.report.scan import Pick
+from winnow.jobs.report.pairs import pairs_of
+from winnow.jobs.report.scan import Pick
 
 
 def test_a_pair_needs_both() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.report.scan import BINS, GALLERY, Part, Pick, histogram, spread_over
+from winnow.jobs.report.scan import BINS, GALLERY, Part, Pick, histogram, spread_over
 
 PICKS = st.lists(st.builds(Pick, st.floats(0, 1), st.integers(0, 3), st.integers(0, 9)), max_size=60, unique=True)
 

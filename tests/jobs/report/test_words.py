@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.report.words import count_words, distinctive, words_of
+from winnow.jobs.report.words import count_words, distinctive, words_of
 
 CAPTIONS = st.lists(st.lists(st.sampled_from(["red", "boat", "dog", "sea", "hill"]), max_size=4).map(" ".join))
 

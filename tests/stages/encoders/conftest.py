@@ -10,8 +10,8 @@ import timm
 import torch
 from PIL import Image
 
-from stages.encoders import OpenClip, Timm
-from stages.formats.sample import Sample
+from winnow.stages.encoders import OpenClip, Timm
+from winnow.stages.pools.sample import Sample
 
 VISION = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32}
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}

@@ -15,11 +15,11 @@ import timm
 import torch
 from PIL import Image
 
-from pipeline.errors import JobError
-from stages.encoders import Bank, EncodedBatch, Encoding, OpenClip, Timm, bf16, clip
-from stages.encoders.bank import Decoded, Work, _finish, _tell_where_slow
-from stages.formats.sample import Reject, Sample
 from tests.stages.encoders.conftest import encoded, photo, sample
+from winnow.pipeline.errors import JobError
+from winnow.stages.encoders import Bank, EncodedBatch, Encoding, OpenClip, Timm, bf16, clip
+from winnow.stages.encoders.bank import Decoded, Work, _finish, _tell_where_slow
+from winnow.stages.pools.sample import Reject, Sample
 
 CAPTIONS = ["a red boat", "", "ein Hund läuft", "猫", "word " * 100]
 

@@ -8,13 +8,13 @@ import sys
 import pytest
 import torch
 
-from stages.encoders import bf16
+from winnow.stages.encoders import bf16
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
 
 def asked(device: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "stages.encoders.bf16", device]
+    command = [sys.executable, "-m", "winnow.stages.encoders.bf16", device]
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
 
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ModelError
-from stages.encoders.ensemble import average, read_weights, write_config
+from winnow.pipeline.errors import ModelError
+from winnow.stages.encoders.ensemble import average, read_weights, write_config
 
 SHAPES = {"tower.weight": (3, 2), "logit_scale": ()}
 

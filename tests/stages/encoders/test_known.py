@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ModelError
-from stages.encoders.config import OpenClip, Timm
-from stages.encoders.known import _configurations, _tags, _timm_names, check_model
 from tests.pools import tiny_clip
+from winnow.pipeline.errors import ModelError
+from winnow.stages.encoders.config import OpenClip, Timm
+from winnow.stages.encoders.known import _configurations, _tags, _timm_names, check_model
 
 CHECK = """
 import sys
-from stages.encoders.config import OpenClip, Timm
-from stages.encoders.known import check_model
+from winnow.stages.encoders.config import OpenClip, Timm
+from winnow.stages.encoders.known import check_model
 check_model(OpenClip("ViT-B-32", "openai")), check_model(OpenClip("ViT-B/16-SigLIP", "webli"))
 check_model(Timm("vit_large_patch14_dinov2.lvd142m")), check_model(OpenClip("hf-hub:apple/DFN-public"))
 sys.exit(sorted({"torch", "open_clip", "timm"} & set(sys.modules)) != [])

@@ -11,8 +11,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.errors import ModelError
-from stages.encoders import Bank, Encoding, OpenClip, Timm, clip, provenance, timm_image
+from winnow.pipeline.errors import ModelError
+from winnow.stages.encoders import Bank, Encoding, OpenClip, Timm, clip, provenance, timm_image
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ def test_the_job_files_map_picks_the_encoder_and_refuses_other_keys() -> None:
 
 
 def test_the_configuration_does_not_import_torch() -> None:
-    code = "import sys, stages.encoders as e; e.Encoding(); sys.exit('torch' in sys.modules)"
+    code = "import sys, winnow.stages.encoders as e; e.Encoding(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from pipeline.errors import ModelError, SampleError
-from stages.encoders import Timm, clip, timm_image
-from stages.encoders.pixels import Preprocess, decode, decode_all, pil_pieces
-from stages.encoders.scaled import plain_size
 from tests.stages.encoders.conftest import encoded, photo
+from winnow.pipeline.errors import ModelError, SampleError
+from winnow.stages.encoders import Timm, clip, timm_image
+from winnow.stages.encoders.pixels import Preprocess, decode, decode_all, pil_pieces
+from winnow.stages.encoders.scaled import plain_size
 
 CPU = torch.device("cpu")
 

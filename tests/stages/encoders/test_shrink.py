@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import SampleError
-from stages.encoders.shrink import shrunk
+from winnow.pipeline.errors import SampleError
+from winnow.stages.encoders.shrink import shrunk
 
 
 def picture(width: int, height: int, kind: str = "JPEG") -> bytes:

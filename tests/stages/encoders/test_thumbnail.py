@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import SampleError
-from stages.encoders.thumbnail import thumbnail
 from tests.stages.encoders.conftest import encoded, photo
 from tests.stages.encoders.test_pixels import odd_images
+from winnow.pipeline.errors import SampleError
+from winnow.stages.encoders.thumbnail import thumbnail
 
 
 def opened(data: bytes) -> Image.Image:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from stages.encoders import tokens
-from stages.encoders.tokens import ClipTokens, tokens_of
+from winnow.stages.encoders import tokens
+from winnow.stages.encoders.tokens import ClipTokens, tokens_of
 
 OWN = SimpleTokenizer()
 FAST = tokens_of(SimpleTokenizer())

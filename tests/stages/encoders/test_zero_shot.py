@@ -4,11 +4,11 @@ import numpy as np
 import open_clip
 import pytest
 
-from pipeline.errors import JobError, SampleError
-from stages.encoders import Bank, Encoding, OpenClip
-from stages.encoders.zero_shot import Judge, prompt_templates
-from stages.formats.sample import Sample
 from tests.pools import jpeg, tiny_clip
+from winnow.pipeline.errors import JobError, SampleError
+from winnow.stages.encoders import Bank, Encoding, OpenClip
+from winnow.stages.encoders.zero_shot import Judge, prompt_templates
+from winnow.stages.pools.sample import Sample
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Filter networks: training one, choosing its precision, and judging it."""

@@ -1,0 +1,105 @@
+"""Reads a filter network's job file into its parts; refuses unknown keys with the nearest known name, like any job."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from winnow.jobs.filter_network.training import Recipe
+from winnow.jobs.filter_network.training_pairs import Pairs, Task
+from winnow.jobs.job_file.job import options_of, read
+from winnow.pipeline import storage
+from winnow.pipeline.errors import JobError
+from winnow.pipeline.fingerprint import canonical
+
+_KEYS = ("name", "folder", "model", "pretrained", "clean", "training", "finetune", "ensemble")
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Further training of what the clean pairs gave, on labelled images with prompts, captioned pairs, or both."""
+
+    sources: tuple[Task | Pairs, ...]
+    training: Recipe
+
+
+@dataclass(frozen=True)
+class FilterJob:
+    """How one filter network is made.
+
+    folder: where all of it lands. clean: pairs that are right. training: of the model on them. finetune: None leaves
+    it out. ensemble: share of the fine-tuned weights in the filter, 0 to 1; the rest are those of before.
+    """
+
+    name: str
+    folder: str
+    clean: Pairs
+    training: Recipe
+    finetune: Finetune | None = None
+    ensemble: float = 0.5
+
+    @property
+    def resolved(self) -> Mapping[str, object]:
+        """The whole job as plain values, defaults filled in."""
+        plain = canonical(self)
+        return dict(plain) if isinstance(plain, Mapping) else {}
+
+
+def load(path: str, changes: Sequence[str] = ()) -> FilterJob:
+    """The job in a YAML file, with `path.to.key=value` changes applied; JobError for anything it does not know."""
+    return parse(read(path, changes))
+
+
+def parse(values: Mapping[str, object]) -> FilterJob:
+    """The job of plain values, as a YAML file holds them."""
+    for key in ("name", "folder", "model", "clean"):
+        if not values.get(key):
+            raise JobError(f"a filter's job must have {key}; it has {', '.join(_KEYS)}")
+    asked = options_of(_Asked, "the job", values)
+    finetune = None if asked.finetune is None else _finetune(asked)
+    if not 0 <= asked.ensemble <= 1:
+        raise JobError(f"ensemble is the share of the fine-tuned weights, 0 to 1, but {asked.ensemble} came")
+    return FilterJob(
+        name=asked.name,
+        folder=storage.absolute(asked.folder.rstrip("/")),
+        clean=options_of(Pairs, "clean", asked.clean),
+        training=_recipe("training", asked, asked.training, asked.pretrained),
+        finetune=finetune,
+        ensemble=asked.ensemble,
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The keys of a job file and the kinds of their values."""
+
+    name: str
+    folder: str
+    model: str
+    clean: Mapping[str, object]
+    pretrained: str | None = None
+    training: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    finetune: Mapping[str, object] | None = None
+    ensemble: float = 0.5
+
+
+@dataclass(frozen=True)
+class _AskedFinetune:
+    task: Mapping[str, object] | None = None
+    pairs: Mapping[str, object] | None = None
+    training: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+def _finetune(asked: _Asked) -> Finetune:
+    parts = options_of(_AskedFinetune, "finetune", asked.finetune or {})
+    task = [options_of(Task, "finetune.task", parts.task)] if parts.task is not None else []
+    pairs = [options_of(Pairs, "finetune.pairs", parts.pairs)] if parts.pairs is not None else []
+    if not task and not pairs:
+        raise JobError("finetune needs a task (labelled images), pairs (captioned ones), or both, but neither came")
+    return Finetune((*task, *pairs), _recipe("finetune.training", asked, parts.training, None))
+
+
+def _recipe(where: str, asked: _Asked, options: Mapping[str, object], pretrained: str | None) -> Recipe:
+    for key in ("model", "pretrained"):
+        if key in options:
+            raise JobError(f"{where} has no {key}: the job has one for all of it, beside {where.partition('.')[0]}")
+    return options_of(Recipe, where, {**options, "model": asked.model, "pretrained": pretrained})

@@ -1,0 +1,67 @@
+"""Decides in which precision the trainings of a folder run: as its file says, else by what this machine is faster in.
+
+The measuring is a process of its own: it imports torch and may take memory of a GPU, which the trainer needs whole.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from winnow.pipeline.artifact import json_if_whole, write_json
+from winnow.pipeline.errors import ModelError
+
+if TYPE_CHECKING:
+    from winnow.jobs.filter_network.training import Precision, Recipe
+
+AUTO = "auto"
+PRECISION = "precision.json"
+"""File of a folder whose trainings are compared with each other, and so run in one precision."""
+
+_BF16 = ("amp_bf16", "amp_bfloat16", "bf16", "pure_bf16")
+_TIMEOUT_S = 300.0
+
+
+def settled(recipe: "Recipe", file: Path, say: Callable[[str], None] | None = None) -> "Recipe":
+    """The recipe with `auto` decided; the key `precision` of a JSON file says what was decided before.
+
+    say: is told what was measured; also where a recipe asks for bf16 on a device that is slower in it, and gets it.
+    Raises ModelError for a GPU that is not here: open_clip would train on the CPU.
+    """
+    before = json_if_whole(str(file))
+    if before is not None:
+        told = cast("Precision", before["precision"])
+        return dataclasses.replace(recipe, precision=told) if recipe.precision == AUTO else recipe
+    kind = recipe.device.partition(":")[0]
+    may_be_slow = kind == "cpu" and recipe.precision in _BF16 and say is not None
+    if recipe.precision != AUTO and kind != "cuda" and not may_be_slow:
+        return recipe
+    say = say or (lambda _line: None)
+    faster, why = _measured(recipe.device)
+    if recipe.precision == AUTO:
+        say(f"precision {faster}: {why}")
+        return dataclasses.replace(recipe, precision=faster)
+    if recipe.precision in _BF16 and faster not in _BF16:
+        say(f"precision {recipe.precision}, as the job says, but {why}; {faster} or auto would be faster")
+    return recipe
+
+
+def settled_once(recipe: "Recipe", folder: Path, say: Callable[[str], None]) -> "Recipe":
+    """The same for all trainings of a folder, whenever and on whichever machine they begin: written in PRECISION."""
+    found = settled(recipe, folder / PRECISION, say)
+    if recipe.precision == AUTO:
+        write_json(str(folder / PRECISION), {"precision": found.precision})
+    return found
+
+
+def _measured(device: str) -> "tuple[Precision, str]":
+    command = [sys.executable, "-m", "winnow.stages.encoders.bf16", device]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    if ran.returncode != 0:
+        *_, last = ran.stderr.strip().splitlines() or [f"measuring ended with exit code {ran.returncode}"]
+        raise ModelError(f"a training needs its device, but {last}")
+    found = json.loads(ran.stdout)
+    return found["precision"], found["why"]

@@ -1,0 +1,154 @@
+"""Lands a filter network in a folder: filter.pt, filter.json beside it, and provenance.json last.
+
+The way of Fang et al. 2023 (arXiv 2309.17425): clean pairs, each picture with its captions in turn; training;
+fine-tuning on a task set whose captions are prompts; the average of the weights before and after. Every step has a
+folder whose name carries a fingerprint of all that it is made from: what is done is not done again.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from winnow.jobs.filter_network.filter_job import FilterJob
+from winnow.jobs.filter_network.training import RECIPE, Recipe, train
+from winnow.jobs.filter_network.training_pairs import Source, Task, pattern, write_pairs
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import DONE, json_if_whole, write_json
+from winnow.pipeline.errors import JobError
+from winnow.pipeline.executors.contract import Executor
+from winnow.pipeline.fingerprint import fingerprint
+from winnow.stages.encoders import OpenClip, provenance
+from winnow.stages.encoders.config import RANDOM
+
+WEIGHTS = "filter.pt"
+CONFIG = "filter.json"
+PROVENANCE = "provenance.json"
+_VERSION = 1  # goes up when the same job would make other pairs or weights
+_VERSIONS = ("winnow", "open_clip_torch", "torch", "webdataset", "pillow")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One finished training. facts: what provenance.json says of it."""
+
+    checkpoint: Path
+    facts: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A finished filter network. reused: whether it was there before."""
+
+    weights: Path
+    config: Path
+    provenance: Mapping[str, object]
+    reused: bool
+
+    @property
+    def encoder(self) -> OpenClip:
+        """As a job's `embeddings:` takes it."""
+        return OpenClip(str(self.config), str(self.weights))
+
+
+def train_filter(job: FilterJob, executor: Executor, say: Callable[[str], None]) -> Filter:
+    """Carry out a filter's job, each step that is not done; the same call resumes.
+
+    executor: for the training pairs; the trainer is a process of its own on this machine.
+    Raises JobError for a folder that is not local, TrainingError where a training fails, PoolError where no picture can
+    be read.
+    """
+    if "://" in job.folder:
+        raise JobError(f"the trainer writes to this machine, but folder is {job.folder}; name a local one, copy later")
+    folder = Path(job.folder)
+    base = _step(job, "base", (job.clean,), job.training, executor, say)
+    parts, steps = [(base.checkpoint, 1.0)], {"base": base.facts}
+    if job.finetune is not None:
+        recipe = dataclasses.replace(job.finetune.training, pretrained=str(base.checkpoint))
+        tuned = _step(job, "tuned", job.finetune.sources, recipe, executor, say)
+        shares = [(base.checkpoint, 1 - job.ensemble), (tuned.checkpoint, job.ensemble)]
+        parts, steps = [(path, share) for path, share in shares if share], {**steps, "tuned": tuned.facts}
+    shares_of = {path.parts[-3]: share for path, share in parts}
+    asked = fingerprint([_VERSION, steps, shares_of])
+    found = json_if_whole(str(folder / PROVENANCE))
+    made = Filter(folder / WEIGHTS, folder / CONFIG, found or {}, reused=True)
+    if found is not None and found.get("fingerprint") == asked and made.weights.is_file() and made.config.is_file():
+        say(f"{'filter':8} {made.weights} done before")
+        return made
+    from winnow.stages.encoders import ensemble  # torch takes three seconds to import
+
+    (folder / PROVENANCE).unlink(missing_ok=True)  # of another filter
+    ensemble.write_config(job.training.model, made.config)
+    ensemble.average(parts, made.weights)
+    record: dict[str, object] = {
+        "name": job.name,
+        "fingerprint": asked,
+        "filter": provenance(made.encoder),
+        "weights": shares_of,
+        "steps": steps,
+        "versions": _versions(),
+        "job": job.resolved,
+    }
+    write_json(str(folder / PROVENANCE), record)
+    say(f"{'filter':8} {made.weights}")
+    return dataclasses.replace(made, provenance=record, reused=False)
+
+
+def _step(
+    job: FilterJob,
+    name: str,
+    sources: Sequence[Source],
+    recipe: Recipe,
+    executor: Executor,
+    say: Callable[[str], None],
+) -> Trained:
+    """Write the pairs of one training and train on them."""
+    inputs = _inputs(sources)
+    mark = fingerprint([_VERSION, [_without_places(source) for source in sources], inputs])
+    pairs = storage.join(job.folder, f"pairs-{mark}")
+    report = write_pairs(sources, pairs, executor)
+    say(f"{name:8} {storage.name_of(pairs)} {report['pictures']:,} pictures, {report['pairs']:,} pairs")
+    parent = provenance(OpenClip(recipe.model, recipe.pretrained or RANDOM))
+    mark = fingerprint([mark, dataclasses.replace(recipe, model="", pretrained=None), parent])
+    out = Path(job.folder, f"{name}-{mark}")
+    checkpoint = train(pattern(pairs), out, recipe, lambda line: say(f"{name:8} {line}"))
+    seconds = (json_if_whole(str(out / DONE)) or {}).get("seconds")
+    say(f"{name:8} {out.name} {seconds} s")
+    facts = {
+        "folder": out.name,
+        "inputs": inputs,
+        "pairs": {"folder": storage.name_of(pairs), **report},
+        "parent": parent,
+        "precision": (json_if_whole(str(out / RECIPE)) or {}).get("precision"),
+        "checkpoint": provenance(OpenClip(recipe.model, str(checkpoint)))["pretrained"],
+        "seconds": seconds,
+    }
+    return Trained(checkpoint, facts)
+
+
+def _inputs(sources: Sequence[Source]) -> list[Mapping[str, object]]:
+    """What each source was when it was listed: a fingerprint of every file's size and etag (or time)."""
+    found: list[Mapping[str, object]] = []
+    for source in sources:
+        files = storage.identify([*source.urls(), *([source.classnames] if isinstance(source, Task) else [])])
+        sizes = sum(file.size for file in files)
+        found.append({"files": len(files), "bytes": sizes, "fingerprint": fingerprint(files, digits=32)})
+    return found
+
+
+def _without_places(source: Source) -> Source:
+    """A source that does not say where it lies; its files' identities say what it is."""
+    if isinstance(source, Task):
+        return dataclasses.replace(source, images="", classnames="")
+    return dataclasses.replace(source, shards="")
+
+
+def _versions() -> Mapping[str, str]:
+    found = {}
+    for name in _VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,233 @@
+"""Lands one training in a folder, by open_clip's own trainer: recipe.json, train.log, checkpoints/, _done.json last.
+
+The trainer is a process of its own: one Python, or torchrun with several. It ends with the process that started it, and
+is resumed from its last whole checkpoint; a finished training is not done again, and a folder takes one recipe only.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from winnow.jobs.filter_network.precision import settled
+from winnow.pipeline.artifact import DONE, json_if_whole, write_json
+from winnow.pipeline.errors import ModelError, TrainingError
+from winnow.pipeline.fingerprint import canonical
+from winnow.pipeline.lifeline import WATCHED
+from winnow.pipeline.storage import home
+
+LOG = "train.log"
+"""File of a training that holds everything its trainer said, of every call."""
+
+RECIPE = "recipe.json"
+MODEL = "model.json"
+_BY_NAME = "-"
+_TAIL_LINES = 15
+_TAIL_BYTES = 64 << 10
+_GRACE_S = 45.0  # torchrun gives its processes 30 s
+_HOW = {"fingerprint": False}  # how to run, not what to learn
+
+Plain = bool | int | float | str
+Augmentation = Mapping[str, Plain | tuple[float, ...] | None]
+Precision = Literal["auto", "fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "fp16", "pure_bf16", "pure_fp16"]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Recipe:
+    """How a CLIP is trained; the words are open_clip_train's, the sizes those of the whole training.
+
+    model: a name of open_clip or a model configuration `.json`.
+    pretrained: weights to begin with, a checkpoint file or a tag of open_clip; None begins with random ones.
+    epochs: how often a checkpoint is left; an epoch is samples_per_epoch pairs, or every pair of sizes.json once.
+    batch_size: pairs per step over all processes, and so the captions that each picture is told apart from.
+    learning_rate: peak of the cosine schedule, after warmup_steps of linear rise.
+    augmentation: fields of open_clip's AugmentationCfg, such as scale, color_jitter with color_jitter_prob.
+    seed: of the initial weights and the order of the shards; the order inside the trainer's shuffle buffer follows the
+        clock, so two runs differ a little.
+    precision: open_clip_train's, or `auto`: amp_bf16 where the GPU has it or it is measured to be faster on this CPU,
+        else amp on a GPU and fp32 on a CPU. What it came to stands in recipe.json, and a resumed training keeps to it.
+    processes: trainers side by side, one per GPU; more than one go through torchrun on this machine.
+    workers: processes that decode, for each trainer. threads: of each trainer (OMP_NUM_THREADS), None as it is set.
+    timeout_s: of one call of `train`, in seconds.
+    """
+
+    model: str
+    pretrained: str | None = None
+    epochs: int = Field(default=8, ge=1)
+    samples_per_epoch: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=256, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=0.2, ge=0)
+    augmentation: Augmentation = field(default_factory=dict)
+    seed: int = Field(default=0, ge=0)
+    precision: Precision = "auto"
+    device: str = "cpu"
+    processes: int = Field(default=1, ge=1)
+    workers: int = field(default=1, metadata=_HOW)
+    threads: int | None = field(default=None, metadata=_HOW)
+    timeout_s: float = field(default=86_400.0, metadata=_HOW)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", home(self.model))
+        object.__setattr__(self, "pretrained", self.pretrained and home(self.pretrained))
+        if self.batch_size % self.processes:
+            raise ValueError(
+                f"batch_size is shared out evenly, but {self.batch_size} pairs came for {self.processes} processes"
+            )
+
+
+def train(shards: str, out: Path, recipe: Recipe, say: Callable[[str], None] | None = None) -> Path:
+    """Train by a recipe until its end; return the path of the last checkpoint, `out/checkpoints/epoch_<epochs>.pt`.
+
+    shards: tars of jpg and txt as open_clip takes them: a path, a brace pattern, several joined by `::`, or `pipe:`;
+        where the recipe has no samples_per_epoch, sizes.json (tar name to samples) lies beside them.
+    out: the folder of this training alone. What an earlier call left there is gone on with, or returned if finished.
+    say: is told which precision was chosen, and why.
+    Only the last checkpoint is kept: an older one goes when its successor is there.
+    Raises: ModelError where the recipe's GPU is not here; where `out` holds the training of another recipe, another
+        model under the same name or of other shards. TrainingError where another call still trains there, and with the
+        log's tail where the trainer fails, leaves no checkpoint or exceeds timeout_s.
+    """
+    out = out.absolute()
+    recipe = settled(recipe, out / RECIPE, say)
+    log = out / LOG
+    checkpoint = out / "checkpoints" / f"epoch_{recipe.epochs}.pt"
+    claim(out / RECIPE, {"shards": shards, **_plain(recipe)}, "the training of one recipe")
+    claim_model(out, recipe.model)
+    if (out / DONE).is_file() and checkpoint.is_file():
+        return checkpoint
+    started = time.monotonic()
+    with log.open("ab") as sink:
+        try:
+            # the trainer inherits the lock, and holds it until it has ended, even where this process is killed
+            fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingError(
+                f"one trainer works in a folder, but another still writes {log}; wait for it, or stop it"
+            ) from error
+        _remove_torn(checkpoint.parent)
+        try:
+            code = _run(_command(shards, out, recipe), sink.fileno(), recipe)
+        except subprocess.TimeoutExpired as error:
+            raise TrainingError(_failure(f"took longer than {recipe.timeout_s:g} s", shards, log)) from error
+    if code != 0:
+        raise TrainingError(_failure(f"ended with exit code {code}", shards, log))
+    if not checkpoint.is_file():
+        raise TrainingError(_failure(f"left no {checkpoint}", shards, log))
+    write_json(str(out / DONE), {"checkpoint": checkpoint.name, "seconds": round(time.monotonic() - started, 1)})
+    return checkpoint
+
+
+def claim(path: Path, asked: Mapping[str, object], what: str) -> None:
+    """Write down what a folder is for, plain JSON values; raises ModelError where something else was written first."""
+    found = json_if_whole(str(path))
+    if found is None:
+        write_json(str(path), asked)
+    elif changed := [key for key in {**found, **asked} if found.get(key) != asked.get(key)]:
+        told = "; ".join(f"{key} was {found.get(key)!r} and is {asked.get(key)!r}" for key in changed)
+        raise ModelError(f"a folder holds {what}, but in {path.parent} {told}; take a fresh folder")
+
+
+def claim_model(folder: Path, model: str) -> None:
+    """Keep a copy of a model's configuration `.json` in a folder; raises ModelError where it was another one before."""
+    if not model.endswith(".json"):
+        return
+    try:
+        config = json.loads(Path(model).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"a model is a name of open_clip or a configuration .json, but {model}: {error}") from error
+    claim(folder / MODEL, config, "trainings of one model")
+
+
+def _plain(recipe: Recipe) -> dict[str, object]:
+    plain = canonical(recipe)
+    return {key: value for key, value in plain.items() if key != "class"} if isinstance(plain, dict) else {}
+
+
+def _command(shards: str, out: Path, recipe: Recipe) -> list[str]:
+    config = recipe.model if recipe.model.endswith(".json") else _BY_NAME
+    options = {
+        "model": recipe.model if config == _BY_NAME else Path(config).stem,
+        "train-data": shards,
+        "dataset-type": "webdataset",
+        "logs": out.parent,
+        "name": out.name,
+        "resume": "latest",
+        "epochs": recipe.epochs,
+        "batch-size": recipe.batch_size // recipe.processes,
+        "lr": recipe.learning_rate,
+        "warmup": recipe.warmup_steps,
+        "wd": recipe.weight_decay,
+        "precision": recipe.precision,
+        "device": recipe.device,
+        "workers": recipe.workers,
+        "save-frequency": 1,
+        "log-every-n-steps": 20,
+        "seed": recipe.seed,
+    }
+    if recipe.pretrained is not None:
+        options["pretrained"] = recipe.pretrained
+    if recipe.samples_per_epoch is not None:
+        options["train-num-samples"] = recipe.samples_per_epoch
+    words = [f"--{name}={value}" for name, value in options.items()] + ["--delete-previous-checkpoint"]
+    if recipe.processes > 1:
+        words += ["--local-loss", "--gather-with-grad"]  # the whole batch's loss, without its whole matrix everywhere
+    if recipe.augmentation:
+        words += ["--aug-cfg", *(f"{name}={value!r}" for name, value in recipe.augmentation.items())]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={recipe.processes}"]
+    launch = [sys.executable, *(torchrun if recipe.processes > 1 else []), "-m", "winnow.stages.encoders.trainer"]
+    return [*launch, config, WATCHED, "--", *words]
+
+
+def _run(command: Sequence[str], sink: int, recipe: Recipe) -> int:
+    """The exit code of a command that is not outlived by any process it started; raises TimeoutExpired."""
+    # threads that spin while they wait take the core that decodes the next batch
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    if recipe.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(recipe.threads)
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,  # for WATCHED: closed by the kernel where this process is killed
+        stdout=sink,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+    ) as trainer:
+        try:
+            return trainer.wait(recipe.timeout_s)
+        except BaseException:
+            os.killpg(trainer.pid, signal.SIGTERM)
+            try:
+                trainer.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(trainer.pid, signal.SIGKILL)
+            raise
+
+
+def _remove_torn(checkpoints: Path) -> None:
+    """torch.save does not commit: a trainer that was killed leaves half a file, and would resume from it."""
+    for path in checkpoints.glob("*.pt"):
+        if not zipfile.is_zipfile(path):
+            path.unlink()
+
+
+def _failure(what: str, shards: str, log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        tail = "\n".join(file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
+    return (
+        f"open_clip's trainer must leave a checkpoint of {shards}, but it {what}; mend what its log's end "
+        f"({log}) names and run the same again, which goes on from its last checkpoint:\n{tail}"
+    )

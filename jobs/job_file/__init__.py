@@ -1,0 +1,1 @@
+"""Reading a job file: strict YAML into the parts of a job."""

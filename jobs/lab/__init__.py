@@ -1,0 +1,1 @@
+"""Benchmarks and experiments, which are not in the wheel."""

@@ -1,0 +1,1 @@
+"""Benchmarks: what each step costs beside its limits on the same machine."""

@@ -1,0 +1,298 @@
+"""Times deciding on pools of millions of vectors, beside the same products on data in memory; prints tables.
+
+python -m winnow.jobs.lab.bench.decide [--folder out/bench-decide] [--samples 1000000,10000000]. Absolute rates are this
+machine's; read the ratios. Leaves nothing, unless it is asked to keep the pool and the store.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, cast
+
+import numpy as np
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from winnow.jobs.job_file.job import load
+from winnow.jobs.lab.bench import vector_pool
+from winnow.jobs.lab.bench.meter import Lap, Metered
+from winnow.jobs.lab.bench.vector_pool import Shape
+from winnow.jobs.run import job_url, run
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.executors.choose import open_executor
+from winnow.pipeline.executors.contract import Executor, Needs
+from winnow.pipeline.stage import StepResult
+from winnow.stages.clusters.centroids import read_sample
+from winnow.stages.kernels.float16 import widened
+from winnow.stages.kernels.kmeans import train
+
+_PRODUCT_ROWS = 1024  # at once, as stages/kernels/kmeans.py takes them
+_SAMPLE_PER_CLUSTER = 256
+_SWEPT = 1_000_000
+_FIT, _ASSIGN = "clusters: k-means", "clusters: assign"
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Wall seconds on every core or worker, and CPU seconds of all of them."""
+
+    seconds: float
+    cpu: float
+
+    def __add__(self, other: "Alone") -> "Alone":
+        return Alone(self.seconds + other.seconds, self.cpu + other.cpu)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A pool that was decided on. alone: what the products of the fit and of assigning take by themselves."""
+
+    shape: Shape
+    job_file: Path
+    workers: int
+    clusters: int
+    iterations: int
+    executor: str
+    laps: dict[str, Lap]
+    alone: tuple[Alone, Alone]
+
+    @property
+    def sample(self) -> int:
+        """Rows that the fit sees."""
+        return min(self.shape.samples, self.clusters * _SAMPLE_PER_CLUSTER)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measurement beside the tables, and what it is compared with."""
+
+    what: str
+    found: str
+    beside: str
+
+
+def decide_again(made: Made) -> list[Line]:
+    """Another fraction on stored distances: the whole command in a process of its own."""
+    started = time.perf_counter()
+    _command(made, "run", "--set", "policy.0.density.fraction=0.3")
+    seconds = time.perf_counter() - started
+    job = load(str(made.job_file))
+    record = json.loads(storage.read_bytes(job_url(job.store, job.name)))
+    inside = sum(record["seconds_now"].values())
+    return [Line("decide again, another fraction", f"{seconds:.1f} s", f"{inside:.1f} s in its stages; at 10M: 60 s")]
+
+
+def sweep_of_20(made: Made) -> list[Line]:
+    """20 fractions over a cold store beside one policy over another, whole commands; for the smallest pool only."""
+    if made.shape.samples > _SWEPT:
+        return []
+    fractions = ",".join(f"{n / 25:.2f}" for n in range(1, 21))
+    seconds = {}
+    for what, words in {"run": [], "sweep": ["--vary", f"policy.0.density.fraction={fractions}"]}.items():
+        store = made.job_file.with_name(f"store-{what}")
+        started = time.perf_counter()
+        _command(made, what, *words, "--set", f"store={store}")
+        seconds[what] = time.perf_counter() - started
+        shutil.rmtree(store)
+    ratio = f"{seconds['sweep'] / seconds['run']:.2f} of one policy ({seconds['run']:.1f} s); 3 at most"
+    return [Line("sweep of 20 policies, cold store", f"{seconds['sweep']:.1f} s", ratio)]
+
+
+def _command(made: Made, *words: str) -> None:
+    name, *options = words
+    command = [sys.executable, "-m", "winnow.jobs", name, str(made.job_file), *options]
+    where = ["--executor", made.executor, "--workers", str(made.workers)]
+    subprocess.run([*command, *where], check=True, capture_output=True)
+
+
+EXTRAS: tuple[Callable[[Made], list[Line]], ...] = (decide_again, sweep_of_20)
+"""What else is measured on a pool that was decided on; each gets the finished job."""
+
+
+@dataclass(frozen=True)
+class _Products:
+    """The products of assigning one shard and their argmax on a worker, as it would do them; wall and CPU seconds."""
+
+    shape: Shape
+    clusters: int
+
+    def open(self) -> tuple[np.ndarray, np.ndarray]:
+        rows = widened(vector_pool.vectors(self.shape, 0))
+        return rows, rows[:: len(rows) // self.clusters][: self.clusters].copy()
+
+    def run(self, state: tuple[np.ndarray, np.ndarray], item: int) -> tuple[float, float]:
+        rows, centroids = state
+        started, worked = time.perf_counter(), time.thread_time()
+        for start in range(0, len(rows), _PRODUCT_ROWS):
+            (rows[start : start + _PRODUCT_ROWS] @ centroids.T).argmax(axis=1)
+        return time.perf_counter() - started, time.thread_time() - worked
+
+
+def products_alone(shape: Shape, clusters: int, executor: Executor) -> Alone:
+    """What assigning takes when it does nothing but its products: the first shard, as often as there are."""
+    task, warm = _Products(shape, clusters), executor.workers
+    found = dict(executor.map(task, list(range(warm + shape.shards)), "products alone", Needs()))
+    seconds, cpu = (sum(found[warm + shard][i] for shard in range(shape.shards)) for i in range(2))
+    share = shape.samples / (shape.shards * shape.rows(0))
+    return Alone(share * seconds / executor.workers, share * cpu)
+
+
+@dataclass(frozen=True)
+class _FitAlone:
+    """faiss on the rows that the fit saw, on a worker and every core; it stops early where no row moves."""
+
+    clusters: Artifact
+    shards: int
+    sample: int
+    k: int
+    iterations: int
+
+    def open(self) -> np.ndarray:
+        return read_sample(self.clusters, self.shards, self.sample)
+
+    def run(self, state: np.ndarray, item: int) -> tuple[float, float]:
+        started, worked = time.perf_counter(), time.process_time()
+        train(state, self.k, iterations=self.iterations, seed=0, threads=os.cpu_count() or 1)
+        return time.perf_counter() - started, time.process_time() - worked
+
+
+def fit_alone(fitted: StepResult, shards: int, clusters: int, iterations: int, executor: Executor) -> Alone:
+    """What the fit takes when it does nothing but faiss."""
+    task = _FitAlone(fitted.artifact, shards, cast(int, fitted.report["sample"]), clusters, iterations)
+    [(_, (seconds, cpu))] = executor.map(task, [0], "faiss alone", Needs())
+    return Alone(seconds, cpu)
+
+
+def prepare(shape: Shape, folder: Path, cut: dict[str, object]) -> Path:
+    """Make the pool where it is not there yet; the file of a job of one cut over it, with a store of its own."""
+    pool, store, job_file = (folder / f"{name}-{shape.samples}" for name in ("pool", "store", "job.yaml"))
+    if not pool.exists():
+        # in a process of its own, for what is measured begins with this one's memory
+        command = [sys.executable, "-m", "winnow.jobs.lab.bench.vector_pool", str(folder / "part"), str(shape.samples)]
+        options = ["--rows-per-shard", str(shape.rows_per_shard), "--copies", str(shape.copies)]
+        subprocess.run([*command, *options], check=True)
+        (folder / "part").rename(pool)
+    shards = f"{pool}/metadata/metadata_{{0..{shape.shards - 1}}}.parquet"
+    described = {"shards": shards, "format": "clip-retrieval", "text": False}
+    job_file.write_text(yaml.safe_dump({"name": "bench", "store": str(store), "pool": described, "policy": [cut]}))
+    return job_file
+
+
+def measure(shape: Shape, folder: Path, clusters: int, iterations: int, workers: int, executor: str) -> Made:
+    """Make the pool where it is not there yet, decide on it, and time the products alone on the same workers."""
+    density = {"by": "clip", "fraction": 0.4, "clusters": clusters, "iterations": iterations}
+    job_file = prepare(shape, folder, {"density": {**density, "sample_per_cluster": _SAMPLE_PER_CLUSTER}})
+    metered = Metered(open_executor(executor, workers, None))
+    try:
+        done = run(load(str(job_file)), metered, lambda line: metered.stop())
+        laps = dict(metered.laps)
+        fitted = dict(done.steps)["density.clusters"]
+        fit = fit_alone(fitted, shape.shards, clusters, iterations, metered.inner)
+        alone = fit, products_alone(shape, clusters, metered.inner)
+    finally:
+        metered.close()
+    return Made(shape, job_file, workers, clusters, iterations, executor, laps, alone)
+
+
+def show(made: Made, console: Console) -> None:
+    """One table: a row per step, then what was measured beside them."""
+    table = Table("step", "s", "CPU s", "rows/s", "driver MB", "worker MB", "read MB", "written MB")
+    table.columns[0].no_wrap = True
+    table.title = f"{made.shape.samples:,} samples, {made.clusters} clusters, {made.workers} workers"
+    for lap in made.laps.values():
+        rows = made.sample if lap.name == _FIT else made.shape.samples
+        sizes = (f"{count / 1e6:,.0f}" for count in (lap.driver, lap.worker, lap.read, lap.written))
+        table.add_row(lap.name, f"{lap.seconds:.2f}", f"{lap.cpu:.2f}", f"{rows / lap.seconds:,.0f}", *sizes)
+    console.print(table)
+    beside = Table("what", "found", "beside")
+    fit, assign = made.laps[_FIT], made.laps[_ASSIGN]
+    both = Lap("both", seconds=fit.seconds + assign.seconds, cpu=fit.cpu + assign.cpu)
+    for name, lap, alone in (
+        ("faiss alone", fit, made.alone[0]),
+        ("products alone", assign, made.alone[1]),
+        ("both alone", both, made.alone[0] + made.alone[1]),
+    ):
+        ratios = f"{lap.name} takes {lap.seconds / alone.seconds:.2f} of it, {lap.cpu / alone.cpu:.2f} of its CPU s"
+        beside.add_row(name, f"{alone.seconds:.1f} s, CPU {alone.cpu:.1f} s", ratios)
+    for extra in EXTRAS:
+        for line in extra(made):
+            beside.add_row(line.what, line.found, line.beside)
+    console.print(beside)
+
+
+def compare(small: Made, large: Made, console: Console) -> None:
+    """Cost per sample and memory of the larger pool in those of the smaller one."""
+    table = Table("step", "s per sample", "CPU s per sample", "driver memory", "worker memory")
+    table.columns[0].no_wrap = True
+    table.title = f"{large.shape.samples:,} samples, as a multiple of {small.shape.samples:,}"
+    growth = large.shape.samples / small.shape.samples
+    pairs = [(lap, small.laps[name]) for name, lap in large.laps.items() if name in small.laps]
+    pairs.append((_together(large), _together(small)))
+    for now, before in pairs:
+        ratios = (
+            _ratio(now.seconds / growth, before.seconds),
+            _ratio(now.cpu / growth, before.cpu),
+            _ratio(now.driver, before.driver),
+            _ratio(now.worker, before.worker),
+        )
+        table.add_row(now.name, *ratios)
+    console.print(table)
+
+
+def _together(made: Made) -> Lap:
+    laps = made.laps.values()
+    return Lap(
+        "all; at most 1.15, 1.15, 1.2, 1.2",
+        seconds=sum(lap.seconds for lap in laps),
+        driver=max(lap.driver for lap in laps),
+        worker=max(lap.worker for lap in laps),
+        cpu=sum(lap.cpu for lap in laps),
+    )
+
+
+def _ratio(now: float, before: float) -> str:
+    return f"{now / before:.2f}" if before else ""
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="scratch space: 1.2 kB a sample of the largest pool")] = Path(
+        "out/bench-decide"
+    ),
+    samples: Annotated[str, typer.Option(help="sizes of the pools, smallest first")] = "1000000,10000000",
+    clusters: Annotated[int, typer.Option(help="k")] = 500,
+    iterations: Annotated[int, typer.Option(help="of k-means")] = 100,
+    workers: Annotated[int, typer.Option(help="of the executor")] = 2,
+    executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
+    rows_per_shard: Annotated[int, typer.Option(help="of the pools")] = 100_000,
+    keep: Annotated[bool, typer.Option(help="keep pools and stores; a pool that is there is used again")] = False,
+) -> None:
+    """Print a table for every size, and the larger ones beside the smallest."""
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    console, first = Console(width=None if sys.stdout.isatty() else 130), None
+    for size in map(int, samples.split(",")):
+        for name in ("store", *([] if keep else ["pool"])):
+            shutil.rmtree(folder / f"{name}-{size}", ignore_errors=True)
+        shape = Shape(size, rows_per_shard=rows_per_shard)
+        made = measure(shape, folder, clusters, iterations, workers, executor)
+        show(made, console)
+        if first is not None:
+            compare(first, made, console)
+        first = first or made
+        if not keep:
+            for name in ("pool", "store", "job.yaml"):
+                path = folder / f"{name}-{size}"
+                path.unlink() if path.is_file() else shutil.rmtree(path)
+
+
+if __name__ == "__main__":
+    typer.run(main)

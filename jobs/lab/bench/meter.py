@@ -1,0 +1,178 @@
+"""Times what an executor does, step by step, and reads from /proc how much memory it took; writes nothing.
+
+Linux only: VmHWM of /proc/<pid>/status is a process's highest resident memory since 5 was written to clear_refs.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from winnow.pipeline.executors.contract import Executor, Forwarding, Item, Needs, Regroup, Result, State, Task
+
+_PROC = Path("/proc")
+_POLL_S = 1.0  # a look costs some milliseconds of a core
+
+
+@dataclass
+class Lap:
+    """One step: seconds, highest resident bytes of the driver and of any worker; sums over all of them.
+
+    own: highest bytes of a worker without what it shares with others, such as Ray's object store, seen once a second.
+    cpu: seconds that their cores worked, which another program on the machine hardly changes. read, written: bytes,
+    by system calls.
+    """
+
+    name: str
+    seconds: float = 0.0
+    driver: int = 0
+    worker: int = 0
+    own: int = 0
+    cpu: float = 0.0
+    read: int = 0
+    written: int = 0
+
+
+def workers_of(parent: int) -> list[int]:
+    """Ray's workers below a process."""
+    parents: dict[int, int] = {}
+    named = []
+    for folder in _PROC.glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            parents[int(folder.name)] = int(fields[1])
+            if (folder / "cmdline").read_bytes().startswith(b"ray::"):
+                named.append(int(folder.name))
+        except OSError:  # it ended while we looked
+            continue
+    return [pid for pid in named if _is_below(pid, parent, parents)]
+
+
+def _is_below(pid: int, parent: int, parents: dict[int, int]) -> bool:
+    while pid in parents and pid != parent:
+        pid = parents[pid]
+    return pid == parent
+
+
+def _field(pid: int, file: str, name: str) -> int:
+    """A number of /proc/<pid>/<file>; 0 for a process that has ended."""
+    try:
+        lines = (_PROC / str(pid) / file).read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
+
+
+def _forget_peak(pid: int) -> None:
+    try:
+        (_PROC / str(pid) / "clear_refs").write_text("5")
+    except OSError:  # it has ended
+        return
+
+
+def peak_bytes(forget: bool = False) -> int:
+    """This process's highest resident bytes since they were last forgotten."""
+    peak = 1024 * _field(os.getpid(), "status", "VmHWM")
+    if forget:
+        _forget_peak(os.getpid())
+    return peak
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a process spent since it began."""
+
+    cpu: float = 0.0
+    read: int = 0
+    written: int = 0
+
+    @classmethod
+    def of(cls, pid: int) -> "Spent":
+        """Nothing for a process that has ended."""
+        try:
+            fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return cls()
+        ticks = int(fields[11]) + int(fields[12])  # utime and stime
+        return cls(ticks / os.sysconf("SC_CLK_TCK"), _field(pid, "io", "rchar"), _field(pid, "io", "wchar"))
+
+
+@dataclass
+class Metered(Forwarding):
+    """An executor whose calls are laps: one lasts until the next begins, or until `stop`.
+
+    laps: by name in order of first use; a name is the label of the calls, without their pass or number.
+    """
+
+    inner: Executor
+    laps: dict[str, Lap] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._inner = self.inner
+        self._lap: Lap | None = None
+        self._started = 0.0
+        self._spent: dict[int, Spent] = {}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        threading.Thread(target=self._poll, daemon=True).start()
+
+    def map(
+        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
+    ) -> Iterator[tuple[int, Result]]:
+        """See Executor.map."""
+        self._begin(label)
+        yield from self.inner.map(task, items, label, needs)
+
+    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
+        """See Executor.regroup."""
+        self._begin(label)
+        yield from self.inner.regroup(work, items, label)
+
+    def close(self) -> None:
+        """See Executor.close."""
+        self.stop()
+        self._ended.set()
+        super().close()
+
+    def _begin(self, label: str) -> None:
+        name = label.partition(" (")[0].partition(",")[0]
+        if self._lap is None or self._lap.name != name:
+            self.stop()
+            with self._lock:
+                for pid in (os.getpid(), *workers_of(os.getpid())):
+                    _forget_peak(pid)
+                    self._spent[pid] = Spent.of(pid)
+                self._started = time.perf_counter()
+                self._lap = self.laps.setdefault(name, Lap(name))
+
+    def stop(self) -> None:
+        """End the lap, as a stage ends."""
+        if self._lap is not None:
+            self._lap.seconds += time.perf_counter() - self._started
+            self._look()
+            self._lap = None
+
+    def _look(self) -> None:
+        """Take the peaks and the bytes so far: a worker may end with its last ones."""
+        with self._lock:
+            lap, driver = self._lap, os.getpid()
+            if lap is None:
+                return
+            for pid in (driver, *workers_of(driver)):
+                peak = 1024 * _field(pid, "status", "VmHWM")
+                if pid == driver:
+                    lap.driver = max(lap.driver, peak)
+                else:
+                    lap.worker = max(lap.worker, peak)
+                    lap.own = max(lap.own, 1024 * _field(pid, "status", "RssAnon"))
+                before, now = self._spent.get(pid, Spent()), Spent.of(pid)
+                lap.cpu += max(0.0, now.cpu - before.cpu)  # an ended process shows zeros
+                lap.read += max(0, now.read - before.read)
+                lap.written += max(0, now.written - before.written)
+                self._spent[pid] = now
+
+    def _poll(self) -> None:
+        while not self._ended.wait(_POLL_S):
+            self._look()

@@ -1,0 +1,51 @@
+"""Lands `train.parquet`, `test.parquet` and `classnames.txt`: rendered pictures with their noun as label, for a trial.
+
+`python -m winnow.jobs.lab.datacomp.demo --folder out/datacomp-demo`. Same sizes and seed, same bytes.
+"""
+
+import io
+from pathlib import Path
+from random import Random
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+
+from winnow.jobs.quickstart.scenes import CONCEPTS, NOUNS, draw, imagine
+
+CLASSES = NOUNS[:10]
+SIDE = 40
+"""Pixels; small pictures, for what reads them is small."""
+
+
+def render(folder: Path, train: int, test: int, seed: int = 0) -> None:
+    """Write so many labelled pictures, the classes by chance; nothing where they are there. About 2 ms a picture."""
+    if (folder / "classnames.txt").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count in (("train", train), ("test", test)):
+        labels = [Random(f"{seed}/{name}/{at}/label").randrange(len(CLASSES)) for at in range(count)]
+        images = [_picture(label, Random(f"{seed}/{name}/{at}")) for at, label in enumerate(labels)]
+        pq.write_table(pa.table({"image": images, "label": labels}), folder / f"{name}.parquet")
+    (folder / "classnames.txt").write_text("".join(f"{noun}\n" for noun in CLASSES))  # last: all is there
+
+
+def _picture(label: int, rng: Random) -> bytes:
+    concept = rng.choice([concept for concept in CONCEPTS if concept.noun == CLASSES[label]])
+    buffer = io.BytesIO()
+    draw(imagine(concept, rng), rng).resize((SIDE, SIDE)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="where the pictures land")] = Path("out/datacomp-demo"),
+    train: Annotated[int, typer.Option(min=100, help="pictures that become a pool and a clean set")] = 8000,
+    test: Annotated[int, typer.Option(min=100, help="pictures for the evaluation")] = 1000,
+) -> None:
+    """Render labelled pictures."""
+    render(folder, train, test)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,167 @@
+"""Reads the file of a comparison: pool, filter network, policies, trainings, evaluation; refuses unknown keys."""
+
+import copy
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from winnow.jobs.filter_network.training import Recipe
+from winnow.jobs.job_file.job import Job, parse, read
+from winnow.jobs.lab.datacomp.labelled import LabelledSet
+from winnow.jobs.lab.datacomp.noise import Noise
+from winnow.pipeline.errors import JobError
+from winnow.pipeline.storage import home
+
+_STRICT = ConfigDict(extra="forbid")
+FILTER = "filter"
+"""What the policies call the filter network."""
+
+Regime = Literal["equal", "proportional"]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Policy:
+    """One list of cuts as a winnow job has it, or several: its last cut takes each of `fractions` of the pool."""
+
+    name: str
+    policy: tuple[dict[str, Any], ...] = ()
+    fractions: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Trainings:
+    """What is trained on each outcome.
+
+    recipe: of all of them; seed, samples and warmup are set for each. samples: pairs that the training on the whole
+    pool sees. warmup: share of the steps. seeds: one training each. regimes: `equal`, every training sees as many pairs
+    as that on the whole pool; `proportional`, as many times fewer as its outcome is smaller.
+    side_by_side: trainings at a time. keep_checkpoints: false removes each one when it is judged.
+    """
+
+    recipe: Recipe
+    samples: int = Field(ge=1)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    regimes: tuple[Regime, ...] = ("equal", "proportional")
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    side_by_side: int = Field(default=1, ge=1)
+    keep_checkpoints: bool = True
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Comparison:
+    """One comparison of policies.
+
+    folder: where everything lands. Either `labelled` images, which become a noisy pool and a clean set, or a `pool` as
+    a winnow job has it, with `clean` shards or `embeddings`. filter: how a filter network is trained on the clean set;
+    the policies call it `filter`. embeddings: encoders as a winnow job has them, in addition or in its place.
+    evaluation: labelled images that nothing was trained on.
+    """
+
+    folder: str
+    evaluation: LabelledSet
+    train: Trainings
+    policies: tuple[Policy, ...]
+    labelled: LabelledSet | None = None
+    noise: Noise = field(default_factory=Noise)
+    pool: dict[str, Any] | None = None
+    clean: str | None = None
+    filter: Recipe | None = None
+    embeddings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    encoding: dict[str, Any] = field(default_factory=dict)
+    samples_per_shard: int = Field(default=500, ge=1)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", home(self.folder))
+
+
+@plain_dataclass(frozen=True)
+class Outcome:
+    """One policy at one fraction of the pool; fraction None where the policy alone decides how much stays."""
+
+    name: str
+    fraction: float | None
+    policy: tuple[Mapping[str, Any], ...]
+
+    def __str__(self) -> str:
+        return self.name if self.fraction is None else f"{self.name} {self.fraction:g}"
+
+    @property
+    def slug(self) -> str:
+        """Its name as a job or a folder may be called."""
+        return re.sub(r"[^\w.]+", "-", str(self)).strip("-")
+
+
+def load(path: str, changes: Sequence[str] = ()) -> Comparison:
+    """The comparison in a YAML file, with `path.to.key=value` changes; JobError for anything that it cannot be."""
+    try:
+        found = TypeAdapter(Comparison).validate_json(json.dumps(read(path, changes)), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"]) or "the comparison"
+        raise JobError(f"{path}: {place}: {problem['msg']}, but {problem['input']!r} came") from error
+    _check(found)
+    return found
+
+
+def outcomes(comparison: Comparison) -> list[Outcome]:
+    """Every policy at each of its fractions, in the order of the file."""
+    found = []
+    for policy in comparison.policies:
+        for fraction in policy.fractions or (None,):
+            cuts = copy.deepcopy(policy.policy)
+            if fraction is not None:
+                [kind] = cuts[-1]
+                cuts[-1][kind] = {**(cuts[-1][kind] or {}), "fraction": fraction, "of": "pool"}
+            found.append(Outcome(policy.name, fraction, cuts))
+    return found
+
+
+def job_of(comparison: Comparison, outcome: Outcome, pool: Mapping[str, Any], encoders: Mapping[str, Any]) -> Job:
+    """The winnow job of one outcome; all of them share one store. Raises JobError where it is none."""
+    values = {
+        "name": outcome.slug,
+        "store": f"{comparison.folder}/store",
+        "pool": dict(pool),
+        "embeddings": dict(encoders),
+        "encoding": comparison.encoding,
+        "policy": list(outcome.policy),
+        "shards": {"samples_per_shard": comparison.samples_per_shard},
+    }
+    try:
+        return parse(values)
+    except JobError as error:
+        raise JobError(f"policy {str(outcome)!r}: {error}") from error
+
+
+def _check(found: Comparison) -> None:
+    if (found.labelled is None) == (found.pool is None):
+        raise JobError("a comparison has either labelled images, which become a pool, or a pool of its own")
+    if found.pool is not None and (found.clean is None) != (found.filter is None):
+        raise JobError("a filter is trained on a clean set: name both filter and clean, or neither of them")
+    if found.labelled is not None and (found.clean is not None or found.filter is None):
+        raise JobError(
+            "labelled images bring their clean set, and need filter: how the filter network is trained on it"
+        )
+    if FILTER in found.embeddings and found.filter is not None:
+        raise JobError(f"the filter network that is trained here is called {FILTER}; call the other encoder otherwise")
+    if FILTER not in found.embeddings and found.filter is None:
+        raise JobError("a comparison needs filter, how a network is trained, or embeddings with one that is there")
+    if "://" in found.folder:
+        raise JobError(f"the trainer reads and writes on this machine, but folder is {found.folder}; name a local one")
+    for policy in found.policies:
+        last = policy.policy[-1] if policy.policy else {}
+        if policy.fractions and (len(last) != 1 or not isinstance(next(iter(last.values())), dict | None)):
+            raise JobError(f"a fraction goes to the options of the last cut, but {policy.name!r} ends with {last}")
+    names = [outcome.slug for outcome in outcomes(found)]
+    if len(set(names)) < len(names):
+        raise JobError(f"every policy has a name of its own, but {sorted(names)} came")
+    if sum(not outcome.policy for outcome in outcomes(found)) != 1:
+        raise JobError("one policy must have no cut: all others are compared with the whole pool")
+    if not found.train.seeds or not found.train.regimes:
+        raise JobError(f"a comparison trains with a seed and a regime or more, but {found.train} came")

@@ -1,0 +1,141 @@
+"""Shows a comparison: what each outcome keeps, sees and reaches, with spread, as a table, as markdown and as JSON."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+
+from winnow.jobs.lab.datacomp.plan import Regime, Trainings
+from winnow.jobs.lab.datacomp.trainings import Judged, Kept, fit_of, samples_of
+
+HEAD = ("policy", "of pool", "kept", "right", "compute", "pairs seen", "top-1", "±", "to no cut")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One outcome under one regime.
+
+    right: share of what it keeps that has a caption which is true of its picture, None where nobody knows. top1: one
+    accuracy a seed. gain: mean difference to the whole pool's training of the same seed, None for that itself.
+    """
+
+    kept: Kept
+    regime: Regime
+    right: float | None
+    share: float
+    seen: int
+    top1: tuple[float, ...]
+    by_class: tuple[float | None, ...]
+    gain: float | None
+
+    @property
+    def mean(self) -> float:
+        """Of top1."""
+        return statistics.fmean(self.top1)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of top1 over seeds (n − 1); 0 for one seed."""
+        return statistics.stdev(self.top1) if len(self.top1) > 1 else 0.0
+
+    def record(self) -> Mapping[str, object]:
+        """All of it as plain JSON."""
+        return {
+            "policy": self.kept.outcome.name,
+            "fraction": self.kept.outcome.fraction,
+            "cuts": [dict(cut) for cut in self.kept.outcome.policy],
+            "kept": self.kept.kept,
+            "share": self.share,
+            "right": self.right,
+            "regime": self.regime,
+            "samples_seen": self.seen,
+            "top1": list(self.top1),
+            "mean": self.mean,
+            "spread": self.spread,
+            "gain": self.gain,
+            "by_class": list(self.by_class),
+        }
+
+
+def rows(
+    found: Sequence[Kept], whole: Kept, judged: Sequence[Judged], right: Mapping[str, float], asked: Trainings
+) -> list[Row]:
+    """One row for each outcome and regime; the whole pool has one. Seeds that are not judged are left out.
+
+    right: by slug of the outcome.
+    """
+    by_folder = {one.fit.folder: one for one in judged}
+    of_whole = _seeds(whole, "equal", whole.kept, asked, by_folder)
+    made: list[Row] = []
+    for regime in asked.regimes:
+        for kept in found:
+            if kept is whole and any(row.kept is whole for row in made):
+                continue
+            seeds = _seeds(kept, regime, whole.kept, asked, by_folder)
+            if not seeds:
+                continue
+            gains = [one.top1 - of_whole[seed].top1 for seed, one in seeds.items() if seed in of_whole]
+            made.append(
+                Row(
+                    kept,
+                    regime,
+                    right.get(kept.outcome.slug),
+                    kept.kept / whole.kept,
+                    next(iter(seeds.values())).fit.seen,
+                    tuple(one.top1 for one in seeds.values()),
+                    _mean_by_class(list(seeds.values())),
+                    None if kept is whole or not gains else statistics.fmean(gains),
+                )
+            )
+    return made
+
+
+def _seeds(
+    kept: Kept, regime: Regime, whole: int, asked: Trainings, by_folder: Mapping[str, Judged]
+) -> dict[int, Judged]:
+    samples = samples_of(regime, kept.kept, whole, asked)
+    folders = {seed: fit_of(kept, samples, seed, asked).folder for seed in asked.seeds}
+    return {seed: by_folder[folder] for seed, folder in folders.items() if folder in by_folder}
+
+
+def _mean_by_class(judged: Sequence[Judged]) -> tuple[float | None, ...]:
+    columns = zip(*[one.by_class for one in judged], strict=True)
+    return tuple(None if None in column else statistics.fmean(column) for column in columns)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """The texts of a row, below HEAD."""
+    whole = row.gain is None and row.share == 1
+    return (
+        str(row.kept.outcome),
+        f"{row.share:.1%}",
+        f"{row.kept.kept:,}",
+        "–" if row.right is None else f"{row.right:.1%}",
+        "whole" if whole else row.regime,
+        f"{row.seen:,}",
+        f"{100 * row.mean:.1f}",
+        f"{100 * row.spread:.1f}",
+        "–" if row.gain is None else f"{100 * row.gain:+.1f}",
+    )
+
+
+def table(found: Sequence[Row]) -> Table:
+    """For a terminal; a section for each regime."""
+    shown = Table(*HEAD, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    before = None
+    for row in found:
+        if before not in (None, row.regime):
+            shown.add_section()
+        shown.add_row(*cells(row))
+        before = row.regime
+    return shown
+
+
+def markdown(found: Sequence[Row]) -> str:
+    """The same for a page."""
+    lines = ["| " + " | ".join(HEAD) + " |", "|---|" + "---:|" * (len(HEAD) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in found)]) + "\n"

@@ -1,0 +1,51 @@
+"""The options of `winnow plan`; what it does is imported when it is called, so that --help need not wait for it."""
+
+from typing import Annotated
+
+import typer
+
+
+def plan(
+    job_file: Annotated[str, typer.Argument(help="a job file (YAML)", metavar="JOB.yaml")],
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="change the job, such as policy.3.density.fraction=0.3"),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="show the options that are as they are by default, too")] = False,
+    looked: Annotated[
+        bool,
+        typer.Option("--look/--no-look", help="read the first samples; without, the pool may be out of reach"),
+    ] = True,
+    plain: Annotated[bool, typer.Option("--json", help="all of it as JSON")] = False,
+    priced: Annotated[
+        bool, typer.Option("--price", help="measure a miniature here and show what all will take")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="that the job will have, all of them")] = None,
+    gpu_hour: Annotated[float, typer.Option(min=0, help="price of a GPU for an hour")] = 0.0,
+    cpu_hour: Annotated[float, typer.Option(min=0, help="price of a core for an hour")] = 0.0,
+    tb: Annotated[float, typer.Option(min=0, help="price of a TB that stays in the store")] = 0.0,
+    tb_read: Annotated[float, typer.Option(min=0, help="price of a TB that is read")] = 0.0,
+    samples_per_shard: Annotated[
+        int | None, typer.Option(min=1, help="of the pool; its files are not looked at then")
+    ] = None,
+    measure_on: Annotated[
+        list[str] | None, typer.Option(help="shards of the same kind to measure on; repeatable")
+    ] = None,
+    sample_shards: Annotated[int, typer.Option(min=1, help="shards to measure on, at least")] = 4,
+    sample_rows: Annotated[int | None, typer.Option(min=1, help="samples of each; 256 images, 20,000 vectors")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the draw of those shards")] = 0,
+    executor: Annotated[str, typer.Option(help="ray or local, on this machine")] = "ray",
+    here: Annotated[int | None, typer.Option(min=1, help="workers on this machine; one per core by default")] = None,
+) -> None:
+    """Show the job as it is read, what is done, what would run, and what the pool's first samples are; runs nothing."""
+    from winnow.jobs.job_file.job import load
+    from winnow.jobs.plan.plan import show_plan, show_price
+    from winnow.jobs.plan.price import Options
+    from winnow.jobs.plan.price_table import Prices
+
+    job = load(job_file, change or [])
+    if not priced:
+        show_plan(job, full, looked, plain)
+        return
+    options = Options(sample_shards, sample_rows, seed, tuple(measure_on or ()), samples_per_shard, workers)
+    show_price(job, options, Prices(gpu_hour, cpu_hour, tb, tb_read), executor, here, plain)

@@ -1,0 +1,96 @@
+"""What `winnow plan` shows: the job as it is read, what is done, its first samples; with --price what it takes.
+
+A price runs a miniature of the job in a temporary folder; the store is not touched.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from winnow.jobs import run as running
+from winnow.jobs.job_file.job import Job, changed
+from winnow.jobs.job_file.yaml_text import dumps
+from winnow.jobs.plan.inputs import Look, look
+from winnow.jobs.plan.price import Options, price
+from winnow.jobs.plan.price_table import Prices, record, show
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.errors import PoolError, StorageError
+from winnow.pipeline.executors.choose import open_executor
+from winnow.pipeline.stage import Readiness
+from winnow.pipeline.storage import Identity
+from winnow.pipeline.terminal import escaped
+from winnow.stages.policy import Path
+
+
+def show_price(job: Job, options: Options, prices: Prices, executor: str, here: int | None, plain: bool) -> None:
+    """Measure a miniature on this machine and print what the whole will take. here: its workers. plain: as JSON."""
+    stderr = Console(stderr=True)
+    running_on = open_executor(executor, here or workers_here(job.resources.workers, options.workers), None)
+    try:
+        found = price(job, running_on, options, lambda line: stderr.print(line, highlight=False, markup=False))
+    finally:
+        running_on.close()
+    if plain:
+        print(json.dumps(record(found, prices), indent=2))
+    else:
+        show(found, prices, Console())
+
+
+def show_plan(job: Job, full: bool, looked: bool, plain: bool) -> None:
+    """Print what of the job is not the default (full: all), the state of each stage, and what the inputs are.
+
+    looked: whether anything of the pool is read; without, one that cannot be listed is no error. plain: as JSON.
+    Raises what the look raises, after what is known without it.
+    """
+    listed = _listed(job, looked)
+    states: list[tuple[str, Artifact, Readiness]] = [] if listed is None else running.states_of(job, *listed)
+    if plain:
+        found = None if listed is None or not looked else look(job, *listed)
+        print(json.dumps(_record(job, states, found), indent=2))
+        return
+    console = Console()
+    values = dict(job.resolved if full else changed(job))
+    text = dumps(values, default_flow_style=None, width=1000, allow_unicode=True)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    table = Table("stage", "artifact", "state")
+    for label, artifact, state in states:
+        table.add_row(label, artifact.name, str(state))
+    if states:
+        console.print(table)
+    if listed is not None and looked:
+        for line in look(job, *listed).lines():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _listed(job: Job, looked: bool) -> tuple[Path, tuple[Identity, ...]] | None:
+    """The stages and the shards; None where the pool is out of reach and need not be looked at."""
+    try:
+        return running.laid_out(job)
+    except (PoolError, StorageError) as error:
+        if looked:
+            raise
+        Console(stderr=True).print(f"not listed: {escaped(str(error))}", markup=False, highlight=False, soft_wrap=True)
+        return None
+
+
+def _record(job: Job, states: Sequence[tuple[str, Artifact, Readiness]], found: Look | None) -> Mapping[str, object]:
+    stages = [
+        {
+            "stage": label,
+            "artifact": made.name,
+            "state": "done" if state.done else "begun" if state.ready else "to do",
+            "ready": state.ready,
+            "taken_over": state.taken,
+            "shards": state.shards,
+        }
+        for label, made, state in states
+    ]
+    return {"job": job.resolved, "changed": changed(job), "stages": stages, "look": found and found.record()}
+
+
+def workers_here(*asked: int | None) -> int:
+    """Workers of a miniature: as many as the job will have (None where nothing says), but one per core at most."""
+    return min([os.cpu_count() or 1, *filter(None, asked)])

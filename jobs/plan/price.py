@@ -1,0 +1,251 @@
+"""The price of a job before it is paid: a miniature of it runs here, in a folder that is removed again.
+
+Nothing is read of the pool but its listing and a few shards; with `measure_on` and `samples_per_shard` not even those,
+so a plan can be priced where its pool cannot be reached.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from winnow.jobs.job_file.job import Job
+from winnow.jobs.plan import price_kernels as kernels
+from winnow.jobs.plan.miniature import Miniature, Shrunk, drawn, job_of, shrink
+from winnow.jobs.plan.price_model import Estimate, Measured, Pool, Rates, cut_of, estimate, files_of
+from winnow.jobs.plan.timing import Timing, bytes_read
+from winnow.jobs.run import laid_out, opened
+from winnow.pipeline import storage
+from winnow.pipeline.errors import JobError
+from winnow.pipeline.executors.contract import Executor
+from winnow.pipeline.machine import memory_bytes
+from winnow.pipeline.stage import StepResult, execute
+from winnow.stages.clusters.centroids import KMeans
+from winnow.stages.clusters.clusters import Clusters
+from winnow.stages.kernels.kmeans import fit_bytes
+from winnow.stages.pools import VectorReader, Webdataset
+
+IMAGES, VECTORS = 256, 20_000
+"""Samples of a shard that the miniature takes, of a pool of images and of one of vectors."""
+
+COLD = 64
+"""Samples of a shard in the run before it, in which workers begin and import what they need."""
+
+_SHARE = 0.8
+_STORE_SHARE = 0.3  # of a machine's memory, that Ray takes for its object store by itself
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure. shards, rows: of the miniature; rows None: IMAGES or VECTORS. seed: of the draw of shards.
+
+    measure_on: shards to measure on in place of the pool's. samples_per_shard: of the pool, where bytes do not tell.
+    workers: that the job will have; those of the job, or of this machine, where None.
+    """
+
+    shards: int = 4
+    rows: int | None = None
+    seed: int = 0
+    measure_on: tuple[str, ...] = ()
+    samples_per_shard: int | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a job will take. here: workers of the miniature. warnings: settings that will not fit."""
+
+    job: Job
+    pool: Pool
+    miniature: Miniature
+    stages: tuple[Estimate, ...]
+    rates: Rates
+    workers: int
+    here: int
+    warnings: tuple[str, ...]
+
+
+def price(job: Job, executor: Executor, options: Options, say: Callable[[str], None]) -> Price:
+    """Measure and extend. executor: on this machine. say: is told what is being done.
+
+    Cost: the miniature, whose images are embedded, and some seconds for the rest; disk for its samples.
+    Raises JobError where the samples of the pool cannot be known, and where a miniature of it cannot be made.
+    """
+    urls = job.pool.urls()
+    sources = storage.expand(options.measure_on, job.pool.reader.suffix) if options.measure_on else urls
+    if options.measure_on and options.samples_per_shard is None:
+        raise JobError("shards of another pool do not tell how many samples this one has: give --samples-per-shard too")
+    rows = options.rows or (VECTORS if isinstance(job.pool.reader, VectorReader) else IMAGES)
+    folder = Path(tempfile.mkdtemp(prefix="winnow-price-"))
+    try:
+        count = max(options.shards, executor.workers)
+        say(f"measuring on {min(count, len(sources))} of {len(sources):,} shards, at most {rows:,} samples of each")
+        chosen = drawn(sources, count, options.seed)
+        shards = shrink(job, chosen, rows, folder / "pool")
+        pool = pool_of(job, urls, shards, options)
+        timing = Timing(executor, folder / "times")
+        few = shrink(job, [shard.url for shard in shards], min(rows, COLD), folder / "cold")  # the pool is read once
+        say("a few samples first, until every worker runs")
+        first = _run(job_of(job, few, pool.samples, folder / "cold"), timing, {}, say)
+        small = job_of(job, shards, pool.samples, folder / "pool")
+        small = replace(small, cold=tuple(shard.rows for shard in few))
+        say("then the miniature")
+        measured = _run(small, timing, {one.label: one.seconds for one in first}, say)
+        say("  what grows with clusters, and the parts of a stage by themselves")
+        bare = Rates(*kernels.driver_seconds(executor, str(folder)), kernels.read_rate(shards[0]))
+        rates = _rates(job, small, pool, measured, executor, bare)
+    finally:
+        shutil.rmtree(folder)
+    workers = options.workers or job.resources.workers or executor.workers
+    stages = tuple(estimate(one, small, job, pool, rates, workers, executor.workers) for one in measured)
+    warned = tuple(warnings(job, small, pool, measured, stages, rates, workers))
+    return Price(job, pool, small, stages, rates, workers, executor.workers, warned)
+
+
+def pool_of(job: Job, urls: Sequence[str], shards: Sequence[Shrunk], options: Options) -> Pool:
+    """Shards, samples and bytes of the pool: samples as given, else by the bytes of all shards that were listed."""
+    each = sum(shard.whole_bytes for shard in shards) / max(1.0, sum(shard.whole_rows for shard in shards))
+    if options.samples_per_shard is not None:
+        samples = float(options.samples_per_shard * len(urls))
+        return Pool(len(urls), samples, samples * each, options.samples_per_shard, assumed=True)
+    sizes = [found.size for found in job.pool.identities()]
+    return Pool(len(urls), sum(sizes) / each, sum(sizes), max(sizes) / each, assumed=False)
+
+
+def _run(small: Miniature, timing: Timing, cold: Mapping[str, float], say: Callable[[str], None]) -> list[Measured]:
+    """Every stage of the miniature in order, measured."""
+    path, identities = laid_out(small.job)
+    run = opened(small.job, timing, identities)
+    found = []
+    for label, stage in path.stages:
+        say(f"  {label}")
+        timing.take()
+        before = bytes_read()
+        result = execute(stage, run)
+        calls = timing.take()
+        local = len({call.worker.partition(":")[0] for call in calls}) <= 1
+        read = bytes_read() - before if local else sum(call.read for call in calls)
+        per_shard, odd, left = files_of(result.artifact)
+        if isinstance(small.job.pool.reader, Webdataset) and label in ("embeddings", "shards"):
+            read += left if label == "shards" else sum(shard.bytes for shard in small.shards)  # mapped, not read
+        came = _came(result, small)
+        seconds = result.seconds, cold.get(label, 0.0)
+        width = _width(stage, run.items[0].url) if isinstance(stage, Clusters) else 0
+        found.append(Measured(label, *seconds, tuple(calls), came, per_shard, odd, left, read, width))
+    return found
+
+
+def _width(stage: Clusters, url: str) -> int:
+    first = np.flatnonzero(stage.survivors.mask(0))[:1]
+    return int(stage.survivors.vectors(0, url, stage.by, "image", first).shape[1])
+
+
+def _came(result: StepResult, small: Miniature) -> float:
+    """Samples that a stage saw."""
+    for name in ("in", "rows", "samples"):
+        if isinstance(result.report.get(name), int):
+            return float(cast(int, result.report[name]))
+    return float(small.rows)
+
+
+def _rates(
+    job: Job, small: Miniature, pool: Pool, measured: Sequence[Measured], executor: Executor, rates: Rates
+) -> Rates:
+    """The same with all that the job has a use for."""
+    reader = job.pool.reader
+    if not isinstance(reader, VectorReader):
+        decode, models = kernels.alone(executor, job, reader, list(small.shards))
+        rates = replace(rates, decode=decode, models=models)
+    fits, assigns = {}, {}
+    for one in measured:
+        if (pair := clusters_of_stage(job, small, one.label)) is None:
+            continue
+        (how, probes), (little, _) = pair
+        n = fitted(how, one, small, pool)
+        fits[one.label] = kernels.fit_seconds(executor, n, how.k, one.width, how.iterations)
+        slow = kernels.assign_seconds(executor, how.k, one.width, probes)
+        fast = slow if little.k == how.k else kernels.assign_seconds(executor, little.k, one.width, probes)
+        assigns[one.label] = slow, fast
+    paired = max((one.width for one in measured if one.label.startswith("duplicates")), default=0)
+    return replace(rates, fit=fits, assign=assigns, pair=kernels.pair_seconds(executor, paired) if paired else None)
+
+
+def clusters_of_stage(job: Job, small: Miniature, label: str) -> tuple[tuple[KMeans, int], tuple[KMeans, int]] | None:
+    """k-means and probes of a stage that clusters, as the job asks and as the miniature did; None for any other."""
+    if not label.endswith(".clusters"):
+        return None
+    found = []
+    for which in (job, small.job):
+        known = cut_of(which, label)
+        if not isinstance(known.clusters, int):
+            return None
+        probes = 0
+        if known.kind == "duplicates":
+            probes = known.probes if known.probes is not None else (0 if known.method == "semdedup" else 2)
+        found.append((KMeans(known.clusters, known.iterations, known.sample_per_cluster, known.seed), probes))
+    return found[0], found[1]
+
+
+def fitted(how: KMeans, one: Measured, small: Miniature, pool: Pool) -> int:
+    """Samples that the k-means of a stage sees."""
+    return int(max(how.k, min(one.came * pool.samples / max(1, small.rows), how.k * how.sample_per_cluster)))
+
+
+def warnings(
+    job: Job,
+    small: Miniature,
+    pool: Pool,
+    measured: Sequence[Measured],
+    stages: Sequence[Estimate],
+    rates: Rates,
+    workers: int,
+) -> list[str]:
+    """What will not fit on machines like this one, and what to set instead."""
+    found, memory, cores = [], memory_bytes(), os.cpu_count() or 1
+    for one in measured:
+        if (pair := clusters_of_stage(job, small, one.label)) is not None:
+            n = fitted(pair[0][0], one, small, pool)
+            needed = fit_bytes(n, one.width) + 32 * n
+            if needed > _SHARE * memory:
+                found.append(
+                    f"{one.label}: k-means of {n:,} samples takes {needed / 1e9:.3g} GB on one machine, which has "
+                    f"{memory / 1e9:.3g} here; ask for fewer clusters or a smaller sample_per_cluster"
+                )
+    beside = max(1, min(workers, cores))
+    for stage in stages:
+        row_bytes = sum(shard.bytes for shard in small.shards) / max(1, small.rows)
+        peak = stage.peak + max(0.0, pool.largest - max(shard.rows for shard in small.shards)) * row_bytes
+        if beside * peak > _SHARE * memory:
+            found.append(
+                f"{stage.label}: {beside} workers beside one another would hold about {beside * peak / 1e9:.3g} GB "
+                f"with shards of {pool.largest:,.0f} samples, of {memory / 1e9:.3g}; take fewer workers a machine, or "
+                f"smaller shards"
+            )
+        machines = max(1.0, workers / cores)
+        room = _STORE_SHARE * memory * machines
+        if stage.exchanged > room:
+            found.append(
+                f"{stage.label}: {stage.exchanged / 1e12:.3g} TB go through the object store, which has about "
+                f"{room / 1e12:.3g} TB on {machines:,.0f} machines like this; the rest is spilled, so their disks "
+                f"must have {(stage.exchanged - room) / 1e12:.3g} TB free together"
+            )
+    path = storage.local_path(job.store)
+    left = sum(stage.left for stage in stages)
+    if path is not None:
+        while not path.exists():
+            path = path.parent
+        if left > shutil.disk_usage(path).free:
+            free = shutil.disk_usage(path).free
+            found.append(f"{job.store} needs {left / 1e9:,.3g} GB, but its disk has {free / 1e9:,.3g} GB free")
+    if (
+        job.resources.gpus
+        and "embeddings" in {stage.label for stage in stages}
+        and not isinstance(job.pool.reader, VectorReader)
+    ):
+        found.append(f"a GPU hour is that of a worker like the one measured here, with {job.resources.gpus:g} GPUs")
+    return found

@@ -1,0 +1,228 @@
+"""Extends the times of a miniature to the pool: what grows with shards, with samples, with clusters; writes nothing.
+
+A pass over shards costs a · shards + b · samples, both fitted to the calls of the miniature. k-means, nearest
+centroids and pairs grow otherwise, so they are timed by themselves. What the driver takes beside its workers stays.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from winnow.jobs.job_file.job import Job
+from winnow.jobs.plan.miniature import Miniature
+from winnow.jobs.plan.timing import Call
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.executors.batching import AIM_S
+from winnow.stages.policy import names_of
+
+_PER_SHARD = re.compile(r"\d{5,}\.\w+")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What the pool is believed to be. assumed: whether samples were given and not counted from bytes."""
+
+    shards: int
+    samples: float
+    bytes: float
+    largest: float
+    assumed: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One stage of the miniature. came: samples that it saw. files: those that are one a shard. left: bytes of all.
+
+    cold: seconds of the same stage of a much smaller one, which ran first: workers began and imported there.
+    width: numbers of a vector, of a stage that clusters.
+    """
+
+    label: str
+    seconds: float
+    cold: float
+    calls: tuple[Call, ...]
+    came: float
+    files: int
+    odd_files: int
+    left: int
+    read: int
+    width: int = 0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was timed beside the miniature; seconds, and samples or bytes a second. None: the job has no use for it.
+
+    alone, among: of the driver for a shard of a pass that is a call by itself, and for one of many in a call. fit: of
+    the whole k-means of a stage, by label. assign: (at the job's clusters, at the miniature's) of a sample, by label.
+    pair: of one.
+    """
+
+    alone: float
+    among: float
+    read: float
+    decode: float | None = None
+    models: float | None = None
+    fit: Mapping[str, float] = field(default_factory=dict)
+    assign: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    pair: float | None = None
+
+    def driver(self, seconds: float) -> float:
+        """Seconds of the driver for a shard that takes a worker so long: as many go with a call as AIM_S holds."""
+        return self.among + (self.alone - self.among) * min(1.0, seconds / AIM_S)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One stage over the whole pool. seconds: by the clock. busy: of all workers together.
+
+    read, left: bytes in, and of the files that it leaves. exchanged: bytes in the object store. peak: of a worker.
+    """
+
+    label: str
+    seconds: float
+    busy: float
+    bottleneck: str
+    read: float
+    left: float
+    files: float
+    exchanged: float
+    peak: float
+    gpu_hours: float = 0.0
+    cpu_hours: float = 0.0
+
+
+def extended(rows: Sequence[float], seconds: Sequence[float], shards: int, samples: float) -> tuple[float, float]:
+    """(per shard, per sample) seconds of a pass, neither below 0, that fit its calls best.
+
+    rows, seconds: of each call. Where all calls have about one size, nothing tells the two apart: all is per sample,
+    unless the shards of the pool have that size too. Least squares of the relative error, so that small calls count.
+    """
+    x, y = np.array(rows, float), np.maximum(np.array(seconds, float), 1e-9)
+    per_row = float(y.sum() / max(x.sum(), 1.0))
+    if len(x) < 2 or x.max() < 1.5 * max(x.min(), 1.0):
+        same = abs(samples / shards - x.mean()) < 0.25 * max(x.mean(), 1.0)
+        return (float(y.mean()), 0.0) if same else (0.0, per_row)
+    weighted = np.stack([np.ones(len(x)), x], axis=1) / y[:, None]
+    (a, b), *_ = np.linalg.lstsq(weighted, np.ones(len(x)), rcond=None)
+    if a < 0:
+        return 0.0, per_row
+    if b < 0:
+        return float(y.mean()), 0.0
+    return float(a), float(b)
+
+
+def estimate(
+    measured: Measured, small: Miniature, job: Job, pool: Pool, rates: Rates, workers: int, here: int
+) -> Estimate:
+    """One stage over the whole pool, on so many workers like the `here` ones of the miniature."""
+    scale = pool.samples / max(1, small.rows)
+    busy, kernels, alone, driver = _busy(measured, small, pool, rates, job)
+    fixed = _start(measured, small, rates, here, job)
+    at_once = max(1, min(workers, pool.shards))
+    seconds = fixed + alone + max(busy / at_once, driver)
+    per_shard = pool.shards / max(1, len(small.shards))
+    read, left = measured.read * scale, measured.left * scale
+    parts = {
+        "start": fixed,
+        "k-means, one machine": alone,
+        "driver": driver if driver > busy / at_once else 0.0,
+        "pairs": kernels.get("pairs", 0.0) / at_once,
+        "nearest centroids": kernels.get("assign", 0.0) / at_once,
+        "reading": read / rates.read / at_once,
+    }
+    parts["cores"] = max(0.0, busy / at_once - sum(kernels.values()) / at_once - parts["reading"])
+    bottleneck = max(parts, key=lambda name: parts[name])
+    gpus = cpus = 0.0
+    if measured.label == "embeddings" and rates.decode and rates.models:
+        slow = {"decode": 1 / rates.decode, "models": 1 / rates.models, "reading": read / pool.samples / rates.read}
+        if bottleneck not in ("start", "driver"):
+            bottleneck = max(slow, key=lambda name: slow[name])
+        gpus = job.resources.gpus * at_once * seconds / 3600
+        cpus = max(job.resources.cpus, 1.0) * at_once * seconds / 3600
+    return Estimate(
+        measured.label,
+        seconds,
+        busy + alone,
+        bottleneck,
+        read,
+        left,
+        measured.files * per_shard + measured.odd_files,
+        sum(call.sent for call in measured.calls) * scale,
+        max((call.peak for call in measured.calls), default=0),
+        gpus,
+        cpus or (busy + alone) / 3600,
+    )
+
+
+def _start(measured: Measured, small: Miniature, rates: Rates, here: int, job: Job) -> float:
+    """What the cold run took beside the work that the warm one tells: workers that begin, imports, models, files."""
+    first = small.cold
+    pool = Pool(len(first), float(sum(first)), 0.0, float(max(first)), assumed=False)
+    bare = Rates(rates.alone, rates.among, rates.read, fit={measured.label: 0.0})
+    busy, _, _, _ = _busy(measured, small, pool, bare, job)
+    return max(0.0, measured.cold - busy / max(1, min(here, len(first))))
+
+
+def _busy(
+    measured: Measured, small: Miniature, pool: Pool, rates: Rates, job: Job
+) -> tuple[float, dict[str, float], float, float]:
+    """Seconds of all workers, those of them in kernels by kind, seconds of one worker alone, and of the driver."""
+    scale, rows = pool.samples / max(1, small.rows), {i: shard.rows for i, shard in enumerate(small.shards)}
+    groups: dict[tuple[str, str], list[Call]] = defaultdict(list)
+    for call in measured.calls:
+        groups[call.label, call.step].append(call)
+    busy, alone, driver, kernels = 0.0, 0.0, 0.0, dict[str, float]()
+    came = measured.came * scale
+    for (label, step), calls in groups.items():
+        took = sum(call.seconds for call in calls)
+        known = [call for call in calls if call.index in rows]
+        if "k-means, k =" in label:
+            alone += rates.fit.get(measured.label, took)
+        elif "look at" in label:
+            busy += took
+        elif len(known) == len(calls) and measured.label != "shards":
+            sizes = [rows[cast(int, call.index)] for call in known]
+            a, b = extended(sizes, [call.seconds for call in known], pool.shards, pool.samples)
+            whole = a * pool.shards + b * pool.samples
+            busy += whole
+            # a step of a regroup goes in large blocks, however long it takes
+            driver += pool.shards * rates.driver(whole / pool.shards if step == "run" else 0.0)
+            if label.endswith("assign"):
+                large, little = rates.assign.get(measured.label, (0.0, 0.0))
+                kernels["assign"] = came * large
+                busy += came * max(0.0, large - little)
+        elif step == "decide" and "compare" in label and rates.pair is not None:
+            options = cut_of(job, measured.label)
+            kernels["pairs"] = rates.pair * _pairs(came, options)
+            # what a part costs beside its products: rows sorted, joined and sent back
+            few = _pairs(measured.came, cut_of(small.job, measured.label))
+            busy += kernels["pairs"] + scale * max(0.0, took - rates.pair * few)
+        else:
+            busy += took * scale
+    return busy, kernels, alone, driver
+
+
+def _pairs(rows: float, options: Any) -> float:
+    """How many pairs the semantic duplicates compare at most: a cell's own, and with those who visit it."""
+    probes = options.probes if options.probes is not None else (0 if options.method == "semdedup" else 2)
+    k = options.clusters if isinstance(options.clusters, int) else 1
+    return (1 + 2 * probes) * rows * rows / (2 * k)
+
+
+def cut_of(job: Job, label: str) -> Any:
+    """The cut that a stage belongs to, by its label."""
+    return dict(zip(names_of(job.policy), job.policy, strict=True))[label.partition(".")[0]]
+
+
+def files_of(artifact: Artifact) -> tuple[int, int, int]:
+    """Files of an artifact in a local store that are one a shard, other files, and bytes of all."""
+    folders = Path(artifact.folder), Path(artifact.meta_folder)
+    found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    shards = sum(bool(_PER_SHARD.fullmatch(path.name)) for path in found)
+    return shards, len(found) - shards, sum(path.stat().st_size for path in found)

@@ -1,0 +1,117 @@
+"""Prints what a job will take: stage by stage, then the sum and its cost at given prices; writes no file."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from winnow.jobs.plan.price import Price
+
+_SURE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Prices:
+    """gpu_hour, cpu_hour: of one GPU or core for an hour. tb: of a TB that stays in the store. tb_read: of one read."""
+
+    gpu_hour: float = 0.0
+    cpu_hour: float = 0.0
+    tb: float = 0.0
+    tb_read: float = 0.0
+
+    def of(self, gpu_hours: float, cpu_hours: float, left: float, read: float) -> float:
+        """The cost of so much; a worker with a GPU is paid by that, its cores are not counted beside it."""
+        paid = gpu_hours * self.gpu_hour if gpu_hours else cpu_hours * self.cpu_hour
+        return paid + left / 1e12 * self.tb + read / 1e12 * self.tb_read
+
+
+def show(found: Price, prices: Prices, console: Console) -> None:
+    """What stages take in time and money, what they move and leave, and what else is worth knowing."""
+    sums = totals(found, prices)
+    times, sizes = (
+        _table("stage", "bottleneck", "time", "GPU h", "CPU h", "cost"),
+        _table("stage", "read", "left", "exchanged", "files"),
+    )
+    for stage in found.stages:
+        cost = prices.of(stage.gpu_hours, stage.cpu_hours, stage.left, stage.read)
+        hours = _hours(stage.gpu_hours), _hours(stage.cpu_hours)
+        times.add_row(stage.label, stage.bottleneck, _time(stage.seconds), *hours, f"{cost:,.2f}")
+        moved = (_bytes(number) for number in (stage.read, stage.left, stage.exchanged))
+        sizes.add_row(stage.label, *moved, f"{stage.files:,.0f}")
+    hours = _hours(sums["gpu_hours"]), _hours(sums["cpu_hours"])
+    times.add_section()
+    times.add_row("sum", "", _time(sums["seconds"]), *hours, f"{sums['cost']:,.2f}", style="bold")
+    sizes.add_section()
+    sizes.add_row("sum", _bytes(sums["read"]), _bytes(sums["left"]), "", f"{sums['files']:,.0f}", style="bold")
+    lines = [
+        f"pool: {found.pool.shards:,} shards, about {found.pool.samples:,.0f} samples "
+        f"({'as given' if found.pool.assumed else 'by their bytes'}), {_bytes(found.pool.bytes)}",
+        f"measured here: {found.miniature.rows:,} samples of {len(found.miniature.shards)} shards on {found.here} "
+        f"workers; priced for {found.workers} workers, each like one of these",
+        f"storage: {found.rates.read / 1e6:,.0f} MB/s for one reader (a local file may come from the page cache); "
+        f"driver: {1000 * found.rates.alone:.2f} ms a shard and pass, {1000 * found.rates.among:.2f} where many are "
+        f"one call",
+    ]
+    if found.rates.decode and found.rates.models:
+        lines.append(
+            f"one worker by itself: {found.rates.decode:,.0f} samples/s decoded, {found.rates.models:,.0f} through "
+            f"the models"
+        )
+    console.print(times)
+    console.print(sizes)
+    for line in [*lines, *[f"will not fit: {text}" for text in found.warnings]]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if any(stage.seconds < _SURE_S for stage in found.stages):
+        console.print("a stage below 1 s is start and end of its passes, and may well take twice that", style="dim")
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in names:
+        table.add_column(name, justify="left" if name in ("stage", "bottleneck") else "right", no_wrap=True)
+    return table
+
+
+def totals(found: Price, prices: Prices) -> dict[str, float]:
+    """Sums over all stages; the exchange is not summed, for the object store is empty again after each."""
+    sums = {
+        name: sum(float(getattr(stage, name)) for stage in found.stages)
+        for name in ("seconds", "gpu_hours", "cpu_hours", "read", "left", "files")
+    }
+    sums["cost"] = sum(prices.of(s.gpu_hours, s.cpu_hours, s.left, s.read) for s in found.stages)
+    return sums
+
+
+def record(found: Price, prices: Prices) -> Mapping[str, object]:
+    """All of it as JSON holds it."""
+    return {
+        "job": found.job.name,
+        "pool": asdict(found.pool),
+        "workers": found.workers,
+        "measured_workers": found.here,
+        "measured_samples": found.miniature.rows,
+        "rates": asdict(found.rates),
+        "prices": asdict(prices),
+        "stages": [{**asdict(s), "cost": prices.of(s.gpu_hours, s.cpu_hours, s.left, s.read)} for s in found.stages],
+        "total": totals(found, prices),
+        "warnings": list(found.warnings),
+    }
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.1f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def _hours(hours: float) -> str:
+    return "" if not hours else (f"{hours:,.1f}" if hours >= 1 else f"{hours:.4f}")
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / 1e3:,.0f} kB" if count else ""

@@ -1,0 +1,121 @@
+"""Times every call that an executor makes, in the process that does it; lands lines in a folder until they are read.
+
+Workers of Ray are processes of their own, so each appends to a file of its own; the driver reads them after a stage.
+"""
+
+import json
+import os
+import resource
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from winnow.pipeline.executors.contract import Executor, Forwarding, Needs, Regroup, Task
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call. label: of the pass. step: run, scatter, decide or settle. index: of its item, None where it has none.
+
+    seconds: of the call. sent: bytes of the tables that it gave to others. peak: highest resident bytes of its process
+    so far. read: bytes that its process read meanwhile, by system calls. worker: process and thread.
+    """
+
+    label: str
+    step: str
+    index: int | None
+    seconds: float
+    sent: int
+    peak: int
+    read: int
+    worker: str
+
+
+@dataclass(frozen=True)
+class _Clock:
+    folder: str
+    label: str
+
+    def time(self, step: str, index: object, work: Any) -> Any:
+        before, started = bytes_read(), time.perf_counter()
+        result = work()
+        seconds = time.perf_counter() - started
+        sent = sum(table.nbytes for table in result.values()) if step in ("scatter", "decide") else 0
+        number = index if isinstance(index, int) else None
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        worker = f"{os.getpid()}:{threading.get_ident()}"
+        line = json.dumps([self.label, step, number, seconds, sent, peak, bytes_read() - before, worker])
+        with open(f"{self.folder}/{os.getpid()}.jsonl", "a") as file:  # one write of one line: threads do not mix
+            file.write(line + "\n")
+        return result
+
+
+@dataclass(frozen=True)
+class _Timed:
+    task: Any
+    clock: _Clock
+
+    def open(self) -> Any:
+        return self.task.open()
+
+    def run(self, state: Any, item: Any) -> Any:
+        return self.clock.time("run", getattr(item, "index", None), lambda: self.task.run(state, item))
+
+
+@dataclass(frozen=True)
+class _TimedRegroup:
+    work: Any
+    clock: _Clock
+
+    @property
+    def parts(self) -> int:
+        return int(self.work.parts)
+
+    def scatter(self, item: Any) -> Mapping[int, pa.Table]:
+        found: Mapping[int, pa.Table] = self.clock.time("scatter", item.index, lambda: self.work.scatter(item))
+        return found
+
+    def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
+        found: Mapping[int, pa.Table] = self.clock.time("decide", None, lambda: self.work.decide(part, tables))
+        return found
+
+    def settle(self, item: Any, tables: Sequence[pa.Table]) -> Any:
+        return self.clock.time("settle", item.index, lambda: self.work.settle(item, tables))
+
+
+class Timing(Forwarding):
+    """An executor on this machine that times its calls; `take` gives those since it was last asked."""
+
+    def __init__(self, inner: Executor, folder: Path) -> None:
+        self._inner, self._folder = inner, folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def map(self, task: Task[Any, Any, Any], items: Sequence[Any], label: str, needs: Needs) -> Iterator[Any]:
+        """See Executor.map."""
+        return self._inner.map(_Timed(task, _Clock(str(self._folder), label)), items, label, needs)
+
+    def regroup(self, work: Regroup[Any, Any], items: Sequence[Any], label: str) -> Iterator[Any]:
+        """See Executor.regroup."""
+        return self._inner.regroup(_TimedRegroup(work, _Clock(str(self._folder), label)), items, label)
+
+    def take(self) -> list[Call]:
+        """The calls since the last time, of all workers."""
+        found = []
+        for path in sorted(self._folder.glob("*.jsonl")):
+            found += [Call(*json.loads(line)) for line in path.read_text().splitlines()]
+            path.unlink()
+        return found
+
+
+def bytes_read() -> int:
+    """That this process has read so far, by system calls; always 0 where that is not told."""
+    try:
+        with open("/proc/self/io") as file:
+            return int(file.readline().split()[1])
+    except OSError:  # not Linux: the page then has no bytes in
+        return 0

@@ -1,0 +1,1 @@
+"""The quickstart: a small world that winnow renders, trains a filter network on, and filters."""

@@ -1,0 +1,109 @@
+"""Shows what a job came to: the funnel of counts, and the command that trains on what is left; writes no file."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any, cast
+
+from rich.console import Console
+from rich.table import Table
+
+from winnow.jobs.run import Result
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact, read_json
+from winnow.stages.encoders import OpenClip
+from winnow.stages.pools import VectorReader
+from winnow.stages.results.manifest import UIDS
+
+
+def show(result: Result, console: Console) -> None:
+    """Print the funnel, where the results lie, and the ready training command."""
+    console.print(funnel_table(result.counts))
+    lines = [f"manifest  {result.path.manifest.folder}", f"uids      {result.path.manifest.meta(UIDS)}"]
+    if result.path.shards is not None:
+        lines.append(f"shards    {result.path.shards.folder}")
+    if command := training_command(result):
+        lines += ["\ntrain on them:", command]
+    for line in lines:  # whole and as they are, for people copy them
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def funnel_table(counts: Mapping[str, object]) -> Table:
+    """One row per way out of the pool, in order, with what was still in after it."""
+    pool = left = cast(int, counts["pool"])
+    table = Table("", "samples", "of the pool", "still in")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("pool", f"{pool:,}", "100.0 %", f"{pool:,}")
+    rejected = cast(Mapping[str, int], counts["rejected"])
+    dropped = cast(Mapping[str, int], counts["dropped"])
+    for name, count in [*((f"rejected: {k}", n) for k, n in rejected.items()), *dropped.items()]:
+        left -= count
+        table.add_row(name, f"-{count:,}" if count else "0", _share(count, pool), f"{left:,}")
+    table.add_section()
+    kept = cast(int, counts["kept"])
+    table.add_row("kept", f"{kept:,}", _share(kept, pool), f"{kept:,}", style="bold")
+    return table
+
+
+def training_command(result: Result) -> str:
+    """The open_clip_train command line for the shards, or for the kept samples where they lie if none were exported.
+
+    The model is that of the job's first CLIP encoder. "" where nothing is kept, and for a pool without images.
+    """
+    samples = cast(int, result.counts["kept"])
+    if not samples or isinstance(result.job.pool.reader, VectorReader):
+        return ""
+    count, data = _in_place(result) if result.path.shards is None else _exported(result, result.path.shards)
+    model = next((e.model for e in result.job.embeddings.values() if isinstance(e, OpenClip)), "ViT-B-32")
+    if model.endswith(".json"):
+        model = "ViT-B-32"
+    words = ["python", "-m", "open_clip_train.main", "--dataset-type", "webdataset"]
+    words += ["--train-data", data, "--train-num-samples", str(samples)]
+    batch, workers = loading(samples, count)
+    return shlex.join([*words, "--model", model, "--batch-size", str(batch), "--workers", str(workers)])
+
+
+def loading(samples: int, shards: int) -> tuple[int, int]:
+    """Batch size, at most 256, and loader workers, at most 8, for samples in shards of equal size but for the last.
+
+    A worker whose share is less than one batch makes none and begins anew, so that training waits for it for ever: a
+    batch is at most what the worker with the fewest shards has, the short one among them.
+    """
+    workers = max(1, min(8, shards // 2, samples // 256)) if samples >= shards else 1
+    share = samples if workers == 1 else samples // shards * (shards // workers - 1)
+    return min(256, 1 << (share.bit_length() - 1)), workers
+
+
+def _exported(result: Result, shards: Artifact) -> tuple[int, str]:
+    """How many training shards there are, and what webdataset calls them."""
+    count = cast(int, dict(result.steps)["shards"].report["shards"])
+    names = f"{_numbers(count)}.tar"
+    if shards.folder.startswith("s3://"):  # webdataset opens gs:// by itself, but not this
+        return count, f"pipe:aws s3 cp {storage.join(shlex.quote(shards.folder), names)} -"
+    return count, storage.join(shards.folder, names)
+
+
+def _in_place(result: Result) -> tuple[int, str]:
+    """The same for the kept samples of each input shard, which `winnow cat` streams."""
+    count = cast(int, dict(result.steps)["pool"].report["shards"])
+    return count, f"pipe:winnow cat {shlex.quote(result.job.store)} {result.job.name} {_numbers(count)}"
+
+
+def _numbers(count: int) -> str:
+    return f"{{00000..{count - 1:05d}}}" if count > 1 else "00000"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def status_table(store: str) -> Table:
+    """One row per finished job of a store."""
+    table = Table("job", "pool", "kept", "dropped", "rejected", "seconds")
+    for found in storage.listing(storage.join(store, "jobs")):
+        record = cast(dict[str, Any], read_json(found.url))
+        counts = record["counts"]
+        dropped, rejected = (sum(counts[name].values()) for name in ("dropped", "rejected"))
+        numbers = [counts["pool"], counts["kept"], dropped, rejected, round(sum(record["seconds"].values()))]
+        table.add_row(record["name"], *[f"{number:,}" for number in numbers])
+    return table

@@ -1,0 +1,131 @@
+"""What a check has looked at and every violation that it found, counted and the first in words; writes nothing.
+
+Damage can put any value anywhere, so what a check cannot even read is a violation and never a crash.
+"""
+
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from winnow.pipeline.errors import DataError, FailedShards
+from winnow.pipeline.executors.contract import Item, Result, Task
+from winnow.pipeline.stage import Run, ShardItem
+
+MOST = 5
+"""Violations that a check puts into words; all are counted."""
+
+Violation = tuple[int, int, str]
+"""Shard, row (-1 where there is none), and the sentence; the first by place are told, whatever came first."""
+
+_UNREADABLE = (
+    pa.ArrowException,
+    tarfile.TarError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """looked: how many of what. wrong: violations in all; first: some of them. sums: for the driver to compare."""
+
+    looked: Mapping[str, int] = field(default_factory=dict)
+    wrong: int = 0
+    first: tuple[Violation, ...] = ()
+    sums: Mapping[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: "Findings") -> "Findings":
+        return Findings(
+            _added(self.looked, other.looked),
+            self.wrong + other.wrong,
+            tuple(sorted([*self.first, *other.first])[:MOST]),
+            _added(self.sums, other.sums),
+        )
+
+
+def _added(left: Mapping[str, int], right: Mapping[str, int]) -> Mapping[str, int]:
+    return {name: left.get(name, 0) + right.get(name, 0) for name in {**left, **right}}
+
+
+def looked(**counts: int) -> Findings:
+    """So many of each were looked at; `_` in a name is a blank."""
+    return Findings({name.replace("_", " "): count for name, count in counts.items()})
+
+
+def violated(*sentences: str) -> Findings:
+    """Violations of the job as a whole."""
+    return Findings(wrong=len(sentences), first=tuple((-1, -1, text) for text in sentences[:MOST]))
+
+
+def unless_equal(what: str, expected: object, came: object) -> Findings:
+    """A violation of the job as a whole where the two differ."""
+    return violated(f"{what} must be {expected}, but is {came}") if expected != came else Findings()
+
+
+def told(item: ShardItem, rows: Sequence[int] | np.ndarray, say: Callable[[int], str]) -> Findings:
+    """One violation for each row of a shard; say: what is wrong with it, asked for the first ones only."""
+    first = tuple((item.index, int(row), f"{item.url}, {say(int(row))}") for row in rows[:MOST])
+    return Findings(wrong=len(rows), first=first)
+
+
+def of_shard(item: ShardItem, sentence: str) -> Findings:
+    """One violation of a shard as a whole."""
+    return Findings(wrong=1, first=((item.index, -1, f"{item.url}: {sentence}"),))
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Raises DataError, which names `what`, in place of whatever damaged content makes libraries raise."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise DataError(f"{what} must hold what its job left there, but: {type(error).__name__}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Look:
+    check: Callable[[Any], Any]
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: Any) -> Any:
+        with reading(item.url):
+            return self.check(item)
+
+
+def over(
+    run: Run,
+    check: Callable[[Item], Result],
+    items: Sequence[Item],
+    label: str,
+    absorb: Callable[[Result], Findings] | None = None,
+) -> Findings:
+    """The findings of `check` on every item, as tasks of the executor; an item that cannot be read is a violation.
+
+    check: picklable. items: each has a `url`. absorb: makes Findings of a result in this process, where it is none.
+    """
+    found = Findings()
+    task: Task[None, Item, Result] = _Look(check)
+    try:
+        for _, result in run.each(task, items, f"verify: {label}"):
+            found += cast(Findings, result) if absorb is None else absorb(result)
+    except FailedShards as error:
+        found += unreadable(error)
+    return found
+
+
+def unreadable(error: FailedShards) -> Findings:
+    """A violation for each item that failed in every try; a message that does not name its file is given the item."""
+    sentences = [m if item in m else f"{item}: {m}" for item, m in error.failures]
+    first = tuple((-1, -1, sentence) for sentence in sentences[:MOST])
+    return Findings(wrong=len(sentences), first=first)

@@ -1,0 +1,151 @@
+"""A finished job, as its record and the artifacts that it names tell it; refuses one that is not there or not whole.
+
+Nothing is computed anew from the job file: weights, target sets and files of scores may be gone by now.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import pyarrow.compute as pc
+
+from winnow.jobs.job_file.job import Job, parse
+from winnow.jobs.run import job_url
+from winnow.jobs.verify.findings import reading
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact, read_json, read_table
+from winnow.pipeline.columns import column
+from winnow.pipeline.errors import DataError, JobError
+from winnow.pipeline.stage import ShardItem
+from winnow.pipeline.uid import uids_of
+from winnow.stages.kernels.uid_hash import hash64
+from winnow.stages.survivors import Survivors
+
+_SAMPLE_SEED = 1 << 61  # of no cut, for what a cut keeps by a hash has one side of it only
+_UNNAMED = ("pool", "embeddings", "distinct", "manifest", "shards")  # labels of a record that are no cuts
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which rows are looked at where all would take long: about `rows` of a whole, or all where it is None.
+
+    By a hash of uid and seed, so the same wherever and however often it is asked for.
+    """
+
+    rows: int | None
+    seed: int = 0
+
+    def mask(self, uids: np.ndarray, whole: int) -> np.ndarray:
+        """bool (n,) of uids (n,) of dtype UID, out of `whole` in all shards."""
+        if self.rows is None or self.rows >= whole:
+            return np.ones(len(uids), bool)
+        # whole > rows, so the product is below 2^64
+        return hash64(uids, _SAMPLE_SEED + self.seed) < np.uint64((self.rows << 64) // whole)
+
+
+@dataclass(frozen=True)
+class FinishedCut:
+    """One cut. name: as the manifest has it. before: the samples that it saw. artifact: `kept` and its values."""
+
+    name: str
+    options: Any  # a Cut; its kind tells a check which options it has
+    before: Survivors
+    artifact: Artifact
+
+    @property
+    def kind(self) -> str:
+        """What the policy calls it."""
+        return str(self.options.kind)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that ran to its end. counts: of its record. artifacts: of every stage by label, in order."""
+
+    job: Job
+    counts: Mapping[str, Any]
+    artifacts: Mapping[str, Artifact]
+    sample: Sample
+
+    @property
+    def embeddings(self) -> Artifact:
+        """One row for each readable sample."""
+        return self.artifacts["embeddings"]
+
+    @property
+    def distinct(self) -> Artifact:
+        """Who of them is the first of its uid, and the others as rejects."""
+        return self.artifacts["distinct"]
+
+    @property
+    def manifest(self) -> Artifact:
+        """One row for each sample."""
+        return self.artifacts["manifest"]
+
+    @property
+    def cuts(self) -> tuple[FinishedCut, ...]:
+        """The cuts of the policy, in order."""
+        found: list[FinishedCut] = []
+        before = Survivors(self.embeddings, self.distinct, self.job.pool.reader)
+        names = [label for label in self.artifacts if "." not in label and label not in _UNNAMED]
+        for name, options in zip(names, self.job.policy, strict=True):
+            found.append(FinishedCut(name, options, before, self.artifacts[name]))
+            before = replace(before, last=self.artifacts[name])
+        return tuple(found)
+
+    @property
+    def survivors(self) -> Survivors:
+        """What is still in after every cut."""
+        last = self.cuts[-1].artifact if self.job.policy else self.distinct
+        return Survivors(self.embeddings, last, self.job.pool.reader)
+
+    @property
+    def readable(self) -> int:
+        """Samples of the pool that are no rejects."""
+        return int(self.counts["pool"] - sum(self.counts["rejected"].values()))
+
+    def sampled(self, index: int) -> np.ndarray:
+        """Row numbers of one shard's readable samples to be looked at: int64 (m,)."""
+        uids = uids_of(self.embeddings.read(index, ["uid"])["uid"])
+        return np.flatnonzero(self.sample.mask(uids, self.readable))
+
+    def who(self, item: ShardItem, row: int) -> str:
+        """Row, key and uid of a readable sample, for messages."""
+        table = self.embeddings.read(item.index, ["key", "uid"]).slice(row, 1)
+        [key], [uid] = table["key"].to_pylist(), table["uid"].to_pylist()
+        return f"row {row}, key {key!r}, uid {uid}"
+
+
+def read_finished(store: str, name: str, sample: Sample) -> tuple[Finished, tuple[storage.Identity, ...]]:
+    """The job of that name in a store, and the input shards that it was made from.
+
+    Raises JobError for a job that is not there or never came to its end, DataError for a record that is not whole,
+    StorageError where the list of shards is gone.
+    """
+    store = storage.absolute(store.rstrip("/"))
+    url = job_url(store, name)
+    if not storage.exists(url):
+        listed = [storage.name_of(found.url).removesuffix(".json") for found in storage.listing(f"{store}/jobs")]
+        raise JobError(
+            f"a job must have run to its end to be looked at again, but {store} has none called {name!r}; "
+            f"it has {', '.join(listed) or 'no finished job'}"
+        )
+    with reading(url):
+        record: dict[str, Any] = read_json(url)
+        job, counts = parse(record["job"]), {**record["counts"]}
+        artifacts = {label: Artifact.named(store, folder) for label, folder in record["artifacts"].items()}
+        finished = Finished(replace(job, store=store), counts, artifacts, sample)
+        finished.cuts, finished.readable, finished.manifest  # noqa: B018  # each raises where the record lacks it
+    return finished, _shards(artifacts["pool"])
+
+
+def _shards(pool: Artifact) -> tuple[storage.Identity, ...]:
+    url = pool.file("shards.parquet")
+    table = read_table(url, ["shard", "url", "size", "stamp"])
+    with reading(url):
+        numbers = column(table, "shard")
+        if not np.array_equal(numbers, np.arange(len(numbers))) or pc.count_distinct(table["url"]).as_py() < len(table):
+            raise DataError(f"{url} must list every shard once, in order")
+        rows = cast(list[dict[str, Any]], table.to_pylist())
+    return tuple(storage.Identity(row["url"], row["size"], row["stamp"]) for row in rows)

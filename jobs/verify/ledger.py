@@ -1,0 +1,194 @@
+"""Whether pool = kept + dropped + rejected holds in every shard, and the manifest says what the cuts' files say."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+
+from winnow.jobs.verify.findings import Findings, looked, of_shard, over, told, unless_equal
+from winnow.jobs.verify.finished import Finished
+from winnow.pipeline.columns import column
+from winnow.pipeline.stage import Run, ShardItem
+from winnow.stages.distinct import REPEATED
+from winnow.stages.embeddings import read_rejects
+from winnow.stages.results.manifest import Manifest, join
+
+_REJECT = "reject:"
+
+
+def ledger(job: Finished, run: Run) -> Findings:
+    """The law by shard and in all, from the columns themselves; every report and the record tell the same numbers."""
+    found = over(run, partial(_ledger_of, job), run.items, "ledger")
+    sums = found.sums
+    rejected = {name.removeprefix(_REJECT): n for name, n in sorted(sums.items()) if name.startswith(_REJECT)}
+    counts = {
+        "pool": sums.get("pool", 0),
+        "kept": sums.get("kept", 0),
+        "dropped": {cut.name: sums.get(f"dropped {cut.name}", 0) for cut in job.cuts},
+        "rejected": rejected,
+    }
+    found += unless_equal("the counts of the record", counts, {name: job.counts.get(name) for name in counts})
+    for label, expected in _reports(job, counts, sums):
+        report = job.artifacts[label].done() or {}
+        what = f"{job.artifacts[label].name}: its report"
+        found += unless_equal(what, expected, {name: report.get(name) for name in expected})
+    return found
+
+
+def _reports(
+    job: Finished, counts: Mapping[str, object], sums: Mapping[str, int]
+) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """What `_done.json` of the counting artifacts must say, by label."""
+    rejects = cast(Mapping[str, int], counts["rejected"])
+    readable, again = sums.get("readable", 0), rejects.get(REPEATED, 0)
+    unreadable = {kind: count for kind, count in rejects.items() if kind != REPEATED}
+    yield "embeddings", {"kept": readable, "rejected": sums.get("pool", 0) - readable, "rejects": unreadable}
+    yield "distinct", {"kept": readable - again, "rejected": again, "rejects": {REPEATED: again} if again else {}}
+    for cut in job.cuts:
+        dropped = sums.get(f"dropped {cut.name}", 0)
+        came = sums.get(f"in {cut.name}", 0)
+        yield cut.name, {"in": came, "kept": came - dropped, "dropped": dropped}
+    yield "manifest", counts
+    if "shards" in job.artifacts:
+        yield "shards", {"samples": counts["kept"]}
+
+
+def _ledger_of(job: Finished, item: ShardItem) -> Findings:
+    position = column(job.embeddings.read(item.index, ["position"]), "position")
+    rejects = read_rejects(job.embeddings, item.index)
+    n, size = len(position), len(position) + len(rejects)
+    found = looked(shards=1, samples=size)
+    places = np.sort(np.concatenate([position, column(rejects, "position")]))
+    wrong = np.flatnonzero(places != np.arange(size))
+    if len(wrong):
+        found += of_shard(
+            item,
+            f"positions of samples and rejects must be 0 to {size - 1}, once each, but at {wrong[0]} is "
+            f"{places[wrong[0]]}",
+        )
+    kinds = Counter(f"{_REJECT}{kind}" for kind in rejects["kind"].to_pylist())
+    summary = job.embeddings.summary(item.index)
+    told_kinds = cast(Mapping[str, int], summary["rejects"])
+    if (summary["rows"], {f"{_REJECT}{kind}": count for kind, count in told_kinds.items()}) != (n, dict(kinds)):
+        found += of_shard(item, f"the embeddings file must sum up {n} rows and {dict(kinds)}, but says {summary}")
+    more, inside = _cut_of(job, item, "distinct", np.ones(n, bool))
+    found += more + _repeated_of(job, item, inside)
+    if not inside.all():
+        kinds[f"{_REJECT}{REPEATED}"] = n - int(inside.sum())
+    expected = Counter(kinds)
+    for cut in job.cuts:
+        came = int(inside.sum())
+        more, inside = _cut_of(job, item, cut.name, inside)
+        found += more
+        expected[cut.name] = came - int(inside.sum())
+        found += Findings(sums={f"in {cut.name}": came, f"dropped {cut.name}": expected[cut.name]})
+    expected["kept"] = int(inside.sum())
+    found += Findings(sums={"pool": size, "readable": n, "kept": expected["kept"], **kinds})
+    return found + _verdicts_of(job, item, size, expected)
+
+
+def _repeated_of(job: Finished, item: ShardItem, inside: np.ndarray) -> Findings:
+    """The rejects of `distinct` in one shard are the rows that it does not keep; inside: bool (n,)."""
+    position = column(job.embeddings.read(item.index, ["position"]), "position")[~inside]
+    told_of = np.sort(column(read_rejects(job.distinct, item.index), "position"))
+    if np.array_equal(position, told_of):
+        return Findings()
+    return of_shard(
+        item, f"{job.distinct.name} must have a reject for each of {len(position)} rows out, but has {len(told_of)}"
+    )
+
+
+def _cut_of(job: Finished, item: ShardItem, name: str, inside: np.ndarray) -> tuple[Findings, np.ndarray]:
+    """One cut's file of one shard: rows, nesting and summary; who is in after it, bool (n,)."""
+    artifact = job.artifacts[name]
+    kept = column(artifact.read(item.index, ["kept"]), "kept")
+    if len(kept) != len(inside) or kept.dtype != np.bool_:
+        sentence = f"{artifact.name} must have {len(inside)} rows of bool, but has {len(kept)} of {kept.dtype}"
+        return of_shard(item, sentence), np.zeros(len(inside), bool)
+    back = np.flatnonzero(kept & ~inside)
+    found = told(item, back, lambda row: f"{job.who(item, row)}: {name} must only drop, but brought it back")
+    summary = artifact.summary(item.index)
+    expected = {"rows": len(kept), "in": int(inside.sum()), "kept": int(kept.sum())}
+    if any(summary.get(field) != count for field, count in expected.items()):
+        found += of_shard(item, f"{artifact.name} must sum up {expected}, but says {summary}")
+    return found, kept & inside
+
+
+def _verdicts_of(job: Finished, item: ShardItem, size: int, expected: Mapping[str, int]) -> Findings:
+    """The manifest's verdicts on one shard: one for each sample, as many of each as the cuts' files have."""
+    table = job.manifest.read(item.index, ["uid", "key", "kept", "reason", "weight"])
+    kept, weight = column(table, "kept"), column(table, "weight")
+    reasoned = np.asarray(table["reason"].is_valid())
+    unclear = np.flatnonzero((kept == reasoned) | (weight != kept))
+    found = told(
+        item,
+        unclear,
+        lambda row: (
+            f"{_named(table, row)} must be kept with weight 1 or have a reason with weight 0, but kept is {kept[row]}, "
+            f"reason {table['reason'][row].as_py()!r} and weight {weight[row]}"
+        ),
+    )
+    came = Counter(table["reason"].filter(table["reason"].is_valid()).to_pylist())
+    came["kept"] = int(kept.sum())
+    if len(table) != size or +came != +Counter(expected):
+        found += of_shard(
+            item,
+            f"its {size} samples must be {_terms(expected)}, as the cuts and rejects say, but the manifest has "
+            f"{len(table)}: {_terms(came)}",
+        )
+    if job.manifest.summary(item.index).get("rows") != len(table):
+        found += of_shard(item, f"{job.manifest.name} must sum up its {len(table)} rows, but says another number")
+    return found
+
+
+def _terms(counts: Mapping[str, int]) -> str:
+    return " + ".join(f"{count} {name}" for name, count in sorted(counts.items()) if count) or "none"
+
+
+def _named(table: pa.Table, row: int) -> str:
+    return f"row {row}, key {table['key'][row].as_py()!r}, uid {table['uid'][row].as_py()}"
+
+
+def manifest(job: Finished, run: Run) -> Findings:
+    """Every row and column of the manifest is what the embeddings, their rejects and the cuts' files say."""
+    return over(run, partial(_manifest_of, job), run.items, "manifest")
+
+
+def _manifest_of(job: Finished, item: ShardItem) -> Findings:
+    stage = Manifest(job.embeddings, job.distinct, tuple((cut.name, cut.artifact) for cut in job.cuts))
+    expected, came = join(stage, item), job.manifest.read(item.index)
+    found = looked(shards=1, rows=len(came), columns=len(came.column_names) if not item.index else 0)
+    if came.schema != expected.schema.remove_metadata():
+        return found + of_shard(item, f"the manifest must have columns {_types(expected)}, but has {_types(came)}")
+    if len(came) != len(expected):
+        row = _first_difference(expected, came)
+        of, at = (expected, row) if row < len(expected) else (came, row)
+        sentence = f"the manifest must have {len(expected)} rows, but has {len(came)}; they part at {_named(of, at)}"
+        return found + of_shard(item, sentence)
+    for name in expected.column_names:
+        wanted, seen = expected[name].combine_chunks(), came[name].combine_chunks()
+        if wanted.equals(seen):
+            continue
+        rows = [row for row in range(len(wanted)) if wanted[row].as_py() != seen[row].as_py()]
+        found += told(item, rows, partial(_said, expected, name, wanted, seen))
+    return found
+
+
+def _said(table: pa.Table, name: str, wanted: pa.Array, seen: pa.Array, row: int) -> str:
+    return f"{_named(table, row)}: {name} must be {wanted[row].as_py()!r}, but the manifest has {seen[row].as_py()!r}"
+
+
+def _types(table: pa.Table) -> str:
+    return ", ".join(f"{field.name} ({field.type})" for field in table.schema)
+
+
+def _first_difference(expected: pa.Table, came: pa.Table) -> int:
+    """First row whose key or uid is not the one there should be."""
+    shared = min(len(expected), len(came))
+    for row in range(shared):
+        if any(expected[name][row].as_py() != came[name][row].as_py() for name in ("key", "uid")):
+            return row
+    return shared

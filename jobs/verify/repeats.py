@@ -1,0 +1,251 @@
+"""Whether each sample that `duplicates` dropped repeats one that it kept, by bytes or by the cosine that it says.
+
+Who is named is brought together with who names it by a hash of the uid, and the one compares itself with the other;
+vectors of a sample of them travel, and nothing comes back but findings.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from winnow.jobs.verify.findings import Findings, looked, reading, told, unreadable
+from winnow.jobs.verify.finished import Finished, FinishedCut
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.columns import column, split_rows
+from winnow.pipeline.errors import DataError, FailedShards
+from winnow.pipeline.stage import Run, ShardItem, check_all
+from winnow.pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
+from winnow.stages.kernels.uid_hash import hash64
+
+_PART = 2_000_000  # uids that meet in one part
+_VECTOR, _HASH = 1, 2  # what a proof is
+
+_SENT = pa.schema(
+    [
+        ("uid", UID_ARROW),
+        ("shard", pa.int64()),
+        ("row", pa.int64()),
+        ("names", pa.bool_()),
+        ("kind", pa.int8()),
+        ("cosine", pa.float32()),
+        ("proof", pa.binary()),
+    ]
+)
+"""A sample that stays, under its uid; or one that is dropped and `names` the uid, with a proof or null."""
+
+_ASKED = pa.schema([("mine", pa.int64()), *(_SENT.field(name) for name in ("shard", "row", "kind", "cosine", "proof"))])
+"""Row `mine` of this shard is named by that row of that one; mine = -1: this shard's own row names none that stays."""
+
+
+@dataclass(frozen=True)
+class Dropping:
+    """One artifact that drops duplicates.
+
+    limit: cosines are above it; None where only bytes are compared. exact: the artifact before it that compared
+    bytes, whose verdicts it carries on. chained: the paper's rule, whose cosine is not with the sample that is named.
+    """
+
+    cut: FinishedCut
+    artifact: Artifact
+    limit: float | None
+    exact: Artifact | None
+    chained: bool
+
+    @property
+    def dropped(self) -> int:
+        """Samples that it drops."""
+        report = self.artifact.done() or {}
+        return int(str(report.get("dropped", 0)))
+
+
+def _droppings(job: Finished) -> Iterator[Dropping]:
+    for cut in job.cuts:
+        if cut.kind != "duplicates":
+            continue
+        exact = job.artifacts.get(f"{cut.name}.exact")
+        if exact is not None:
+            yield Dropping(cut, exact, None, None, False)
+        limit = None if cut.options.epsilon is None else 1.0 - cut.options.epsilon
+        yield Dropping(cut, cut.artifact, limit, exact, cut.options.method == "semdedup")
+
+
+def duplicates(job: Finished, run: Run) -> Findings | None:
+    """Each dropped sample names one that stays, of equal bytes or of a cosine above 1 - epsilon, as the vectors say."""
+    found: Findings | None = None
+    for dropping in _droppings(job):
+        found = (found or Findings()) + _dropping(job, run, dropping)
+    return found
+
+
+def _dropping(job: Finished, run: Run, dropping: Dropping) -> Findings:
+    work = _Meet(job, dropping, dropping.dropped, max(1, -(-job.readable // _PART)))
+    label = f"verify: {dropping.artifact.stage}"
+    results: list[tuple[int, Findings]] = []
+    try:
+        results += run.executor.regroup(work, run.items, label)
+    except FailedShards as error:
+        return unreadable(error)
+    check_all(label, [index for index, _ in results], len(run.items))
+    found = Findings()
+    for _, one in sorted(results, key=lambda pair: pair[0]):
+        found += one
+    return found
+
+
+@dataclass(frozen=True)
+class _Meet:
+    """Samples that stay and those that name one, by a hash of the uid."""
+
+    job: Finished
+    dropping: Dropping
+    dropped: int
+    parts: int
+
+    def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
+        with reading(item.url):
+            kept, gone, table = self._read(item)
+            uids = bytes_of(self.dropping.cut.before.table(item.index, ["uid"])["uid"])
+            kind, proofs = self._proofs(item, gone, table)
+            named = table["duplicate_of"].combine_chunks().take(pa.array(gone))
+            known = np.flatnonzero(np.asarray(named.is_valid()))  # the others are told of in settle
+            named = bytes_of(named.drop_null())
+            n, m = len(kept), len(known)
+            sent = pa.table(
+                [
+                    pa.concat_arrays([uids.take(pa.array(kept)), named]),
+                    pa.array(np.full(n + m, item.index)),
+                    pa.array(np.r_[kept, gone[known]]),
+                    pa.array(np.arange(n + m) >= n),
+                    pa.array(np.r_[np.zeros(n, np.int8), kind[known]]),
+                    pa.concat_arrays(
+                        [pa.nulls(n, pa.float32()), table["cosine"].combine_chunks().take(pa.array(gone[known]))]
+                    ),
+                    pa.array([*[None] * n, *(proofs.get(int(at)) for at in known)], pa.binary()),
+                ],
+                schema=_SENT,
+            )
+            part = (hash64(uids_from_bytes(sent["uid"]), 0) % np.uint64(self.parts)).astype(np.int64)
+            return {number: sent.take(pa.array(at)) for number, at in split_rows(part)}
+
+    def _read(self, item: ShardItem) -> tuple[np.ndarray, np.ndarray, pa.Table]:
+        """Rows that stay, rows that this artifact dropped, and its table."""
+        before = self.dropping.cut.before.mask(item.index)
+        table = self.dropping.artifact.read(item.index, ["kept", "duplicate_of", "cosine"])
+        kept = column(table, "kept")
+        if len(kept) != len(before):
+            raise DataError(f"{self.dropping.artifact.shard(item.index)} must have {len(before)} rows, not {len(kept)}")
+        return np.flatnonzero(kept), np.flatnonzero(before & ~kept), table.combine_chunks()
+
+    def _by_bytes(self, item: ShardItem, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """Which rows repeat the bytes of the one that they name, and which were named anew: bool (n,) each."""
+        n = len(table)
+        if self.dropping.limit is None:
+            return np.ones(n, bool), np.zeros(n, bool)
+        if self.dropping.exact is None:
+            return np.zeros(n, bool), np.zeros(n, bool)
+        exact = self.dropping.exact.read(item.index, ["duplicate_of"])["duplicate_of"].combine_chunks()
+        same = np.asarray(pc.fill_null(pc.equal(exact, table["duplicate_of"].combine_chunks()), False))
+        return same, np.asarray(exact.is_valid()) & ~same
+
+    def _proofs(self, item: ShardItem, gone: np.ndarray, table: pa.Table) -> tuple[np.ndarray, Mapping[int, bytes]]:
+        """What each dropped row is compared by: kind int8 (m,), and the bytes of those that are compared, by entry.
+
+        Bytes are compared for all, vectors for a sample; not where the one that is named is not the one compared with.
+        """
+        by_bytes, renamed = self._by_bytes(item, table)
+        before, options = self.dropping.cut.before, self.dropping.cut.options
+        kind = np.where(by_bytes[gone], _HASH, 0).astype(np.int8)
+        hashed = np.flatnonzero(kind == _HASH)
+        found: dict[int, bytes] = {}
+        if len(hashed):
+            hashes = before.table(item.index, ["image_hash"])["image_hash"].take(pa.array(gone[hashed]))
+            found |= zip(hashed.tolist(), hashes.to_pylist(), strict=True)
+        if not self.dropping.chained and self.dropping.limit is not None:
+            sampled = self.job.sample.mask(before.uids(item.index)[gone], self.dropped)
+            drawn = np.flatnonzero(sampled & (kind == 0) & ~renamed[gone])
+            kind[drawn] = _VECTOR
+            vectors = before.vectors(item.index, item.url, options.by, "image", gone[drawn])
+            found |= {int(at): vector.tobytes() for at, vector in zip(drawn, vectors, strict=True)}
+        return kind, found
+
+    def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
+        """To the shard of each sample that is named, who names it; to who names none that stays, itself."""
+        table = pa.concat_tables(tables).combine_chunks()
+        uid, shard, row = uids_from_bytes(table["uid"]), column(table, "shard"), column(table, "row")
+        names = column(table, "names")
+        order = np.lexsort((row, shard, names, uid["f1"], uid["f0"]))
+        uid, names = uid[order], names[order]
+        new = np.r_[True, uid[1:] != uid[:-1]]
+        group, start = np.cumsum(new) - 1, np.flatnonzero(new)
+        stay = np.bincount(group, weights=~names).astype(np.int64)[group]
+        asks = np.flatnonzero(names)
+        lost = asks[stay[asks] == 0]
+        # of two that stay under one uid none knows which is meant
+        sure = asks[(stay[asks] == 1) & (column(table, "kind")[order[asks]] > 0)]
+        target = np.r_[shard[order[lost]], shard[order[start[group[sure]]]]]
+        mine = np.r_[np.full(len(lost), -1), row[order[start[group[sure]]]]]
+        asked = table.select(_ASKED.names[1:]).take(pa.array(order[np.r_[lost, sure]]))
+        asked = asked.add_column(0, _ASKED.field("mine"), pa.array(mine))
+        return {index: asked.take(pa.array(at)) for index, at in split_rows(target)}
+
+    def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Findings:
+        with reading(item.url):
+            asked = pa.concat_tables([_ASKED.empty_table(), *tables]).combine_chunks()
+            found = self._stated(item)
+            lost = column(asked.filter(pc.less(asked["mine"], 0)), "row")
+            found += told(item, np.sort(lost), lambda row: f"{self._said(item, row)} must name a sample that stays")
+            asked = asked.filter(pc.greater_equal(asked["mine"], 0)).sort_by(
+                [("shard", "ascending"), ("row", "ascending")]
+            )
+            found += self._bytes(item, asked.filter(pc.equal(asked["kind"], _HASH)))
+            return found + self._vectors(item, asked.filter(pc.equal(asked["kind"], _VECTOR)))
+
+    def _said(self, item: ShardItem, row: int) -> str:
+        name = self.dropping.artifact.read(item.index, ["duplicate_of"])["duplicate_of"][row].as_py()
+        return f"{self.job.who(item, row)}: {self.dropping.artifact.stage} dropped it for {name or 'none'}, but it"
+
+    def _stated(self, item: ShardItem) -> Findings:
+        """What the columns say by themselves: who is dropped, and nobody else, names another with a cosine for it."""
+        kept, gone, table = self._read(item)
+        names = np.asarray(table["duplicate_of"].is_valid() if len(table) else [], bool)
+        expected = np.isin(np.arange(len(table)), gone)
+        unclear = np.flatnonzero(names != expected)
+        found = looked(samples=len(kept) + len(gone), duplicates=len(gone))
+        found += told(item, unclear, lambda row: f"{self._said(item, row)} must name one if and only if it is dropped")
+        cosine = column(table, "cosine", null=np.inf)
+        by_bytes, _ = self._by_bytes(item, table)
+        least = np.float32(1 if self.dropping.limit is None else self.dropping.limit)
+        wrong = np.flatnonzero(expected & ((cosine < least) | (by_bytes & (cosine != 1))))
+        return found + told(item, wrong, lambda row: f"{self._said(item, row)} has cosine {cosine[row]}, not enough")
+
+    def _bytes(self, item: ShardItem, asked: pa.Table) -> Findings:
+        hashes = self.dropping.cut.before.table(item.index, ["image_hash"])["image_hash"] if len(asked) else []
+        mine, proofs = column(asked, "mine"), asked["proof"].to_pylist()
+        wrong = [at for at, row in enumerate(mine) if hashes[int(row)].as_py() != proofs[at]]
+        return looked(compared=len(asked)) + self._wrong(item, asked, wrong, ["other bytes"] * len(asked))
+
+    def _vectors(self, item: ShardItem, asked: pa.Table) -> Findings:
+        if not len(asked) or self.dropping.limit is None:
+            return Findings()
+        rows, back = np.unique(column(asked, "mine"), return_inverse=True)
+        by = self.dropping.cut.options.by
+        mine = self.dropping.cut.before.vectors(item.index, item.url, by, "image", rows)[back]
+        theirs = np.frombuffer(b"".join(asked["proof"].to_pylist()), np.float16).reshape(len(asked), -1)
+        made = (mine.astype(np.float64) * theirs.astype(np.float64)).sum(axis=1)
+        stored = column(asked, "cosine")
+        wrong = np.flatnonzero((made.astype(np.float32) != stored) | (made <= self.dropping.limit)).tolist()
+        say = [f"a cosine of {cosine:.9g}, not {said:.9g}" for cosine, said in zip(made, stored, strict=True)]
+        return looked(compared=len(asked)) + self._wrong(item, asked, wrong, say)
+
+    def _wrong(self, item: ShardItem, asked: pa.Table, wrong: Sequence[int], say: Sequence[str]) -> Findings:
+        """A violation for each entry of those who name a row of this shard."""
+
+        def say_of(at: int) -> str:
+            mine, shard, row = (asked[name][at].as_py() for name in ("mine", "shard", "row"))
+            other = self.job.who(ShardItem(shard, ""), row)
+            return f"{self.job.who(item, mine)}: {other} of shard {shard} must repeat it, but has {say[at]}"
+
+        return told(item, wrong, say_of)

@@ -1,0 +1,200 @@
+"""Whether uids.npy, and the file of each epoch, is sorted and names exactly the samples that it should.
+
+Both sides are brought together by a hash of the uid, so memory follows parts of them and never the pool.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from winnow.jobs.verify.findings import Findings, looked, reading, told, unless_equal, unreadable, violated
+from winnow.jobs.verify.finished import Finished
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.columns import column, split_rows
+from winnow.pipeline.errors import DataError, FailedShards
+from winnow.pipeline.stage import Run, ShardItem, check_all
+from winnow.pipeline.uid import UID, bytes_of, uids_from_bytes, uids_to_bytes, uids_to_hex
+from winnow.stages.cuts.epochs import epoch_name
+from winnow.stages.kernels.uid_hash import hash64
+from winnow.stages.results.manifest import UIDS
+
+_CHUNK = 1_000_000  # uids of a file that one task reads: 16 MB
+_PART = 2_000_000  # uids of either side that meet in one part: 32 bytes each, a few times
+
+_SENT = pa.schema([("row", pa.int64()), ("uid", pa.binary(16)), ("repeated", pa.int64())])
+"""A row whose uid has no partner; or, where repeated > 0, how many uids come more than once."""
+
+
+class Named(Protocol):
+    """Which rows of a shard a file should name."""
+
+    def of(self, index: int) -> tuple[np.ndarray, pa.Array]:
+        """Row numbers int64 (m,) in the shard's file, and uids of 16 bytes (m,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Kept:
+    manifest: Artifact
+
+    def of(self, index: int) -> tuple[np.ndarray, pa.Array]:
+        table = self.manifest.read(index, ["uid", "kept"])
+        kept = column(table, "kept")
+        return np.flatnonzero(kept), bytes_of(table["uid"].filter(pa.array(kept)))
+
+
+@dataclass(frozen=True)
+class _InEpoch:
+    embeddings: Artifact
+    artifact: Artifact
+    epoch: int
+
+    def of(self, index: int) -> tuple[np.ndarray, pa.Array]:
+        lists = self.artifact.read(index, ["epochs"])["epochs"].combine_chunks()
+        rows = np.asarray(pc.list_parent_indices(lists))[np.asarray(lists.flatten()) == self.epoch]
+        return rows, bytes_of(self.embeddings.read(index, ["uid"])["uid"]).take(pa.array(rows))
+
+
+def uids(job: Finished, run: Run) -> Findings:
+    """uids.npy is sorted and has the uids of the kept rows of the manifest, each once; epochs alike."""
+    found = _compared(run, job.manifest.meta(UIDS), _Kept(job.manifest))
+    for cut in job.cuts:
+        for epoch in range(cut.options.epochs if cut.kind == "epochs" else 0):
+            url = cut.artifact.meta(f"{epoch_name(epoch)}.npy")
+            found += _compared(run, url, _InEpoch(job.embeddings, cut.artifact, epoch))
+    return found
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Entries first to last - 1 of a file of uids, which begin at byte `start` of it."""
+
+    index: int
+    url: str
+    start: int
+    first: int
+    last: int
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """Those entries of the file, of dtype UID."""
+        with storage.open_read(self.url) as file:
+            file.seek(self.start + first * UID.itemsize)
+            content = file.read((last - first) * UID.itemsize)
+        if len(content) != (last - first) * UID.itemsize:
+            raise DataError(f"{self.url} must have {last} uids, as its header says, but ends before")
+        return np.frombuffer(content, UID)
+
+
+def _compared(run: Run, url: str, named: Named) -> Findings:
+    with reading(url):
+        start, entries, size = _header(url)
+    found = unless_equal(f"{url}: its size", start + entries * UID.itemsize, size)
+    firsts = range(0, entries, _CHUNK)
+    chunks = [
+        _Chunk(len(run.shards) + i, url, start, first, min(entries, first + _CHUNK)) for i, first in enumerate(firsts)
+    ]
+    items: list[ShardItem | _Chunk] = [*run.items, *chunks]
+    work = _Meet(url, named, max(1, -(-entries // _PART)))
+    results: list[tuple[int, Findings]] = []
+    label = f"verify: {storage.name_of(url)}"
+    try:
+        results += run.executor.regroup(work, items, label)
+    except FailedShards as error:
+        return found + unreadable(error)
+    check_all(label, [index for index, _ in results], len(items))
+    for _, one in sorted(results, key=lambda pair: pair[0]):
+        found += one
+    if repeated := found.sums.get("repeated", 0):
+        found += violated(f"{url}: a uid names one sample, but {repeated} of its uids name more than one")
+    return found
+
+
+def _header(url: str) -> tuple[int, int, int]:
+    """(first byte of the entries, number of entries, bytes of the file)."""
+    with storage.open_read(url) as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise DataError(f"{url} must be a .npy of version (1, 0), but is of {version}")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        start = file.tell()
+        if len(shape) != 1 or dtype != UID:
+            raise DataError(f"{url} must hold a row of {UID}, but holds {dtype} of shape {shape}")
+        return start, int(shape[0]), file.seek(0, 2)
+
+
+@dataclass(frozen=True)
+class _Meet:
+    """Rows that should be named and entries of the file, by a hash of the uid."""
+
+    url: str
+    named: Named
+    parts: int
+
+    def scatter(self, item: ShardItem | _Chunk) -> Mapping[int, pa.Table]:
+        with reading(item.url):
+            if isinstance(item, _Chunk):
+                found = item.read(item.first, item.last)
+                rows, raw = np.arange(item.first, item.last), uids_to_bytes(found)
+            else:
+                rows, raw = self.named.of(item.index)
+                found = uids_from_bytes(raw)
+            table = pa.table(
+                {
+                    "row": pa.array(rows, pa.int64()),
+                    "uid": raw,
+                    "item": pa.array(np.full(len(rows), item.index)),
+                    "entry": pa.array(np.full(len(rows), isinstance(item, _Chunk))),
+                }
+            )
+            part = (hash64(found, 0) % np.uint64(self.parts)).astype(np.int64)
+            return {number: table.take(pa.array(at)) for number, at in split_rows(part)}
+
+    def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
+        """Of each uid, what one side has more often than the other, to the items that have it."""
+        table = pa.concat_tables(tables).combine_chunks()
+        uid, item, row = uids_from_bytes(table["uid"]), column(table, "item"), column(table, "row")
+        side = column(table, "entry").astype(np.int64)
+        order = np.lexsort((row, item, side, uid["f1"], uid["f0"]))
+        uid, side = uid[order], side[order]
+        new = np.r_[True, uid[1:] != uid[:-1]]
+        group = np.cumsum(new) - 1
+        count = np.zeros((group[-1] + 1, 2), np.int64)
+        np.add.at(count, (group, side), 1)
+        place = np.arange(len(order)) - np.flatnonzero(new)[group] - np.where(side == 1, count[group, 0], 0)
+        lost = order[place >= count[group, 1 - side]]
+        sent = pa.table([pa.array(row[lost]), table["uid"].take(pa.array(lost)), np.zeros(len(lost), np.int64)], _SENT)
+        found = {index: sent.take(pa.array(at)) for index, at in split_rows(item[lost])}
+        if repeated := int((count[:, 0] > 1).sum()):
+            note = pa.table([[-1], pa.array([bytes(16)], pa.binary(16)), [repeated]], _SENT)
+            found[0] = pa.concat_tables([note, *([found[0]] if 0 in found else [])])
+        return found
+
+    def settle(self, item: ShardItem | _Chunk, tables: Sequence[pa.Table]) -> Findings:
+        with reading(item.url):
+            every = pa.concat_tables([_SENT.empty_table(), *tables])
+            found = Findings(sums={"repeated": int(column(every, "repeated").sum())})
+            lost = every.filter(pc.equal(every["repeated"], 0)).sort_by("row")
+            rows, texts = column(lost, "row"), uids_to_hex(uids_from_bytes(lost["uid"]))
+            of = dict(zip(rows.tolist(), texts, strict=True))
+            if isinstance(item, _Chunk):
+                found += told(_as_item(item), rows, lambda row: f"entry {row}: uid {of[row]} is of none of its samples")
+                return found + _sorted(item) + looked(uids=item.last - item.first)
+            return found + told(item, rows, lambda row: f"row {row}: uid {of[row]} must be in {self.url}, but is not")
+
+
+def _as_item(chunk: _Chunk) -> ShardItem:
+    return ShardItem(chunk.index, chunk.url)
+
+
+def _sorted(chunk: _Chunk) -> Findings:
+    """Entries that are smaller than the one before them."""
+    first = max(0, chunk.first - 1)
+    high, low = (chunk.read(first, chunk.last)[half] for half in ("f0", "f1"))
+    wrong = (high[1:] < high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] < low[:-1]))
+    at = first + 1 + np.flatnonzero(wrong)
+    return told(_as_item(chunk), at, lambda row: f"entry {row}: uids must be sorted, but it is below the one before")

@@ -1,0 +1,70 @@
+"""Re-checks a finished job from its files alone, by a table of checks; writes nothing, and mends nothing."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from winnow.jobs.run import opened
+from winnow.jobs.verify import files, ledger, orders, repeats, tars, uids, values
+from winnow.jobs.verify.findings import Findings, violated
+from winnow.jobs.verify.finished import Finished, Sample, read_finished
+from winnow.pipeline.errors import WinnowError
+from winnow.pipeline.executors.contract import Executor
+from winnow.pipeline.stage import Run
+
+CHECKS: dict[str, Callable[[Finished, Run], Findings | None]] = {
+    "pool": files.pool,
+    "files": files.files,
+    "ledger": ledger.ledger,
+    "manifest": ledger.manifest,
+    "uids": uids.uids,
+    "shards": tars.shards,
+    "members": tars.members,
+    "similarity": values.similarity,
+    "clusters": values.clusters,
+    "norms": values.norms,
+    "values": values.values,
+    "cuts": orders.cuts,
+    "duplicates": repeats.duplicates,
+}
+"""Every check, in the order of the path; its docstring is what it promises, and None that the job has none of it."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What came of one check; findings: None where the job has nothing that it looks at."""
+
+    check: str
+    findings: Findings | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing was found."""
+        return self.findings is None or not self.findings.wrong
+
+    def __str__(self) -> str:
+        if self.findings is None:
+            return f"–    {self.check}: this job has none"
+        seen = ", ".join(f"{count:,} {what}" for what, count in self.findings.looked.items())
+        wrong = self.findings.wrong
+        verdict = "" if self.holds else f"; {wrong:,} violation{'' if wrong == 1 else 's'}"
+        told = [sentence for _, _, sentence in self.findings.first]
+        more = [f"and {wrong - len(told):,} more"] if wrong > len(told) else []
+        lines = [f"{'ok  ' if self.holds else 'NOT '} {self.check}: {seen or 'nothing readable'}{verdict}"]
+        return "\n       ".join([*lines, *told, *more])
+
+
+def verify(store: str, name: str, executor: Executor, sample: Sample) -> Iterator[Line]:
+    """Every check of a finished job in turn, each when it is done; the first damage ends no check but its own part.
+
+    store: URL of the store; it may have moved. name: of the job. sample: which rows are read where all would take
+    long. Raises JobError for a job that is not there or never came to its end, WinnowError where what all checks need,
+    the record and the list of shards, cannot be read.
+    """
+    job, shards = read_finished(store, name, sample)
+    run = opened(job.job, executor, shards)
+    for check, look in CHECKS.items():
+        try:
+            findings = look(job, run)
+        except WinnowError as error:
+            findings = violated(str(error))
+        yield Line(check, findings)

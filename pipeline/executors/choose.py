@@ -1,0 +1,83 @@
+"""Opens the executor that a job asks for by name: local, Ray on this machine, or a Ray cluster that must answer."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+
+from winnow.pipeline.errors import JobError
+from winnow.pipeline.executors.contract import Executor, Forwarding, Item, Needs, Regroup, Result, State, Task
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.executors.ray_address import CONNECT_S, check_answers, check_connects, cluster_at, is_submitted
+from winnow.pipeline.executors.ray_metrics import RayMetrics
+from winnow.pipeline.executors.watching import Watcher
+
+
+def open_executor(kind: str, workers: int | None, address: str | None, connect_s: float = CONNECT_S) -> Executor:
+    """The executor called `local` or `ray`; workers None means one per core.
+
+    address: of a running Ray cluster; `auto` for that of RAY_ADDRESS or, without, the one this machine belongs to. None
+    starts a local one with the first work, which listens on loopback only, whatever else runs on this machine; in a job
+    that was submitted to Ray it is that job's cluster. Raises JobError where nothing answers at an address, within
+    about 20 seconds, whether or not there is work; and, with the first work, where what answers takes no driver in
+    within connect_s.
+    """
+    if kind == "local":
+        if address:
+            raise JobError("--address names a Ray cluster, so it goes with --executor ray, not local")
+        return LocalExecutor(workers)
+    if kind == "ray":
+        found = cluster_at(address)
+        _prepare_ray(found)
+        return _WithWork(partial(_ray, workers, found, connect_s))
+    raise JobError(f"the executor must be 'local' or 'ray', but {kind!r} came")
+
+
+class _WithWork(Forwarding):
+    """An executor that is opened when it has work: where all is done already, a run waits for no cluster."""
+
+    def __init__(self, opening: Callable[[], Executor]) -> None:
+        self._opening = opening
+
+    @cached_property
+    def _inner(self) -> Executor:  # type: ignore[override]  # made when it is first asked for
+        return self._opening()
+
+    def map(
+        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
+    ) -> Iterator[tuple[int, Result]]:
+        """See Executor.map."""
+        return self._inner.map(task, items, label, needs) if items else iter(())
+
+    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
+        """See Executor.regroup."""
+        return self._inner.regroup(work, items, label) if items else iter(())
+
+    def close(self) -> None:
+        """See Executor.close."""
+        if "_inner" in vars(self):
+            self._inner.close()
+
+
+def _ray(workers: int | None, address: str | None, connect_s: float) -> Executor:
+    if address and not is_submitted():  # the cluster that runs this very process has taken it in
+        check_connects(address, connect_s)
+    # importing ray costs a second, which the local executor and its tests need not pay
+    from winnow.pipeline.executors.on_ray import RayExecutor
+
+    return RayExecutor(workers, address)
+
+
+def open_metrics(kind: str, job: str) -> tuple[Watcher, ...]:
+    """Who counts what an executor of this kind does, for Prometheus; nobody without Ray."""
+    return (RayMetrics(job),) if kind == "ray" else ()
+
+
+def _prepare_ray(address: str | None) -> None:
+    """Check the address; set what Ray reads from the environment when it is imported, and only then."""
+    # of calls that nobody waits for any more, where another one has ended the run and told why
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    if address:
+        check_answers(address)
+    else:
+        # made for laptops whose firewall asks: the node is 127.0.0.1, and all of its ports are bound to that
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

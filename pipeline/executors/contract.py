@@ -1,0 +1,147 @@
+"""The contract of the executors: every item is done once, retried, and accounted for; refuses to lose one.
+
+An item is a shard, or a group of them. A task is a frozen dataclass: `open` makes what one worker needs once
+(a model, centroids), `run` does one item and commits its own file, returning only something small.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
+
+State = TypeVar("State")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+I_contra = TypeVar("I_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one worker takes: CPU cores, GPUs (fractions share one); how often a failing item is retried.
+
+    spare: how many failing items the job can do without; a pass whose first items all fail ends only with more.
+    prefetch: a worker has two items under way, in threads that share what the task opened, which must bear that; the
+        task takes turns (pipeline/executors/turns.py) where two must not be at it at once.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    retries: int = 2
+    prefetch: bool = False
+    spare: int = 0
+
+
+class Task(Protocol[State, I_contra, R_co]):
+    """Work on items that are independent of each other; must be picklable and without state of its own."""
+
+    def open(self) -> State:
+        """What a worker keeps between items; called once per worker."""
+        ...
+
+    def run(self, state: State, item: I_contra) -> R_co:
+        """Do one item. Running it again must give the same files and the same result."""
+        ...
+
+
+class Regroup(Protocol[I_contra, R_co]):
+    """Work that must see rows from many items together: scatter by part, decide, settle back by item.
+
+    No table passes through the driver. Every method must give the same tables when it is run again.
+    """
+
+    @property
+    def parts(self) -> int:
+        """Number of parts."""
+        ...
+
+    def scatter(self, item: I_contra) -> Mapping[int, pa.Table]:
+        """Rows of one item for each part in [0, parts); a part without rows may be absent."""
+        ...
+
+    def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
+        """From all rows of a part (in order of item): rows for each item index that has any."""
+        ...
+
+    def settle(self, item: I_contra, tables: Sequence[pa.Table]) -> R_co:
+        """Commit one item's file from what the parts decided on it (in order of part)."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs tasks over items with some workers; the answer never depends on which executor or how many."""
+
+    @property
+    def workers(self) -> int:
+        """Number of items that are done at the same time."""
+        ...
+
+    @property
+    def failed(self) -> Mapping[int, int]:
+        """How often items of the present `map` failed so far, by index; those that never did are absent."""
+        ...
+
+    def start(self) -> None:
+        """Be ready for work, as the first `map` would be; nothing where it is already."""
+        ...
+
+    def map(
+        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
+    ) -> Iterator[tuple[int, Result]]:
+        """(index of item, result) in any order, each exactly once.
+
+        An item that raises a WinnowError or an OSError, or whose worker dies, is tried again `needs.retries`
+        times, unless no other try can do better (pipeline/executors/retries.py). Raises FailedShards
+        after all others are done when some still fail, and before where it is of no use to begin them. A FATAL
+        error and any other exception, which is a bug, surface at once.
+        """
+        ...
+
+    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
+        """Run a Regroup over all items; (index of item, result) in any order, each exactly once.
+
+        Each of its calls is retried as in `map`. Raises FailedShards, naming items or parts, after a step of
+        which some calls still fail; ValueError for a part that is not in [0, parts).
+        """
+        ...
+
+    def close(self) -> None:
+        """End the workers that this executor started."""
+        ...
+
+
+class Forwarding:
+    """What an executor that stands before another, its `_inner`, leaves to that as it is."""
+
+    _inner: Executor
+
+    @property
+    def workers(self) -> int:
+        """See Executor.workers."""
+        return self._inner.workers
+
+    @property
+    def failed(self) -> Mapping[int, int]:
+        """See Executor.failed."""
+        return self._inner.failed
+
+    def start(self) -> None:
+        """See Executor.start."""
+        self._inner.start()
+
+    def close(self) -> None:
+        """See Executor.close."""
+        self._inner.close()
+
+
+def describe(item: object) -> str:
+    """What an error message calls an item: its url where it has one."""
+    return str(getattr(item, "url", item))
+
+
+def check_part(label: str, part: int, parts: int) -> None:
+    """Raises ValueError for rows that are scattered to no part: they would vanish."""
+    if not 0 <= part < parts:
+        raise ValueError(f"{label}: rows go to a part in [0, {parts}), but part {part} came; mend `scatter`")

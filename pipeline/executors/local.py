@@ -1,0 +1,156 @@
+"""Runs tasks in threads of this process, without Ray: tests, tiny pools, a GPU box on its own."""
+
+import os
+import tempfile
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from itertools import count
+from typing import Generic
+
+import pyarrow as pa
+
+from winnow.pipeline.errors import WinnowError
+from winnow.pipeline.executors.contract import Item, Needs, Regroup, Result, State, Task, check_part, describe
+from winnow.pipeline.executors.retries import Account, failure
+
+_Place = tuple[str, int, int]
+"""A table on disk: path of its file, first byte, byte after the last."""
+
+_Spill = Mapping[int, _Place]
+"""Tables that one call sent, by receiver."""
+
+
+class _Opened(Generic[State]):
+    """What one worker keeps between items: opened when the first of its threads asks."""
+
+    def __init__(self, task: Task[State, Item, Result]) -> None:
+        self._task, self._lock = task, threading.Lock()
+        self._states: list[State] = []
+
+    def state(self) -> State:
+        with self._lock:
+            if not self._states:
+                self._states.append(self._task.open())
+            return self._states[0]
+
+
+class LocalExecutor:
+    """Threads: the heavy parts (decode, matrix products, parquet, hashes) release the interpreter lock."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or os.cpu_count() or 1
+        self.failed: Mapping[int, int] = {}
+
+    def start(self) -> None:
+        """Threads begin with each call of map."""
+
+    def map(
+        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
+    ) -> Iterator[tuple[int, Result]]:
+        """See Executor.map."""
+        # each worker opens its own model, and all of them on the one GPU that this process uses
+        workers = min(self.workers, max(1, int(1 / needs.gpus))) if needs.gpus else self.workers
+        states = [_Opened(task) for _ in range(workers)]
+        thread, numbers = threading.local(), count()
+
+        def run(item: Item) -> Result:
+            if not hasattr(thread, "opened"):
+                thread.opened = states[next(numbers) % workers]
+            return task.run(thread.opened.state(), item)
+
+        calls = [(describe(item), partial(run, item)) for item in items]
+        yield from self._drive(calls, label, needs, 2 * workers if needs.prefetch else workers)
+
+    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
+        """See Executor.regroup; tables lie in files of a temporary folder, and are mapped from there."""
+        needs = Needs()
+        with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
+
+            def scatter(index: int, item: Item) -> _Spill:
+                tables = work.scatter(item)
+                for part in tables:
+                    check_part(label, part, work.parts)
+                return _spill(f"{folder}/item-{index}", tables)
+
+            def decide(part: int) -> _Spill:
+                return _spill(f"{folder}/part-{part}", work.decide(part, [_mapped(place) for place in parts[part]]))
+
+            def settle(index: int, item: Item) -> Result:
+                return work.settle(item, [_mapped(place) for place in decided[index]])
+
+            scatters = [(describe(item), partial(scatter, i, item)) for i, item in enumerate(items)]
+            parts = _by_receiver(self._drive(scatters, f"{label} (scatter)", needs))
+            decides = [(f"part {part}", partial(decide, part)) for part in sorted(parts)]
+            decided = _by_receiver(self._drive(decides, f"{label} (decide)", needs))
+            settles = [(describe(item), partial(settle, i, item)) for i, item in enumerate(items)]
+            yield from self._drive(settles, label, needs)
+
+    def _drive(
+        self, calls: Sequence[tuple[str, Callable[[], Result]]], label: str, needs: Needs, workers: int | None = None
+    ) -> Iterator[tuple[int, Result]]:
+        """Run (name, call) pairs in threads, again when one fails, and yield (index, result) as they come."""
+        account = Account(label, len(calls), needs.spare)
+        self.failed = failed = Counter[int]()
+
+        def attempts(index: int) -> tuple[Result] | None:
+            """The result; None where it failed for good, or the pass was over before."""
+            name, call = calls[index]
+            while not account.over:
+                try:
+                    result = call()
+                except (WinnowError, OSError) as error:
+                    found = failure(name, error)
+                    if found.lasting or failed[index] == needs.retries:
+                        account.failed([found])
+                        return None
+                    failed[index] += 1
+                else:
+                    account.done()
+                    return (result,)
+            return None
+
+        with ThreadPoolExecutor(workers or self.workers, thread_name_prefix=label) as threads:
+            futures = {threads.submit(attempts, index): index for index in range(len(calls))}
+            try:
+                for future in as_completed(futures):
+                    # an error is worth more than the other shards: it is a bug, or no shard can do better
+                    for result in future.result() or ():
+                        yield futures[future], result
+            finally:
+                threads.shutdown(wait=True, cancel_futures=True)
+        account.close()
+
+    def close(self) -> None:
+        """Nothing outlives a call of map."""
+
+
+def _spill(stem: str, tables: Mapping[int, pa.Table]) -> _Spill:
+    """Leave tables in one file, and say where each of them is."""
+    path, places, start = f"{stem}.arrow", {}, 0
+    with open(path, "wb") as file:
+        for receiver, table in tables.items():
+            with pa.ipc.new_stream(file, table.schema) as stream:
+                stream.write_table(table)
+            places[receiver] = path, start, file.tell()
+            start = file.tell()
+    return places
+
+
+def _mapped(place: _Place) -> pa.Table:
+    """A table in its file: nothing of it is read before it is used."""
+    path, start, stop = place
+    with pa.memory_map(path) as file:
+        file.seek(start)
+        return pa.ipc.open_stream(file.read_buffer(stop - start)).read_all()
+
+
+def _by_receiver(sent: Iterable[tuple[int, _Spill]]) -> dict[int, list[_Place]]:
+    """What was sent to each receiver, in the order of the senders."""
+    found: dict[int, list[_Place]] = defaultdict(list)
+    for _, places in sorted(sent, key=lambda pair: pair[0]):
+        for receiver, place in places.items():
+            found[receiver].append(place)
+    return found

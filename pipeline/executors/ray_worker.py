@@ -1,0 +1,173 @@
+"""Does the items of a call one after another, in an actor of a cluster; refuses to let one that fails cost another.
+
+What a call answers: (seconds, outcomes), an outcome for each of the first items that it was sent: (True, result);
+(False, failures) where the item's data is at fault; (None, why) where the process ran out of memory.
+"""
+
+import errno
+import mmap
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+
+from winnow.pipeline.errors import WinnowError
+from winnow.pipeline.executors.contract import Regroup, Task, check_part, describe
+from winnow.pipeline.executors.retries import Failure, failure
+
+PREFETCHING = "prefetching"
+"""The concurrency group of calls of which an actor does two at once; all others go one by one."""
+
+_NO_MEMORY = ("can't allocate memory", "failed to map segment")  # torch's words, and those of who loads a library
+
+_LEAST_BYTES = 16 << 20
+
+Answer = tuple[float, list[tuple[bool | None, Any]]]
+
+
+@contextmanager
+def _told_as_it_is() -> Iterator[None]:
+    """An error of a process without memory is a MemoryError, whatever it says.
+
+    A library that was loaded in part may say that it has no attribute, or a model no weights.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or not _starved(error):
+            raise
+        raise MemoryError(first_line(error)) from error
+
+
+class Worker:
+    """One actor: keeps what the current task opened, and does one call at a time, or two by PREFETCHING."""
+
+    def __init__(self) -> None:
+        self._call = -1
+        self._state: Any = None
+        self._opening = threading.Lock()
+        self._process = time.time_ns()
+
+    def greet(self) -> int:
+        """Answers once the actor runs: which of its processes, for it may be restarted, this one is."""
+        return self._process
+
+    def run(self, call: int, task: Task[Any, Any, Any], items: Sequence[object], slice_s: float) -> Answer:
+        """Do items, the first in any case, until all are done or the slice of time is over.
+
+        An error that is raised is of the first item: a lack of memory, of FATAL ones and bugs whatever item's.
+        """
+        outcomes: list[tuple[bool | None, Any]] = []
+        started = time.perf_counter()
+        for item in items:
+            try:
+                outcomes.append(self._one(call, task, item))
+            except MemoryError as error:
+                if not outcomes:
+                    raise
+                outcomes.append((None, first_line(error)))
+                break
+            if time.perf_counter() - started > slice_s:
+                break
+        return time.perf_counter() - started, outcomes
+
+    @_told_as_it_is()
+    def _one(self, call: int, task: Task[Any, Any, Any], item: object) -> tuple[bool, object]:
+        try:
+            return True, task.run(self._opened(call, task), item)
+        except (WinnowError, OSError) as error:
+            return False, [_failure(describe(item), error)]
+
+    def _opened(self, call: int, task: Task[Any, Any, Any]) -> Any:
+        with self._opening:
+            if call != self._call:
+                self._state = None  # the last task's model must leave the memory before the next one's comes
+                self._state = task.open()
+                self._call = call
+            return self._state
+
+    @_told_as_it_is()
+    def scatter(self, work: Regroup[Any, Any], block: Sequence[Any]) -> tuple[object, ...]:
+        """Answer, then one list of tables per part."""
+        parts: list[list[pa.Table]] = [[] for _ in range(work.parts)]
+        failures: list[Failure] = []
+        for item in block:
+            try:
+                for part, table in work.scatter(item).items():
+                    check_part(describe(item), part, work.parts)
+                    parts[part].append(table)
+            except (WinnowError, OSError) as error:
+                failures.append(_failure(describe(item), error))
+        return _answer(not failures, failures), *parts
+
+    @_told_as_it_is()
+    def decide(
+        self, work: Regroup[Any, Any], part: int, starts: Sequence[int], *blocks: list[pa.Table]
+    ) -> tuple[object, ...]:
+        """Answer, then for each block of items a mapping of item index to table."""
+        try:
+            tables = [table for block in blocks for table in block]
+            decided = work.decide(part, tables) if tables else {}
+        except (WinnowError, OSError) as error:
+            return _answer(False, [_failure(f"part {part}", error)]), *[None] * (len(starts) - 1)
+        return _answer(True, None), *[{i: t for i, t in decided.items() if a <= i < b} for a, b in pairwise(starts)]
+
+    @_told_as_it_is()
+    def settle(
+        self, work: Regroup[Any, Any], start: int, block: Sequence[Any], *decided: Mapping[int, pa.Table]
+    ) -> Answer:
+        """The results of the block's items, or failures when all others are committed."""
+        results: list[object] = []
+        failures: list[Failure] = []
+        for index, item in enumerate(block, start):
+            try:
+                results.append(work.settle(item, [tables[index] for tables in decided if index in tables]))
+            except (WinnowError, OSError) as error:
+                failures.append(_failure(describe(item), error))
+        return _answer(not failures, failures or results)
+
+
+def _answer(good: bool, value: object) -> Answer:
+    """Of a call that is one piece of work."""
+    return 0.0, [(good, value)]
+
+
+def _failure(name: str, error: Exception) -> Failure:
+    """What to say of an item whose data is at fault; as failing.failure.
+
+    Raises MemoryError where a lack of memory is behind the error: every other item would fail in this process too.
+    """
+    if _starved(error):
+        raise MemoryError(str(error)) from error
+    return failure(name, error)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """True where a process ran out of memory: by an error's type, number or words, or those of its causes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        number = cause.errno if isinstance(cause, OSError) else None
+        if isinstance(cause, MemoryError) or number == errno.ENOMEM or any(said in str(cause) for said in _NO_MEMORY):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def _starved(error: BaseException) -> bool:
+    """True where an error says that memory lacks, or the process gets none any more, not even what any work needs."""
+    if lacks_memory(error):
+        return True
+    try:
+        mmap.mmap(-1, _LEAST_BYTES).close()
+    except OSError:
+        return True
+    return False
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return (str(error) or type(error).__name__).splitlines()[0]

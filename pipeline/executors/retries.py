@@ -1,0 +1,120 @@
+"""Which faults another try can mend, and when a pass over shards ends because none of them can be done."""
+
+import errno
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from winnow.pipeline.errors import (
+    AccountingError,
+    DataError,
+    FailedShards,
+    FullError,
+    JobError,
+    ModelError,
+    PoolError,
+    TornError,
+)
+
+FATAL = (JobError, ModelError, FullError)
+"""Errors that no other item and no other try can do without: they end a stage at once."""
+
+FEW = 3
+"""So many items, and no other, must have failed for good before a pass ends with them."""
+
+_LASTING = (PoolError, DataError, TornError, AccountingError)
+"""Errors of what a file holds: it holds the same when it is read again."""
+
+_LASTING_CALLS = (PermissionError, IsADirectoryError, NotADirectoryError)
+_LASTING_NUMBERS = {errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an item could not be done. name: of the item. lasting: no other try can do better."""
+
+    name: str
+    message: str
+    lasting: bool = False
+
+
+def failure(name: str, error: Exception) -> Failure:
+    """What a WinnowError or OSError says of an item. Raises what ends the stage: a FATAL one, or FullError."""
+    if isinstance(error, FATAL):
+        raise error
+    if any(cause.errno in _FULL for cause in _calls(error)):
+        raise FullError(str(error)) from error
+    return Failure(name, str(error), is_lasting(error))
+
+
+def is_lasting(error: BaseException) -> bool:
+    """True where no other try can do better.
+
+    What the operating system, or a back end in its place, said first decides, whatever was made of it: a file that may
+    not be read stays so, and a disk or network that failed may come back. A file that is not there is tried again: a
+    shared file system may show what another node wrote some seconds late, and to try costs nothing.
+    """
+    for cause in _calls(error):
+        return isinstance(cause, _LASTING_CALLS) or cause.errno in _LASTING_NUMBERS
+    return isinstance(error, _LASTING)
+
+
+def _calls(error: BaseException) -> Iterator[OSError]:
+    """Of an error and its causes, those of a call that failed; Arrow has OSErrors of content too, without a number."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and (cause.errno is not None or type(cause) is not OSError):
+            yield cause
+        cause = cause.__cause__
+
+
+class Account:
+    """What became of the items of one pass so far; threads may tell it.
+
+    A pass goes on with the others where an item fails, and says so once. It is over where the first few items all
+    failed, for reasons that last, and are more than `spare`, those that the job can do without.
+    """
+
+    def __init__(self, label: str, total: int, spare: int) -> None:
+        self._label, self._total, self._spare = label, total, spare
+        self._lock = threading.Lock()
+        self._done, self._told = 0, False
+        self._failures: list[Failure] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether no more items are to be begun."""
+        failed = len(self._failures)
+        return not self._done and failed >= FEW and failed > self._spare and all(f.lasting for f in self._failures)
+
+    def done(self) -> None:
+        """One more item is."""
+        with self._lock:
+            self._done += 1
+            self._tell()
+
+    def failed(self, failures: Sequence[Failure]) -> None:
+        """These will not be tried again."""
+        with self._lock:
+            self._failures += failures
+            self._tell()
+
+    def close(self) -> None:
+        """Raises FailedShards where some failed."""
+        if self._failures:
+            failures = sorted((f.name, f.message) for f in self._failures)
+            raise FailedShards(self._label, failures, self._total, ended_early=self.over)
+
+    def _tell(self) -> None:
+        """That the error at the end is known already, and what it will be of."""
+        if self._done and self._failures and not self._told:
+            self._told = True
+            name, message = self._failures[0].name, self._failures[0].message
+            first = message.removeprefix(f"{name}: ").splitlines()[0]
+            print(
+                f"winnow: {self._label}: {name} failed and is not tried again; the others go on: {first}",
+                file=sys.stderr,
+                flush=True,
+            )

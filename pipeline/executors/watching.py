@@ -1,0 +1,187 @@
+"""Tells watchers of every item of a stage that is done: who did it, how long, how much; refuses to lose its result."""
+
+import os
+import platform
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, cast
+
+import pyarrow as pa
+
+from winnow.pipeline import storage
+from winnow.pipeline.executors.contract import Executor, Item, Needs, Regroup, Result, State, Task
+from winnow.pipeline.executors.turns import waited_s
+from winnow.pipeline.progress import StageProgress
+from winnow.pipeline.storage.s3_object import one_version
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Done:
+    """One item of one pass of a stage.
+
+    stage: what the pass is called. shard: index of the item, None where it is no shard. worker: host:process.
+    seconds: of the work alone, without waiting for a turn, of its last try; of a regroup, its last step. rows: samples,
+    where the work counts them. rejects: samples that could not be read. bytes: of the files that it committed.
+    retries: tries that failed.
+    """
+
+    stage: str
+    shard: int | None
+    worker: str
+    seconds: float
+    rows: int
+    rejects: int
+    bytes: int
+    retries: int
+
+
+class Watcher(Protocol):
+    """Who is told of every pass over items; must be quick, for the driver waits for it."""
+
+    def begin(self, stage: str, total: int, ready: int) -> None:
+        """A pass of `total` items starts, of which an earlier run finished `ready`."""
+        ...
+
+    def done(self, item: Done) -> None:
+        """One item is done."""
+        ...
+
+    def end(self, stage: str, seconds: float) -> None:
+        """The pass came to its end; one that failed does not."""
+        ...
+
+    def made(self, label: str, artifact: str, seconds: float, reused: bool) -> None:
+        """A stage, which is some passes, is done; reused: it was there already."""
+        ...
+
+
+@dataclass(frozen=True)
+class Seen(Generic[R]):
+    """The result of a task, and what doing it took."""
+
+    result: R
+    worker: str
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Watched(Generic[State, Item, Result]):
+    """A task that measures itself; for the executor it is the same work."""
+
+    task: Task[State, Item, Result]
+
+    def open(self) -> State:
+        """See Task.open."""
+        return self.task.open()
+
+    def run(self, state: State, item: Item) -> Seen[Result]:
+        """See Task.run."""
+        clock = _Clock()
+        with one_version():
+            return clock.seen(self.task.run(state, item))
+
+
+@dataclass(frozen=True)
+class WatchedRegroup(Generic[Item, Result]):
+    """A regroup whose last step measures itself."""
+
+    work: Regroup[Item, Result]
+
+    @property
+    def parts(self) -> int:
+        """See Regroup.parts."""
+        return self.work.parts
+
+    def scatter(self, item: Item) -> Mapping[int, pa.Table]:
+        """See Regroup.scatter."""
+        with one_version():
+            return self.work.scatter(item)
+
+    def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
+        """See Regroup.decide."""
+        return self.work.decide(part, tables)
+
+    def settle(self, item: Item, tables: Sequence[pa.Table]) -> Seen[Result]:
+        """See Regroup.settle."""
+        clock = _Clock()
+        with one_version():
+            return clock.seen(self.work.settle(item, tables))
+
+
+class _Clock:
+    """Starts when it is made."""
+
+    def __init__(self) -> None:
+        self._committed = storage.committed_bytes()
+        self._waited = waited_s()
+        self._started = time.perf_counter()
+
+    def seen(self, result: R) -> Seen[R]:
+        seconds = time.perf_counter() - self._started - (waited_s() - self._waited)
+        return Seen(result, _worker(), seconds, storage.committed_bytes() - self._committed)
+
+
+def _worker() -> str:
+    return f"{platform.node()}:{os.getpid()}"
+
+
+@dataclass(frozen=True)
+class Watch:
+    """An executor, and who is told what it does.
+
+    Every call shows its progress on stderr.
+    """
+
+    executor: Executor
+    watchers: tuple[Watcher, ...] = ()
+
+    def map(
+        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs, ready: int = 0
+    ) -> Generator[tuple[int, Result], None, None]:
+        """Executor.map. ready: how many more items an earlier run finished."""
+        results = self.executor.map(Watched(task), items, label, needs)
+        return self._told(results, items, label, ready, retried=True)
+
+    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
+        """Executor.regroup."""
+        return self._told(self.executor.regroup(WatchedRegroup(work), items, label), items, label, 0, retried=False)
+
+    def _told(
+        self,
+        results: Iterator[tuple[int, Seen[Result]]],
+        items: Sequence[Item],
+        label: str,
+        ready: int,
+        retried: bool,
+    ) -> Generator[tuple[int, Result], None, None]:
+        started = time.monotonic()
+        for watcher in self.watchers:
+            watcher.begin(label, len(items) + ready, ready)
+        with StageProgress(label, len(items) + ready, ready) as progress:
+            for index, seen in results:
+                rows, rejects = counted(seen.result)
+                progress.advance(rows, rejects)
+                if self.watchers:
+                    shard = getattr(items[index], "index", None)
+                    shard = shard if isinstance(shard, int) else None  # tuples have a method of that name
+                    # a regroup is retried by groups of items, so no item has a count of its own
+                    retries = self.executor.failed.get(index, 0) if retried else 0
+                    done = Done(label, shard, seen.worker, seen.seconds, rows, rejects, seen.bytes, retries)
+                    for watcher in self.watchers:
+                        watcher.done(done)
+                yield index, seen.result
+        for watcher in self.watchers:
+            watcher.end(label, time.monotonic() - started)
+
+
+def counted(result: object) -> tuple[int, int]:
+    """Rows and rejects that a summary tells of, 0 where it tells none."""
+    if not isinstance(result, Mapping):
+        return 0, 0
+    rows, rejects = result.get("rows"), result.get("rejects")
+    lost = sum(cast(Mapping[str, int], rejects).values()) if isinstance(rejects, Mapping) else 0
+    return rows if isinstance(rows, int) else 0, lost

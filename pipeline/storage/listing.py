@@ -1,0 +1,161 @@
+"""What lies in a folder, and what a file is: its size and etag or time; refuses one whose change would not be seen."""
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+from winnow.pipeline.errors import PoolError, StorageError
+from winnow.pipeline.storage.backends import S3, answering, resolve
+from winnow.pipeline.storage.s3_object import info_of
+from winnow.pipeline.storage.urls import HTTP, is_local, join, name_of, parent_of, shown
+
+_STAMPS = (
+    "ETag", "etag", "md5Hash", "Content-MD5", "Digest", "blob_id", "mtime", "LastModified", "Last-Modified",
+    "last_modified", "updated", "modificationTime", "modify", "created",
+)  # fmt: skip
+"""Where back ends say what tells one content from another, the surest first."""
+_AT_ONCE = 16  # files of a web server that are asked for; it has no list of them
+
+
+@dataclass(frozen=True, order=True)
+class Identity:
+    """What a file was when it was listed: a change of any field means other content.
+
+    size: bytes. stamp: the store's etag where it has one, else the time of last modification.
+    """
+
+    url: str
+    size: int
+    stamp: str
+
+
+def exists(url: str) -> bool:
+    """True where a file or folder is."""
+    filesystem, path = resolve(url)
+    with answering("list", url):
+        return bool(filesystem.exists(path))
+
+
+def is_folder(url: str) -> bool:
+    """True where a folder is."""
+    filesystem, path = resolve(url)
+    with answering("list", url):
+        return bool(filesystem.isdir(path))
+
+
+def listing(url: str) -> list[Identity]:
+    """The files directly in a folder, sorted by URL, by one list request; [] where there is no folder.
+
+    A link counts as what it points to: a pool may be links into a cache. Names that begin with a dot are left out.
+    """
+    infos = _infos(url)
+    found = [_identity(join(url, name_of(info["name"])), info) for info in infos if info["type"] == "file"]
+    return sorted(identity for identity in found if not name_of(identity.url).startswith("."))
+
+
+def folders(url: str) -> list[str]:
+    """Names of the folders directly in a folder, sorted; [] where there is none."""
+    return sorted(name_of(info["name"]) for info in _infos(url) if info["type"] == "directory")
+
+
+def _infos(url: str) -> list[dict[str, Any]]:
+    """What the back end says of each thing in a folder, links followed; [] where there is no folder."""
+    filesystem, path = resolve(url)
+    try:
+        with answering("list", url):
+            infos = filesystem.ls(path, detail=True)
+            # fsspec lists a local link with the time of the link itself, but asked for it alone with its target's
+            return [filesystem.info(info["name"]) if _leads_somewhere(info) else info for info in infos]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _leads_somewhere(info: dict[str, Any]) -> bool:
+    return bool(info.get("islink")) and os.path.exists(info["name"])
+
+
+def identify(urls: Iterable[str]) -> list[Identity]:
+    """The identity of each URL, in order; one list request per folder, not per file, but of web servers.
+
+    Raises PoolError that names those which are no files that are there, and says what they are.
+    """
+    wanted = list(urls)
+    found = _looked_up(wanted)
+    lost = [f"{url}{_instead(url, found.get(url))}" for url in wanted if not isinstance(found.get(url), Identity)]
+    if lost:
+        raise PoolError(
+            f"every shard of a pool must be a file that is there, but {len(lost)} of {len(wanted)} are not: "
+            f"{', '.join(lost[:3])}{' …' if len(lost) > 3 else ''}"
+        )
+    return [cast(Identity, found[url]) for url in wanted]
+
+
+def present(urls: Iterable[str]) -> dict[str, Identity]:
+    """The identity of those of these URLs that are files, asked for as `identify` does."""
+    return {url: found for url, found in _looked_up(list(urls)).items() if isinstance(found, Identity)}
+
+
+def _looked_up(urls: list[str]) -> dict[str, Identity | str]:
+    """What is there under each URL: a file's identity, or the type of something else; nothing of what is not there."""
+    web = [url for url in dict.fromkeys(urls) if url.startswith(HTTP)]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found: dict[str, Identity | str] = dict(zip(web, pool.map(identity_of, web), strict=True))
+    parents = sorted({parent_of(url) for url in urls if url not in found})
+    known = {(parent, name_of(info["name"])): info for parent in parents for info in _infos(parent)}
+    for url in urls:
+        if url not in found and (info := known.get((parent_of(url), name_of(url)))) is not None:
+            found[url] = _identity(url, info) if info["type"] == "file" else info["type"]
+    return found
+
+
+def _instead(url: str, kind: object) -> str:
+    """What is there in place of a file, in brackets. kind: as its back end calls it, None where nothing is there."""
+    if kind == "directory":
+        return " (a folder)"
+    if not is_local(url):
+        return ""
+    if os.path.islink(url) and not os.path.exists(url):
+        return f" (a link to {os.readlink(url)}, which is not there)"
+    if kind is not None:
+        return " (neither a file nor a folder)"
+    parent = parent_of(url)
+    return "" if os.path.isdir(parent) else f" (there is no folder {parent})"
+
+
+def identity_of(url: str) -> Identity:
+    """The identity of one file as `identify` gives it, by one request. Raises StorageError where there is none."""
+    filesystem, path = resolve(url)
+    with answering("read", url):
+        info = info_of(filesystem, path) if url.startswith(S3) else filesystem.info(path)
+    return _identity(url, info)
+
+
+def _identity(url: str, info: dict[str, Any]) -> Identity:
+    if info["size"] is None:
+        raise StorageError(f"{shown(url)}: the server does not say how many bytes it has; read a copy of it")
+    for field in _STAMPS:
+        if info.get(field):
+            # one back end tells the same time as a number when it lists, and as a date when it is asked for one file
+            stamp = info[field].timestamp() if isinstance(info[field], datetime) else info[field]
+            return Identity(url, int(info["size"]), str(stamp).strip('"'))
+    raise StorageError(
+        f"{shown(url)}: the store gives neither an etag nor a time, so a change could not be seen; read a copy"
+    )
+
+
+def check_distinct(files: Sequence[Identity]) -> None:
+    """Raises PoolError where two names are one local file, by a link or otherwise: its samples would come twice."""
+    alike: dict[tuple[int, str], list[str]] = {}
+    for file in files:
+        if is_local(file.url):
+            alike.setdefault((file.size, file.stamp), []).append(file.url)
+    for urls in alike.values():
+        first: dict[tuple[int, int], str] = {}
+        for url in urls if len(urls) > 1 else []:
+            there = os.stat(url)
+            same = first.setdefault((there.st_dev, there.st_ino), url)
+            if same != url:
+                raise PoolError(f"a shard may be in a pool once, but {same} and {url} are one file; leave one out")

@@ -1,0 +1,163 @@
+"""Leaves `density-…/`: density.parquet (a row per cluster: complexity, share, quota), and who stays in each."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass as plain_dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from winnow.pipeline.artifact import Artifact, write_table
+from winnow.pipeline.errors import JobError
+from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
+from winnow.stages.clusters.clusters import ClustersOption, Members, clusters_of, read_centroids
+from winnow.stages.clusters.members import MemberDistance
+from winnow.stages.cuts.cut import Amount, Of, funnel, keep_by_quota
+from winnow.stages.kernels.quota import complexity, inter_distance, quotas
+from winnow.stages.survivors import Survivors
+
+_FIXED_POINT = 1 << 30
+
+Moments = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Clusters that occur in a shard, their sizes, and their sums of distances in units of 2^-30: int64 (m,) each."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Density:
+    """Density-based pruning (Abbas et al. 2024, arXiv 2401.04578).
+
+    by: encoder whose image vectors are clustered (distilled DINOv2 in the paper). Exactly one of fraction and
+    count. clusters: k (500 for LAION, 100 for DataComp Medium), or known centroids. temperature: tau of the softmax
+    over complexities. neighbours: centroids that d_inter averages over. keep: the samples farthest from their
+    centroid (hard), nearest (easy), or any (random). balance: lower bound of every quota as a share of N / k; 0 in
+    the paper's best.
+    """
+
+    by: str
+    clusters: ClustersOption
+    fraction: float | None = None
+    count: int | None = None
+    temperature: float = 0.1
+    neighbours: int = 20
+    keep: Literal["hard", "easy", "random"] = "hard"
+    balance: float = 0.0
+    of: Of = "survivors"
+    iterations: int = Field(default=100, ge=1)
+    sample_per_cluster: int = Field(default=256, ge=1)
+    seed: int = Field(default=0, ge=0, lt=1 << 31)
+    kind: ClassVar[str] = "density"
+
+    def __post_init__(self) -> None:
+        self.amount()
+        if self.temperature <= 0 or self.neighbours < 1 or not 0 <= self.balance <= 1:
+            raise JobError(
+                "density needs temperature > 0, neighbours >= 1 and balance in [0, 1], but "
+                f"{self.temperature}, {self.neighbours}, {self.balance} came"
+            )
+
+    def amount(self) -> Amount:
+        """How much to keep."""
+        return Amount(self.fraction, self.count, None, self.of)
+
+    def stages(self, survivors: Survivors, store: str) -> list[Stage]:
+        """Clusters of what is still in, then the quotas; another fraction re-uses the clusters."""
+        clusters = clusters_of(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
+        made = artifact_of(clusters, store)
+        options = _Options(self.temperature, self.neighbours, self.keep, self.balance, self.seed)
+        return [clusters, DensityStage(survivors, made, self.amount(), options)]
+
+
+@plain_dataclass(frozen=True)
+class _Options:
+    temperature: float
+    neighbours: int
+    keep: Literal["hard", "easy", "random"]
+    balance: float
+    seed: int
+
+
+@plain_dataclass(frozen=True)
+class DensityStage:
+    """Quotas from the clusters' complexity, then the exact selection inside every cluster."""
+
+    survivors: Survivors
+    clusters: Artifact
+    amount: Amount
+    options: _Options
+    name: ClassVar[str] = "density"
+    version: ClassVar[int] = 1
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One pass for the moments of the clusters, two for the thresholds, one that commits."""
+        centroids = read_centroids(self.clusters)
+        parts = run.each(_Moments(self.clusters, len(centroids)), run.items, "density: moments")
+        size, spread = sum_moments((moments for _, moments in parts), len(centroids))
+        wanted = self.amount.number(self.survivors)
+        table = concept_table(centroids, size, spread, wanted, self.options)
+        write_table(out.meta("density.parquet"), table)
+        quota = np.asarray(table["quota"])
+        source = MemberDistance(self.survivors, self.clusters, self.options.keep, self.options.seed)
+        summaries = keep_by_quota(run, out, source, quota, self.name)
+        return funnel(summaries, asked=wanted, clusters=len(centroids), saturated=int((quota == size).sum()))
+
+
+def concept_table(
+    centroids: np.ndarray, size: np.ndarray, spread: np.ndarray, wanted: int, options: _Options
+) -> pa.Table:
+    """The table of concepts, ALGORITHMS of the paper in order: one row per cluster.
+
+    centroids: float32 (k, d). size: int64 (k,). spread: float64 (k,), sum of distances to the own centroid.
+    wanted: N. Columns: cluster, size, d_intra, d_inter, complexity, share, quota; quotas sum to N.
+    """
+    d_intra = np.divide(spread, size, out=np.zeros(len(size)), where=size > 0)
+    d_inter = inter_distance(centroids, options.neighbours)
+    c = complexity(d_intra, d_inter, size)
+    share, quota = quotas(size, c, wanted, options.temperature, options.balance)
+    return pa.table(
+        {
+            "cluster": pa.array(np.arange(len(size), dtype=np.int32)),
+            "size": pa.array(size),
+            "d_intra": pa.array(d_intra),
+            "d_inter": pa.array(d_inter),
+            "complexity": pa.array(c),
+            "share": pa.array(share),
+            "quota": pa.array(quota),
+        }
+    )
+
+
+def cluster_moments(cluster: np.ndarray, distance: np.ndarray, k: int) -> Moments:
+    """Counts and sums of distances of one shard's clusters.
+
+    cluster: int32 (n,) in [0, k). distance: float32 (n,) in [0, 2]. Integers, because float sums would depend on
+    the order of the shards; 2^31 samples at distance 2 still fit.
+    """
+    size = np.bincount(cluster, minlength=k)
+    spread = np.zeros(k, np.int64)
+    np.add.at(spread, cluster, np.rint(distance.astype(np.float64) * _FIXED_POINT).astype(np.int64))
+    found = np.flatnonzero(size)
+    return found, size[found], spread[found]
+
+
+def sum_moments(parts: Iterable[Moments], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """size int64 (k,) and sum of distances float64 (k,) over all shards; the same for any sharding."""
+    size, spread = np.zeros(k, np.int64), np.zeros(k, np.int64)
+    for found, count, distance in parts:
+        size[found] += count
+        spread[found] += distance
+    return size, spread / _FIXED_POINT
+
+
+@plain_dataclass(frozen=True)
+class _Moments:
+    clusters: Artifact
+    k: int
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> Moments:
+        members = Members.read(self.clusters, item.index)
+        return cluster_moments(members.cluster, members.distance, self.k)

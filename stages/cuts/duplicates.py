@@ -1,0 +1,132 @@
+"""Leaves `exact-…/` or `duplicates-…/`: which samples repeat another byte for byte, and the one that stays.
+
+The cut `duplicates`: exact duplicates are found over the whole pool by the hash of the image bytes; semantic ones
+(SemDeDup, Abbas et al. 2023, arXiv 2303.09540) among what is then left, by `stages/cuts/semantic/semantic.py`.
+Rows that must be compared are brought together by the executor's regroup, so no table passes through the driver.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.columns import split_rows
+from winnow.pipeline.errors import JobError
+from winnow.pipeline.order import key_places, key_uids, keys_from_bytes, keys_to_bytes, order_keys
+from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
+from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
+from winnow.stages.clusters.clusters import ClustersOption, clusters_of
+from winnow.stages.cuts.cut import funnel
+from winnow.stages.cuts.semantic.links import quality_of
+from winnow.stages.cuts.semantic.semantic import VERDICTS, Method, SemanticStage, commit_verdicts
+from winnow.stages.survivors import Survivors
+
+_PART_ROWS = 2_000_000  # of (hash, key): 52 bytes each
+_PROBES = 2
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Duplicates:
+    """Keep one of every set of duplicates.
+
+    exact: compare image bytes. epsilon: also drop a sample whose image vector has a cosine above 1 - epsilon with
+    that of a kept one (SemDeDup keeps 63 % of LAION-440M at 0.07); None compares bytes only. by: encoder of the
+    vectors. clusters: k (50,000 for 440M). method: `greedy` goes through all samples in order of quality and compares
+    with kept ones only; `semdedup` is the paper's rule, where removed samples still remove others. probes: how many
+    cells beside its own a sample is compared in; 2 by greedy, none by the paper's rule.
+    Quality is the image-text cosine of `by` where it has one, then the uid: the best of a set stays.
+    """
+
+    by: str | None = None
+    exact: bool = True
+    epsilon: float | None = None
+    clusters: ClustersOption | None = None
+    method: Method = "greedy"
+    probes: int | None = Field(default=None, ge=0, le=64)
+    iterations: int = Field(default=100, ge=1)
+    sample_per_cluster: int = Field(default=256, ge=1)
+    seed: int = Field(default=0, ge=0, lt=1 << 31)
+    kind: ClassVar[str] = "duplicates"
+
+    def __post_init__(self) -> None:
+        if not self.exact and self.epsilon is None:
+            raise JobError("duplicates must compare something: set exact: true, or an epsilon")
+        if self.epsilon is not None and (self.by is None or self.clusters is None):
+            raise JobError("duplicates.epsilon compares vectors in clusters: set by (an encoder) and clusters (k) too")
+        if self.epsilon is not None and not 0 < self.epsilon < 1:
+            raise JobError(
+                f"duplicates.epsilon is between 0 and 1, but {self.epsilon} came; SemDeDup's are 0.03 to 0.17"
+            )
+        if self.method == "semdedup" and self.probes:
+            raise JobError(f"the paper's rule stays inside a cluster, but probes: {self.probes} came; leave it out")
+
+    def stages(self, survivors: Survivors, store: str) -> list[Stage]:
+        """The exact stage, then clusters of what it leaves and the semantic stage."""
+        found: list[Stage] = []
+        exact: Artifact | None = None
+        if self.exact:
+            name = self.kind if self.epsilon is None else "exact"
+            found.append(ExactStage(name, survivors, self.by))
+            exact = artifact_of(found[0], store)
+            survivors = replace(survivors, last=exact)
+        if self.by is not None and self.epsilon is not None and self.clusters is not None:
+            automatic = 0 if self.method == "semdedup" else _PROBES
+            probes = automatic if self.probes is None else self.probes
+            how = self.iterations, self.sample_per_cluster, self.seed
+            clusters = clusters_of(survivors, self.by, self.clusters, *how, probes=probes)
+            made = artifact_of(clusters, store)
+            found += [clusters, SemanticStage(survivors, exact, made, self.by, self.epsilon, self.method, probes)]
+        return found
+
+
+@plain_dataclass(frozen=True)
+class ExactStage:
+    """One of every set of samples with the same image bytes stays: the best, then the smallest uid."""
+
+    name: str
+    survivors: Survivors
+    by: str | None
+    version: ClassVar[int] = 1
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One regroup by hash of the image."""
+        parts = max(1, -(-self.survivors.count() // _PART_ROWS))
+        return funnel(run.regroup(_Exact(self, out, parts), self.name))
+
+
+@plain_dataclass(frozen=True)
+class _Exact:
+    stage: ExactStage
+    out: Artifact
+    parts: int
+
+    def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
+        survivors = self.stage.survivors
+        rows = np.flatnonzero(survivors.mask(item.index))
+        hashes = survivors.table(item.index, ["image_hash"])["image_hash"].combine_chunks().take(pa.array(rows))
+        quality = quality_of(survivors, self.stage.by, item.index)[rows]
+        keys = order_keys(quality, survivors.uids(item.index)[rows], item.index, rows)
+        table = pa.table({"image_hash": hashes, "key": keys_to_bytes(keys)})
+        part = uids_from_bytes(hashes)["f0"] % np.uint64(self.parts)
+        return {number: table.take(pa.array(at)) for number, at in split_rows(part.astype(np.int64))}
+
+    def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
+        table = pa.concat_tables(tables)
+        hashes, keys = uids_from_bytes(table["image_hash"]), keys_from_bytes(table["key"])
+        order = np.lexsort((keys, hashes["f1"], hashes["f0"]))
+        hashes, keys = hashes[order], keys[order]
+        first = np.r_[True, hashes[1:] != hashes[:-1]]
+        best = keys[first][np.cumsum(first) - 1]
+        shard, row = key_places(keys[~first])
+        columns = [pa.array(row), uids_to_bytes(key_uids(best[~first])), pa.array(np.ones(len(row), np.float32))]
+        found = pa.table(columns, schema=VERDICTS)
+        return {index: found.take(pa.array(at)) for index, at in split_rows(shard)}
+
+    def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
+        return commit_verdicts(self.out, item, self.stage.survivors.mask(item.index), tables)

@@ -1,0 +1,171 @@
+"""Leaves `epochs-…/`: another random sample for each epoch of training, `epoch_000.npy` …, and who is in which."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass as plain_dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.errors import JobError
+from winnow.pipeline.keep_top import Rows, Thresholds, kept
+from winnow.pipeline.stage import Run, ShardItem, Stage, Summary
+from winnow.pipeline.uid import bytes_of
+from winnow.stages.cuts.cut import Amount, Of, funnel, one_group, select_each, write_kept
+from winnow.stages.kernels.uid_hash import hash_values
+from winnow.stages.results.subset import Subset, write_subsets
+from winnow.stages.survivors import Survivors
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Epochs:
+    """Repeated random sampling, RS2 (Okanovic et al. 2023, arXiv 2305.18424): every epoch trains on another sample.
+
+    epochs: how many. Exactly one of fraction and count: the samples of one epoch, m of n. replacement: False: epochs
+    are the whole windows of m of one shuffle, and where fewer than m are left of it, those are left out and the next
+    epoch begins a new shuffle (our reading of the paper); True: every epoch is a sample of its own of all n, in which
+    none comes twice. What is in some epoch is kept, so this is the last cut of a policy.
+    """
+
+    epochs: int = Field(ge=1, le=10_000)
+    fraction: float | None = None
+    count: int | None = None
+    replacement: bool = False
+    seed: int = Field(default=0, ge=0, lt=1 << 31)
+    of: Of = "survivors"
+    kind: ClassVar[str] = "epochs"
+
+    def __post_init__(self) -> None:
+        if 0 in (self.fraction, self.count):
+            raise JobError(
+                f"an epoch has at least one sample, but fraction = {self.fraction}, count = {self.count} came; "
+                f"ask for more"
+            )
+        self.amount()
+
+    def amount(self) -> Amount:
+        """How much one epoch has."""
+        return Amount(self.fraction, self.count, None, self.of)
+
+    def stages(self, survivors: Survivors, store: str) -> list[Stage]:
+        """One stage; only uids are read."""
+        return [EpochsStage(survivors, self.amount(), self.epochs, self.replacement, self.seed)]
+
+
+def epoch_name(epoch: int) -> str:
+    """Name of an epoch's subset: three digits or more."""
+    return f"epoch_{epoch:03d}"
+
+
+def shuffle_seed(seed: int, shuffle: int) -> int:
+    """The seed of a shuffle's hash: below 2^64, another for each pair, and none that a job or another cut can give.
+
+    seed: below 2^31. shuffle: from 0, below 2^32. The hash mixes it, so that neighbours have nothing in common.
+    """
+    return 1 << 63 | seed << 32 | shuffle
+
+
+@plain_dataclass(frozen=True)
+class EpochsStage:
+    """Finds where each epoch's window of its shuffle ends, marks who is in it, and writes a subset for each epoch."""
+
+    survivors: Survivors
+    amount: Amount
+    epochs: int
+    replacement: bool
+    seed: int
+    name: ClassVar[str] = "epochs"
+    version: ClassVar[int] = 1
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """Two or three passes for every 64 epochs, one that commits, and the exchanges of the subsets.
+
+        Raises JobError where an epoch would have no sample.
+        """
+        size, n = self.amount.number(self.survivors), self.survivors.count()
+        if size < 1:
+            raise JobError(
+                f"an epoch has at least one sample, but fraction = {self.amount.fraction}, count = {self.amount.count} "
+                f"of {n} is none; ask for more"
+            )
+        windows = 1 if self.replacement else n // size
+        places = [divmod(epoch, windows) for epoch in range(self.epochs)]  # (shuffle, window)
+        quotas = [(shuffle, np.array([(window + 1) * size])) for shuffle, window in places]
+        shuffles = _Shuffles(self.survivors, self.seed)
+        ends = select_each(run, shuffles, quotas, self.name)
+        drawn = tuple(tuple(ends[first : first + windows]) for first in range(0, self.epochs, windows))
+        summaries = run.fill(_Mark(shuffles, drawn, out), out, self.name)
+        subsets = [Subset(epoch_name(epoch), size) for epoch in range(self.epochs)]
+        write_subsets(run, out, _Drawn(self.survivors.embeddings, out), subsets, f"{self.name}: uids")
+        return funnel(summaries, asked=size, epochs=self.epochs, shuffles=len(drawn))
+
+
+@plain_dataclass(frozen=True)
+class _Shuffles:
+    """A hash of each uid as value, another for each shuffle."""
+
+    survivors: Survivors
+    seed: int
+
+    def rows(self, item: ShardItem, wanted: Sequence[int]) -> Iterator[Rows]:
+        uids, group = self.survivors.uids(item.index), one_group(self.survivors.mask(item.index))
+        for shuffle in wanted:
+            yield Rows(hash_values(uids, shuffle_seed(self.seed, shuffle)), group, uids, item.index)
+
+
+@plain_dataclass(frozen=True)
+class _Mark:
+    """Commits the epochs of every row of one shard; drawn: where each window ends, by shuffle."""
+
+    shuffles: _Shuffles
+    drawn: tuple[tuple[Thresholds, ...], ...]
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> Summary:
+        before = self.shuffles.survivors.mask(item.index)
+        members: list[np.ndarray] = []
+        every = self.shuffles.rows(item, range(len(self.drawn)))
+        for rows, ends in zip(every, self.drawn, strict=True):
+            passed = np.zeros(len(before), bool)
+            for end in ends:
+                reached = kept(rows, end)
+                members.append(np.flatnonzero(reached & ~passed))
+                passed = reached
+        counts, lists = _lists(members, before)
+        return write_kept(self.out, item, before, counts > 0, {"epochs": lists})
+
+
+def _lists(members: Sequence[np.ndarray], before: np.ndarray) -> tuple[np.ndarray, pa.Array]:
+    """How many epochs each row is in, and which, ascending: list<int32>, null where the row was out before.
+
+    members: the rows of each epoch. before: bool (n,).
+    """
+    rows = np.concatenate(members)
+    epochs = np.repeat(np.arange(len(members), dtype=np.int32), [len(found) for found in members])
+    counts = np.bincount(rows, minlength=len(before))
+    offsets = pa.array(np.r_[0, np.cumsum(counts)], pa.int32())
+    values = pa.array(epochs[np.argsort(rows, kind="stable")])
+    return counts, pa.ListArray.from_arrays(offsets, values, mask=pa.array(~before))
+
+
+@plain_dataclass(frozen=True)
+class _Drawn:
+    """The uids of each epoch, as this artifact's files tell them."""
+
+    embeddings: Artifact
+    out: Artifact
+
+    def uids(self, item: ShardItem, subsets: Sequence[int]) -> Iterator[pa.Array]:
+        """See Chosen.uids; subset i is epoch i."""
+        uids = bytes_of(self.embeddings.read(item.index, ["uid"])["uid"])
+        lists = self.out.read(item.index, ["epochs"])["epochs"].combine_chunks()
+        rows, epochs = np.asarray(pc.list_parent_indices(lists)), np.asarray(lists.flatten())
+        for epoch in subsets:
+            yield uids.take(pa.array(rows[epochs == epoch]))

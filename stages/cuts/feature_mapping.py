@@ -1,0 +1,54 @@
+"""Leaves `feature_mapping-…/`: votes.parquet, and the samples of the clusters that most of a target set falls in."""
+
+from dataclasses import dataclass as plain_dataclass
+from typing import ClassVar
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from winnow.pipeline.stage import Stage, artifact_of
+from winnow.stages.clusters.clusters import ClustersOption, clusters_of
+from winnow.stages.cuts.target import target_of
+from winnow.stages.cuts.votes import VotesStage
+from winnow.stages.survivors import Survivors
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class FeatureMapping:
+    """Feature mapping (DP4TL, Zhang et al. 2023, arXiv 2310.08782): the clusters of most votes stay whole.
+
+    by: encoder whose image vectors are clustered. target: images, which `by` embeds too, or vectors that it made.
+    target_key: the column of parquet or array of npz. clusters: k, or known centroids. top: how many clusters stay;
+    a cluster without a vote never does, so they may be fewer. Equal votes: the lowest index.
+    """
+
+    by: str
+    target: str | tuple[str, ...]
+    clusters: ClustersOption
+    top: int = Field(ge=1)
+    target_key: str | None = None
+    iterations: int = Field(default=100, ge=1)
+    sample_per_cluster: int = Field(default=256, ge=1)
+    seed: int = Field(default=0, ge=0, lt=1 << 31)
+    kind: ClassVar[str] = "feature_mapping"
+
+    def stages(self, survivors: Survivors, store: str) -> list[Stage]:
+        """The target's vectors, clusters of what is still in, then the votes; `image_based` shares all but the last."""
+        target = target_of(survivors, self.by, self.target, self.target_key)
+        clusters = clusters_of(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
+        made, voters = artifact_of(clusters, store), artifact_of(target, store)
+        return [target, clusters, VotesStage(self.kind, survivors, made, voters, self.by, Top(self.top))]
+
+
+@plain_dataclass(frozen=True)
+class Top:
+    """The clusters of most votes stay, at most so many, none without a vote."""
+
+    clusters: int
+
+    def kept(self, votes: np.ndarray) -> np.ndarray:
+        """See Rule.kept; equal votes: the lowest index first."""
+        stays = np.zeros(len(votes), bool)
+        stays[np.argsort(-votes, kind="stable")[: self.clusters]] = True
+        return stays & (votes > 0)

@@ -1,0 +1,114 @@
+"""Leaves `prototypes-…/`: the samples that are farthest from the centroid of their own cluster, or the nearest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.errors import JobError
+from winnow.pipeline.keep_top import Rows, Thresholds, kept
+from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
+from winnow.stages.clusters.clusters import ClustersOption, clusters_of, read_sizes
+from winnow.stages.clusters.members import MemberDistance
+from winnow.stages.cuts.cut import Amount, Of, funnel, keep_by_quota, select
+from winnow.stages.survivors import Survivors
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Prototypes:
+    """Self-supervised prototypes (Sorscher et al. 2022, arXiv 2206.14486).
+
+    by: encoder whose image vectors are clustered (SwAV in the paper). Exactly one of fraction and count.
+    clusters: k, or known centroids. keep: of all clusters together, the samples farthest from their own centroid
+    (hard, where data is plentiful), or nearest (easy, where it is scarce). balance: the least that a cluster keeps,
+    as a share of what it would keep if every cluster were cut by one fraction; 0.5 in the paper.
+    """
+
+    by: str
+    clusters: ClustersOption
+    fraction: float | None = None
+    count: int | None = None
+    keep: Literal["hard", "easy"] = "hard"
+    balance: float = 0.0
+    of: Of = "survivors"
+    iterations: int = Field(default=100, ge=1)
+    sample_per_cluster: int = Field(default=256, ge=1)
+    seed: int = Field(default=0, ge=0, lt=1 << 31)
+    kind: ClassVar[str] = "prototypes"
+
+    def __post_init__(self) -> None:
+        self.amount()
+        if not 0 <= self.balance <= 1:
+            raise JobError(f"prototypes needs balance in [0, 1], but {self.balance} came; 0 is none")
+
+    def amount(self) -> Amount:
+        """How much to keep."""
+        return Amount(self.fraction, self.count, None, self.of)
+
+    def stages(self, survivors: Survivors, store: str) -> list[Stage]:
+        """Clusters of what is still in, then the selection; `density` of the same clusters shares them."""
+        clusters = clusters_of(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
+        made = artifact_of(clusters, store)
+        return [clusters, PrototypesStage(survivors, made, self.amount(), self.keep, self.balance)]
+
+
+def floors(size: np.ndarray, total: int, balance: float) -> np.ndarray:
+    """int64 (k,): the least that each cluster keeps, int(balance · (total · size_j // Σ size)).
+
+    size: int64 (k,) members. total: samples to keep, 0 to Σ size. balance: 0 to 1. Whole numbers, each at most its
+    size, and Σ <= total: what is missing goes to the highest values of all clusters.
+    """
+    n = max(1, int(size.sum()))
+    equal = [total * int(members) // n for members in size]  # Python's integers: total · size may pass 2^63
+    return np.array([int(balance * share) for share in equal], np.int64)
+
+
+@plain_dataclass(frozen=True)
+class PrototypesStage:
+    """The floor of each cluster is met by its own highest values, the rest by the highest of all that are left."""
+
+    survivors: Survivors
+    clusters: Artifact
+    amount: Amount
+    keep: Literal["hard", "easy"]
+    balance: float
+    name: ClassVar[str] = "prototypes"
+    version: ClassVar[int] = 1
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """Two passes for the floors where there are any, two for the rest, and one that commits."""
+        wanted = self.amount.number(self.survivors)
+        sizes = read_sizes(self.clusters)
+        least = floors(sizes, wanted, self.balance)
+        members = MemberDistance(self.survivors, self.clusters, self.keep, seed=0)
+        met = select(run, members, least, "prototypes: floors")
+        ensured = int(least.sum())
+        quota = np.array([ensured, wanted - ensured], np.int64)
+        summaries = keep_by_quota(run, out, _Floored(members, met), quota, self.name)
+        return funnel(summaries, asked=wanted, ensured=ensured)
+
+
+@plain_dataclass(frozen=True)
+class _Floored:
+    """Group 0 for the rows that meet their cluster's floor, 1 for the others that are in."""
+
+    members: MemberDistance
+    met: Thresholds
+
+    @property
+    def survivors(self) -> Survivors:
+        return self.members.survivors
+
+    def rows(self, item: ShardItem) -> Rows:
+        rows = self.members.rows(item)
+        group = np.where(kept(rows, self.met), 0, 1)
+        return replace(rows, group=np.where(rows.group < 0, -1, group).astype(np.int32))
+
+    def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
+        return self.members.columns(item, rows)

@@ -1,0 +1,143 @@
+"""Leaves `rules-…/`: which samples pass plain rules on caption and size, and the first rule that others break."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.columns import column
+from winnow.pipeline.errors import DataError, JobError
+from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, total
+from winnow.stages.cuts.cut import funnel, write_kept
+from winnow.stages.survivors import Survivors
+
+_COLUMNS = ("caption", "width", "height")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Rules:
+    """Keep samples that pass every rule given; a rule that is not given is not asked.
+
+    min_words, max_words: white-space separated words of the caption. min_chars, max_chars: its characters.
+    min_side: of the shorter side, pixels. max_aspect: longer side / shorter side. caption_matches,
+    caption_excludes: regular expressions that must and must not be found, anywhere. Their syntax is RE2's, which takes
+    time linear in the caption whatever the expression, and so has no look-around and no back-reference.
+    DataComp's basic filter (Gadre et al. 2023) is min_words 3, min_chars 6, min_side 200, max_aspect 3, and English.
+    """
+
+    min_words: int | None = None
+    max_words: int | None = None
+    min_chars: int | None = None
+    max_chars: int | None = None
+    min_side: int | None = None
+    max_aspect: float | None = None
+    caption_matches: str | None = None
+    caption_excludes: str | None = None
+    kind: ClassVar[str] = "rules"
+
+    def __post_init__(self) -> None:
+        for name in ("caption_matches", "caption_excludes"):
+            try:
+                _found(getattr(self, name) or "", pa.chunked_array([[""]]))
+            except pa.ArrowInvalid as error:
+                raise JobError(f"rules.{name} must be a regular expression in the syntax of RE2: {error}") from error
+
+    def stages(self, survivors: Survivors, store: str) -> list[Stage]:
+        """One stage over captions and sizes."""
+        return [RulesStage(self, survivors)]
+
+
+def broken_rules(rules: Rules, table: pa.Table) -> Mapping[str, np.ndarray]:
+    """For each rule given, which rows break it: bool (n,).
+
+    table: caption (string), width, height (int, pixels; null when unknown). A size rule on an unknown size is
+    broken: what cannot be checked does not pass.
+    """
+    broken: dict[str, np.ndarray] = {}
+    captions = table["caption"]
+    if rules.min_words is not None or rules.max_words is not None:
+        words = _numbers(pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(captions))))
+        words[_numbers(pc.utf8_length(pc.utf8_trim_whitespace(captions))) == 0] = 0  # "" splits into one empty word
+        _between(broken, "words", words, rules.min_words, rules.max_words)
+    if rules.min_chars is not None or rules.max_chars is not None:
+        _between(broken, "chars", _numbers(pc.utf8_length(captions)), rules.min_chars, rules.max_chars)
+    if rules.min_side is not None or rules.max_aspect is not None:
+        width, height = column(table, "width", null=0), column(table, "height", null=0)
+        short, long = np.minimum(width, height), np.maximum(width, height)
+        if rules.min_side is not None:
+            broken["min_side"] = short < rules.min_side
+        if rules.max_aspect is not None:
+            broken["max_aspect"] = (short == 0) | (long > rules.max_aspect * short)
+    if rules.caption_matches is not None:
+        broken["caption_matches"] = ~_found(rules.caption_matches, captions)
+    if rules.caption_excludes is not None:
+        broken["caption_excludes"] = _found(rules.caption_excludes, captions)
+    return broken
+
+
+def _between(broken: dict[str, np.ndarray], what: str, values: np.ndarray, least: int | None, most: int | None) -> None:
+    if least is not None:
+        broken[f"min_{what}"] = values < least
+    if most is not None:
+        broken[f"max_{what}"] = values > most
+
+
+def _found(pattern: str, captions: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(pc.match_substring_regex(captions, pattern))
+
+
+def _numbers(values: pa.ChunkedArray) -> np.ndarray:
+    return np.array(values.to_numpy(), np.int64)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    rules: Rules
+    survivors: Survivors
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> Summary:
+        before = self.survivors.mask(item.index)
+        first = np.full(len(before), -1)
+        table = self.survivors.table(item.index, _COLUMNS)
+        broken = broken_rules(self.rules, table)
+        for number, mask in reversed(list(enumerate(broken.values()))):
+            first[mask & before] = number
+        names = pa.array([*broken, None], pa.string()).take(pa.array(np.where(first < 0, len(broken), first)))
+        sized = before & (column(table, "width", null=0) > 0) & (column(table, "height", null=0) > 0)
+        after = before & (first < 0)
+        return write_kept(self.out, item, before, after, {"broken": names}, sized=int(sized.sum()))
+
+
+@dataclass(frozen=True)
+class RulesStage:
+    """One pass: the rules are asked of every row that is still in."""
+
+    rules: Rules
+    survivors: Survivors
+    name: ClassVar[str] = "rules"
+    version: ClassVar[int] = 2
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One file per shard: `kept`, and `broken`, the first rule that the row breaks.
+
+        Raises DataError where sizes are asked for and no sample that came has one: not a single one could pass.
+        """
+        summaries = run.fill(_Judge(self.rules, self.survivors, out), out, self.name)
+        came, sized = total(summaries, "in"), total(summaries, "sized")
+        asked = [name for name in ("min_side", "max_aspect") if getattr(self.rules, name) is not None]
+        if asked and came and not sized:
+            raise DataError(
+                f"rules.{' and rules.'.join(asked)} must know the width and height of samples, but none of {came:,} "
+                f"has both: a pool of vectors brings them as numbers, or texts of numbers, in columns that are called "
+                f"width and height (docs/pools.md has all names); rename its columns, or leave these rules out"
+            )
+        return funnel(summaries, sized=sized)

@@ -1,0 +1,145 @@
+"""Leaves `score-…/`: a cut on values that another program computed (EL2N, aesthetic, NSFW …), joined by uid."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.columns import column
+from winnow.pipeline.errors import DataError
+from winnow.pipeline.keep_top import Rows
+from winnow.pipeline.order import reversed_order
+from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
+from winnow.pipeline.uid import uids_to_hex
+from winnow.stages.cuts.cut import Amount, Number, Of, Ranked, one_group
+from winnow.stages.cuts.score_files import ScoreTable, check_columns, load_scores
+from winnow.stages.cuts.score_names import Names
+from winnow.stages.survivors import Survivors
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True))
+class Score:
+    """Keep samples by a value column of parquet files that the user brings.
+
+    from: parquet files (glob, folder, list). column: the value, any number type, no NaN; it orders in its own type.
+    uid: the column of uids: 32 hex digits, UUIDs or 16 bytes, or what the column holds that pool.uid names. key: in
+    place of uid, the column of keys, and shard: that of their shards, where keys repeat. Every name once. keep: the
+    highest or the lowest values. missing: what a sample without a value is: an error, or dropped. Exactly one of
+    fraction, count, threshold (the value must be beyond it).
+    Every worker holds the whole column: 24 bytes per row of the files.
+    """
+
+    column: str
+    source: str | tuple[str, ...] = Field(alias="from")
+    uid: str = "uid"
+    key: str | None = None
+    shard: str | None = None
+    keep: Literal["highest", "lowest"] = "highest"
+    missing: Literal["error", "drop"] = "error"
+    fraction: float | None = None
+    count: int | None = None
+    threshold: Number | None = None
+    of: Of = "survivors"
+    kind: ClassVar[str] = "score"
+
+    def __post_init__(self) -> None:
+        self.amount()
+
+    def amount(self) -> Amount:
+        """How much to keep."""
+        return Amount(self.fraction, self.count, self.threshold, self.of, self.keep == "lowest")
+
+    def stages(self, survivors: Survivors, store: str) -> list[Stage]:
+        """The join, then one stage with one group."""
+        names = Names.of(survivors, self.uid, self.key, self.shard)
+        join = join_of(survivors, self.source, self.column, names, self.missing)
+        values = Joined(survivors, artifact_of(join, store), self.keep)
+        return [join, Ranked(self.kind, values, survivors, self.amount())]
+
+
+def join_of(
+    survivors: Survivors, source: str | tuple[str, ...], column: str, names: Names, missing: Literal["error", "drop"]
+) -> "JoinStage":
+    """The join with a user's files; lists them, so that a changed file makes another artifact."""
+    patterns = (source,) if isinstance(source, str) else source
+    return JoinStage(survivors, tuple(storage.identify(storage.expand(patterns, ".parquet"))), column, names, missing)
+
+
+@dataclass(frozen=True)
+class _Join:
+    stage: "JoinStage"
+    out: Artifact
+
+    def open(self) -> ScoreTable:
+        return load_scores([file.url for file in self.stage.files], self.stage.column, self.stage.names)
+
+    def run(self, state: ScoreTable, item: ShardItem) -> Summary:
+        survivors = self.stage.survivors
+        mask = survivors.mask(item.index)
+        values, there = state.look_up(self.stage.names.of_pool(survivors, item))
+        lost = np.flatnonzero(mask & ~there)
+        if len(lost) and self.stage.missing == "error":
+            raise DataError(
+                f"every sample must have a value in column {self.stage.column}, but {len(lost)} of shard {item.url} "
+                f"have none, first {self._name(item, int(lost[0]))}; set missing: drop to drop them"
+            )
+        summary = {"rows": len(mask), "missing": len(lost)}
+        self.out.write(item.index, pa.table({"value": pa.array(values, mask=~(mask & there))}), summary)
+        return summary
+
+    def _name(self, item: ShardItem, row: int) -> str:
+        survivors = self.stage.survivors
+        if self.stage.names.key is None:
+            return uids_to_hex(survivors.uids(item.index)[row : row + 1])[0]
+        return f"key {survivors.table(item.index, ['key'])['key'][row].as_py()}"
+
+
+@dataclass(frozen=True)
+class JoinStage:
+    """One pass: the user's value beside every row in its own type, null where there is none."""
+
+    survivors: Survivors
+    files: tuple[storage.Identity, ...]
+    column: str
+    names: Names
+    missing: str
+    name: ClassVar[str] = "scores"
+    version: ClassVar[int] = 2
+
+    def look(self, widths: Mapping[str, int]) -> str:
+        """See Looking.look."""
+        kind, by = check_columns(self.files[0].url, self.column, self.names), " and ".join(self.names.columns)
+        return f"column {self.column}, {kind}, by {by} in {len(self.files):,} file{'s' * (len(self.files) > 1)}"
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One file per shard with the column `value`. Raises DataError where a key is that of two samples."""
+        self.names.check_distinct(run, self.survivors)
+        summaries = run.fill(_Join(self, out), out, self.name)
+        return {"rows": total(summaries, "rows"), "missing": total(summaries, "missing")}
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The joined column as values; rows without one take no part and are dropped."""
+
+    survivors: Survivors
+    scores: Artifact
+    keep: str
+
+    def rows(self, item: ShardItem) -> Rows:
+        """See Source.rows."""
+        table = self.scores.read(item.index, ["value"])
+        values = column(table, "value", null=0)
+        there = ~np.asarray(table["value"].is_null())
+        values = values if self.keep == "highest" else reversed_order(values)
+        groups = one_group(self.survivors.mask(item.index) & there)
+        return Rows(values, groups, self.survivors.uids(item.index), item.index)
+
+    def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
+        """See Source.columns."""
+        return {"value": self.scores.read(item.index, ["value"])["value"].combine_chunks()}

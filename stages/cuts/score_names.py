@@ -1,0 +1,167 @@
+"""What names a sample in a score file: its uid, or its key and its shard; refuses names that are not one sample's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from winnow.pipeline import storage
+from winnow.pipeline.columns import column, split_rows
+from winnow.pipeline.errors import DataError, JobError
+from winnow.pipeline.stage import Run, ShardItem, Summary, total
+from winnow.pipeline.uid import UID_ARROW, content_hash, uids_from_bytes, uids_from_pairs, uids_to_bytes
+from winnow.stages.kernels.uid_hash import hash64
+from winnow.stages.pools.columns import uids_of
+from winnow.stages.survivors import Survivors
+
+_PART_ROWS = 2_000_000  # of (name, place): 32 bytes each
+_PLACED = pa.schema([("name", UID_ARROW), ("shard", pa.int64()), ("row", pa.int64())])
+_SAME = pa.schema([("row", pa.int64()), ("first_shard", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Names:
+    """Columns of a score file that say which sample a row is of.
+
+    uid: uids. hashed: whether the pool's own uids are hashes of what a column says, so that the file may say that.
+    key: keys, in place of uids. shard: the shard of each key, by its path, its name, its name without ending, or the
+    number that it is; None where no two samples have one key.
+    """
+
+    uid: str
+    hashed: bool
+    key: str | None = None
+    shard: str | None = None
+
+    @classmethod
+    def of(cls, survivors: Survivors, uid: str, key: str | None, shard: str | None) -> "Names":
+        """Those of a cut's options. Raises JobError for a shard without a key, and for a key beside another uid."""
+        if shard is not None and key is None:
+            raise JobError(f"shard tells keys apart, but {shard} came without key; name the column of keys too")
+        if key is not None and uid != "uid":
+            raise JobError(
+                f"samples are named by uid or by key, but uid = {uid} and key = {key} came; give one of them"
+            )
+        return cls(uid, getattr(survivors.reader, "uid", "auto") != "auto", key, shard)
+
+    @property
+    def what(self) -> str:
+        """What names a sample, for messages."""
+        if self.key is None:
+            return "uid"
+        return "key" if self.shard is None else "key of a shard"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the score file."""
+        found = (self.uid,) if self.key is None else (self.key, self.shard)
+        return tuple(name for name in found if name is not None)
+
+    def of_file(self, table: pa.Table, url: str) -> np.ndarray:
+        """The name of every row: (n,) of dtype UID. Raises DataError for a row that has none."""
+        if self.key is None:
+            return _uids(table[self.uid], self.hashed, url)
+        keys = _texts(table[self.key], self.key, url)
+        if self.shard is None:
+            return _hashed(keys)
+        kind = table.schema.field(self.shard).type
+        shards = table[self.shard].cast(pa.string()) if pa.types.is_integer(kind) else table[self.shard]
+        named = [stem_of(shard) for shard in _texts(shards, self.shard, url)]
+        return _hashed([f"{shard}/{key}" for shard, key in zip(named, keys, strict=True)])
+
+    def of_pool(self, survivors: Survivors, item: ShardItem) -> np.ndarray:
+        """The name of every row of a shard of the pool: (n,) of dtype UID."""
+        if self.key is None:
+            return survivors.uids(item.index)
+        keys = survivors.table(item.index, ["key"])["key"].to_pylist()
+        before = "" if self.shard is None else f"{stem_of(item.url)}/"
+        return _hashed([f"{before}{key}" for key in keys])
+
+    def check_distinct(self, run: Run, survivors: Survivors) -> None:
+        """Raises DataError where two samples that are in have one name. Cost: one regroup; none for uids."""
+        if self.key is None:
+            return
+        stems: dict[str, str] = {}
+        for item in run.items if self.shard is not None else ():
+            other = stems.setdefault(stem_of(item.url), item.url)
+            if other != item.url:
+                raise DataError(f"shards must be told apart by name, but {other} and {item.url} came; join by uid")
+        parts = max(1, -(-survivors.count() // _PART_ROWS))
+        found = run.regroup(_Repeats(self, survivors, parts), f"scores: {self.what}")
+        again = [summary for summary in found if summary["repeated"]]
+        if again:
+            first = cast(Mapping[str, Any], again[0])
+            urls = " and ".join(run.items[first[name]].url for name in ("other", "shard"))
+            more = "join by uid" if self.shard is not None else "name their shards by shard, or join by uid"
+            raise DataError(
+                f"a {self.what} must be that of one sample, but {total(again, 'repeated')} have that of another, first "
+                f"{first['key']!r} of {urls}; {more}"
+            )
+
+
+def stem_of(shard: str) -> str:
+    """The name of a shard without folders and endings; a number without leading zeros: data/00017.tar is 17."""
+    stem = storage.name_of(shard.rstrip("/")).partition(".")[0]
+    return str(int(stem)) if stem.isascii() and stem.isdigit() else stem
+
+
+def _hashed(names: Sequence[str]) -> np.ndarray:
+    raw = b"".join(content_hash(name.encode("utf-8", "surrogatepass")) for name in names)
+    pairs = np.frombuffer(raw, ">u8").reshape(-1, 2)
+    return uids_from_pairs(pairs[:, 0], pairs[:, 1])
+
+
+def _texts(values: pa.ChunkedArray, name: str, url: str) -> list[str]:
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise DataError(f"{url}: column {name} must hold text as the pool has it, zeros in front too, but it is {kind}")
+    if values.null_count:
+        raise DataError(f"{url}: column {name} must have a text in every row, but {values.null_count} are null")
+    return list(values.to_pylist())
+
+
+def _uids(values: pa.ChunkedArray, named: bool, url: str) -> np.ndarray:
+    raw, known = uids_of(values, named)
+    if not known.all():
+        first = values[int(np.flatnonzero(~known)[0])].as_py()
+        more = "" if named else "; samples that are named otherwise are joined by key, or by what pool.uid names"
+        raise DataError(
+            f"{url}: a uid is 32 hex digits, a UUID or 16 bytes, but {(~known).sum()} are not, first {first!r}{more}"
+        )
+    pairs = raw.view(">u8")  # (n, 16) bytes -> (n, 2)
+    return uids_from_pairs(pairs[:, 0], pairs[:, 1])
+
+
+@dataclass(frozen=True)
+class _Repeats:
+    """Samples of one name meet, and each but the first is told to its shard."""
+
+    names: Names
+    survivors: Survivors
+    parts: int
+
+    def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
+        rows = np.flatnonzero(self.survivors.mask(item.index))
+        names = self.names.of_pool(self.survivors, item)[rows]
+        shard = pa.array(np.full(len(rows), item.index))
+        placed = pa.table([uids_to_bytes(names), shard, pa.array(rows)], schema=_PLACED)
+        part = (hash64(names, 0) % np.uint64(self.parts)).astype(np.int64)
+        return {number: placed.take(pa.array(at)) for number, at in split_rows(part)}
+
+    def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
+        table = pa.concat_tables(tables).combine_chunks()
+        names, shard, row = uids_from_bytes(table["name"]), column(table, "shard"), column(table, "row")
+        order = np.lexsort((row, shard, names["f1"], names["f0"]))
+        again = np.flatnonzero(names[order][1:] == names[order][:-1]) + 1
+        found = pa.table([pa.array(row[order[again]]), pa.array(shard[order[again - 1]])], schema=_SAME)
+        return {index: found.take(pa.array(at)) for index, at in split_rows(shard[order[again]])}
+
+    def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
+        found = pa.concat_tables([_SAME.empty_table(), *tables]).sort_by("row")
+        if not len(found):
+            return {"rows": 0, "repeated": 0}
+        first, other = (found[name][0].as_py() for name in _SAME.names)
+        key = self.survivors.table(item.index, ["key"])["key"][first].as_py()
+        return {"rows": 0, "repeated": len(found), "key": key, "shard": item.index, "other": other}

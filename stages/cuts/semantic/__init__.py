@@ -1,0 +1,1 @@
+"""Semantic deduplication: of samples that mean the same, the best one stays."""

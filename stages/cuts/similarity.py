@@ -1,0 +1,60 @@
+"""Leaves `similarity-…/`: the pairs that a filter network scores highest, the cut of DFN and of CLIP score."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import pyarrow as pa
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from winnow.pipeline.columns import column
+from winnow.pipeline.keep_top import Rows
+from winnow.pipeline.stage import ShardItem, Stage
+from winnow.stages.cuts.cut import Amount, Of, Ranked, one_group, value_column
+from winnow.stages.survivors import Survivors
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Similarity:
+    """Keep the pairs of highest cosine between image and text (Fang et al. 2023, arXiv 2309.17425).
+
+    by: an encoder of the job with an image and a text tower. Exactly one of fraction, count and threshold (cosine
+    must be greater). of: what the fraction is of. DFN keeps the top 15 % of the pool.
+    """
+
+    by: str
+    fraction: float | None = None
+    count: int | None = None
+    threshold: float | None = None
+    of: Of = "survivors"
+    kind: ClassVar[str] = "similarity"
+
+    def __post_init__(self) -> None:
+        self.amount()
+
+    def amount(self) -> Amount:
+        """How much to keep."""
+        return Amount(self.fraction, self.count, self.threshold, self.of)
+
+    def stages(self, survivors: Survivors, store: str) -> list[Stage]:
+        """One stage over the stored cosines; no vector is read."""
+        return [Ranked(self.kind, Cosine(survivors, self.by), survivors, self.amount())]
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Image-text cosine of one encoder, as the embed stage stored it: float32 in [-1, 1]."""
+
+    survivors: Survivors
+    by: str
+
+    def rows(self, item: ShardItem) -> Rows:
+        """See Source.rows."""
+        name = f"{self.by}.similarity"
+        values = column(self.survivors.table(item.index, [name]), name)
+        mask = self.survivors.mask(item.index)
+        return Rows(values, one_group(mask), self.survivors.uids(item.index), item.index, column=name)
+
+    def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
+        """See Source.columns."""
+        return {"cosine": value_column(rows)}

@@ -1,0 +1,285 @@
+"""Leaves `target-…/vectors.npy`: unit vectors of a target set, made by the job's own encoder or brought by the user.
+
+What cannot be read of a set of images is in `rejects.parquet`, and counted by kind.
+"""
+
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact, write_table
+from winnow.pipeline.errors import DataError, JobError
+from winnow.pipeline.executors.contract import Needs
+from winnow.pipeline.fingerprint import fingerprint
+from winnow.pipeline.stage import Run, Summary
+from winnow.stages.embeddings import Embeddings
+from winnow.stages.pools.brought import brought_schema
+from winnow.stages.pools.columns import whole_shard
+from winnow.stages.pools.images import (
+    SUFFIXES,
+    file_images,
+    holds_images,
+    holds_vectors,
+    image_files,
+    is_image,
+    parquet_images,
+    tar_images,
+)
+from winnow.stages.pools.sample import Reject, Sample
+from winnow.stages.pools.vector_blocks import Blocks, list_blocks, npy_blocks, npz_blocks, squared_norms, unit_rows
+from winnow.stages.survivors import Survivors
+
+if TYPE_CHECKING:
+    from winnow.stages.encoders import Bank
+
+VECTORS = "vectors.npy"
+_IMAGE_COLUMN = "image"
+
+Kind = Literal["images", "vectors"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The vectors of a target set, float16 (m, d) of unit norm, in the order of their bytes.
+
+    files: what they are read from; a folder stands for all image files in it and below. key: column or array, None
+    for the only one there is, or `image`. encoder: what decides the vectors of images, None where vectors were brought.
+    The order of the files and of their rows changes nothing but the last bits of images, which follow the batch that
+    they share.
+    """
+
+    files: tuple[storage.Identity, ...]
+    key: str | None
+    encoder: Mapping[str, object] | None
+    by: str = field(metadata={"fingerprint": False})
+    embedder: Embeddings | None = field(metadata={"fingerprint": False})
+    name: ClassVar[str] = "target"
+    version: ClassVar[int] = 2
+
+    def look(self, widths: Mapping[str, int]) -> str:
+        """See Looking.look."""
+        if self.embedder is not None:
+            return f"images of {len(self.files):,} file{'' if len(self.files) == 1 else 's'}"
+        with _blocks(self.files[0].url, self.key) as blocks:
+            rows, width = blocks.rows, blocks.width
+        check_width(width, widths.get(self.by, width), self.by)
+        return f"{rows:,} vectors of {width} numbers in {storage.name_of(self.files[0].url)}"
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One worker reads and embeds all; it holds 6 m d bytes.
+
+        Raises DataError where nothing could be read.
+        """
+        needs = Needs() if self.embedder is None else self.embedder.needs
+        [(_, found)] = run.each(_Read(self, out), ["the target set"], self.name, needs)
+        if not found["vectors"]:
+            kinds = ", ".join(f"{kind}: {times}" for kind, times in cast(Mapping[str, int], found["rejects"]).items())
+            raise DataError(
+                f"a target must have a vector at least, but nothing could be read of {self.files[0].url} "
+                f"({kinds or 'it is empty'}); see {out.meta('rejects.parquet')}"
+            )
+        return {name: found[name] for name in ("vectors", "width", "rejected", "rejects")}
+
+
+def target_of(survivors: Survivors, by: str, target: str | Sequence[str], key: str | None) -> Target:
+    """The stage for a job's `target`: lists its files, so that a changed file makes another artifact.
+
+    Raises JobError for files of two kinds, for a folder or file that holds neither images nor vectors, and for images
+    where the pool brings its vectors; PoolError for files that are not there.
+    """
+    urls = storage.expand((target,) if isinstance(target, str) else target)
+    kinds = {_kind(url, key) for url in urls}
+    if len(kinds) != 1:
+        came = "both came" if kinds else f"{target!r} names nothing"
+        raise JobError(f"a target is a set of images or of vectors, but {came}; give files of one kind")
+    if key is not None and not any(_suffix(url) in ("npz", "parquet") for url in urls):
+        raise JobError(f"target_key is for npz and parquet, but {urls[0]} is none: leave it out")
+    if kinds == {"vectors"}:
+        return Target(tuple(storage.identify(urls)), key, None, by, None)
+    embedder = survivors.embedder
+    if embedder is None:
+        raise JobError(
+            f"this pool brings its vectors, so no encoder is there for the images of {urls[0]}: give the target as a "
+            f".npy, .npz or parquet file of vectors that the same encoder made"
+        )
+    encoder = {
+        "provenance": dict(embedder.provenance)[by],
+        "batch_size": embedder.batch_size,
+        "preprocess": embedder.preprocess,
+        "precision": embedder.precision,
+        "device": embedder.device,
+    }
+    return Target(tuple(_identities(urls)), key, encoder, by, embedder)
+
+
+def read_target(made: Artifact) -> np.ndarray:
+    """The vectors of a target artifact: float16 (m, d), unit norm, in the order of their bytes."""
+    with storage.open_read(made.file(VECTORS)) as file:
+        return cast(np.ndarray, np.load(file, allow_pickle=False))
+
+
+def target_shape(made: Artifact) -> tuple[int, int]:
+    """(m, d) of a target artifact; reads the header only."""
+    with npy_blocks(made.file(VECTORS)) as blocks:
+        return blocks.rows, blocks.width
+
+
+def check_width(target: int, pool: int, by: str) -> None:
+    """Raises JobError where the target's vectors are not as wide as those of the pool."""
+    if target != pool:
+        raise JobError(
+            f"a target must be embedded as the pool is, but its vectors have {target} numbers and those of {by} have "
+            f"{pool}; make it with the same encoder"
+        )
+
+
+def in_byte_order(vectors: np.ndarray) -> np.ndarray:
+    """Rows of float16 (m, d) ordered by their bytes: the same for any order that they came in."""
+    m, d = vectors.shape
+    rows = np.ascontiguousarray(vectors).view(f"S{2 * d}").reshape(m)
+    ordered: np.ndarray = vectors[np.argsort(rows, kind="stable")]
+    return ordered
+
+
+def _suffix(url: str) -> str:
+    return storage.name_of(url).rpartition(".")[2].lower()
+
+
+def _kind(url: str, key: str | None) -> Kind:
+    suffix = _suffix(url)
+    if suffix in ("npy", "npz"):
+        return "vectors"
+    if suffix == "parquet":
+        return _column_kind(url, key)
+    return "images"
+
+
+def _column_kind(url: str, key: str | None) -> Kind:
+    name, schema = key or _IMAGE_COLUMN, brought_schema(url)
+    if name not in schema.names:
+        raise JobError(f"target_key must name a column of {url}, but {name} is none of {', '.join(schema.names)}")
+    kind = schema.field(name).type
+    if not (holds_images(kind) or holds_vectors(kind)):
+        raise JobError(
+            f"{url}: column {name} must hold images (binary, struct<bytes, path>) or lists of floats, but is {kind}; "
+            f"name another by target_key"
+        )
+    return "images" if holds_images(kind) else "vectors"
+
+
+def _identities(urls: Sequence[str]) -> Iterator[storage.Identity]:
+    """Identities of tars, parquet and image files as they are, and of a folder as one of all images in it."""
+    files = [url for url in urls if is_image(url) or _suffix(url) in ("tar", "parquet")]
+    known = dict(zip(files, storage.identify(files), strict=True))
+    for url in urls:
+        yield known[url] if url in known else _folder(url, image_files(url))
+
+
+def _folder(url: str, files: Sequence[storage.Identity]) -> storage.Identity:
+    if not files:
+        raise JobError(
+            f"a target is a folder of images ({', '.join(SUFFIXES)}), such files themselves, or tar, parquet, npy or "
+            f"npz files, but {url} is none of these or holds no image"
+        )
+    return storage.Identity(url, sum(file.size for file in files), fingerprint(files, digits=32))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Commits vectors.npy, after rejects.parquet where there are any."""
+
+    stage: Target
+    out: Artifact
+
+    def open(self) -> "Bank | None":
+        embedder = self.stage.embedder
+        if embedder is None:
+            return None
+        from winnow.stages.encoders import Bank  # torch takes three seconds to import, and vectors need none of it
+
+        return Bank.open({self.stage.by: dict(embedder.encoders)[self.stage.by]}, embedder.encoding)
+
+    def run(self, state: "Bank | None", item: str) -> Summary:
+        rejects: list[Reject] = []
+        vectors = _brought(self.stage) if state is None else _embedded(self.stage, state, rejects)
+        kinds = dict(sorted(Counter(reject.kind for reject in rejects).items()))
+        if rejects:
+            rows = [{name: getattr(reject, name) for name in ("key", "kind", "message")} for reject in rejects]
+            write_table(self.out.meta("rejects.parquet"), pa.Table.from_pylist(rows))
+        if len(vectors):
+            with storage.committing(self.out.file(VECTORS)) as file:
+                np.save(file, in_byte_order(vectors))
+        return {
+            "rows": len(vectors),
+            "vectors": len(vectors),
+            "width": vectors.shape[1],
+            "rejected": len(rejects),
+            "rejects": kinds,
+        }
+
+
+def _embedded(stage: Target, bank: "Bank", rejects: list[Reject]) -> np.ndarray:
+    column = f"{stage.by}.image"
+    parts = [np.empty((0, bank.columns()[column]), np.float16)]
+    for batch in bank.encode(_samples(stage)):
+        parts.append(batch.vectors[column])
+        rejects += batch.rejects
+    return np.concatenate(parts)
+
+
+def _samples(stage: Target) -> Iterator[Sample | Reject]:
+    for file in stage.files:
+        if _suffix(file.url) == "tar":
+            yield from tar_images(file.url)
+        elif _suffix(file.url) == "parquet":
+            yield from parquet_images(file.url, stage.key or _IMAGE_COLUMN)
+        elif is_image(file.url):
+            yield from file_images([file.url])
+        else:
+            images = image_files(file.url)
+            if _folder(file.url, images) != file:
+                raise DataError(f"images of a target must stay as they were listed, but {file.url} changed; run again")
+            yield from file_images(image.url for image in images)
+
+
+def _brought(stage: Target) -> np.ndarray:
+    """Unit vectors of every file, in order: float16 (m, d)."""
+    parts = []
+    for file in stage.files:
+        with _blocks(file.url, stage.key) as blocks:
+            norms = squared_norms(blocks)
+        bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+        if len(bad):
+            raise DataError(
+                f"{file.url}: every vector of a target must be finite and not zero, but {len(bad)} of {len(norms)} are "
+                f"not, first in row {bad[0]}; take them out"
+            )
+        with _blocks(file.url, stage.key) as blocks:
+            parts.append(unit_rows(blocks, None, file.url))
+    widths = sorted({part.shape[1] for part in parts})
+    if len(widths) > 1:
+        raise DataError(f"the vectors of a target must be of one width, but {widths} came; give files of one encoder")
+    return np.concatenate(parts)
+
+
+def _blocks(url: str, key: str | None) -> AbstractContextManager[Blocks]:
+    if _suffix(url) == "npy":
+        return npy_blocks(url)
+    if _suffix(url) == "npz":
+        return npz_blocks(url, key or _only_array(url))
+    return list_blocks(url, key or _IMAGE_COLUMN)
+
+
+def _only_array(url: str) -> str:
+    with whole_shard(url), storage.open_read(url) as file, zipfile.ZipFile(file) as archive:
+        names = [member.removesuffix(".npy") for member in archive.namelist()]
+    if len(names) != 1:
+        raise JobError(f"{url} holds {', '.join(names) or 'no array'}: name the one with the vectors by target_key")
+    return names[0]

@@ -1,0 +1,112 @@
+"""Keeps whole clusters by the votes of a target set; leaves `votes.parquet` (a row per cluster: size, votes, kept)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from winnow.pipeline.artifact import Artifact, write_table
+from winnow.pipeline.columns import scattered
+from winnow.pipeline.errors import AccountingError
+from winnow.pipeline.stage import Run, ShardItem, Summary
+from winnow.stages.clusters.clusters import Members, read_centroids, read_sizes
+from winnow.stages.cuts.cut import funnel, write_kept
+from winnow.stages.cuts.target import check_width, read_target, target_shape
+from winnow.stages.kernels.kmeans import assign
+from winnow.stages.survivors import Survivors
+
+_TARGETS = 1 << 16  # vectors that one worker lets vote at a time
+
+
+class Rule(Protocol):
+    """Which clusters stay; a frozen dataclass, as it is part of a fingerprint."""
+
+    def kept(self, votes: np.ndarray) -> np.ndarray:
+        """bool (k,) of votes int64 (k,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class VotesStage:
+    """Each vector of the target votes for its nearest centroid; the samples of the clusters that the rule names stay.
+
+    name: that of the cut.
+    """
+
+    name: str
+    survivors: Survivors
+    clusters: Artifact
+    target: Artifact
+    by: str
+    rule: Rule
+    version: ClassVar[int] = 1
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """The votes, 65,536 vectors a worker at a time, then one pass that commits; no vector of the pool is read.
+
+        Cost O(m k d) for the votes. Memory of a worker: the target's 2 m d bytes, and 12 k d of centroids.
+        """
+        centroids = read_centroids(self.clusters)
+        m, width = target_shape(self.target)
+        check_width(width, centroids.shape[1], self.by)
+        votes = np.zeros(len(centroids), np.int64)
+        starts = range(0, m, _TARGETS)
+        for _, (found, count) in run.each(_Vote(self.clusters, self.target), starts, f"{self.name}: votes"):
+            votes[found] += count
+        size = read_sizes(self.clusters)
+        stays = self.rule.kept(votes)
+        write_table(out.meta("votes.parquet"), _table(size, votes, stays))
+        summaries = run.fill(_Keep(self, stays, out), out, self.name)
+        report = funnel(summaries, clusters=len(stays), voted=int((votes > 0).sum()), clusters_kept=int(stays.sum()))
+        if report["kept"] != int(size[stays].sum()):
+            raise AccountingError(
+                f"{out.name}: all {int(size[stays].sum())} samples of the clusters that stay must stay, but "
+                f"{report['kept']} did; delete this folder and run again"
+            )
+        return report
+
+
+def _table(size: np.ndarray, votes: np.ndarray, stays: np.ndarray) -> pa.Table:
+    cluster = np.arange(len(size), dtype=np.int32)
+    return pa.table({"cluster": cluster, "size": size, "votes": votes, "kept": stays})
+
+
+@dataclass(frozen=True)
+class _Vote:
+    """Which clusters the _TARGETS vectors from `item` on vote for, and how often: whole numbers add up in any order."""
+
+    clusters: Artifact
+    target: Artifact
+
+    def open(self) -> tuple[np.ndarray, np.ndarray]:
+        return read_target(self.target), read_centroids(self.clusters)
+
+    def run(self, state: tuple[np.ndarray, np.ndarray], item: int) -> tuple[np.ndarray, np.ndarray]:
+        target, centroids = state
+        cluster, _ = assign(target[item : item + _TARGETS], centroids)
+        found, count = np.unique(cluster, return_counts=True)
+        return found, count
+
+
+@dataclass(frozen=True)
+class _Keep:
+    """Commits one shard's verdicts; stays: bool (k,)."""
+
+    stage: VotesStage
+    stays: np.ndarray
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> Summary:
+        before = self.stage.survivors.mask(item.index)
+        members = Members.read(self.stage.clusters, item.index)
+        after = np.zeros(len(before), bool)
+        after[members.rows] = self.stays[members.cluster]
+        columns = {
+            "cluster": scattered(members.cluster, members.rows, len(before)),
+            "distance": scattered(members.distance, members.rows, len(before)),
+        }
+        return write_kept(self.out, item, before, after, columns)

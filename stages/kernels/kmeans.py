@@ -1,0 +1,241 @@
+"""Spherical k-means and exact nearest centroids; refuses more clusters than samples, and rows not of norm 1.
+
+The one home of faiss. `fit` sees a sample of the pool in one process; `assign` sees any block of any shard,
+and gives each row an answer that depends on that row and the centroids alone.
+"""
+
+import io
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from jaxtyping import Float, Float32, Float64, Int32, Int64
+
+from winnow.pipeline.errors import DataError
+from winnow.stages.kernels.float16 import widened
+
+Vectors = Float[np.ndarray, "n d"]
+Centroids = Float32[np.ndarray, "k d"]
+
+_UNIT_TOLERANCE = 0.01  # float16 rounding moves a norm by less than 0.001
+_FLOAT32_UNIT = 1e-6  # rounding a unit row to float32 moves its norm by less
+_NEAR = 1e-5  # two float32 sums of 1,024 products in different orders differ by less
+_ROWS = 512  # and their scores for some hundred centroids stay in the processor's cache
+_SCORES = 1 << 24  # float32 scores at once, 64 MB, however many centroids
+_COSINE_ROWS = 256  # float64 copies that stay in cache: four times the speed of whole blocks
+
+
+def fit(vectors: Vectors, k: int, *, iterations: int = 100, seed: int = 0, threads: int = 1) -> Centroids:
+    """k centroids of unit norm that make the sum of ⟨x, mu_c(x)⟩ large (Lloyd's iterations, spherical).
+
+    vectors: float16 or float32 (n, d), unit norm, k <= n; all are used: the caller takes the sample (faiss
+        itself would take 256 k).
+    iterations: 100 in the published code of density-based pruning.
+    threads: CPU threads. They change the time only: measured bit-identical from 1 to 8 threads. A GPU is used
+        where faiss finds one; its centroids differ in the last bits from those of a CPU.
+    Returns float32 (k, d). An empty cluster is split off a large one, so all centroids are finite even where
+    fewer than k rows are distinct; members that cancel to 0 are replaced by row 0.
+    Cost O(iterations n k d), memory `fit_bytes`, and 4 n d more where the rows are float16.
+    Raises DataError for k > n, k < 1, and for rows that are not finite and of unit norm.
+    """
+    if not 1 <= k <= len(vectors):
+        raise DataError(
+            f"k-means needs at least one sample a cluster and one cluster, but {k} clusters and {len(vectors)} "
+            f"samples came; ask for between 1 and {len(vectors)} clusters, or for more samples"
+        )
+    rows = np.ascontiguousarray(vectors, np.float32)
+    _check_unit(rows, "row")
+    return _unit(train(rows, k, iterations=iterations, seed=seed, threads=threads), rows[0])
+
+
+def train(rows: Float32[np.ndarray, "n d"], k: int, *, iterations: int, seed: int, threads: int) -> Centroids:
+    """What faiss makes of the rows, as it is: `fit` without its checks. Float32 (k, d)."""
+    kmeans = faiss.Kmeans(
+        rows.shape[1],
+        k,
+        niter=iterations,
+        seed=seed,
+        spherical=True,
+        gpu=faiss.get_num_gpus() > 0,
+        max_points_per_centroid=len(rows),  # no sampling inside faiss
+        min_points_per_centroid=1,  # no warning on stderr
+    )
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads)  # of its BLAS as well, whatever the environment of a worker says
+    try:
+        kmeans.train(rows)
+    finally:
+        faiss.omp_set_num_threads(before)
+    return np.asarray(kmeans.centroids)
+
+
+def fit_bytes(n: int, d: int) -> int:
+    """Memory of `fit` on float32 rows (n, d) at its height, rows included: 4 d, and 12 for each row's own cluster."""
+    return n * (4 * d + 12)
+
+
+def assign(
+    vectors: Vectors, centroids: Centroids, *, block: int | None = None
+) -> tuple[Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
+    """Each row's nearest centroid and its distance: `assign_near` without probes."""
+    cluster, distance, _ = assign_near(vectors, centroids, 0, block=block)
+    return cluster, distance
+
+
+def assign_near(
+    vectors: Vectors, centroids: Centroids, probes: int, *, block: int | None = None
+) -> tuple[Int32[np.ndarray, "n"], Float32[np.ndarray, "n"], Int32[np.ndarray, "n p"]]:
+    """Each row's nearest centroid, its distance, and the next nearest ones: one call of `Nearest`."""
+    return Nearest(centroids, probes, block)(vectors)
+
+
+class Nearest:
+    """Each row's nearest centroid c = argmax_j ⟨x, mu_j⟩, its distance 1 − ⟨x, mu_c⟩, and the next nearest ones.
+
+    centroids: float32 (k, d), unit norm, k >= 1. probes: how many of the next nearest, p >= 0; usual 0 to 8.
+    block: rows in work at once; it bounds memory (4 k + 4 d bytes a row) and changes no bit of the result. None:
+        512, fewer where k > 32,768. Its memory is kept from call to call, so one thread may use it.
+    A float32 matrix product gives a row other last bits in another block, so it only proposes: where two of the
+    p + 2 best are closer than 1e-5, float64 products of single rows decide, and they give every distance.
+    Cost O(n k (d + p)), without probes about 1.2 times the matrix product and its argmax.
+    Raises DataError for no centroids, or such that are not of unit norm.
+    """
+
+    def __init__(self, centroids: Centroids, probes: int = 0, block: int | None = None) -> None:
+        if not len(centroids):
+            raise DataError("there must be a centroid, but none came; use those of one encoder")
+        _check_unit(centroids, "centroid")
+        self._centroids = centroids
+        self._probes = probes
+        self._block = block or max(_COSINE_ROWS, min(_ROWS, _SCORES // len(centroids)))
+        self._room = _Room.of(self._block, *centroids.shape)
+
+    def __call__(
+        self, vectors: Vectors
+    ) -> tuple[Int32[np.ndarray, "n"], Float32[np.ndarray, "n"], Int32[np.ndarray, "n p"]]:
+        """vectors: float16 or float32 (n, d), unit norm.
+
+        Returns cluster int32 (n,), distance float32 (n,) in [0, 2], and near int32 (n, p): the others in order of
+        nearness, −1 from the k-th on. Equal cosines: the lowest index first.
+        Raises DataError for another d, or rows that are not finite and of unit norm.
+        """
+        centroids, room = self._centroids, self._room
+        if centroids.shape[1] != vectors.shape[1]:
+            raise DataError(
+                f"rows and centroids must have one width, but rows of shape {vectors.shape} and centroids of shape "
+                f"{centroids.shape} came; use those of one encoder"
+            )
+        found = min(1 + self._probes, len(centroids))
+        near = np.full((len(vectors), 1 + self._probes), -1, np.int32)
+        distance = np.empty(len(vectors), np.float32)
+        for start in range(0, len(vectors), self._block):
+            part = vectors[start : start + self._block]
+            rows = part if part.dtype == np.float32 else widened(part, room.rows)
+            _check_unit(rows, "row", start)
+            best = _nearest(rows, centroids, found, room)
+            near[start : start + len(rows), :found] = best
+            distance[start : start + len(rows)] = np.clip(1 - _cosines(rows, centroids, best[:, 0], room), 0, 2)
+        return np.ascontiguousarray(near[:, 0]), distance, np.ascontiguousarray(near[:, 1:])
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Memory for one block that all blocks use: what is asked for anew each time can cost more than its numbers.
+
+    rows: float32 (b, d). scores: float32 (b, k). own: float32 (c, d). left, right: float64 (c, d).
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    own: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+
+    @classmethod
+    def of(cls, block: int, k: int, d: int) -> "_Room":
+        # pages that are never written take no memory
+        rows, scores = np.empty((block, d), np.float32), np.empty((block, k), np.float32)
+        own = np.empty((_COSINE_ROWS, d), np.float32)
+        return cls(rows, scores, own, np.empty(own.shape, np.float64), np.empty(own.shape, np.float64))
+
+
+def _nearest(
+    rows: Float32[np.ndarray, "b d"], centroids: Centroids, found: int, room: _Room
+) -> Int64[np.ndarray, "b m"]:
+    """The `found` centroids of highest cosine of each row, in order, the same in every block; found <= k."""
+    scores = np.matmul(rows, centroids.T, out=room.scores[: len(rows)])  # (b, d) @ (d, k)
+    every = np.arange(len(rows))
+    best = np.empty((len(rows), found), np.int64)
+    top = np.empty((len(rows), found + 1), np.float32)
+    for rank in range(found):
+        best[:, rank] = scores.argmax(axis=1)
+        top[:, rank] = scores[every, best[:, rank]]
+        scores[every, best[:, rank]] = -np.inf
+    top[:, found] = scores.max(axis=1)
+    close = np.flatnonzero((top[:, :-1] - top[:, 1:] < _NEAR).any(axis=1))
+    scores[close[:, None], best[close]] = top[close, :found]
+    for i in close:
+        # ascending candidates and a stable sort, so equal cosines come lowest index first
+        candidates = np.flatnonzero(scores[i] > top[i, found - 1] - _NEAR)
+        cosines = _cosines(np.broadcast_to(rows[i], (len(candidates), rows.shape[1])), centroids, candidates, room)
+        best[i] = candidates[np.argsort(-cosines, kind="stable")[:found]]
+    return best
+
+
+def _cosines(
+    rows: Float32[np.ndarray, "b d"], centroids: Centroids, cluster: Int64[np.ndarray, "b"], room: _Room
+) -> Float64[np.ndarray, "b"]:
+    """⟨x_i, mu_cluster(i)⟩ in float64, each row by itself: no other row can change its bits."""
+    cosine = np.empty(len(rows), np.float64)
+    for start in range(0, len(rows), _COSINE_ROWS):
+        part = rows[start : start + _COSINE_ROWS]
+        own, left, right = room.own[: len(part)], room.left[: len(part)], room.right[: len(part)]
+        np.take(centroids, cluster[start : start + len(part)], axis=0, out=own, mode="clip")  # clip: no copy of own
+        left[...], right[...] = part, own
+        np.vecdot(left, right, out=cosine[start : start + len(part)])
+    return cosine
+
+
+def _check_unit(rows: Float32[np.ndarray, "b d"], what: str, start: int = 0) -> None:
+    norm = np.sqrt(np.vecdot(rows, rows))
+    wrong = np.flatnonzero(~(np.abs(norm - 1) < _UNIT_TOLERANCE))  # NaN is wrong too
+    if len(wrong):
+        raise DataError(
+            f"every {what} must be finite and of unit norm, but {len(wrong)} of {len(rows)} are not, first "
+            f"at {start + wrong[0]} with norm {norm[wrong[0]]}; normalise them, or reject those samples"
+        )
+
+
+def imported(content: bytes, name: str) -> Centroids:
+    """Centroids of a .npy file's content: float32 (k, d), unit norm.
+
+    content: floats of any width (k, d), k >= 1. Rows are divided by their norm in float64; rows of float32 that are
+    of unit norm keep their bits, so importing what was exported changes nothing.
+    Raises DataError for anything else, and for rows that are zero or not finite.
+    """
+    try:
+        rows = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"centroids must be a whole .npy file without objects, but {name} is not: {error}") from error
+    if not isinstance(rows, np.ndarray) or rows.dtype.kind != "f" or rows.ndim != 2 or not rows.size:
+        came = f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+        raise DataError(f"centroids must be floats of shape (k, d), k and d >= 1, but {name} holds {came}")
+    wide = rows.astype(np.float64)
+    norm = np.linalg.norm(wide, axis=1, keepdims=True)
+    wrong = np.flatnonzero(~(np.isfinite(norm[:, 0]) & (norm[:, 0] > 0)))
+    if len(wrong):
+        raise DataError(
+            f"every centroid must be finite and not zero, but {len(wrong)} of {len(rows)} in {name} are not, first "
+            f"row {wrong[0]}; leave them out"
+        )
+    if rows.dtype == np.float32:
+        norm[np.abs(norm - 1) < _FLOAT32_UNIT] = 1
+    return np.ascontiguousarray(wide / norm, np.float32)
+
+
+def _unit(centroids: Centroids, fallback: Float32[np.ndarray, "d"]) -> Centroids:
+    wide = centroids.astype(np.float64)
+    norm = np.linalg.norm(wide, axis=1, keepdims=True)
+    zero = norm[:, 0] == 0
+    wide[zero], norm[zero] = fallback, np.linalg.norm(fallback.astype(np.float64))
+    return np.asarray(wide / norm, np.float32)

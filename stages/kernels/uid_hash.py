@@ -1,0 +1,56 @@
+"""A hash of each uid as a cut's value: uniform, and the same for any sharding; writes nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from winnow.pipeline.keep_top import Rows
+from winnow.pipeline.stage import ShardItem
+from winnow.stages.cuts.cut import one_group, value_column
+from winnow.stages.survivors import Survivors
+
+
+def hash_values(uids: np.ndarray, seed: int) -> np.ndarray:
+    """Uniform float32 in [0, 1), a function of uid and seed alone.
+
+    uids: (n,) of dtype UID. Cost O(n). The 24 bits that float32 holds tie for one pair in 17 million; keep_top
+    decides ties by uid.
+    """
+    values: np.ndarray = (hash64(uids, seed) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+    return values
+
+
+def hash64(uids: np.ndarray, seed: int) -> np.ndarray:
+    """Uniform uint64 (n,), a function of uid and seed alone; another seed, another hash.
+
+    uids: (n,) of dtype UID. seed: 0 to 2^64 - 1. Cost O(n).
+    """
+    return _mixed(uids["f0"] ^ _mixed(uids["f1"] + _mixed(np.full(1, seed, np.uint64))))
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele et al. 2014): a bijection on 64 bits that flips each with chance a half."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
+
+
+@dataclass(frozen=True)
+class UidHash:
+    """A hash of each uid as its value."""
+
+    survivors: Survivors
+    seed: int
+
+    def rows(self, item: ShardItem) -> Rows:
+        """See Source.rows."""
+        uids = self.survivors.uids(item.index)
+        return Rows(hash_values(uids, self.seed), one_group(self.survivors.mask(item.index)), uids, item.index)
+
+    def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
+        """See Source.columns."""
+        return {"hash": value_column(rows)}

@@ -1,0 +1,58 @@
+"""Reads parquet files that a user brings beside the pool, such as scores; refuses others, and says how to mend them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from winnow.pipeline.artifact import spans_of
+from winnow.pipeline.errors import DataError
+from winnow.pipeline.parquet_file import ParquetFile
+from winnow.pipeline.storage import open_read
+from winnow.pipeline.storage.remote_file import expect
+
+_MAGIC = b"PAR1"
+
+
+def brought_schema(url: str) -> pa.Schema:
+    """Names and types of the columns; reads the footer only. Raises DataError where it is no whole parquet file."""
+    with _opened(url) as (_, parquet):
+        return parquet.schema_arrow
+
+
+def check_names(schema: pa.Schema, columns: Sequence[str], url: str) -> None:
+    """Raises DataError for a name that is no column or that of several."""
+    for name in columns:
+        if name not in schema.names:
+            raise DataError(f"{url} must have a column {name}, but it has {', '.join(schema.names) or 'none'}")
+        if (times := schema.names.count(name)) > 1:
+            raise DataError(f"{url} must have one column {name}, but {times} are named so; rename the others")
+
+
+def read_brought(url: str, columns: Sequence[str]) -> pa.Table:
+    """These columns, in this order; no other column's bytes are read.
+
+    Raises DataError where it is no whole parquet file, and for a name that is no column or that of several.
+    """
+    with _opened(url) as (file, parquet):
+        check_names(parquet.schema_arrow, columns, url)
+        expect(file, lambda: spans_of(parquet.metadata, columns))
+        wanted = list(dict.fromkeys(columns))
+        return parquet.read(wanted).select(wanted)
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[tuple[BinaryIO, ParquetFile]]:
+    with open_read(url) as file:
+        begins = file.read(64)
+        file.seek(0)
+        if not begins.startswith(_MAGIC):
+            came = f"it begins with {begins[:24]!r}" if begins else "it is empty"
+            raise DataError(f"{url} must be parquet, but {came}; write it as parquet")
+        try:
+            yield file, ParquetFile(file)
+        except (pa.ArrowException, OSError) as error:  # a page that does not decompress is an OSError
+            if isinstance(error, MemoryError):
+                raise
+            raise DataError(f"{url} must be whole parquet, but: {error}; write it again, or fetch it again") from error

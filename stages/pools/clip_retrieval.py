@@ -1,0 +1,138 @@
+"""Reads clip-retrieval's metadata parquet and npy files in place; refuses files whose rows do not match."""
+
+import re
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float16, Int64
+
+from winnow.pipeline.errors import JobError, PoolError
+from winnow.stages.pools.columns import need_text
+from winnow.stages.pools.plain import text_of
+from winnow.stages.pools.precomputed import (
+    BY_VECTOR,
+    HEIGHTS,
+    WIDTHS,
+    Faults,
+    Names,
+    brought_uids,
+    captions_of,
+    known_encoder,
+    read_columns,
+    row_table,
+)
+from winnow.stages.pools.sample import Reject
+from winnow.stages.pools.vector_blocks import Blocks, npy_blocks, one_width, squared_norms, unit_rows
+
+_SHARD = re.compile(r"(?P<root>(?:.*/)?)metadata/metadata_(?P<number>[^/]+)\.parquet")
+_CAPTIONS = ("caption", "TEXT", "text")
+_PLACES = ("url", "image_path")
+
+
+@dataclass(frozen=True)
+class ClipRetrieval:
+    """A pool of `metadata/metadata_N.parquet` with `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy`.
+
+    The shard is the parquet. The caption is the first column there is of caption, TEXT, text; "" where there is none.
+
+    encoder: what this job calls the model that made the vectors.
+    text: False for a pool without text_emb.
+    uid: `auto`, the column `uid` where it is 32 hex digits, a UUID or 16 bytes, else xxh3-128 of the caption after the
+        first there is of the url, the image_path, and the image vector's bytes as stored; else a column, as of Vectors.
+    Raises JobError for an empty name.
+    """
+
+    encoder: str = "clip"
+    text: bool = True
+    uid: str = "auto"
+    suffix: ClassVar[str] = ".parquet"
+
+    def __post_init__(self) -> None:
+        if not self.encoder or not self.uid:
+            raise JobError("pool.encoder and pool.uid must name something, but an empty name came")
+
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the encoders whose vectors the pool offers: one."""
+        return (self.encoder,)
+
+    def companions(self, url: str) -> list[str]:
+        """The npy files of the shard: image vectors, then text vectors."""
+        shard = _SHARD.fullmatch(url)
+        if shard is None:
+            raise PoolError(f"a clip-retrieval shard must be named …/metadata/metadata_N.parquet, but {url} came")
+        folders = ("img_emb", "text_emb") if self.text else ("img_emb",)
+        return [f"{shard['root']}{folder}/{folder}_{shard['number']}.npy" for folder in folders]
+
+    def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
+        """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
+
+        Kinds: no-uid, no-caption, caption-not-utf8, vector-not-finite, vector-zero.
+        Raises PoolError for columns of other types, ShardError when the files do not match.
+        """
+        uid = "uid" if self.uid == "auto" else self.uid
+        once = {"uid": (uid, *_PLACES), "caption": _CAPTIONS}
+        meta, schema = read_columns(url, (uid, "key", *_PLACES, *_CAPTIONS, *WIDTHS, *HEIGHTS), once)
+        faults = Faults(len(meta))
+        names = brought_uids(meta, schema, None if self.uid == "auto" else self.uid, faults, url)
+        caption = next((name for name in _CAPTIONS if name in schema.names), None)
+        if caption is not None:
+            need_text(schema, caption, "caption", url)
+        captions = captions_of(meta, caption, faults, url)
+        if self.uid == "auto":
+            _hash_places(meta, names, captions)
+        unnamed = ~names.known & (self.uid == "auto")
+        stored = self._mark(url, faults, unnamed)
+        names.hash(stored, unnamed, captions, BY_VECTOR)
+        return row_table(meta, names, captions, faults)
+
+    def vectors(
+        self,
+        url: str,
+        encoder: str,
+        tower: Literal["image", "text"],
+        positions: Int64[np.ndarray, "n"] | None,
+    ) -> Float16[np.ndarray, "n d"]:
+        """Unit vectors of the rows at `positions` (None: of every row), in their order.
+
+        Raises JobError for an encoder or tower the pool has not, DataError for rows that are rejects,
+        ShardError for a broken file.
+        """
+        with self.blocks(url, encoder, tower) as blocks:
+            return unit_rows(blocks, positions, url)
+
+    def blocks(self, url: str, encoder: str, tower: Literal["image", "text"]) -> AbstractContextManager[Blocks]:
+        """The vectors as they are stored, block by block; raises as `vectors` does."""
+        known_encoder(encoder, self.encoders(), url)
+        if tower == "text" and not self.text:
+            raise JobError(f"{url}: the pool must have text vectors for this job, but pool.text is false")
+        return npy_blocks(self.companions(url)[0 if tower == "image" else 1])
+
+    def _mark(self, url: str, faults: Faults, unnamed: np.ndarray) -> list[bytes]:
+        """Marks bad vectors; answers the bytes, as stored, of the image vectors of the rows `unnamed`."""
+        stored: list[bytes] = []
+
+        def keep(start: int, part: np.ndarray) -> None:
+            stored.extend(row.tobytes() for row in part[unnamed[start : start + len(part)]])
+
+        seen = {}
+        for number, array in enumerate(self.companions(url)):
+            with npy_blocks(array) as blocks:
+                see = keep if number == 0 and unnamed.any() else None
+                faults.mark_norms(squared_norms(blocks, see), array, array.rpartition("/")[2])
+                seen[("image", "text")[number]] = blocks
+        one_width(seen, url)
+        return stored
+
+
+def _hash_places(meta: pa.Table, names: Names, captions: pa.ChunkedArray) -> None:
+    """Names rows by their url and caption, or by their image_path and caption: a caption alone tells none apart."""
+    for column in _PLACES:
+        if column not in meta.column_names:
+            continue
+        places = text_of(meta[column])[0].cast(pa.binary())
+        filled = ~names.known & pc.fill_null(pc.greater(pc.binary_length(places), 0), False).to_numpy()
+        names.hash(places.filter(pa.array(filled)).to_pylist(), filled, captions, f"a hash of {column} and caption")

@@ -1,0 +1,99 @@
+"""Reads DataComp's metadata parquet and npz pairs in place; refuses pairs whose rows do not match."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float16, Int64
+
+from winnow.pipeline.errors import JobError, PoolError
+from winnow.stages.pools.columns import need_column, need_text
+from winnow.stages.pools.precomputed import (
+    HEIGHTS,
+    WIDTHS,
+    Faults,
+    brought_uids,
+    captions_of,
+    known_encoder,
+    read_columns,
+    row_table,
+)
+from winnow.stages.pools.sample import Reject
+from winnow.stages.pools.vector_blocks import Blocks, npz_blocks, one_width, squared_norms, unit_rows
+
+_TOWERS = {"image": "img", "text": "txt"}
+
+
+@dataclass(frozen=True)
+class Datacomp:
+    """A pool of `{root}.parquet` with `{root}.npz`, row by row (Gadre et al. 2023); the shard is the parquet.
+
+    use: the encoders whose vectors must be sound for a row to be readable; those left out are never read.
+    Raises JobError for an encoder that DataComp has not.
+    """
+
+    use: tuple[str, ...] = ("b32", "l14")
+    suffix: ClassVar[str] = ".parquet"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.use, str) or not self.use or not set(self.use) <= {"b32", "l14"}:
+            raise JobError(f"pool.use must be a list of b32 and l14, but {self.use!r} came")
+        object.__setattr__(self, "use", tuple(self.use))
+
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the encoders whose vectors the pool offers."""
+        return self.use
+
+    def companions(self, url: str) -> list[str]:
+        """The npz beside the parquet."""
+        if not url.endswith(".parquet"):
+            raise PoolError(f"a datacomp shard must be named ….parquet, but {url} came")
+        return [url.removesuffix(".parquet") + ".npz"]
+
+    def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
+        """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
+
+        Kinds: no-uid, no-caption, caption-not-utf8, vector-not-finite, vector-zero.
+        Raises PoolError for missing columns, ShardError when npz and parquet do not match.
+        """
+        once = {"uid": ("uid",), "caption": ("text",)}
+        meta, schema = read_columns(url, ("uid", "text", "url", *WIDTHS, *HEIGHTS), once)
+        need_column(schema, ("uid",), "uid", url)
+        need_text(schema, need_column(schema, ("text",), "caption", url), "caption", url)
+        faults = Faults(len(meta))
+        names = brought_uids(meta, schema, None, faults, url)
+        faults.mark(~names.known, "no-uid", "a uid must be 32 hex digits, but uid is not")
+        captions = captions_of(meta, "text", faults, url)
+        for encoder in self.use:
+            arrays = [f"{encoder}_{tower}" for tower in _TOWERS.values()]
+            one_width({array: self._mark(url, array, faults) for array in arrays}, url)
+        return row_table(meta, names, captions, faults)
+
+    def vectors(
+        self,
+        url: str,
+        encoder: str,
+        tower: Literal["image", "text"],
+        positions: Int64[np.ndarray, "n"] | None,
+    ) -> Float16[np.ndarray, "n d"]:
+        """Unit vectors of the rows at `positions` (None: of every row), in their order.
+
+        Raises JobError for an unknown encoder, DataError for rows that are rejects,
+        ShardError for a broken npz.
+        """
+        with self.blocks(url, encoder, tower) as blocks:
+            return unit_rows(blocks, positions, url)
+
+    def blocks(self, url: str, encoder: str, tower: Literal["image", "text"]) -> AbstractContextManager[Blocks]:
+        """The vectors as they are stored, block by block; raises as `vectors` does."""
+        known_encoder(encoder, self.use, url)
+        [archive] = self.companions(url)
+        return npz_blocks(archive, f"{encoder}_{_TOWERS[tower]}")
+
+    def _mark(self, url: str, name: str, faults: Faults) -> Blocks:
+        [archive] = self.companions(url)
+        with npz_blocks(archive, name) as blocks:
+            faults.mark_norms(squared_norms(blocks), archive, name)
+            return blocks

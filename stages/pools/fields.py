@@ -1,0 +1,99 @@
+"""Reads what a pool says of its samples beside picture and caption: fields of their json, columns of their parquet."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from winnow.pipeline.columns import column
+from winnow.stages.pools import Reader, Webdataset
+from winnow.stages.pools.columns import first_column, open_parquet
+from winnow.stages.pools.plain import json_value
+from winnow.stages.pools.ranges import sample_blocks
+from winnow.stages.results.tar_shard import Judged, members_of
+
+_BATCH_ROWS = 1024
+_LARGEST = 1 << 63  # of what int64 holds
+
+
+def fields_of(reader: Reader, url: str, places: pa.Table, names: Sequence[str]) -> dict[str, list[Any]]:
+    """The values that each sample of a shard has under these names, as JSON knows them; None where it has none.
+
+    places: rows of an embeddings file with place_columns, ascending. Of tars the json member is read, from where the
+    sample lies; json that is none, or no object, says nothing. Of parquet these columns alone are read.
+    Raises ShardError where the shard is no longer what it was.
+    """
+    rows = _described(reader, url, places) if isinstance(reader, Webdataset) else _rows(url, places, names)
+    found = [[row.get(name) for name in names] for row in rows]
+    return {name: [row[at] for row in found] for at, name in enumerate(names)}
+
+
+def _described(reader: Webdataset, url: str, places: pa.Table) -> Iterator[Mapping[str, Any]]:
+    """The json of each sample of a tar."""
+    for _, blocks, judged in sample_blocks(reader, url, places):
+        members = members_of(blocks, Judged(judged.image, None, plain=True))
+        described = next((content for suffix, content in members if suffix.lower() == "json"), b"{}")
+        try:
+            fields = json.loads(described)
+        except (ValueError, RecursionError):
+            fields = {}
+        yield fields if isinstance(fields, dict) else {}
+
+
+def _rows(url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Those columns of the rows of a parquet file that it has."""
+    positions = column(places, "position")
+    with open_parquet(url, names) as file:
+        there = [name for name in names if name in file.schema_arrow.names]
+        start = 0
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            inside = positions[slice(*np.searchsorted(positions, (start, end)))]
+            if len(inside):
+                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=there):
+                    part = inside[slice(*np.searchsorted(inside, (start, start + batch.num_rows)))] - start
+                    values = {name: first_column(batch, name).take(pa.array(part)) for name in there}
+                    for row in range(len(part)):
+                        yield {name: json_value(found[row]) for name, found in values.items()}
+                    start += batch.num_rows
+            start = end
+
+
+def typed(values: Sequence[Any]) -> pa.Array:
+    """A column of such values: bool, int64, float64 or string, whichever holds all; of type null where all are None.
+
+    What none of the others holds is text: lists and objects as JSON, other things as Python prints them.
+    """
+    kinds = {type(value) for value in values if value is not None}
+    narrow = all(-_LARGEST <= value < _LARGEST for value in values if isinstance(value, int))
+    if kinds <= {bool} or (kinds <= {int} and narrow):
+        return pa.array(values)
+    if kinds <= {int, float} and narrow:
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    return pa.array([_text(value) for value in values], pa.string())
+
+
+def one_type(kinds: Iterable[pa.DataType]) -> pa.DataType:
+    """The type that holds the columns of `typed` of several shards; string where all are empty."""
+    found = {str(kind): kind for kind in kinds if kind != pa.null()}
+    if set(found) == {"int64", "double"}:
+        return pa.float64()
+    return next(iter(found.values())) if len(found) == 1 else pa.string()
+
+
+def as_type(values: pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """A column of `typed` as the type that holds those of all shards."""
+    if kind == pa.string():
+        return pa.array([_text(value) for value in values.to_pylist()], kind)
+    return values.cast(kind, safe=False)
+
+
+def _text(value: Any) -> str | None:
+    """As it is where it is a text, whose halves of surrogate pairs are escaped; else its JSON."""
+    if value is None:
+        return None
+    plain = isinstance(value, bool | int | float | list | dict)
+    text = json.dumps(value, ensure_ascii=False, default=str) if plain else str(value)
+    return text.encode("utf-8", "backslashreplace").decode()

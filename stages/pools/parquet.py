@@ -1,0 +1,233 @@
+"""Reads encoded images and captions from parquet rows; refuses columns that hold neither."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Int64, UInt8
+
+from winnow.pipeline.errors import DataError, JobError, PoolError, SampleError
+from winnow.pipeline.parquet_file import ParquetFile
+from winnow.pipeline.uid import content_hash
+from winnow.stages.pools.columns import (
+    first_column,
+    need_column,
+    need_names,
+    need_once,
+    need_text,
+    null_mask,
+    open_parquet,
+    uids_of,
+)
+from winnow.stages.pools.images import image_fault, images_of
+from winnow.stages.pools.plain import is_bytes, json_value, stored_type, text_of
+from winnow.stages.pools.sample import BY_CONTENT, NOT_DOWNLOADED, Reject, Sample, check_caption, check_image
+from winnow.stages.results.training_members import PICTURES
+
+_BATCH_ROWS = 64  # images of up to some MB: one batch stays below a few hundred MB
+_IMG2DATASET = ("status", "error_message")  # it writes both; a `status` alone may be anybody's
+_TAR_KEY = re.compile(r"[\w-]+(?:/[\w-]+)*")
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """A pool of parquet files with one image and its caption a row.
+
+    image: a binary column, or Hugging Face's struct<bytes, path>, of encoded image files.
+    caption: a text column; None for the first there is of caption, text, TEXT.
+    uid: `auto`, the column `uid` where it is 32 hex digits, a UUID or 16 bytes, else the content hash of image and
+        caption; `content`, always that hash; else a column of such, or of any texts, bytes or whole numbers, which
+        then name samples by their hash (pipeline.uid.named_uid); every row must have it filled.
+    A sample's key is the column `key` where there is one, else the uid's hex digits.
+    Raises JobError for an empty option.
+    """
+
+    image: str = "image"
+    caption: str | None = None
+    uid: str = "auto"
+    suffix: ClassVar[str] = ".parquet"
+
+    def __post_init__(self) -> None:
+        if not self.image or self.caption == "" or not self.uid:
+            raise JobError("pool.image, pool.caption and pool.uid must name columns, but an empty name came")
+
+    def samples(self, url: str) -> Iterator[Sample | Reject]:
+        """Every row once, in order, 64 in memory at a time; image bytes may be kept.
+
+        Kinds: no-image, no-caption, caption-not-utf8, caption-too-large, image-too-large, no-uid; and not-downloaded
+        for img2dataset's rows of links that it could not download.
+        Raises PoolError for a missing column or one of another type, ShardError for a broken file.
+        """
+        with open_parquet(url) as file:
+            columns = self._columns(file.schema_arrow, url)
+            position = 0
+            for batch in file.iter_batches(_BATCH_ROWS, columns=sorted(set(columns.values()))):
+                rows = _Rows.of(batch, columns, self._asked)
+                for row in range(batch.num_rows):
+                    yield self._row(rows, row, position)
+                    position += 1
+
+    def members(self, url: str, positions: Int64[np.ndarray, "n"]) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+        """Key and (suffix, bytes) members of each row asked for, for training shards; rows must be readable.
+
+        positions: ascending row numbers, repeats allowed; row groups without any of them are not read.
+        Members: the image verbatim, called jpg whatever its format, for readers go by what is in it, and want one name;
+        `txt`, the caption; `json`, the remaining scalar columns, with the uid where no column has that name.
+        A key that would break a tar (empty, dots, odd slashes) is replaced by the uid's hex digits.
+        Raises DataError for positions out of order or range, or of a row that is a reject; else as `samples`.
+        """
+        if len(positions) and (np.any(np.diff(positions) < 0) or positions[0] < 0):
+            raise DataError(f"{url}: positions must ascend from 0 or more; sort them")
+        with open_parquet(url) as file:
+            rows = file.metadata.num_rows
+            if len(positions) and positions[-1] >= rows:
+                raise DataError(f"{url}: positions must be below {rows}, its rows, but {positions[-1]} came")
+            columns = self._columns(file.schema_arrow, url)
+            scalars = _scalars(file.schema_arrow, (columns["image"], columns["caption"]))
+            for start, batch in _batches_with(file, positions, sorted({*columns.values(), *scalars})):
+                first, last = np.searchsorted(positions, (start, start + batch.num_rows))
+                carried = {name: first_column(batch, name) for name in scalars}
+                rows = _Rows.of(batch, columns, self._asked)
+                for position in positions[first:last].tolist():
+                    yield self._members(rows, carried, position - start, position)
+
+    @property
+    def _asked(self) -> bool:
+        """Whether the job names the column of uids: what stands there names the sample, whatever it is."""
+        return self.uid not in ("auto", "content")
+
+    def _columns(self, schema: pa.Schema, url: str) -> dict[str, str]:
+        """Column of each role: image and caption; uid, key and status where there are such."""
+        captions = (self.caption,) if self.caption else ("caption", "text", "TEXT")
+        columns = {
+            "image": need_column(schema, (self.image,), "image", url),
+            "caption": need_column(schema, captions, "caption", url),
+        }
+        if self._asked:
+            columns["uid"] = need_column(schema, (self.uid,), "uid", url)
+            need_names(schema, columns["uid"], url)
+        elif self.uid == "auto" and "uid" in schema.names:
+            need_once(schema, "uid", "uid", url)
+            columns["uid"] = "uid"
+        if "key" in schema.names:
+            columns["key"] = "key"
+        if all(name in schema.names for name in _IMG2DATASET):
+            columns["status"], columns["error"] = _IMG2DATASET
+        need_text(schema, columns["caption"], "caption", url)
+        if fault := image_fault(schema.field(columns["image"]).type):
+            raise PoolError(f"{url}: pool.image must name encoded images, binary or struct<bytes, path>, {fault}")
+        return columns
+
+    def _row(self, rows: "_Rows", row: int, position: int) -> Sample | Reject:
+        key = rows.text("key", row) or ""
+        try:
+            image, caption, uid, named = self._parts(rows, row)
+        except SampleError as error:
+            return Reject(position, key, error.kind, str(error))
+        return Sample(position, key or uid.hex(), uid, image, content_hash(image), caption, named=named)
+
+    def _parts(self, rows: "_Rows", row: int) -> tuple[bytes, str, bytes, str]:
+        """Image, caption, uid of one row, and what the uid comes from. Raises SampleError."""
+        image = rows.images[row].as_py()
+        if image is None:
+            raise self._no_image(rows, row)
+        texts, broken = rows.texts["caption"]
+        if broken[row]:
+            raise SampleError("caption-not-utf8", "a caption must be UTF-8, but it is not")
+        caption = texts[row].as_py()
+        if caption is None:
+            raise SampleError("no-caption", "a row must have a caption, but it is null")
+        check_image(image)
+        check_caption(caption.encode())
+        if rows.known[row]:
+            return image, caption, rows.uids[row].tobytes(), f"column {rows.uid}"
+        if self._asked:
+            raise SampleError("no-uid", f"a uid must name a sample, but {self.uid} is null or empty")
+        named = BY_CONTENT
+        if rows.uid is not None and rows.filled[row]:
+            named += f", where {rows.uid} is filled with other than 32 hex digits or 16 bytes"
+        return image, caption, content_hash(image, caption.encode()), named
+
+    def _no_image(self, rows: "_Rows", row: int) -> SampleError:
+        status = rows.text("status", row)
+        if status not in (None, "success"):
+            return SampleError(NOT_DOWNLOADED, f"img2dataset says {status}: {rows.text('error', row)}")
+        where = rows.text("path", row)
+        if where is not None:
+            told = f"has only a path, {where:.200}: write the files themselves into it, as datasets' to_parquet does"
+            return SampleError("no-image", f"a row must have an image, but {self.image} {told}")
+        return SampleError("no-image", f"a row must have an image, but {self.image} is null")
+
+    def _members(
+        self, rows: "_Rows", carried: dict[str, pa.Array], row: int, position: int
+    ) -> tuple[str, list[tuple[str, bytes]]]:
+        found = self._row(rows, row, position)
+        if isinstance(found, Reject):
+            raise DataError(f"row {position} must be readable to be written, but: {found.message}")
+        fields = {name: json_value(column[row]) for name, column in carried.items()}
+        fields.setdefault("uid", found.uid.hex())
+        image = bytes(found.image)
+        key = found.key if _TAR_KEY.fullmatch(found.key) else found.uid.hex()
+        text = json.dumps(fields, ensure_ascii=False, default=str)
+        return key, [(PICTURES[0], image), ("txt", found.caption.encode()), ("json", text.encode())]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The columns that matter of some rows, each as what it is read as.
+
+    texts: by role, with which rows are no UTF-8. uids: (n, 16), of the rows that are known. filled: where the column
+    of uids, whose name is `uid`, is not null.
+    """
+
+    images: pa.Array
+    texts: dict[str, tuple[pa.ChunkedArray, Bool[np.ndarray, "n"]]]
+    uid: str | None
+    uids: UInt8[np.ndarray, "n 16"]
+    known: Bool[np.ndarray, "n"]
+    filled: Bool[np.ndarray, "n"]
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch, columns: dict[str, str], asked: bool) -> "_Rows":
+        """asked: whether any text or number is a uid."""
+        found = {role: pa.chunked_array([first_column(batch, name)]) for role, name in columns.items()}
+        images, paths = images_of(found.pop("image"))
+        uid, n = found.pop("uid", None), batch.num_rows
+        if paths is not None:
+            found["path"] = paths
+        uids, known = (np.zeros((n, 16), np.uint8), np.zeros(n, bool)) if uid is None else uids_of(uid, asked)
+        filled = known if uid is None else ~null_mask(uid)
+        return cls(images, {role: text_of(c) for role, c in found.items()}, columns.get("uid"), uids, known, filled)
+
+    def text(self, role: str, row: int) -> str | None:
+        """The text of this role, with bytes that are no UTF-8 escaped; None where there is none."""
+        return None if role not in self.texts else json_value(self.texts[role][0][row])
+
+
+def _scalars(schema: pa.Schema, others: Sequence[str]) -> list[str]:
+    """Columns that json can carry: flat, and not of bytes; once each."""
+    flat = {
+        field.name: None
+        for field in schema
+        if not pa.types.is_nested(stored_type(field.type))
+        and not is_bytes(stored_type(field.type))
+        and not pa.types.is_fixed_size_binary(field.type)
+    }
+    return [name for name in flat if name not in others]
+
+
+def _batches_with(file: ParquetFile, positions: np.ndarray, columns: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches, with their first row's number, of the row groups that hold any of the sorted positions."""
+    start = 0
+    for group in range(file.num_row_groups):
+        end = start + file.metadata.row_group(group).num_rows
+        first, last = np.searchsorted(positions, (start, end))
+        if first < last:
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+                yield start, batch
+                start += batch.num_rows
+        start = end

@@ -1,0 +1,75 @@
+"""Leaves `pool-…/shards.parquet`: the input shards of a run in their fixed order, each with its identity."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyarrow as pa
+
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact, write_table
+from winnow.pipeline.errors import PoolError
+from winnow.pipeline.stage import Run, Summary
+from winnow.pipeline.storage import Identity
+from winnow.stages.pools import Reader, VectorReader
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All input shards of a run: where they are, and how they are read.
+
+    shards: globs, braces, URLs, folders, or .txt files of URLs. reader: the format with its options.
+    """
+
+    shards: tuple[str, ...]
+    reader: Reader
+
+    def urls(self) -> list[str]:
+        """The URL of each shard, in order; a folder stands for those in it. Raises PoolError as expand does."""
+        urls = storage.expand(self.shards, self.reader.suffix)
+        if not urls:
+            raise PoolError(f"a pool has at least one shard, but {', '.join(self.shards)} names none")
+        return urls
+
+    def identities(self) -> tuple[Identity, ...]:
+        """The identity of each shard, in order; that of its companion files is part of it.
+
+        Raises PoolError where nothing matches, a file is missing, or two names are one file.
+        """
+        urls = self.urls()
+        companions = [companions_of(url, self.reader) for url in urls]
+        known = iter(
+            storage.identify([name for url, more in zip(urls, companions, strict=True) for name in (url, *more)])
+        )
+        files = [[next(known) for _ in range(1 + len(more))] for more in companions]
+        storage.check_distinct([shard for shard, *_ in files])
+        return tuple(as_one(shard) for shard in files)
+
+
+def companions_of(url: str, reader: Reader) -> list[str]:
+    """The files that belong to a shard beside its own."""
+    return reader.companions(url) if isinstance(reader, VectorReader) else []
+
+
+def as_one(files: Sequence[Identity]) -> Identity:
+    """The identity of a shard that is all of these files, by the URL of the first."""
+    return Identity(files[0].url, sum(file.size for file in files), "+".join(file.stamp for file in files))
+
+
+@dataclass(frozen=True)
+class PoolStage:
+    """Writes the listing that every other artifact of the run refers to."""
+
+    shards: tuple[Identity, ...]
+    name: ClassVar[str] = "pool"
+    version: ClassVar[int] = 2
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One small file."""
+        columns = {
+            "url": [shard.url for shard in self.shards],
+            "size": [shard.size for shard in self.shards],
+            "stamp": [shard.stamp for shard in self.shards],
+        }
+        write_table(out.file("shards.parquet"), pa.table({"shard": range(len(self.shards)), **columns}))
+        return {"shards": len(self.shards), "bytes": sum(shard.size for shard in self.shards)}

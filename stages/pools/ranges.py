@@ -1,0 +1,225 @@
+"""Reads the samples of a tar from where they lie, and refuses what is no longer there; writes no file.
+
+Reading over a gap and asking again behind it are one choice, made for every gap: the whole shard is read where all gaps
+are small, and ranges of it where they are large.
+"""
+
+import io
+import os
+import tarfile
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from winnow.pipeline import storage
+from winnow.pipeline.columns import column
+from winnow.pipeline.errors import ShardError
+from winnow.stages.pools import ImageReader, Parquet, Webdataset
+from winnow.stages.results.tar_shard import Judged, TarShard, check_block, spans_of
+
+LOCAL_GAP_BYTES = 64 << 10
+"""A gap up to this is read over in a file: a guess, about what a system reads ahead by itself (docs/loading.md)."""
+
+REMOTE_GAP_BYTES = 1 << 20
+"""The same in an object store: one more request takes some 20 ms, in which a connection brings about a MiB."""
+
+_LOCAL_PIECE_BYTES = 256 << 10  # of one read, which the processor's cache still holds when it is written
+_BUFFERS = 1000  # of one read: systems take 1024
+_TOLD_BYTES = 8 << 20  # of reads that a disk may have to fetch, told of while another is made
+_REMOTE_PIECE_BYTES = 8 << 20  # and another is under way; a sample that is larger is read whole
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One read: bytes `start` to `stop` of a shard, which hold the spans `first` to `last - 1`."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def plan_reads(spans: Sequence[tuple[int, int]], gap_bytes: int, piece_bytes: int = _REMOTE_PIECE_BYTES) -> list[Read]:
+    """The reads that cost least where one more of them costs as much as `gap_bytes` bytes more.
+
+    spans: (start, stop), ascending, without overlap. piece_bytes: a read that is larger is divided, between spans and
+    at no cost. Cost O(spans).
+    """
+    reads: list[Read] = []
+    for number, (start, stop) in enumerate(spans):
+        last = reads[-1] if reads else None
+        if last and start - last.stop <= gap_bytes and stop - last.start <= piece_bytes:
+            reads[-1] = Read(last.start, stop, last.first, number + 1)
+        else:
+            reads.append(Read(start, stop, number, number + 1))
+    return reads
+
+
+def place_columns(reader: ImageReader, there: Collection[str]) -> list[str]:
+    """The columns of an embeddings file that say where the samples of its shard lie, and what cannot be read there.
+
+    there: those that it has.
+    """
+    if isinstance(reader, Parquet):
+        return ["position", "key"]
+    caption = ["caption"] if isinstance(reader, Webdataset) and reader.caption != "txt" else []
+    plain = ["plain"] if "plain" in there else []  # older files do not tell
+    return ["position", "key", *caption, "offset", "size", "extra_ranges", *plain]
+
+
+def append_samples(
+    writer: TarShard, reader: ImageReader, url: str, places: pa.Table, gap_bytes: int | None = None
+) -> None:
+    """Append samples of a shard to a tar; arguments and errors as sample_blocks, which reads those of a tar."""
+    if isinstance(reader, Parquet):
+        for key, members in reader.members(url, column(places, "position")):
+            writer.add_members(key, members)
+    elif _read_straight(url, places):
+        _append_straight(writer, reader.image, url, places, LOCAL_GAP_BYTES if gap_bytes is None else gap_bytes)
+    else:
+        for key, blocks, judged in sample_blocks(reader, url, places, gap_bytes):
+            writer.add_blocks(key, blocks, judged)
+
+
+def sample_blocks(
+    reader: Webdataset, url: str, places: pa.Table, gap_bytes: int | None = None
+) -> Iterator[tuple[str, list[memoryview], Judged]]:
+    """Of each sample its key, blocks of whole tar members, and what of them was judged.
+
+    places: rows of an embeddings file with place_columns, in its order. gap_bytes: that are read over rather than asked
+    for around them; None for what the storage is like.
+    Raises ShardError where the tar ends before a sample does, or something else lies in its place.
+    """
+    keys = places["key"].to_pylist()
+    captions = places["caption"].to_pylist() if "caption" in places.column_names else [None] * len(keys)
+    found = _apart(url, places) if _are_apart(places) else _together(url, places, gap_bytes)
+    for key, caption, plain, placed in zip(keys, captions, _plain(places), found, strict=True):
+        for start, block in placed:
+            check_block(block, start, key, url)
+        yield key, [block for _, block in placed], Judged(reader.image, caption, plain)
+
+
+def _together(url: str, places: pa.Table, gap_bytes: int | None) -> Iterator[list[tuple[int, memoryview]]]:
+    """Of each sample where it begins, and its one block, read piece by piece."""
+    spans = _spans(places)
+    local = storage.local_path(url) is not None
+    gap = gap_bytes if gap_bytes is not None else LOCAL_GAP_BYTES if local else REMOTE_GAP_BYTES
+    with storage.open_exact(url) as file:
+        _check_length(file, spans, url)
+        reads = plan_reads(spans, gap, _LOCAL_PIECE_BYTES if local else _REMOTE_PIECE_BYTES)
+        found = ((read, _bytes(file, read)) for read in _told(file, reads)) if local else _ahead(file, reads)
+        for read, piece in found:
+            yield from _cut(read, piece, spans, url)
+
+
+def _are_apart(places: pa.Table) -> bool:
+    """Whether other members lie between those of a sample."""
+    return bool(pc.sum(pc.list_value_length(places["extra_ranges"])).as_py())
+
+
+def _plain(places: pa.Table) -> list[bool]:
+    """Of each sample whether its members may stay as they are; files of before that was looked at do not tell."""
+    told: list[bool] = places["plain"].to_pylist() if "plain" in places.column_names else [False] * len(places)
+    return told
+
+
+def _spans(places: pa.Table) -> list[tuple[int, int]]:
+    """Start and stop of each sample whose members lie together."""
+    starts = column(places, "offset")
+    return list(zip(starts.tolist(), (starts + column(places, "size")).tolist(), strict=True))
+
+
+def _check_length(file: BinaryIO, spans: Sequence[tuple[int, int]], url: str) -> None:
+    length = file.seek(0, io.SEEK_END)
+    if spans and spans[-1][1] > length:
+        raise ShardError(f"{url} must be as long as when it was embedded, but has {length} bytes; run again")
+
+
+def _cut(
+    read: Read, piece: memoryview, spans: Sequence[tuple[int, int]], url: str
+) -> Iterator[list[tuple[int, memoryview]]]:
+    if len(piece) < read.stop - read.start:  # it was cut since its length was looked at
+        raise ShardError(f"{url} must stay as long as it was, but ends in byte {read.stop}; run again")
+    for start, stop in spans[read.first : read.last]:
+        yield [(start, piece[start - read.start : stop - read.start])]
+
+
+def _read_straight(url: str, places: pa.Table) -> bool:
+    """True where every sample is one block of a local file, and its caption one of its members."""
+    local = hasattr(os, "preadv") and storage.local_path(url) is not None
+    return local and "caption" not in places.column_names and not _are_apart(places)
+
+
+def _append_straight(writer: TarShard, image: tuple[str, ...], url: str, places: pa.Table, gap_bytes: int) -> None:
+    """Append samples of a local tar, each read to where it is written from: nothing is copied in between."""
+    keys, spans, plain = places["key"].to_pylist(), _spans(places), _plain(places)
+    with storage.open_exact(url) as file:
+        _check_length(file, spans, url)
+        reads = plan_reads(spans, gap_bytes, _LOCAL_PIECE_BYTES)
+        over = memoryview(bytearray(_LOCAL_PIECE_BYTES))
+        for read in _told(file, reads):
+            named, inside = keys[read.first : read.last], spans[read.first : read.last]
+            if all(plain[read.first : read.last]) and writer.fresh(named) and _read_to(writer, file, inside, over):
+                for key, (start, stop) in zip(named, inside, strict=True):
+                    check_block(writer.room(tarfile.BLOCKSIZE)[0][: stop - start], start, key, url)
+                    writer.add_room(key, stop - start)
+            else:
+                for number, [(start, block)] in enumerate(_cut(read, _bytes(file, read), spans, url), read.first):
+                    check_block(block, start, keys[number], url)
+                    writer.add_blocks(keys[number], [block], Judged(image, None, plain[number]))
+
+
+def _read_to(writer: TarShard, file: BinaryIO, spans: Sequence[tuple[int, int]], over: memoryview) -> bool:
+    """Read spans to where the writer has room for them, by one call; False where it takes more, or the file ends.
+
+    over: where the gaps go.
+    """
+    places: list[memoryview] = []
+    ahead, at = 0, spans[0][0]
+    for start, stop in spans:
+        if start > at:
+            places.append(over[: start - at])
+        places += writer.room(stop - start, ahead)
+        ahead += stop - start
+        at = stop
+    return len(places) <= _BUFFERS and os.preadv(file.fileno(), places, spans[0][0]) == at - spans[0][0]
+
+
+def _apart(url: str, places: pa.Table) -> Iterator[list[tuple[int, memoryview]]]:
+    """The same for a shard in which members of one sample lie apart: all of it is mapped, or held where remote."""
+    with storage.local_view(url) as view:
+        for sample in places.to_pylist():
+            yield [(start, view[start:stop]) for start, stop in spans_of(sample, len(view), url)]
+
+
+def _told(file: BinaryIO, reads: Sequence[Read]) -> Iterator[Read]:
+    """Each read of a local file in turn; the system is told of those that come next."""
+    told = 0 if hasattr(os, "posix_fadvise") else len(reads)
+    ahead = 0  # bytes that were told of and not read
+    for read in reads:
+        ahead -= read.stop - read.start
+        while told < len(reads) and ahead < _TOLD_BYTES:
+            start, size = reads[told].start, reads[told].stop - reads[told].start
+            os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+            told, ahead = told + 1, ahead + size
+        yield read
+
+
+def _ahead(file: BinaryIO, reads: Sequence[Read]) -> Iterator[tuple[Read, memoryview]]:
+    """The bytes of each read in turn; the next one is under way while what came is used."""
+    with ThreadPoolExecutor(1, "winnow-read") as thread:
+        coming = [thread.submit(_bytes, file, read) for read in reads[:1]]
+        for read, following in zip(reads, [*reads[1:], None], strict=True):
+            piece = coming.pop().result()
+            if following is not None:
+                coming.append(thread.submit(_bytes, file, following))
+            yield read, piece
+
+
+def _bytes(file: BinaryIO, read: Read) -> memoryview:
+    file.seek(read.start)
+    return memoryview(file.read(read.stop - read.start))

@@ -1,0 +1,32 @@
+"""Refuses an input shard that is no longer the file that the run listed, wherever a stage opens one."""
+
+from functools import lru_cache
+from typing import cast
+
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact, read_json
+from winnow.pipeline.errors import ShardError
+from winnow.pipeline.fingerprint import fingerprint
+from winnow.pipeline.stage import PARTS
+from winnow.stages.pools import Reader
+from winnow.stages.pools.pool import as_one, companions_of
+
+
+def check_unchanged(embeddings: Artifact, index: int, url: str, reader: Reader) -> None:
+    """Raises ShardError when shard `index` is not what it was when the run listed it, StorageError when it is gone.
+
+    embeddings: the artifact of the embed stage, done or begun. Cost: one request for each file of the shard; what was
+    listed is read once per process.
+    """
+    found = as_one([storage.identity_of(name) for name in (url, *companions_of(url, reader))])
+    if fingerprint(found, digits=32) != _listed(embeddings.meta(PARTS))[index]:
+        raise ShardError(
+            f"{url} must stay as it was when the run listed it, but is another file now, of {found.size} bytes; "
+            f"run the same command again, which reads this shard anew and keeps the others"
+        )
+
+
+@lru_cache(maxsize=4)
+def _listed(url: str) -> tuple[str, ...]:
+    """Fingerprint of each shard's identity; the artifact's name holds all of them, so what it says never changes."""
+    return tuple(cast(list[str], read_json(url)["parts"]))

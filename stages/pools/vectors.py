@@ -1,0 +1,121 @@
+"""Reads vector columns of parquet files in place; refuses lists of several lengths and towers that differ."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float16, Int64
+
+from winnow.pipeline.errors import JobError
+from winnow.stages.pools.columns import need_column, need_text
+from winnow.stages.pools.precomputed import (
+    BY_VECTOR,
+    HEIGHTS,
+    WIDTHS,
+    Faults,
+    brought_uids,
+    captions_of,
+    known_encoder,
+    read_columns,
+    row_table,
+)
+from winnow.stages.pools.sample import Reject
+from winnow.stages.pools.vector_blocks import Blocks, list_blocks, one_width, squared_norms, unit_rows
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A pool of parquet files with the vectors in columns of lists of float16, float32 or float64.
+
+    image: column of image vectors. text: column of text vectors, or None.
+    caption: text column; None for the first there is of caption, text, TEXT that is not nested, and ""
+        where there is none.
+    uid: `auto`, the column `uid` where it is 32 hex digits, a UUID or 16 bytes, else xxh3-128 of the image vector's
+        bytes as stored and the caption; else a column of such, or of any texts, bytes or whole numbers, which then
+        name samples by their hash (pipeline.uid.named_uid); every row must have it filled.
+    encoder: what this job calls the model that made the vectors.
+    Raises JobError for an empty name.
+    """
+
+    image: str = "image"
+    text: str | None = None
+    caption: str | None = None
+    uid: str = "auto"
+    encoder: str = "vectors"
+    suffix: ClassVar[str] = ".parquet"
+
+    def __post_init__(self) -> None:
+        if not (self.image and self.uid and self.encoder) or self.text == "" or self.caption == "":
+            raise JobError("options of pool must name columns, but an empty name came")
+
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the encoders whose vectors the pool offers: one."""
+        return (self.encoder,)
+
+    def companions(self, url: str) -> list[str]:
+        """None: everything is in the parquet."""
+        return []
+
+    def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
+        """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
+
+        Kinds: no-uid, no-caption, caption-not-utf8, vector-not-finite (also for null), vector-zero.
+        Raises PoolError for missing columns or other types, ShardError for vectors of several lengths.
+        """
+        captions_asked = (self.caption,) if self.caption else ("caption", "text", "TEXT")
+        uid_column = "uid" if self.uid == "auto" else self.uid
+        towers = [self.image] if self.text is None else [self.image, self.text]
+        wanted = (uid_column, "key", "url", *captions_asked, *WIDTHS, *HEIGHTS)
+        once = {"uid": (uid_column,), "caption": captions_asked, "image or pool.text": towers}
+        meta, schema = read_columns(url, [name for name in wanted if name not in towers], once)
+        if self.caption:
+            need_text(schema, need_column(schema, captions_asked, "caption", url), "caption", url)
+        faults = Faults(len(meta))
+        names = brought_uids(meta, schema, None if self.uid == "auto" else self.uid, faults, url)
+        caption = next((name for name in captions_asked if name in meta.column_names), None)
+        captions = captions_of(meta, caption, faults, url)
+        unnamed = ~names.known & (self.uid == "auto")
+        stored = self._mark(url, towers, faults, unnamed)
+        names.hash(stored, unnamed, captions, BY_VECTOR)
+        return row_table(meta, names, captions, faults)
+
+    def vectors(
+        self,
+        url: str,
+        encoder: str,
+        tower: Literal["image", "text"],
+        positions: Int64[np.ndarray, "n"] | None,
+    ) -> Float16[np.ndarray, "n d"]:
+        """Unit vectors of the rows at `positions` (None: of every row), in their order.
+
+        Raises JobError for an encoder or tower the pool has not, DataError for rows that are rejects,
+        PoolError for a missing column, ShardError for a broken file.
+        """
+        with self.blocks(url, encoder, tower) as blocks:
+            return unit_rows(blocks, positions, url)
+
+    def blocks(self, url: str, encoder: str, tower: Literal["image", "text"]) -> AbstractContextManager[Blocks]:
+        """The vectors as they are stored, block by block; raises as `vectors` does."""
+        known_encoder(encoder, self.encoders(), url)
+        column = self.image if tower == "image" else self.text
+        if column is None:
+            raise JobError(f"{url}: the pool must have text vectors for this job, but pool.text names none")
+        return list_blocks(url, column)
+
+    def _mark(self, url: str, towers: list[str], faults: Faults, unnamed: np.ndarray) -> list[bytes]:
+        """Marks bad vectors; answers the bytes, as stored, of the image vectors of the rows `unnamed`."""
+        stored: list[bytes] = []
+
+        def keep(start: int, part: np.ndarray) -> None:
+            stored.extend(row.tobytes() for row in part[unnamed[start : start + len(part)]])
+
+        seen = {}
+        for tower in towers:
+            with list_blocks(url, tower) as blocks:
+                see = keep if tower == self.image and unnamed.any() else None
+                faults.mark_norms(squared_norms(blocks, see), url, tower)
+                seen[tower] = blocks
+        one_width(seen, url)
+        return stored

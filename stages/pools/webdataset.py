@@ -1,0 +1,283 @@
+"""Reads img2dataset's tars into samples; refuses, one reject each, samples without image, caption or end."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from winnow.pipeline.errors import JobError, SampleError
+from winnow.pipeline.storage import local_view
+from winnow.pipeline.uid import content_hash, named_uid, stated_uid
+from winnow.stages.pools.sample import (
+    BY_CONTENT,
+    MAX_CAPTION_BYTES,
+    MAX_IMAGE_BYTES,
+    MAX_JSON_BYTES,
+    Reject,
+    Sample,
+    check_caption,
+)
+from winnow.stages.pools.tar_members import Damage, Member, list_members
+from winnow.stages.results.training_members import CAPTION, PICTURES, decodes, training_key
+
+
+@dataclass(slots=True)
+class _Group:
+    """The members of one sample with their suffixes, in tar order; again: whether its key was another sample's."""
+
+    key: str
+    again: bool
+    parts: list[tuple[str, Member]] = field(default_factory=list)
+
+    @property
+    def offset(self) -> int:
+        return self.parts[0][1].start
+
+    @property
+    def suffixes(self) -> set[str]:
+        return {suffix for suffix, _ in self.parts}
+
+
+@dataclass(frozen=True)
+class Webdataset:
+    """A pool of tars in which the members of a sample share a key.
+
+    The key is a member's path up to the first dot of its base name; the rest, lower-cased, is its suffix.
+    Members without a suffix belong to no sample. A sample's members may lie anywhere in the shard.
+
+    image: suffixes of images; of several in one sample the first named here counts.
+    caption: the suffix of the caption's member, or `json:FIELD`.
+    uid: `auto`, the json's `uid` where it is 32 hex digits or a UUID, else the content hash of image and caption;
+        `content`, always that hash; `key`, or `json:FIELD` of such, or of any text or whole number, which then names
+        the sample by its hash (pipeline.uid.named_uid); every sample must have it.
+    Raises JobError for options that name nothing.
+    """
+
+    image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
+    caption: str = "txt"
+    uid: str = "auto"
+    suffix: ClassVar[str] = ".tar"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.image, str) or not self.image or not all(self.image):
+            raise JobError(f"pool.image must be a list of suffixes, but {self.image!r} came; write [jpg, png]")
+        if self.caption in ("", "json:"):
+            raise JobError(f"pool.caption must be a suffix or json:FIELD, but {self.caption!r} came")
+        if self.uid not in ("auto", "content", "key") and not (self.uid.startswith("json:") and self.uid[5:]):
+            raise JobError(f"pool.uid must be auto, content, key or json:FIELD, but {self.uid!r} came")
+        object.__setattr__(self, "image", tuple(suffix.lower() for suffix in self.image))
+
+    def samples(self, url: str) -> Iterator[Sample | Reject]:
+        """Every sample of the shard once, in the order of their first members.
+
+        Image bytes are the sample's own copy and may be kept. Damage inside a tar is one reject, `tar-gap`, whatever
+        it held, and reading goes on after it; a sample that lost a member there is rejected for what it lacks. Damage
+        up to the end of the file is one reject, `tar-truncated`, which stands for the sample that is cut.
+        Kinds: no-image, no-caption, caption-not-utf8, caption-too-large, image-too-large, json-broken,
+        duplicate-member, duplicate-key, no-uid, tar-gap, tar-truncated.
+        Raises ShardError when the file is no tar.
+        """
+        with local_view(url) as view:
+            members, damage = list_members(view, url)
+            rest = damage.pop() if damage and damage[-1].rest else None
+            groups = _group(members)
+            cut = self._cut(groups, rest)
+            samples = [sample for group in groups for sample in ([group] if group is cut else self._by_dots(group))]
+            places: list[_Group | Damage] = sorted([*samples, *damage], key=lambda place: place.offset)
+            for position, place in enumerate(places):
+                if isinstance(place, Damage):
+                    yield _gap(position, place)
+                elif place is cut and rest:
+                    yield _truncated(position, place.key, rest)
+                else:
+                    yield self._read(view, position, place)
+            if rest and cut is None:
+                yield _truncated(len(places), _split(rest.name or "")[0], rest)
+
+    def _cut(self, groups: list[_Group], rest: Damage | None) -> _Group | None:
+        """The sample that the damaged end of a tar cut; None when no sample seen can be told to be it."""
+        if rest is None or not groups:
+            return None
+        if rest.name is not None:
+            key = _split(rest.name)[0]
+            return next((group for group in reversed(groups) if group.key == key), None)
+        last = max(groups, key=lambda group: group.parts[-1][1].start)
+        whole = last.suffixes & set(self.image) and self._caption_suffix in last.suffixes
+        return None if whole else last
+
+    @property
+    def _caption_suffix(self) -> str:
+        return "json" if self.caption.startswith("json:") else self.caption.lower()
+
+    def _by_dots(self, group: _Group) -> list[_Group]:
+        """The pictures that a group without one would be if keys did not end at the first dot: each is one reject."""
+        if group.again or group.suffixes & set(self.image):
+            return [group]
+        endings = [(member.name, _ending(suffix, self.image)) for suffix, member in group.parts]
+        parts: dict[str, list[tuple[str, Member]]] = {name[: -len(ending)]: [] for name, ending in endings if ending}
+        for suffix, member in group.parts:
+            owners = [key for key in parts if member.name.startswith(f"{key}.")] or list(parts)[:1]
+            if not owners:
+                return [group]
+            parts[max(owners, key=len)].append((suffix, member))
+        return [_Group(key, again=False, parts=found) for key, found in parts.items()]
+
+    def _read(self, view: memoryview, position: int, group: _Group) -> Sample | Reject:
+        try:
+            return self._sample(view, position, group)
+        except SampleError as error:
+            return Reject(position, group.key, error.kind, str(error), group.offset)
+
+    def _sample(self, view: memoryview, position: int, group: _Group) -> Sample:
+        parts = dict(group.parts)
+        if group.again:
+            message = f"a key may occur once in a shard, but came again at byte {group.offset}; the first is read"
+            raise SampleError("duplicate-key", message)
+        if len(parts) < len(group.parts):
+            names = ", ".join(sorted(member.name for _, member in group.parts))
+            raise SampleError("duplicate-member", f"a suffix may occur once in a sample, but there are {names}")
+        image = next((parts[suffix] for suffix in self.image if suffix in parts), None)
+        if image is None:
+            asked, found = ", ".join(self.image), ", ".join(sorted(parts))
+            hint = _dots(parts, self.image, "pool.image: [{}]")
+            raise SampleError("no-image", f"a sample must have a member of {asked}, but has {found}{hint}")
+        fields = self._json(view, parts.get("json"))
+        caption = self._caption(view, parts, fields)
+        content = _read(view, image, MAX_IMAGE_BYTES, "image-too-large")
+        uid, named = self._uid(fields, group.key)
+        (offset, size), *apart = _ranges([member for _, member in group.parts])
+        return Sample(
+            position=position,
+            key=group.key,
+            uid=uid or content_hash(content, caption.encode()),
+            image=content,
+            image_hash=content_hash(content),
+            caption=caption,
+            offset=offset,
+            size=size,
+            extra_ranges=tuple(number for pair in apart for number in pair),
+            named=named,
+            plain=self._is_plain(view, group.key, parts),
+        )
+
+    def _is_plain(self, view: memoryview, key: str, parts: dict[str, Member]) -> bool:
+        """One picture under a name that training takes, its txt, and nothing more than a json that is one."""
+        pictures = parts.keys() - {CAPTION, "json"}
+        named = len(pictures) == 1 and pictures <= set(PICTURES) and self.caption == CAPTION in parts
+        headers = training_key(key) == key and all(member.plain for member in parts.values())
+        told = parts.get("json")
+        return named and headers and (told is None or decodes("json", bytes(view[told.data : told.data + told.size])))
+
+    def _json(self, view: memoryview, member: Member | None) -> dict[str, Any]:
+        needed = self.caption.startswith("json:") or self.uid.startswith("json:")
+        if member is None or not (needed or self.uid == "auto"):
+            return {}
+        try:
+            fields = json.loads(_read(view, member, MAX_JSON_BYTES, "json-broken"))
+        except (ValueError, RecursionError, SampleError) as error:
+            fields = error
+        if isinstance(fields, dict):
+            return fields
+        if needed:
+            came = fields if isinstance(fields, Exception) else f"a {type(fields).__name__}"
+            raise SampleError("json-broken", f"{member.name} must hold a json object, but: {came}")
+        return {}
+
+    def _caption(self, view: memoryview, parts: dict[str, Member], fields: dict[str, Any]) -> str:
+        try:
+            if self.caption.startswith("json:"):
+                caption = fields.get(self.caption[5:])
+                if not isinstance(caption, str):
+                    came = f"a {type(caption).__name__}" if caption is not None else "none"
+                    raise SampleError("no-caption", f"a sample must have a text {self.caption}, but has {came}")
+                check_caption(caption.encode())  # json can hold halves of surrogate pairs, which no UTF-8 file can
+                return caption
+            member = parts.get(self._caption_suffix)
+            if member is None:
+                found = ", ".join(sorted(parts))
+                hint = _dots(parts, [self._caption_suffix], "pool.caption: {}")
+                raise SampleError("no-caption", f"a sample must have a {self.caption} member, but has {found}{hint}")
+            return _read(view, member, MAX_CAPTION_BYTES, "caption-too-large").decode("utf-8")
+        except UnicodeError as error:
+            raise SampleError("caption-not-utf8", f"a caption must be UTF-8: {error}") from None
+
+    def _uid(self, fields: dict[str, Any], key: str) -> tuple[bytes | None, str]:
+        """The pool's own uid, None where the content hash takes its place; and what it comes from."""
+        if self.uid == "content":
+            return None, BY_CONTENT
+        if self.uid == "key":
+            return named_uid(key), "key"
+        if self.uid == "auto":
+            stated = fields.get("uid")
+            found = stated_uid(stated)
+            other = "" if found or stated is None else ", where json:uid is other than 32 hex digits"
+            return found, f"{BY_CONTENT}{other}" if found is None else "json:uid"
+        value = fields.get(self.uid[5:])
+        found = named_uid(value)
+        if found is None:
+            raise SampleError("no-uid", f"{self.uid} must be a text or a whole number, but {value!r:.80} came")
+        return found, self.uid
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and suffix of a member; ("", "") when it belongs to no sample."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, suffix = base.partition(".")
+    return (folder + slash + stem, suffix.lower()) if stem and dot else ("", "")
+
+
+def _ending(suffix: str, asked: Sequence[str]) -> str:
+    """The asked suffix, with the dot before it, that ends a longer one; "" where none does."""
+    return next((f".{name}" for name in asked if suffix.endswith(f".{name}")), "")
+
+
+def _dots(parts: Mapping[str, Member], asked: Sequence[str], option: str) -> str:
+    """What to do where a suffix that was asked for stands behind a further dot."""
+    found = next((suffix for suffix in parts if _ending(suffix, asked)), None)
+    if found is None:
+        return ""
+    return (
+        f": a key ends at the first dot of the file's name, so {parts[found].name} is a member {found!r}; rename the "
+        f"files so that no other dot comes before the suffix, or where all have it, name it, {option.format(found)}"
+    )
+
+
+def _group(members: list[Member]) -> list[_Group]:
+    """Samples in the order of their first members; a member that its key's sample has already begins another."""
+    groups: list[_Group] = []
+    open_groups: dict[str, _Group] = {}
+    before: _Group | None = None
+    for member in members:
+        key, suffix = _split(member.name)
+        group = open_groups.get(key)
+        if key and (group is None or (group is not before and suffix in group.suffixes)):
+            group = _Group(key, again=group is not None)
+            open_groups[key] = group
+            groups.append(group)
+        if group is not None:
+            group.parts.append((suffix, member))
+        before = group
+    return groups
+
+
+def _ranges(members: list[Member]) -> list[tuple[int, int]]:
+    """Byte ranges (offset, size) that cover exactly these members, given in tar order; neighbours joined."""
+    starts = [m.start for i, m in enumerate(members) if i == 0 or members[i - 1].end != m.start]
+    ends = [m.end for i, m in enumerate(members) if i + 1 == len(members) or members[i + 1].start != m.end]
+    return [(start, end - start) for start, end in zip(starts, ends, strict=True)]
+
+
+def _read(view: memoryview, member: Member, most: int, kind: str) -> bytes:
+    if member.size > most:
+        raise SampleError(kind, f"{member.name} must have at most {most} bytes, but has {member.size}")
+    return bytes(view[member.data : member.data + member.size])
+
+
+def _gap(position: int, damage: Damage) -> Reject:
+    message = f"{damage.message}; {damage.size} bytes from {damage.offset} on are passed over, with what they held"
+    return Reject(position, "", "tar-gap", message, damage.offset)
+
+
+def _truncated(position: int, key: str, damage: Damage) -> Reject:
+    message = f"{damage.message}; the samples before it are kept, what follows in this shard is lost"
+    return Reject(position, key, "tar-truncated", message, damage.offset)

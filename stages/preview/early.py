@@ -1,0 +1,112 @@
+"""Ends a run whose first shards are rejected nearly whole: what is wrong then is the job, and the rest would be too.
+
+The rule: of each of five shards that lie evenly in the pool (`spread`: the first, the last, three between; all where
+there are fewer) more than nine tenths of the samples are rejected, and more than limits.max_reject_fraction bears. A
+shard without a sample says nothing. With five shards or fewer this is certain: such a pool is beyond its limits. Of a
+longer one it is as good as certain, for it would have to be nearly whole in every place that was looked at and sound
+almost everywhere else; who has such a pool says limits.stop_early: false. One bad shard, or the shards of one bad
+source among others, never end a run before its end, where the limits decide.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from winnow.pipeline.artifact import Artifact, read_table
+from winnow.pipeline.errors import RejectsError
+from winnow.pipeline.stage import Run, Summary, nearly_whole, spread
+from winnow.pipeline.terminal import escaped
+from winnow.stages.pools import Reader
+from winnow.stages.pools.sample import NOT_DOWNLOADED
+from winnow.stages.preview.remedy import remedies
+
+_SHOWN = 300  # characters of an example's message
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """How much of a shard is rejected. rejects: by kind. examples: key and message of the first of each kind."""
+
+    url: str
+    samples: int
+    rejects: Mapping[str, int]
+    examples: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def rejected(self) -> int:
+        """Samples that cannot be read."""
+        return sum(self.rejects.values())
+
+
+class Early:
+    """Is told of every shard that is done, in any order; raises RejectsError by the rule above."""
+
+    def __init__(self, run: Run, reader: Reader, out: Artifact) -> None:
+        self._run, self._reader, self._out = run, reader, out
+        self._waits = set(spread(len(run.shards))) if run.limits.stop_early else set[int]()
+        self._found: list[int] = []
+        self._rejects = Counter[str]()
+        self._samples = 0
+
+    def __call__(self, index: int, summary: Summary) -> None:
+        """A shard's summary: `rows`, and `rejects` by kind."""
+        if index not in self._waits:
+            return
+        self._waits.discard(index)
+        rejects = dict(cast(Mapping[str, int], summary["rejects"]))
+        rejects.pop(NOT_DOWNLOADED, None)  # no samples: a list of links always has some
+        rejected = sum(rejects.values())
+        samples = rejected + cast(int, summary["rows"])
+        if samples and not nearly_whole(rejected, samples, self._run.limits):
+            self._waits = set()
+            self._found = []
+            return
+        if samples:
+            self._found.append(index)
+            self._rejects.update(rejects)
+            self._samples += samples
+        if not self._waits and self._found:
+            self._end()
+
+    def _end(self) -> None:
+        examples: dict[str, str] = {}
+        urls = [self._run.shards[index].url for index in sorted(self._found)]
+        for index, url in zip(sorted(self._found), urls, strict=True):
+            for row in read_table(self._out.rejects(index)).to_pylist():
+                examples.setdefault(row["kind"], example(url, row["key"], row["position"], row["message"]))
+        found = Rejected(urls[0], self._samples, self._rejects, examples)
+        raise RejectsError(refusal(self._reader, found, len(urls), len(self._run.shards)))
+
+
+def example(url: str, key: str, position: int, message: str) -> str:
+    """A reject on one line, by its key or else its place: keys and messages repeat what the pool holds."""
+    return escaped(f"{url}, {key or f'sample {position}'}: {message[:_SHOWN]}")
+
+
+def joined(found: Sequence[Rejected]) -> Rejected:
+    """Several shards as one, by the URL and examples of the first."""
+    rejects = sum((Counter(one.rejects) for one in found), Counter[str]())
+    examples: dict[str, str] = {}
+    for one in reversed(found):
+        examples |= one.examples
+    return Rejected(found[0].url, sum(one.samples for one in found), rejects, examples)
+
+
+def refusal(reader: Reader, found: Rejected, looked: int, shards: int) -> str:
+    """The error's text: the kinds, and the option that is meant where one is found.
+
+    looked: how many of all `shards` it is about.
+    """
+    wide = max(map(len, found.rejects))
+    lines = [
+        f"  {kind:{wide}}  {count:>10,}  {count / found.samples:>7.2%}  such as {found.examples.get(kind, found.url)}"
+        for kind, count in sorted(found.rejects.items(), key=lambda pair: (-pair[1], pair[0]))
+    ]
+    told = "\n".join([*lines, *remedies(reader, found.url, found.rejects)])
+    return (
+        f"a pool must be readable, but {found.rejected:,} of the {found.samples:,} samples of {looked} of its "
+        f"{shards:,} shards are rejected:\n{told}\n"
+        "Mend what they have in common (options of pool name what is read). limits.max_reject_fraction says how many "
+        "samples may be rejected; with limits.stop_early: false it is asked at the end alone."
+    )

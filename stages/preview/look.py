@@ -1,0 +1,225 @@
+"""Looks at the first samples of a pool before anything is run: what a sample is, and whether it is read at all.
+
+One shard is looked at, by its head; where hardly a sample of it can be read, five are that lie evenly in the pool.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import pyarrow as pa
+
+from winnow.pipeline import storage
+from winnow.pipeline.errors import JobError, PoolError, RejectsError, SampleError, ShardError, StorageError
+from winnow.pipeline.stage import Limits, nearly_whole, spread
+from winnow.stages.embeddings import has_text
+from winnow.stages.encoders.opening import opened
+from winnow.stages.pools import Parquet, Reader, VectorReader, Webdataset
+from winnow.stages.pools.columns import open_parquet
+from winnow.stages.pools.plain import is_text
+from winnow.stages.pools.sample import NOT_DOWNLOADED, Reject, Sample
+from winnow.stages.preview.early import Rejected, example, joined, refusal
+from winnow.stages.preview.head import Head, table_head, tar_head
+
+TAR_BYTES = 8 << 20
+"""Of a tar that are read: some hundred samples of img2dataset's."""
+
+_MOST_TAR_BYTES = 64 << 20  # where the first sample is longer
+_IMAGES = 16  # rows of parquet, for an image may have megabytes
+_VECTORS = 64
+_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class Seen(Rejected):
+    """What the first samples of one shard are.
+
+    samples: how many were looked at, rejects among them. first: what the first readable sample is, by names that
+    docs/formats.md lists. whole: whether these are all samples of the shard, or what is true of nearly all of them.
+    """
+
+    first: Mapping[str, object] = field(default_factory=dict)
+    whole: bool = True
+
+
+def first_samples(reader: Reader, url: str) -> Seen:
+    """The first samples of a shard, from what a few requests bring of it.
+
+    Raises PoolError where it is not what the job says, ShardError where it cannot be read, StorageError where it is out
+    of reach.
+    """
+    with tempfile.TemporaryDirectory(prefix="winnow-look-") as folder:
+        if isinstance(reader, Webdataset):
+            return _of_tar(reader, url, Path(folder))
+        more = reader.companions(url) if isinstance(reader, VectorReader) else []
+        head = table_head(url, more, _IMAGES if isinstance(reader, Parquet) else _VECTORS, Path(folder))
+        with _as_told_of(head):
+            if isinstance(reader, VectorReader):
+                return _of_vectors(reader, head)
+            return _counted(reader.samples(head.url), head, head.whole)
+
+
+def check_readable(reader: Reader, urls: Sequence[str], limits: Limits, seen: Seen) -> None:
+    """Raises RejectsError where hardly a sample of the pool can be read, with the option that is meant.
+
+    seen: of the first shard. A run is ended for it only where nearly all is rejected (`nearly_whole`) of each shard of
+    `spread`: a pool of which one shard is bad goes on. What a head cannot tell, for a tar's members may lie apart, is
+    left to the same rule when these shards are done (stages/preview/early.py). Cost: nothing more where the first
+    shard is well; else these shards, of which the names in a tar.
+    """
+    if not limits.stop_early or not nearly_whole(seen.rejected, seen.samples, limits):
+        return
+    probed = []
+    for index in spread(len(urls)):
+        found = _all_of(reader, urls[index], seen if index == 0 else None)
+        if found is None or (found.samples and not nearly_whole(found.rejected, found.samples, limits)):
+            return
+        if not found.whole:  # the members of its samples may lie apart
+            return
+        probed += [found] if found.samples else []
+    raise RejectsError(refusal(reader, joined(probed), len(probed), len(urls)))
+
+
+def _all_of(reader: Reader, url: str, seen: Seen | None) -> Seen | None:
+    """What is true of nearly all samples of a shard; None where it cannot be read, which is for the run to tell."""
+    try:
+        found = first_samples(reader, url) if seen is None else seen
+        if found.whole or not isinstance(reader, Webdataset) or storage.local_path(url) is None:
+            return found
+        return _nearly_all(reader.samples(url), url)
+    except (ShardError, StorageError):
+        return None
+
+
+def _nearly_all(samples: Iterable[Sample | Reject], url: str) -> Seen:
+    """All samples, or as many as show that not nearly all are rejected."""
+    count, rejects, examples = 0, Counter[str](), dict[str, str]()
+    for sample in samples:
+        count += 1
+        if isinstance(sample, Reject):
+            if sample.kind == NOT_DOWNLOADED:  # no sample of the pool
+                count -= 1
+                continue
+            rejects[sample.kind] += 1
+            examples.setdefault(sample.kind, example(url, sample.key, sample.position, sample.message))
+        elif count >= _SAMPLES and 2 * rejects.total() < count:
+            break
+    return Seen(url, count, dict(rejects), examples)
+
+
+def _of_tar(reader: Webdataset, url: str, folder: Path) -> Seen:
+    most = TAR_BYTES
+    while True:
+        head = tar_head(url, most, folder)
+        with _as_told_of(head):
+            samples = reader.samples(head.url)
+            if not head.whole:  # what the end of the copy cuts is no sample of the shard's
+                samples = (one for one in samples if not (isinstance(one, Reject) and one.kind == "tar-truncated"))
+            seen = _counted(islice(samples, _SAMPLES), head, head.whole)
+        if seen.samples or head.whole or most >= _MOST_TAR_BYTES:
+            return seen
+        most *= 8
+
+
+def _counted(samples: Iterable[Sample | Reject], head: Head, whole: bool) -> Seen:
+    """Counts, and the first readable sample; of images the headers are read, none is decoded."""
+    count, rejects, examples = 0, Counter[str](), dict[str, str]()
+    first: Mapping[str, object] = {}
+    for sample in samples:
+        count += 1
+        found = _described(sample) if isinstance(sample, Sample) else sample
+        if isinstance(found, Reject):
+            if found.kind == NOT_DOWNLOADED:  # no sample of the pool
+                count -= 1
+                continue
+            rejects[found.kind] += 1
+            examples.setdefault(found.kind, example(head.source, found.key, found.position, found.message))
+        else:
+            first = first or found
+    return Seen(head.source, count, dict(rejects), examples, first, whole and count < _SAMPLES)
+
+
+def _described(sample: Sample) -> Mapping[str, object] | Reject:
+    try:
+        with opened(sample.image) as image:
+            width, height = image.size
+    except SampleError as error:
+        return Reject(sample.position, sample.key, error.kind, str(error))
+    return {
+        "key": sample.key,
+        "caption": sample.caption,
+        "width": width,
+        "height": height,
+        "uid": sample.uid.hex(),
+        "uid_from": sample.named,
+    }
+
+
+def _of_vectors(reader: VectorReader, head: Head) -> Seen:
+    table, rejects = reader.rows(head.url)
+    kinds = Counter(reject.kind for reject in rejects)
+    examples = {
+        reject.kind: example(head.source, reject.key, reject.position, reject.message) for reject in reversed(rejects)
+    }
+    vectors = {}
+    for name in reader.encoders():
+        for tower in ("image", "text"):
+            if tower == "image" or has_text(reader):
+                with reader.blocks(head.url, name, tower) as blocks:
+                    if blocks.empty or not table.num_rows:  # then a width says nothing
+                        continue
+                    part = next(blocks.parts, None)
+                    vectors[f"{name}.{tower}"] = [blocks.width, None if part is None else str(part.dtype)]
+    first: dict[str, object] = {}
+    if table.num_rows:
+        row = table.slice(0, 1).to_pylist()[0]
+        first = {name: row[name] for name in ("key", "caption", "width", "height")}
+        first |= {"uid": row["uid"].hex(), "uid_from": row["named"], "caption_from": _caption_column(head.url, table)}
+    return Seen(head.source, head.rows, dict(kinds), examples, {**first, "vectors": vectors}, head.whole)
+
+
+def _caption_column(url: str, table: pa.Table) -> str | None:
+    """Which column of the parquet the captions are, by what it holds."""
+    captions = table["caption"].to_pylist()
+    with open_parquet(url) as file:
+        schema = file.schema_arrow
+        for name in [field.name for field in schema if is_text(field.type) and schema.names.count(field.name) == 1]:
+            if file.read(columns=[name])[name].take(table["position"]).to_pylist() == captions:
+                return str(name)
+    return None
+
+
+@contextmanager
+def _as_told_of(head: Head) -> Iterator[None]:
+    """Errors name the shard, not its copy."""
+    try:
+        yield
+    except (PoolError, ShardError, JobError) as error:
+        raise type(error)(head.told(str(error))) from error
+
+
+def none_readable(reader: Reader, urls: Sequence[str]) -> bool:
+    """True where no shard of `spread` can be read, of which the first cannot."""
+    for index in spread(len(urls))[1:]:
+        with suppress(ShardError, StorageError):
+            first_samples(reader, urls[index])
+            return False
+    return True
+
+
+@runtime_checkable
+class Looking(Protocol):
+    """A stage that reads files which the user brought."""
+
+    def look(self, widths: Mapping[str, int]) -> str:
+        """What these files are, in words, from their first bytes; "" where there are none.
+
+        widths: numbers in an image vector of each encoder that is known already. Raises WinnowError for a file that the
+        stage would refuse.
+        """
+        ...

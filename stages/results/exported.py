@@ -1,0 +1,146 @@
+"""Leaves `export-…/`: uid, caption and link of the kept samples, one parquet per input shard, for other programs."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from winnow.pipeline.artifact import Artifact, read_schema
+from winnow.pipeline.columns import column
+from winnow.pipeline.errors import AccountingError, JobError
+from winnow.pipeline.stage import Run, ShardItem, Summary, total
+from winnow.stages.pools import Reader, VectorReader
+from winnow.stages.pools.fields import as_type, fields_of, one_type, typed
+from winnow.stages.pools.ranges import place_columns
+from winnow.stages.pools.unchanged import check_unchanged
+
+URL = "url"
+_SAID = ("uid", "key", "caption")  # by the manifest, of rejected samples too
+_SIDES = ("width", "height")
+REASON = "reason"
+
+
+@dataclass(frozen=True)
+class Export:
+    """Names the samples that the manifest keeps, or all others, with fields of the pool; no image and no vector.
+
+    columns: fields of a sample's json in tars, or columns of a parquet pool. dropped: those that did not stay, with
+    their reason. Columns of each file: uid (32 hex digits), key, caption, width and height (null where the pool does
+    not tell), the columns asked for, and reason where dropped. Rows are in the order of the pool; a shard of which
+    none is named has a file without rows. A column has one type in all files: bool, int64, float64 or string.
+    Cost: one read of the manifest's and embeddings' columns a shard. For fields of json the samples that are named are
+    read, pictures as well, unless the shard is a local file; for columns of parquet those columns.
+    """
+
+    embeddings: Artifact
+    manifest: Artifact
+    reader: Reader
+    columns: tuple[str, ...] = (URL,)
+    dropped: bool = False
+    name: ClassVar[str] = "export"
+    version: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        own = {*_SAID, *_SIDES, REASON}
+        if wrong := [name for name in self.columns if name in own or not name]:
+            raise JobError(
+                f"an export has {', '.join(sorted(own))} by itself, so --columns names others, not {wrong[0]!r}"
+            )
+        if len(set(self.columns)) < len(self.columns):
+            raise JobError(f"--columns names each column once, but {', '.join(self.columns)} came")
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One file per input shard; those whose columns another shard needs in another type are written again."""
+        summaries = run.fill(_Copy(self, out), out, self.name)
+        if self.columns:
+            schemas = [schema for _, schema in run.each(_Schema(out), run.items, f"{self.name}: types")]
+            types = {name: one_type(schema.field(name).type for schema in schemas) for name in self.columns}
+            for _ in run.each(_Retype(out, tuple(types.items())), run.items, f"{self.name}: one type"):
+                pass
+        filled = {name: sum(summary["filled"][name] for summary in summaries) for name in self.columns}  # type: ignore[index]
+        return {"named": total(summaries, "kept"), "filled": filled}
+
+
+@dataclass(frozen=True)
+class _Copy:
+    stage: Export
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> Summary:
+        table = named_rows(self.stage, item)
+        filled = {name: table.num_rows - table[name].null_count for name in self.stage.columns}
+        summary = {"rows": table.num_rows, "kept": table.num_rows, "filled": filled}
+        self.out.write(item.index, table, summary)
+        return summary
+
+
+@dataclass(frozen=True)
+class _Schema:
+    """The types of one shard's columns."""
+
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> pa.Schema:
+        return read_schema(self.out.shard(item.index)).remove_metadata()
+
+
+@dataclass(frozen=True)
+class _Retype:
+    """Commits one shard's file again where a column has not the type that all shards can have."""
+
+    out: Artifact
+    types: tuple[tuple[str, pa.DataType], ...]
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> Summary:
+        schema = read_schema(self.out.shard(item.index))
+        others = [(name, kind) for name, kind in self.types if schema.field(name).type != kind]
+        if others:
+            table, summary = self.out.read(item.index), self.out.summary(item.index)
+            for name, kind in others:
+                place = table.schema.get_field_index(name)
+                table = table.set_column(place, name, as_type(table[name], kind))
+            self.out.write(item.index, table, summary)
+        return {"rows": 0}
+
+
+def named_rows(stage: Export, item: ShardItem) -> pa.Table:
+    """The exported rows of one shard. Raises AccountingError where manifest and embeddings are not of one job."""
+    verdicts = stage.manifest.read(item.index, [*_SAID, "kept", REASON])
+    there = stage.embeddings.columns(item.index)
+    brought = [URL] if URL in stage.columns and URL in there else []  # a pool of vectors is read for it already
+    asked = [name for name in stage.columns if name not in brought]
+    where = [] if isinstance(stage.reader, VectorReader) else place_columns(stage.reader, there)
+    known = stage.embeddings.read(item.index, list(dict.fromkeys(["position", *_SIDES, *brought, *where])))
+    position = column(known, "position")
+    if len(position) and position[-1] >= len(verdicts):
+        raise AccountingError(
+            f"{stage.manifest.shard(item.index)} must have a row for each sample of {item.url}, but has "
+            f"{len(verdicts)}; run the job again"
+        )
+    wanted = column(verdicts, "kept") != stage.dropped
+    known = known.filter(pa.array(wanted[position]))
+    position, rows = column(known, "position"), np.flatnonzero(wanted)
+    place = pc.index_in(pa.array(rows), pa.array(position))  # null for what could not be read
+    table = verdicts.filter(pa.array(wanted)).select(_SAID)
+    found = {name: known[name] for name in (*_SIDES, *brought)}
+    if asked and len(known):
+        check_unchanged(stage.embeddings, item.index, item.url, stage.reader)
+        values = fields_of(stage.reader, item.url, known, asked)
+        found |= {name: typed(values[name]) for name in asked}
+    for name in (*_SIDES, *stage.columns):
+        values_of = found.get(name, pa.nulls(len(known)))
+        table = table.append_column(name, values_of.take(place))
+    if URL in stage.columns:
+        table = table.set_column(table.column_names.index(URL), URL, as_type(table[URL], pa.string()))
+    return table.append_column(REASON, verdicts[REASON].filter(pa.array(wanted))) if stage.dropped else table

@@ -1,0 +1,160 @@
+"""Leaves `manifest-…/`: the verdict on every sample of the pool, its reason and values; uids.npy of the kept."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.columns import column
+from winnow.pipeline.errors import AccountingError
+from winnow.pipeline.stage import Run, ShardItem, Summary, total
+from winnow.pipeline.uid import bytes_of
+from winnow.stages.embeddings import read_rejects
+from winnow.stages.results.subset import Subset, write_subsets
+
+UIDS = "uids.npy"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Joins the embeddings, the rejects and every cut, row by row.
+
+    distinct: which samples repeat another's uid, and so are rejects. cuts: (name, artifact) in the order of the
+    policy; each artifact has `kept` and its values beside every row.
+    """
+
+    embeddings: Artifact
+    distinct: Artifact
+    cuts: tuple[tuple[str, Artifact], ...]
+    name: ClassVar[str] = "manifest"
+    version: ClassVar[int] = 3
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One manifest file per input shard, then uids.npy."""
+        summaries = run.fill(_Join(self, out), out, self.name)
+        counts = add_up(summaries, [name for name, _ in self.cuts])
+        subset = Subset(UIDS.removesuffix(".npy"), cast(int, counts["kept"]))
+        write_subsets(run, out, _Kept(out), [subset], "uids")
+        return counts
+
+
+def add_up(summaries: Sequence[Summary], cuts: Sequence[str]) -> Summary:
+    """Counts of the pool: pool, kept, dropped by cut, rejected by kind; AccountingError where they do not add up."""
+    dropped = Counter[str](dict.fromkeys(cuts, 0))
+    rejected = Counter[str]()
+    for summary in summaries:
+        dropped.update(cast(dict[str, int], summary["dropped"]))
+        rejected.update(cast(dict[str, int], summary["rejected"]))
+    pool, kept = total(summaries, "rows"), total(summaries, "kept")
+    if pool != kept + dropped.total() + rejected.total():
+        raise AccountingError(
+            f"pool = kept + dropped + rejected must hold, but {pool} != {kept} + {dropped.total()} + {rejected.total()}"
+        )
+    return {"pool": pool, "kept": kept, "dropped": dict(dropped), "rejected": dict(sorted(rejected.items()))}
+
+
+@dataclass(frozen=True)
+class _Join:
+    stage: Manifest
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> Summary:
+        table = join(self.stage, item)
+        counts = {found["values"]: found["counts"] for found in pc.value_counts(table["reason"]).to_pylist()}
+        counts.pop(None, 0)
+        rejected = {r.removeprefix("reject:"): n for r, n in counts.items() if r.startswith("reject:")}
+        dropped = {r: n for r, n in counts.items() if not r.startswith("reject:")}
+        kept = int(column(table, "kept").sum())
+        if table.num_rows != kept + sum(counts.values()):
+            raise AccountingError(
+                f"{item.url}: its {table.num_rows} samples must each be kept, dropped or rejected, but {kept} + "
+                f"{sum(dropped.values())} + {sum(rejected.values())} are"
+            )
+        summary = {"rows": table.num_rows, "kept": kept, "dropped": dropped, "rejected": rejected}
+        self.out.write(item.index, table, summary)
+        return summary
+
+
+def join(stage: Manifest, item: ShardItem) -> pa.Table:
+    """The manifest of one shard: one row per sample, readable or not, in the order of the shard.
+
+    Columns: uid (32 hex digits, null for a reject), shard (url), key, caption (null where it was not read), kept,
+    reason (null, a cut's name, or reject:<kind>), weight (float32, 1 for kept and 0 otherwise), then <cut>.<value> of
+    every cut.
+    """
+    table = stage.embeddings.read(item.index, ["position", "key", "uid", "caption"])
+    n = table.num_rows
+    named = column(stage.distinct.read(item.index, ["kept"]), "kept")
+    inside = named.copy()
+    reason = np.full(n, -1)
+    values: dict[str, pa.ChunkedArray] = {}
+    for number, (name, cut) in enumerate(stage.cuts):
+        verdict = cut.read(item.index)
+        if verdict.num_rows != n:
+            raise AccountingError(f"{cut.name}: shard {item.url} must have {n} rows, but has {verdict.num_rows}")
+        kept = column(verdict, "kept")
+        reason[inside & ~kept] = number
+        inside &= kept
+        for value in verdict.column_names:
+            if value != "kept":
+                values[f"{name}.{value}"] = verdict[value]
+    names = pa.array([*(name for name, _ in stage.cuts), None], pa.string())
+    readable = pa.table(
+        {
+            "position": table["position"],
+            "uid": table["uid"],
+            "key": table["key"],
+            "caption": table["caption"],
+            "kept": pa.array(inside),
+            "reason": names.take(pa.array(reason, mask=reason < 0)),
+            "weight": pa.array(inside.astype(np.float32)),
+            **values,
+        }
+    )
+    if not named.all():
+        readable = readable.filter(pa.array(named))
+    unread, repeated = (read_rejects(artifact, item.index) for artifact in (stage.embeddings, stage.distinct))
+    rejected = [
+        _rejected(unread, pa.nulls(len(unread), pa.string())),
+        _rejected(repeated, table["caption"].filter(pa.array(~named))),  # both in the order of the shard
+    ]
+    every = pa.concat_tables([readable, *rejected], promote_options="default")
+    if (np.diff(column(every, "position")) < 0).any():
+        every = every.sort_by("position")
+    every = every.drop_columns("position")
+    return every.add_column(1, "shard", pa.repeat(pa.scalar(item.url, pa.string()), every.num_rows))
+
+
+def _rejected(rejects: pa.Table, captions: pa.Array | pa.ChunkedArray) -> pa.Table:
+    n = rejects.num_rows
+    return pa.table(
+        {
+            "position": rejects["position"],
+            "uid": pa.nulls(n, pa.string()),
+            "key": rejects["key"],
+            "caption": captions,
+            "kept": pa.array(np.zeros(n, bool)),
+            "reason": pc.binary_join_element_wise("reject", rejects["kind"], ":"),
+            "weight": pa.array(np.zeros(n, np.float32)),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The kept uids, as the manifest's files name them."""
+
+    out: Artifact
+
+    def uids(self, item: ShardItem, subsets: Sequence[int]) -> Iterator[pa.Array]:
+        """See Chosen.uids; there is one subset."""
+        table = self.out.read(item.index, ["uid", "kept"])
+        yield bytes_of(table["uid"].filter(table["kept"]))

@@ -1,0 +1,140 @@
+"""Leaves `shards-…/`: tars of exactly samples_per_shard kept samples, as open_clip's loader reads them, and sizes.json.
+
+Output shard i is planned from counts alone, so each is a task of its own that copies byte ranges and never decodes.
+"""
+
+import io
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import numpy as np
+import pyarrow as pa
+
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact, shard_name, write_json
+from winnow.pipeline.errors import AccountingError
+from winnow.pipeline.stage import Run, ShardItem, Summary
+from winnow.stages.pools import ImageReader
+from winnow.stages.pools.ranges import append_samples, place_columns
+from winnow.stages.pools.unchanged import check_unchanged
+from winnow.stages.results.tar_shard import TarShard
+from winnow.stages.survivors import Survivors
+
+SIZES = "sizes.json"
+_RECORD = tarfile.RECORDSIZE
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of an output shard: kept samples first to last - 1 (counted among the kept) of one input shard."""
+
+    item: ShardItem
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class OutputShard:
+    """One output shard and the pieces that it is made of, in order."""
+
+    index: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def samples(self) -> int:
+        """How many samples it holds."""
+        return sum(piece.last - piece.first for piece in self.pieces)
+
+
+def plan_shards(items: Sequence[ShardItem], kept: Sequence[int], samples_per_shard: int) -> list[OutputShard]:
+    """Cut the kept samples of all input shards, in order, into shards of exactly samples_per_shard (last: the rest).
+
+    kept: number of kept samples of each input shard. Cost O(input + output shards).
+    """
+    pieces: list[list[Piece]] = [[]]
+    room = samples_per_shard
+    for item, count in zip(items, kept, strict=True):
+        first = 0
+        while first < count:
+            if not room:
+                pieces.append([])
+                room = samples_per_shard
+            last = min(count, first + room)
+            pieces[-1].append(Piece(item, first, last))
+            room -= last - first
+            first = last
+    return [OutputShard(index, tuple(found)) for index, found in enumerate(pieces) if found]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Writes the samples that are kept as training shards."""
+
+    survivors: Survivors
+    reader: ImageReader
+    samples_per_shard: int
+    name: ClassVar[str] = "shards"
+    version: ClassVar[int] = 2
+
+    def run(self, run: Run, out: Artifact) -> Summary:
+        """One tar per planned shard that is not there whole, then sizes.json."""
+        kept = [summary["kept"] for summary in run.summaries(self.survivors.source)]
+        planned = plan_shards(run.items, cast(list[int], kept), self.samples_per_shard)
+        present = sorted(out.present(".tar"))
+        whole = {present[i] for i, ends in run.each(_Ends(out), present, f"{self.name} (done before)") if ends}
+        missing = [shard for shard in planned if shard.index not in whole]
+        for _ in run.each(_Write(self, out), missing, self.name):
+            pass
+        sizes = {shard_name(shard.index, ".tar"): shard.samples for shard in planned}
+        write_json(out.meta(SIZES), sizes)
+        written = sum(found.size for found in storage.listing(out.folder) if found.url.endswith(".tar"))
+        return {"samples": sum(sizes.values()), "shards": len(sizes), "bytes": written}
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Whether an output shard has its end: a copy that another program tore does not, and is written again."""
+
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: int) -> bool:
+        with storage.open_read(self.out.file(shard_name(item, ".tar"))) as file:
+            size = file.seek(0, io.SEEK_END)
+            if not size or size % _RECORD:
+                return False
+            file.seek(-2 * tarfile.BLOCKSIZE, io.SEEK_END)
+            return not any(file.read())
+
+
+@dataclass(frozen=True)
+class _Write:
+    stage: Shards
+    out: Artifact
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: OutputShard) -> Summary:
+        with storage.committing(self.out.file(shard_name(item.index, ".tar"))) as file:
+            writer = TarShard(file)
+            for piece in item.pieces:
+                self._copy(piece, writer)
+            writer.finish()
+        if writer.samples != item.samples:
+            raise AccountingError(
+                f"output shard {item.index} must hold {item.samples}, but {writer.samples} were written"
+            )
+        return {"rows": writer.samples}
+
+    def _copy(self, piece: Piece, writer: TarShard) -> None:
+        survivors, index = self.stage.survivors, piece.item.index
+        rows = np.flatnonzero(survivors.mask(index))[piece.first : piece.last]
+        columns = place_columns(self.stage.reader, survivors.embeddings.columns(index))
+        places = survivors.table(index, columns).take(pa.array(rows))
+        check_unchanged(survivors.embeddings, index, piece.item.url, self.stage.reader)
+        append_samples(writer, self.stage.reader, piece.item.url, places)

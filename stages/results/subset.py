@@ -1,0 +1,211 @@
+"""Lands sorted uids as `<name>.npy`, the subset format of DataComp; memory follows one range of uids, never the pool.
+
+The uids of a subset are brought together by range: each range is sorted and committed by a task of its own, and the
+driver only copies the ranges, one after the other, behind one header. A subset of one range is committed by its task.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import BinaryIO, Protocol, cast
+
+import numpy as np
+import pyarrow as pa
+
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact, shard_name
+from winnow.pipeline.errors import AccountingError
+from winnow.pipeline.stage import Run, ShardItem, Summary
+from winnow.pipeline.uid import UID, UID_ARROW, uids_from_bytes
+from winnow.stages.kernels.uid_hash import hash_values
+
+_RANGE_UIDS = 3_000_000  # that one task sorts: 48 MB, a few times
+_RANGES = 64  # that are exchanged at once, where they are of several subsets: 3 GB
+_SAMPLES = 256  # of each range, to find where it ends: ranges then differ by some 6 %
+_SAMPLE_SEED = 1 << 62  # of no cut, for what a cut keeps by a hash has one side of it only
+_BLOCK_BYTES = 1 << 22
+_KEY = np.dtype("S16")  # big-endian bytes: comparing them compares uids
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A file to be: `<name>.npy` of exactly `count` uids."""
+
+    name: str
+    count: int
+
+
+class Chosen(Protocol):
+    """Who is in each of some subsets; picklable."""
+
+    def uids(self, item: ShardItem, subsets: Sequence[int]) -> Iterator[pa.Array]:
+        """uids (16 bytes, no nulls) of one shard that are in each of these subsets in turn, in any order."""
+        ...
+
+
+def write_subsets(run: Run, out: Artifact, chosen: Chosen, subsets: Sequence[Subset], label: str) -> None:
+    """Commit every subset's file: uids sorted, one that comes again is there again.
+
+    One exchange for every 64 ranges of 3,000,000 uids, but a subset is never divided between two; where a subset has
+    more than one range, a pass before it finds where they end, for uids may be anything, such as numbers in a row.
+    Beside the file of such a subset lie its ranges, `<name>/00000.npy` …
+    Raises AccountingError where a subset has another number of uids than it says.
+    """
+    for batch in _batches(subsets):
+        wanted = [subsets[number] for number in batch]
+        edges = _edges(run, chosen, batch, wanted, label)
+        work = _Ranges(chosen, out, tuple(batch), tuple(wanted), tuple(edges))
+        written = {p: n for summary in run.regroup(work, label) for p, n in cast(list[list[int]], summary["ranges"])}
+        for subset, ranges in zip(wanted, work.layout, strict=True):
+            counts = {number: written[part] for number, part in enumerate(ranges) if part in written}
+            if sum(counts.values()) != subset.count:
+                raise AccountingError(
+                    f"{subset.name}.npy must name {subset.count} samples, but {sum(counts.values())} were found; "
+                    f"delete {out.folder} and run again"
+                )
+            if len(ranges) > 1 or not counts:
+                _join(out, subset, counts)
+
+
+def _batches(subsets: Sequence[Subset]) -> Iterator[list[int]]:
+    """Numbers of the subsets that share an exchange."""
+    batch: list[int] = []
+    used = 0
+    for number, subset in enumerate(subsets):
+        if batch and used + _ranges(subset) > _RANGES:
+            yield batch
+            batch, used = [], 0
+        batch.append(number)
+        used += _ranges(subset)
+    if batch:
+        yield batch
+
+
+def _ranges(subset: Subset) -> int:
+    return max(1, -(-subset.count // _RANGE_UIDS))
+
+
+def _edges(run: Run, chosen: Chosen, batch: Sequence[int], subsets: Sequence[Subset], label: str) -> list[np.ndarray]:
+    """First key of each range but the first, ascending, for each subset: (ranges - 1,) of _KEY."""
+    ranges = [_ranges(subset) for subset in subsets]
+    large = [at for at, count in enumerate(ranges) if count > 1]
+    if not large:
+        return [np.empty(0, _KEY) for _ in subsets]
+    shares = tuple(_SAMPLES * ranges[at] / subsets[at].count for at in large)
+    task = _Sample(chosen, tuple(batch[at] for at in large), shares)
+    found: list[list[np.ndarray]] = [[np.empty(0, _KEY)] for _ in subsets]
+    for _, samples in run.each(task, run.items, f"{label} (ranges)"):
+        for at, sample in zip(large, samples, strict=True):
+            found[at].append(sample)
+    return [_quantiles(np.concatenate(samples), count) for samples, count in zip(found, ranges, strict=True)]
+
+
+def _quantiles(sample: np.ndarray, ranges: int) -> np.ndarray:
+    """Where sorted keys would be cut into equal ranges; fewer where they are few or equal."""
+    at = np.arange(1, ranges) * len(sample) // ranges
+    return np.unique(np.sort(sample)[at]) if len(sample) else sample
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A share of a shard's uids by a hash, as keys: the same for any sharding."""
+
+    chosen: Chosen
+    subsets: tuple[int, ...]
+    shares: tuple[float, ...]
+
+    def open(self) -> None:
+        return None
+
+    def run(self, state: None, item: ShardItem) -> list[np.ndarray]:
+        found = zip(self.chosen.uids(item, self.subsets), self.shares, strict=True)
+        return [_keys(uids)[hash_values(uids_from_bytes(uids), _SAMPLE_SEED) < share] for uids, share in found]
+
+
+@dataclass(frozen=True)
+class _Ranges:
+    """uids by subset and range. Each range tells the first shard how many it has, and settle passes that on."""
+
+    chosen: Chosen
+    out: Artifact
+    numbers: tuple[int, ...]
+    subsets: tuple[Subset, ...]
+    edges: tuple[np.ndarray, ...]
+
+    @property
+    def layout(self) -> list[range]:
+        """The parts that are the ranges of each subset."""
+        return [range(a, b) for a, b in pairwise(accumulate((len(edges) + 1 for edges in self.edges), initial=0))]
+
+    @property
+    def parts(self) -> int:
+        return self.layout[-1].stop
+
+    def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
+        found: dict[int, pa.Table] = {}
+        for uids, edges, ranges in zip(self.chosen.uids(item, self.numbers), self.edges, self.layout, strict=True):
+            keys = np.sort(_keys(uids))
+            stops = [0, *np.searchsorted(keys, edges).tolist(), len(keys)]
+            pieces = zip(ranges, pairwise(stops), strict=True)
+            found |= {part: pa.table({"uid": _column(keys[a:b])}) for part, (a, b) in pieces if a < b}
+        return found
+
+    def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
+        keys = np.concatenate([_keys(table["uid"].combine_chunks()) for table in tables])
+        keys.sort(kind="stable")  # merges what came sorted from each shard
+        [(subset, ranges)] = [found for found in zip(self.subsets, self.layout, strict=True) if part in found[1]]
+        url = _file(self.out, subset) if len(ranges) == 1 else _range_file(self.out, subset, part - ranges.start)
+        with storage.committing(url) as file:
+            _write_header(file, len(keys))
+            file.write(keys.view(">u8").astype("<u8").data)
+        return {0: pa.table({"part": [part], "count": [len(keys)]})}
+
+    def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
+        return {"ranges": [[row["part"], row["count"]] for table in tables for row in table.to_pylist()]}
+
+
+def _join(out: Artifact, subset: Subset, counts: Mapping[int, int]) -> None:
+    """Commit the file of a subset from those of its ranges; counts: uids of each range that has any, ascending."""
+    with storage.committing(_file(out, subset)) as file:
+        _write_header(file, subset.count)
+        for number, count in counts.items():
+            url = _range_file(out, subset, number)
+            with storage.open_read(url) as piece:
+                _copy(piece, file, count, url)
+
+
+def _copy(piece: BinaryIO, file: BinaryIO, count: int, url: str) -> None:
+    np.lib.format.read_magic(piece)
+    np.lib.format.read_array_header_1_0(piece)
+    copied = 0
+    while block := piece.read(_BLOCK_BYTES):
+        copied += file.write(block)
+    if copied != count * UID.itemsize:
+        raise AccountingError(f"{url} must hold {count} uids, but has {copied} bytes of them; delete it and run again")
+
+
+def _keys(uids: pa.Array) -> np.ndarray:
+    """(n,) of _KEY over the same memory as a column of 16-byte uids."""
+    if uids.type != UID_ARROW or uids.null_count:
+        raise AccountingError(f"uids must be {UID_ARROW}, no nulls, but {uids.type}, {uids.null_count} nulls came")
+    if not len(uids):
+        return np.empty(0, _KEY)
+    return np.frombuffer(uids.buffers()[1], _KEY, len(uids), 16 * uids.offset)
+
+
+def _column(keys: np.ndarray) -> pa.Array:
+    return pa.FixedSizeBinaryArray.from_buffers(UID_ARROW, len(keys), [None, pa.py_buffer(keys)])
+
+
+def _file(out: Artifact, subset: Subset) -> str:
+    return out.meta(f"{subset.name}.npy")
+
+
+def _range_file(out: Artifact, subset: Subset, number: int) -> str:
+    return out.meta(f"{subset.name}/{shard_name(number, '.npy')}")
+
+
+def _write_header(file: BinaryIO, count: int) -> None:
+    """The .npy header of an array of `count` uids."""
+    header = {"descr": np.lib.format.dtype_to_descr(UID), "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(file, header)

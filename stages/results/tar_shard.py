@@ -1,0 +1,207 @@
+"""Appends whole samples to a tar, as byte ranges of another tar or as members; refuses bytes that are not the sample's.
+
+Nothing is decoded: headers, data and padding go over as they are, wherever nothing has to be renamed.
+"""
+
+import io
+import re
+import tarfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+from winnow.pipeline.errors import ShardError
+from winnow.stages.pools import tar_members
+from winnow.stages.results.training_members import Member, training_key, training_members
+
+_RECORD = tarfile.RECORDSIZE
+_REGULAR = b"0\0"  # types of members; tarfile knows two more, which nobody writes
+_SUM = re.compile(rb"[0-7]{6}\0 ")
+_PACK_BYTES = 256 << 10  # of one write: whole pages of a file, which the processor's cache still holds
+_KEPT_PACKS = 4  # a sample that took more of them leaves no more
+_END = bytes(2 * tarfile.BLOCKSIZE)
+
+
+def spans_of(sample: Mapping[str, object], length: int, url: str) -> list[tuple[int, int]]:
+    """Where a sample's members lie in its tar: (start, stop) bytes of each run of them, in the order of the file.
+
+    sample: key, offset, size and extra_ranges, as an embeddings file has them. length: bytes of the tar at `url`.
+    Raises ShardError where the tar ends before the sample does.
+    """
+    extra = sample["extra_ranges"] or []
+    flat = [sample["offset"], sample["size"], *cast(list[int], extra)]
+    numbers = cast(list[int], flat)
+    spans = [(start, start + size) for start, size in zip(numbers[::2], numbers[1::2], strict=True)]
+    if any(stop > length for _, stop in spans):
+        raise ShardError(f"{url} must be as long as when it was embedded, but ends before {sample['key']}; run again")
+    return spans
+
+
+def check_block(block: memoryview, start: int, key: str, url: str) -> None:
+    """Raises ShardError unless a member of sample `key` begins the block, which lies at byte `start` of its tar."""
+    raw = bytes(block[: tarfile.BLOCKSIZE])
+    if _names_plainly(raw, key):
+        return
+    try:
+        header = tar_members.read_header(raw)
+    except tarfile.HeaderError:
+        header = None
+    # a long name stands in a member of its own before the one that it names
+    if header is None or (header.type in tarfile.REGULAR_TYPES and not header.name.startswith(f"{key}.")):
+        raise ShardError(f"{url} must be as it was when it was embedded, but {key} is not at {start}; run again")
+
+
+def _names_plainly(raw: bytes, key: str) -> bool:
+    """True where tarfile would read this header as a regular member of `key`; False where it must be asked.
+
+    At a thirtieth of its cost, which is as much as copying the sample takes.
+    """
+    plain = len(raw) == tarfile.BLOCKSIZE and raw.isascii() and raw[156] in _REGULAR and not raw[345]
+    if not plain or not raw[:100].startswith(f"{key}.".encode()) or not _SUM.fullmatch(raw, 148, 156):
+        return False
+    # the low half of Adler's sum is one more than that of the bytes, which are too small here to pass its 65521
+    total = zlib.adler32(raw[156:], zlib.adler32(b" " * 8, zlib.adler32(raw[:148]))) & 0xFFFF
+    return total == int(raw[148:154], 8) + 1
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the cuts judged of a pool's samples, which training must see.
+
+    image: suffixes of pictures; the first that a sample has. caption: where it is not the `.txt`, the text of one.
+    plain: whether the pair is what training reads of the members as they are, and more need not be looked at.
+    """
+
+    image: tuple[str, ...]
+    caption: str | None = None
+    plain: bool = False
+
+
+def members_of(blocks: Sequence[memoryview], judged: Judged) -> list[Member]:
+    """The members in blocks of whole tar members, under the names that training reads."""
+    members = _listed(blocks)[2]
+    return members if judged.plain else training_members(members, judged.image, judged.caption)
+
+
+def _listed(blocks: Sequence[memoryview]) -> tuple[memoryview, list[tar_members.Member], list[Member]]:
+    """A tar of these blocks, what it lists, and the same as suffixes with contents."""
+    padded = [part for block in blocks for part in (block, bytes(-len(block) % tarfile.BLOCKSIZE))]
+    whole = memoryview(b"".join([*padded, _END]))
+    listed = tar_members.list_members(whole, "a sample")[0]
+    suffixes = [found.name.rpartition("/")[2].partition(".")[2] for found in listed]
+    contents = [bytes(whole[found.data : found.data + found.size]) for found in listed]
+    return whole, listed, list(zip(suffixes, contents, strict=True))
+
+
+def _tarfile_agrees(whole: memoryview, listed: Sequence[tar_members.Member]) -> bool:
+    """Whether tarfile, by which training reads, finds these members in a tar: it goes wrong by some headers."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(whole), mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
+            return [(info.name, info.size) for info in tar] == [(found.name, found.size) for found in listed]
+    except tarfile.TarError:
+        return False
+
+
+class TarShard:
+    """Appends whole samples to a tar; keys that come again in it are renamed, for readers would merge them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = 0
+        self._packs = [memoryview(bytearray(_PACK_BYTES))]  # the first is written next
+        self._keys: set[str] = set()
+        self.samples = 0
+
+    def add_blocks(self, key: str, blocks: Sequence[memoryview], judged: Judged) -> None:
+        """A sample as blocks of whole tar members, header, data and padding, which are copied as they are.
+
+        A sample of which training would read another pair, or none, is written anew under names by which it does not.
+        """
+        fresh = self.fresh([key]) and training_key(key) == key
+        if not (fresh and judged.plain):
+            whole, listed, members = _listed(blocks)
+            named = training_members(members, judged.image, judged.caption)
+            if not (fresh and named == members and _tarfile_agrees(whole, listed)):
+                self.add_members(key, named)
+                return
+        self._keys.add(key)
+        for block in blocks:
+            self._append(block)
+        self.samples += 1
+
+    def fresh(self, keys: Sequence[str]) -> bool:
+        """True where each of these keys stays as it is in this tar."""
+        return self._keys.isdisjoint(keys) and len(set(keys)) == len(keys)
+
+    def room(self, size: int, ahead: int = 0) -> list[memoryview]:
+        """Where `size` bytes go that come `ahead` bytes behind the end so far: as many buffers, in order."""
+        found: list[memoryview] = []
+        at = self._size % _PACK_BYTES + ahead
+        while size:
+            number, first = divmod(at, _PACK_BYTES)
+            if number == len(self._packs):
+                self._packs.append(memoryview(bytearray(_PACK_BYTES)))
+            found.append(self._packs[number][first : first + size])
+            at, size = at + len(found[-1]), size - len(found[-1])
+        return found
+
+    def add_room(self, key: str, size: int) -> None:
+        """A fresh sample as one block of whole tar members, which is in `room(size)` by now."""
+        self._keys.add(key)
+        self._fill(size)
+        self._write(bytes(-self._size % tarfile.BLOCKSIZE))
+        self.samples += 1
+
+    def add_members(self, key: str, members: Sequence[Member]) -> None:
+        """A sample as (suffix, content) pairs."""
+        name = key = training_key(key)
+        again = 1
+        while name in self._keys:
+            name, again = f"{key}_{again}", again + 1
+        self._keys.add(name)
+        for suffix, content in members:
+            header = tarfile.TarInfo(f"{name}.{suffix}")
+            header.size = len(content)
+            self._append(header.tobuf(tarfile.GNU_FORMAT, "utf-8") + content)
+        self.samples += 1
+
+    def finish(self) -> None:
+        """The end of a tar: two empty blocks, filled up to a whole record."""
+        self._write(_END)
+        self._write(bytes(-self._size % _RECORD))
+        self._flush()
+
+    def break_off(self) -> None:
+        """A member that is cut short: whoever reads the tar to here sees that it failed, and did not just end.
+
+        tarfile takes an end of the file between two members for the end of the tar, and a reader of a pipe may never
+        see how its writer ended.
+        """
+        header = tarfile.TarInfo("winnow.failed")
+        header.size = tarfile.BLOCKSIZE
+        self._write(header.tobuf(tarfile.GNU_FORMAT))
+        self._flush()
+
+    def _append(self, block: bytes | memoryview) -> None:
+        self._write(block)
+        self._write(bytes(-self._size % tarfile.BLOCKSIZE))
+
+    def _write(self, data: bytes | memoryview) -> None:
+        left = memoryview(data)
+        while left:
+            [place] = self.room(min(len(left), _PACK_BYTES - self._size % _PACK_BYTES))
+            place[:] = left[: len(place)]
+            left = left[len(place) :]
+            self._fill(len(place))
+
+    def _fill(self, size: int) -> None:
+        """The next `size` bytes are in their room."""
+        full = (self._size % _PACK_BYTES + size) // _PACK_BYTES
+        for pack in self._packs[:full]:
+            self._file.write(pack)
+        self._packs = [*self._packs[full:], *self._packs[: min(full, _KEPT_PACKS)]]
+        self._size += size
+
+    def _flush(self) -> None:
+        self._file.write(self._packs[0][: self._size % _PACK_BYTES])

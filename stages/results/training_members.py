@@ -1,0 +1,164 @@
+"""Names the members of a kept sample so that open_clip's loader reads of it the pair that was judged, and loses none.
+
+The loader takes the first of jpg, png, jpeg, webp and `txt`, by webdataset, which decodes every member whose name it
+has a decoder for and drops the sample where one fails. So the picture that was judged gets a name that is taken, and
+what would be taken before it, or would not decode, gets `.bin` behind its name, which nothing decodes.
+"""
+
+import gzip
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from numpy.lib import format as npy
+
+from winnow.pipeline.errors import SampleError
+
+Member = tuple[str, bytes]
+"""Suffix and content."""
+
+PICTURES = ("jpg", "png", "jpeg", "webp")
+"""Suffixes that the loader takes for the picture; of several in a sample the first named here."""
+
+CAPTION = "txt"
+"""The suffix that it takes for the caption."""
+
+ASIDE = ".bin"
+"""What goes behind the name of a member that would mislead the loader."""
+
+_IMAGES = """
+apng blp bmp bufr bw cur dcx dds dib emf eps fit fits flc fli ftc ftu gbr gif grib h5 hdf icb icns ico iim im j2c
+j2k jfif jp2 jpc jpe jpeg jpf jpg jpx mpeg mpg msp pbm pcd pcx pgm png pnm ppm ps psd pxr ras rgb rgba sgi tga tif
+tiff vda vst webp wmf xbm xpm
+"""
+
+IMAGES = frozenset(_IMAGES.split())
+"""Last parts of suffixes that webdataset opens as pictures, whatever they hold."""
+
+UNSHOWN = frozenset(("cbor", "mp", "msg", "pickle", "pth", "pyd", "tb", "ten"))
+"""Those that it decodes by running them, or by packages that may not be there: nothing shows beforehand that it can."""
+
+_UNPACKED_BYTES = 1 << 24  # of a gzip file; a larger one is not believed
+_FAILED = (ValueError, RecursionError, EOFError, OSError, SampleError, zlib.error, zipfile.BadZipFile)
+
+
+def training_members(members: Sequence[Member], image: Sequence[str], caption: str | None) -> list[Member]:
+    """The members of a sample under the names that training reads; the same list where nothing has to be renamed.
+
+    image: suffixes in small letters; the first that a member has is the picture that was judged. caption: the text that
+    was, where it is none of the members: it becomes the `txt`, in place of one that says something else.
+    """
+    names = [suffix.lower() for suffix, _ in members]
+    judged = next((suffix for suffix in image if suffix in names), None)
+    before = PICTURES[: PICTURES.index(judged)] if judged in PICTURES else PICTURES[:1]
+    found: list[Member] = []
+    for name, (suffix, content) in zip(names, members, strict=True):
+        if name == judged:
+            found.append((suffix if name in PICTURES else PICTURES[0], content))
+        elif name == CAPTION and caption is not None:
+            found += [(suffix, content)] if content == caption.encode() else []
+        elif name == CAPTION or (name not in before and decodes(name, content)):
+            found.append((suffix, content))
+        else:
+            found.append((_unused(suffix, names), content))
+    if caption is not None and CAPTION not in [suffix.lower() for suffix, _ in found]:
+        found.append((CAPTION, caption.encode()))
+    return found
+
+
+def training_key(key: str) -> str:
+    """The key under which webdataset reads a sample: the same but for the few that it passes over.
+
+    It takes folders called `__…__` for its own, and finds no key behind a line break in a path.
+    """
+    if not key.startswith("__") and "\n" not in key:
+        return key
+    passed_over = re.match(r"__[^/]*__/", key) or not re.match(r"(?:.*/|)[^.]+$", key)  # its own rules
+    return "./" + key.replace("\n", "_") if passed_over else key
+
+
+def decodes(name: str, content: bytes) -> bool:
+    """Whether webdataset keeps a sample with this member: it decodes, or there is no decoder for it.
+
+    name: its suffix in small letters.
+    """
+    if name.startswith("__"):  # webdataset's own names
+        return False
+    kind = name.rpartition(".")[2]
+    try:
+        if kind == "gz":
+            return decodes(name[:-3], _unpacked(content))
+        if kind in UNSHOWN:
+            return False
+        if kind in IMAGES:
+            _opened(content)
+        elif kind in DECODERS:
+            DECODERS[kind](content)
+    except _FAILED:
+        return False
+    return True
+
+
+def _unused(suffix: str, names: Sequence[str]) -> str:
+    aside = suffix + ASIDE
+    while aside.lower() in names:
+        aside += ASIDE
+    return aside
+
+
+def _unpacked(content: bytes) -> bytes:
+    with gzip.open(io.BytesIO(content)) as file:
+        found = file.read(_UNPACKED_BYTES + 1)
+    if len(found) > _UNPACKED_BYTES:
+        raise ValueError("too large to be looked at")
+    return found
+
+
+def _opened(content: bytes) -> None:
+    from winnow.stages.encoders.opening import opened  # PIL takes a while to import, and most samples have one picture
+
+    with opened(content) as image:
+        image.load()
+        image.convert("RGB")
+
+
+def _text(content: bytes) -> None:
+    content.decode("utf-8")
+
+
+def _array(content: bytes) -> None:
+    """Raises ValueError where numpy would not read it without pickle, or its numbers are not all there."""
+    file = io.BytesIO(content)
+    version = npy.read_magic(file)
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError("a version with names of fields that are no Latin-1")
+    shape, _, dtype = readers[version](file)
+    size = dtype.itemsize
+    for side in shape:
+        size *= side
+    if dtype.hasobject or size > len(content) - file.tell():
+        raise ValueError("a pickle, or cut off")
+
+
+def _arrays(content: bytes) -> None:
+    if content.startswith(npy.MAGIC_PREFIX):  # numpy goes by what is in the file
+        _array(content)
+    elif content.startswith((b"PK\3\4", b"PK\5\6")):
+        zipfile.ZipFile(io.BytesIO(content)).close()
+    else:
+        raise ValueError("no archive")
+
+
+DECODERS: dict[str, Callable[[bytes], Any]] = {
+    **dict.fromkeys(("txt", "text", "transcript"), _text),
+    **dict.fromkeys(("cls", "cls2", "index", "inx", "id"), int),
+    **dict.fromkeys(("json", "jsn"), json.loads),
+    "npy": _array,
+    "npz": _arrays,
+}
+"""What tells whether webdataset can decode the others; each raises where it cannot."""

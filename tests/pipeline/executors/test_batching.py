@@ -1,0 +1,97 @@
+"""How pieces are dealt out: every one once, more to a call while calls are quick, suspects by themselves."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from winnow.pipeline.executors.batching import AIM_S, Waiting, Work
+
+
+def waiting(count: int, seats: int = 2, together: bool = True) -> Waiting:
+    return Waiting(Work(count, str, lambda actor, pieces: None, together), seats)
+
+
+def dealt(queue: Waiting, seconds_each: float) -> list[int]:
+    """How many went with each call, where a piece takes so long."""
+    sizes = []
+    while queue:
+        taken = queue.take()
+        sizes.append(len(taken))
+        queue.saw(len(taken), seconds_each * len(taken))
+    return sizes
+
+
+@given(
+    count=st.integers(0, 300),
+    seats=st.integers(1, 9),
+    together=st.booleans(),
+    calls=st.lists(st.tuples(st.floats(0, 9), st.integers(0, 99), st.booleans()), max_size=20),
+)
+def test_every_piece_goes_once_however_calls_end(count, seats, together, calls):
+    queue = waiting(count, seats, together)
+    done = []
+    endings = iter(calls)
+    while queue:
+        taken = queue.take()
+        assert taken
+        seconds, left, died = next(endings, (0.001, 0, False))
+        if died and len(taken) > 1:
+            queue.alone.update(taken)
+            queue.back(taken)
+            continue
+        kept = taken[: max(1, len(taken) - left)]
+        queue.saw(len(kept), seconds)
+        queue.back(taken[len(kept) :])
+        done += kept
+    assert sorted(done) == list(range(count))
+
+
+def test_calls_grow_while_they_are_quick_and_all_workers_end_together():
+    sizes = dealt(waiting(4000), AIM_S / 50)
+    assert sizes[:5] == [1, 4, 16, 50, 50], "the first results come soon"
+    assert sizes[-8:] == [1] * 8
+    assert len(sizes) < 4000 / 50 + 40
+
+
+def test_slow_pieces_go_one_by_one():
+    assert dealt(waiting(500), AIM_S) == [1] * 500
+
+
+def test_a_call_that_took_longer_than_thought_is_followed_by_small_ones():
+    queue = waiting(10_000)
+    queue.saw(1, 0.0)
+    queue.saw(4, 0.0)
+    assert len(queue.take()) == 16
+    queue.saw(1, 60.0)
+    assert len(queue.take()) == 1
+
+
+def test_a_few_pieces_are_shared_among_all_workers():
+    queue = waiting(100, seats=8)
+    for _ in range(9):
+        queue.saw(1, 0.0)
+    assert len(queue.take()) == 3
+
+
+def test_work_that_is_no_pile_of_items_goes_one_by_one():
+    queue = waiting(500, together=False)
+    queue.saw(1, 0.0)
+    assert dealt(queue, 0.0) == [1] * 500
+
+
+def test_a_suspect_goes_by_itself_and_none_goes_with_it():
+    queue = waiting(1000)
+    for _ in range(9):
+        queue.saw(1, 0.0)
+    queue.alone.add(3)
+    assert queue.take() == [0, 1, 2]
+    assert queue.next_alone()
+    assert queue.take() == [3]
+    assert queue.take()[0] == 4
+
+
+def test_what_was_not_done_goes_first_and_what_failed_last():
+    queue = waiting(3)
+    first = queue.take()
+    queue.back(first)
+    queue.again(9)
+    assert [queue.take() for _ in range(4)] == [[0], [1], [2], [9]]

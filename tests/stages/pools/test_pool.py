@@ -1,0 +1,59 @@
+"""The listing of a pool: order, identity of companion files, and what is refused before anything is read."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.pools import Samples, write_datacomp, write_tar
+from winnow.pipeline.artifact import read_table
+from winnow.pipeline.errors import PoolError
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.stage import Run, artifact_of, execute
+from winnow.stages.pools import Datacomp, Webdataset
+from winnow.stages.pools.pool import Pool, PoolStage
+
+
+def test_shards_are_listed_in_order(tmp_path: Path) -> None:
+    urls = [write_tar(tmp_path / f"{n}.tar", [(f"{n}.txt", b"x" * n)]) for n in range(4)]
+    listed = Pool((f"{tmp_path}/{{2..3}}.tar", f"{tmp_path}/[01].tar"), Webdataset()).identities()
+    assert [shard.url for shard in listed] == [urls[2], urls[3], urls[0], urls[1]]
+    run = Run(str(tmp_path / "store"), LocalExecutor(1), listed)
+    step = execute(PoolStage(listed), run)
+    table = read_table(step.artifact.file("shards.parquet"))
+    assert table["url"].to_pylist() == [shard.url for shard in listed]
+    assert table["shard"].to_pylist() == [0, 1, 2, 3]
+    assert step.report["bytes"] == sum(os.path.getsize(url) for url in urls)
+    assert step.report["shards"] == 4
+
+
+def test_a_list_of_urls_may_stand_in_a_file(tmp_path: Path) -> None:
+    urls = [write_tar(tmp_path / f"{n}.tar", [("a.txt", b"")]) for n in range(2)]
+    (tmp_path / "pool.txt").write_text("# mine\n" + "\n".join(reversed(urls)) + "\n\n")
+    assert [s.url for s in Pool((f"{tmp_path}/pool.txt",), Webdataset()).identities()] == urls[::-1]
+
+
+def test_a_companion_is_part_of_its_shards_identity(tmp_path: Path) -> None:
+    [url] = write_datacomp(tmp_path, Samples.drawn(5))
+    pool = Pool((url,), Datacomp(use=("l14",)))
+    before = pool.identities()
+    npz = Path(url.removesuffix(".parquet") + ".npz")
+    assert before[0].size == os.path.getsize(url) + npz.stat().st_size
+    os.utime(npz, (1, 1))
+    after = pool.identities()
+    assert after != before
+    assert artifact_of(PoolStage(after), "s") != artifact_of(PoolStage(before), "s")
+    npz.unlink()
+    with pytest.raises(PoolError, match=r"1 of 2 are not.*\.npz"):
+        pool.identities()
+
+
+def test_a_pool_that_names_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(PoolError, match=r"a pool has at least one shard, but .*empty\.txt names none"):
+        Pool((f"{tmp_path}/empty.txt",), Webdataset()).identities()
+    with pytest.raises(PoolError, match="must match at least one file, but nothing matches"):
+        Pool((f"{tmp_path}/*.tar",), Webdataset()).identities()
+    url = write_tar(tmp_path / "a.tar", [("a.txt", b"")])
+    with pytest.raises(PoolError, match="a shard may be in a pool once"):
+        Pool((url, url), Webdataset()).identities()
