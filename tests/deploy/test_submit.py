@@ -168,9 +168,10 @@ def test_the_runtime_env_is_one_that_ray_knows() -> None:
 
 
 def _working_dir(folder: Path, tmp_path: Path) -> Path:
-    """The three packages, as `ray job submit --working-dir .` sends them, and a tiny job beside them."""
+    """The package, as `ray job submit --working-dir .` sends them, and a tiny job beside them."""
     for package in ("pipeline", "stages", "jobs"):
         shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "winnow.py", folder)
     (tmp_path / "pool").mkdir()
     rng = np.random.default_rng(0)
     for shard in range(SHARDS):
