@@ -1,0 +1,14 @@
+"""Puts winnow.py into the wheel as the package's __init__.py; an editable install finds it in the checkout as it is."""
+
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class WinnowFirst(BuildHookInterface):  # type: ignore[type-arg]
+    """Asked by hatchling before it builds."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """version: "standard" or "editable"."""
+        if version == "standard":
+            build_data["force_include"]["winnow.py"] = "winnow/__init__.py"
