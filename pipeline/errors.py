@@ -64,7 +64,14 @@ class DataError(WinnowError):
 
 
 class ShardError(WinnowError):
-    """One shard cannot be read as a whole; it is retried, then counted as failed."""
+    """One shard cannot be read as a whole; it is retried, then counted as failed.
+
+    lasting: it is whole, but not what its format can read, so it is not retried.
+    """
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        self.lasting = lasting
+        super().__init__(message)
 
 
 class RejectsError(WinnowError):

@@ -14,6 +14,7 @@ from winnow.pipeline.errors import (
     JobError,
     ModelError,
     PoolError,
+    ShardError,
     TornError,
 )
 
@@ -58,7 +59,7 @@ def is_lasting(error: BaseException) -> bool:
     """
     for cause in _calls(error):
         return isinstance(cause, _LASTING_CALLS) or cause.errno in _LASTING_NUMBERS
-    return isinstance(error, _LASTING)
+    return isinstance(error, _LASTING) or (isinstance(error, ShardError) and error.lasting)
 
 
 def _calls(error: BaseException) -> Iterator[OSError]:

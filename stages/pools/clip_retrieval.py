@@ -1,6 +1,7 @@
 """Reads clip-retrieval's metadata parquet and npy files in place; refuses files whose rows do not match."""
 
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -66,6 +67,11 @@ class ClipRetrieval:
             raise PoolError(f"a clip-retrieval shard must be named …/metadata/metadata_N.parquet, but {url} came")
         folders = ("img_emb", "text_emb") if self.text else ("img_emb",)
         return [f"{shard['root']}{folder}/{folder}_{shard['number']}.npy" for folder in folders]
+
+    def lacking(self, lost: Sequence[str]) -> str:
+        """What to do where these files are not there, as the end of a sentence; "" where nothing is known."""
+        only_texts = bool(lost) and all("text_emb" in name.rpartition("/")[2] for name in lost)
+        return "; for a pool without text_emb say pool.text: false" if only_texts else ""
 
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
         """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.

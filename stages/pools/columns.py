@@ -67,7 +67,9 @@ def parquet_of(file: BinaryIO, url: str) -> ParquetFile:
         file.seek(0)
         head = file.read(HEAD_BYTES)
         if (told := foreign(head)) and not head.startswith(b"PAR1"):
-            raise ShardError(f"{url}: the file must be whole and readable parquet, but it is {told}") from error
+            raise ShardError(
+                f"{url}: the file must be whole and readable parquet, but it is {told}", lasting=True
+            ) from error
         raise
 
 

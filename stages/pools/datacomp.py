@@ -1,5 +1,6 @@
 """Reads DataComp's metadata parquet and npz pairs in place; refuses pairs whose rows do not match."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -51,6 +52,11 @@ class Datacomp:
         if not url.endswith(".parquet"):
             raise PoolError(f"a datacomp shard must be named ….parquet, but {url} came")
         return [url.removesuffix(".parquet") + ".npz"]
+
+    def lacking(self, lost: Sequence[str]) -> str:
+        """Nothing is known to do without a file."""
+        del lost
+        return ""
 
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
         """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.

@@ -38,12 +38,20 @@ class Pool:
         """
         urls = self.urls()
         companions = [companions_of(url, self.reader) for url in urls]
-        known = iter(
-            storage.identify([name for url, more in zip(urls, companions, strict=True) for name in (url, *more)])
-        )
+        names = [name for url, more in zip(urls, companions, strict=True) for name in (url, *more)]
+        known = iter(self._identify(names))
         files = [[next(known) for _ in range(1 + len(more))] for more in companions]
         storage.check_distinct([shard for shard, *_ in files])
         return tuple(as_one(shard) for shard in files)
+
+    def _identify(self, names: Sequence[str]) -> list[Identity]:
+        try:
+            return storage.identify(names)
+        except PoolError as error:
+            if not isinstance(self.reader, VectorReader):
+                raise
+            there = storage.present(names)
+            raise PoolError(f"{error}{self.reader.lacking([name for name in names if name not in there])}") from error
 
 
 def companions_of(url: str, reader: Reader) -> list[str]:

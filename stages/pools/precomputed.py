@@ -63,7 +63,8 @@ class Faults:
         if len(squared) != self.rows:
             raise ShardError(
                 f"{url}: vectors and rows must be as many, but {name} has {len(squared)} vectors and "
-                f"the parquet {self.rows} rows; the two files do not belong together"
+                f"the parquet {self.rows} rows; the two files do not belong together",
+                lasting=True,
             )
         message = f"a vector must be finite and not zero, but {name}"
         self.mark(~np.isfinite(squared), "vector-not-finite", f"{message} is missing, or holds NaN or infinity")

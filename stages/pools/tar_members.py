@@ -81,7 +81,7 @@ def list_members(view: memoryview, url: str) -> tuple[list[Member], list[Damage]
     Raises ShardError when there is no header at all, or the file is compressed.
     """
     if kind := next((name for magic, name in _COMPRESSED.items() if view[: len(magic)] == magic), None):
-        raise _no_tar(url, f"it begins like a {kind} file")
+        raise _no_tar(url, f"it begins like a {kind} file", lasting=True)
     members: list[Member] = []
     damage: list[Damage] = []
     offset = 0
@@ -101,8 +101,10 @@ def list_members(view: memoryview, url: str) -> tuple[list[Member], list[Damage]
             if ended and not np.frombuffer(view[offset:], np.uint8).any():
                 return members, damage
             if not (members or damage or ended) and broken.after == 1:
-                if told := foreign(bytes(view[:HEAD_BYTES])):
-                    raise ShardError(f"{url}: a webdataset shard must be an uncompressed tar, but it is {told}")
+                told = foreign(bytes(view[:HEAD_BYTES]))
+                if told and view[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] != _MAGIC:  # else it is a tar that is cut
+                    message = f"{url}: a webdataset shard must be an uncompressed tar, but it is {told}"
+                    raise ShardError(message, lasting=True)
                 raise _no_tar(url, str(broken))
             return members, [*damage, Damage(offset, len(view) - offset, str(broken), True, broken.name)]
         while members and members[-1].end > following:
@@ -111,10 +113,11 @@ def list_members(view: memoryview, url: str) -> tuple[list[Member], list[Damage]
         offset = following
 
 
-def _no_tar(url: str, came: str) -> ShardError:
+def _no_tar(url: str, came: str, *, lasting: bool = False) -> ShardError:
     return ShardError(
         f"{url}: a webdataset shard must be an uncompressed tar, but {came}; "
-        "fetch it again, or unpack it if it is compressed"
+        "fetch it again, or unpack it if it is compressed",
+        lasting=lasting,
     )
 
 

@@ -52,7 +52,7 @@ def one_width(named: Mapping[str, Blocks], url: str) -> None:
     """Raises ShardError where vectors of one shard, by name, differ in width; where there are none they have none."""
     widths = {name: blocks.width for name, blocks in named.items() if not blocks.empty}
     if len(set(widths.values())) > 1:
-        raise ShardError(f"{url}: {' and '.join(widths)} must be as wide, but are {[*widths.values()]}")
+        raise ShardError(f"{url}: {' and '.join(widths)} must be as wide, but are {[*widths.values()]}", lasting=True)
 
 
 @runtime_checkable
@@ -73,10 +73,12 @@ def npz_blocks(url: str, name: str) -> Iterator[Blocks]:
     with whole_shard(url), open_read(url) as file, zipfile.ZipFile(file) as archive:
         if f"{name}.npy" not in archive.namelist():
             found = ", ".join(member.removesuffix(".npy") for member in archive.namelist())
-            raise ShardError(f"{url}: the archive must hold {name}, but holds {found}")
+            raise ShardError(f"{url}: the archive must hold {name}, but holds {found}", lasting=True)
         stated = archive.getinfo(f"{name}.npy")
         if stated.flag_bits & _ENCRYPTED or stated.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ShardError(f"{url}: {name} must be stored or deflated, and not encrypted; write it with np.savez")
+            raise ShardError(
+                f"{url}: {name} must be stored or deflated, and not encrypted; write it with np.savez", lasting=True
+            )
         most = min(stated.compress_size, _size_of(file)) * _INFLATE  # the archive may say anything
         with archive.open(stated) as member:
             yield _npy(member, min(stated.file_size, most), f"{url}: {name}")
@@ -225,7 +227,9 @@ def _npy(stream: _Stream, size: int, what: str) -> Blocks:
     version = npy.read_magic(stream)
     length = stream.read(2 if version == (1, 0) else 4)
     if int.from_bytes(length, "little") > _HEADER_BYTES or version > (3, 0):
-        raise ShardError(f"{what}: the header must be of version 1 to 3 and at most {_HEADER_BYTES} bytes")
+        raise ShardError(
+            f"{what}: the header must be of version 1 to 3 and at most {_HEADER_BYTES} bytes", lasting=True
+        )
     header = stream.read(int.from_bytes(length, "little"))
     kind, fortran, shape = _header(header, what)
     if shape in ((0,), (0, 0)):  # of an empty list or frame: of no row at all
@@ -236,7 +240,8 @@ def _npy(stream: _Stream, size: int, what: str) -> Blocks:
         layout = "Fortran" if fortran else "C"
         raise ShardError(
             f"{what}: vectors must be float16, float32 or float64 of shape (rows, width) in C order, "
-            f"but {_named(kind)} of shape {shape} in {layout} order came; {_npy_remedy(kind, fortran)}"
+            f"but {_named(kind)} of shape {shape} in {layout} order came; {_npy_remedy(kind, fortran)}",
+            lasting=True,
         )
     (rows, width), dtype = shape, np.dtype(kind)
     held = size - npy.MAGIC_LEN - len(length) - len(header)
@@ -255,7 +260,7 @@ def _header(text: bytes, what: str) -> tuple[str, bool, tuple[int, ...]]:
         raise ShardError(f"{what}: the file must be whole and readable, but its header is not: {error}") from error
     numbers = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
     if not isinstance(kind, str) or not isinstance(fortran, bool) or not numbers:
-        raise ShardError(f"{what}: vectors must be floats, but {kind!s:.80} of shape {shape!s:.80} came")
+        raise ShardError(f"{what}: vectors must be floats, but {kind!s:.80} of shape {shape!s:.80} came", lasting=True)
     return kind, fortran, shape
 
 
@@ -341,7 +346,7 @@ def _dense(part: pa.Array, width: int, dtype: np.dtype, what: str) -> np.ndarray
     present = lengths > 0
     if (lengths[present] != width).any():
         other = lengths[present & (lengths != width)][0]
-        raise ShardError(f"{what}: vectors must have one length, but {width} and {other} came")
+        raise ShardError(f"{what}: vectors must have one length, but {width} and {other} came", lasting=True)
     flat = part.flatten()  # without the values below nulls
     numbers: np.ndarray = flat.to_numpy(zero_copy_only=flat.null_count == 0).reshape(
         -1, width

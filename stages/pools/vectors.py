@@ -1,5 +1,6 @@
 """Reads vector columns of parquet files in place; refuses lists of several lengths and towers that differ."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -57,6 +58,11 @@ class Vectors:
     def companions(self, url: str) -> list[str]:
         """None: everything is in the parquet."""
         return []
+
+    def lacking(self, lost: Sequence[str]) -> str:
+        """Nothing is known to do without a file."""
+        del lost
+        return ""
 
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
         """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.

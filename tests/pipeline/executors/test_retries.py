@@ -1,6 +1,7 @@
 """Which faults another try can mend, of each kind and whatever they come from; and when a pass is over."""
 
 import errno
+import pickle
 
 import botocore.exceptions
 import pyarrow as pa
@@ -37,6 +38,8 @@ def made_of(kind: type[WinnowError], cause: Exception | None) -> WinnowError:
         (TornError("cut short"), True),
         (errors.AccountingError("one is lost"), True),
         (ShardError("it changed meanwhile"), False),
+        (ShardError("another kind of file", lasting=True), True),
+        (pickle.loads(pickle.dumps(ShardError("as Ray brings it", lasting=True))), True),  # noqa: S301  # made here
         (StorageError("cannot read"), False),
         (made_of(PoolError, KeyError("jpg")), True),
         (made_of(TornError, pa.ArrowInvalid("no magic")), True),

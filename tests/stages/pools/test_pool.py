@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.pools import Samples, write_datacomp, write_tar
+from tests.pools import Samples, write_clip_retrieval, write_datacomp, write_tar
 from winnow.pipeline.artifact import read_table
 from winnow.pipeline.errors import PoolError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import Run, artifact_of, execute
-from winnow.stages.pools import Datacomp, Webdataset
+from winnow.stages.pools import ClipRetrieval, Datacomp, Webdataset
 from winnow.stages.pools.pool import Pool, PoolStage
 
 
@@ -46,6 +46,19 @@ def test_a_companion_is_part_of_its_shards_identity(tmp_path: Path) -> None:
     npz.unlink()
     with pytest.raises(PoolError, match=r"1 of 2 are not.*\.npz"):
         pool.identities()
+
+
+def test_a_pool_without_text_vectors_is_told_how_to_say_so(tmp_path: Path) -> None:
+    urls = write_clip_retrieval(tmp_path / "a", Samples.drawn(9), shards=2)
+    for text in tmp_path.glob("a/text_emb/*.npy"):
+        text.unlink()
+    said = r"2 of 6 are not: .*text_emb_0\.npy, .*text_emb_1\.npy; for a pool without text_emb say pool\.text: false$"
+    with pytest.raises(PoolError, match=said):
+        Pool(urls, ClipRetrieval()).identities()
+    assert len(Pool(urls, ClipRetrieval(text=False)).identities()) == 2
+    (tmp_path / "a/img_emb/img_emb_1.npy").unlink()
+    with pytest.raises(PoolError, match=r"3 of 6 are not: .*text_emb_1\.npy$"):
+        Pool(urls, ClipRetrieval()).identities()
 
 
 def test_a_pool_that_names_nothing_is_refused(tmp_path: Path) -> None:

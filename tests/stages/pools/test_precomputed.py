@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from winnow.pipeline.errors import DataError, JobError, PoolError, ShardError, StorageError
+from winnow.pipeline.executors.retries import is_lasting
 from winnow.pipeline.uid import content_hash, named_uid, stated_uid
 from winnow.stages.pools import vector_blocks
 from winnow.stages.pools.clip_retrieval import ClipRetrieval
@@ -181,16 +182,18 @@ def test_files_that_do_not_match_are_refused(tmp_path: Path, write: Write) -> No
         (unit(4, width=9), r"as wide, but are \[9, 8\]"),
     ):
         reader, url = write(tmp_path, meta(4), image, unit(4))
-        with pytest.raises(ShardError, match=message):
+        with pytest.raises(ShardError, match=message) as error:
             reader.rows(url)
+        assert is_lasting(error.value)
 
 
 def test_files_that_are_cut_or_missing_are_refused(tmp_path: Path) -> None:
     reader, url = as_clip_retrieval(tmp_path, meta(4), unit(4), unit(4))
     array = Path(reader.companions(url)[1])
     array.write_bytes(array.read_bytes()[:-1])
-    with pytest.raises(ShardError, match="4 rows must follow the header, but the file ends in row 3"):
+    with pytest.raises(ShardError, match="4 rows must follow the header, but the file ends in row 3") as error:
         reader.rows(url)
+    assert not is_lasting(error.value)
     array.write_bytes(b"junk")
     with pytest.raises(ShardError, match="must be whole and readable"):
         reader.rows(url)
@@ -199,8 +202,9 @@ def test_files_that_are_cut_or_missing_are_refused(tmp_path: Path) -> None:
         reader.rows(url)
     reader, url = as_datacomp(tmp_path, meta(4), unit(4), unit(4))
     np.savez(tmp_path / "p.npz", b32_img=unit(4), l14_img=unit(4))
-    with pytest.raises(ShardError, match="the archive must hold l14_txt, but holds b32_img, l14_img"):
+    with pytest.raises(ShardError, match="the archive must hold l14_txt, but holds b32_img, l14_img") as error:
         reader.rows(url)
+    assert is_lasting(error.value)
     archive = tmp_path / "p.npz"
     archive.write_bytes(archive.read_bytes()[:-30])
     with pytest.raises(ShardError, match="must be whole and readable"):

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from winnow.pipeline.errors import JobError, ShardError
+from winnow.pipeline.executors.retries import is_lasting
 from winnow.pipeline.uid import content_hash
 from winnow.stages.pools import FORMATS
 from winnow.stages.pools import webdataset as webdataset_module
@@ -205,8 +206,9 @@ def test_an_empty_tar_has_no_samples(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("junk", [b"", b"x", b"\x1f\x8b" + bytes(range(256)) * 40, tar_of(pair("a"))[:500]])
 def test_what_is_no_tar_is_refused(tmp_path: Path, junk: bytes) -> None:
-    with pytest.raises(ShardError, match=r"00000\.tar: a webdataset shard must be an uncompressed tar, but"):
+    with pytest.raises(ShardError, match=r"00000\.tar: a webdataset shard must be an uncompressed tar, but") as error:
         read(tmp_path, junk)
+    assert is_lasting(error.value) is junk.startswith(b"\x1f\x8b"), "what is only damaged may be whole at the next try"
 
 
 def test_a_tar_cut_anywhere_keeps_the_samples_before(tmp_path: Path) -> None:
