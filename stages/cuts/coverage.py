@@ -16,7 +16,7 @@ from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.keep_top import Rows, Thresholds, kept
 from winnow.pipeline.order import reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
-from winnow.stages.cuts.cut import Amount, Number, Of, Source, funnel, keep_by_quota, select
+from winnow.stages.cuts.cut import Amount, Cut, Number, Of, Source, funnel, keep_by_quota, select
 from winnow.stages.cuts.score import Joined, join_of
 from winnow.stages.cuts.score_names import Names
 from winnow.stages.cuts.similarity import Cosine
@@ -25,7 +25,7 @@ from winnow.stages.survivors import Survivors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True))
-class Coverage:
+class Coverage(Cut):
     """Coverage-centric selection (Zheng et al. 2022, arXiv 2210.15809): every range of a score stays represented.
 
     The score: by, an encoder whose image-text cosine it is; or from, column, uid, key, shard, missing: parquet files,

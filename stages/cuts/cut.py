@@ -31,14 +31,18 @@ _CANDIDATES = 1_000_000  # gathered by all of them at once: 52 MB
 _CELLS = 4_000_000  # counts that wait to be merged, of all of them: 64 MB
 
 
-class Cut(Protocol):
-    """One entry of a job's policy, as written in its YAML."""
+class Cut:
+    """One entry of a job's policy: a frozen dataclass of its options, and all that is special about this kind of cut.
+
+    kind: its name in a job file. A cut must say which stages decide it; the rest has defaults that hold for any cut
+    whose artifact has `kept` beside every row.
+    """
 
     kind: ClassVar[str]
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """The stages that decide it, in order; the last one's artifact has `kept` beside every row."""
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

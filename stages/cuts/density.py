@@ -14,7 +14,7 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.stages.clusters.clusters import ClustersOption, Members, clusters_of, read_centroids
 from winnow.stages.clusters.members import MemberDistance
-from winnow.stages.cuts.cut import Amount, Of, funnel, keep_by_quota
+from winnow.stages.cuts.cut import Amount, Cut, Of, funnel, keep_by_quota
 from winnow.stages.kernels.quota import complexity, inter_distance, quotas
 from winnow.stages.survivors import Survivors
 
@@ -25,7 +25,7 @@ Moments = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Density:
+class Density(Cut):
     """Density-based pruning (Abbas et al. 2024, arXiv 2401.04578).
 
     by: encoder whose image vectors are clustered (distilled DINOv2 in the paper). Exactly one of fraction and

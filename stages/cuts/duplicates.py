@@ -22,7 +22,7 @@ from winnow.pipeline.order import key_places, key_uids, keys_from_bytes, keys_to
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of
-from winnow.stages.cuts.cut import funnel
+from winnow.stages.cuts.cut import Cut, funnel
 from winnow.stages.cuts.semantic.links import quality_of
 from winnow.stages.cuts.semantic.semantic import VERDICTS, Method, SemanticStage, commit_verdicts
 from winnow.stages.survivors import Survivors
@@ -32,7 +32,7 @@ _PROBES = 2
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Duplicates:
+class Duplicates(Cut):
     """Keep one of every set of duplicates.
 
     exact: compare image bytes. epsilon: also drop a sample whose image vector has a cosine above 1 - epsilon with

@@ -15,14 +15,14 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.keep_top import Rows, Thresholds, kept
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary
 from winnow.pipeline.uid import bytes_of
-from winnow.stages.cuts.cut import Amount, Of, funnel, one_group, select_each, write_kept
+from winnow.stages.cuts.cut import Amount, Cut, Of, funnel, one_group, select_each, write_kept
 from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.results.subset import Subset, write_subsets
 from winnow.stages.survivors import Survivors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Epochs:
+class Epochs(Cut):
     """Repeated random sampling, RS2 (Okanovic et al. 2023, arXiv 2305.18424): every epoch trains on another sample.
 
     epochs: how many. Exactly one of fraction and count: the samples of one epoch, m of n. replacement: False: epochs

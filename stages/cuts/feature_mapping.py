@@ -9,13 +9,14 @@ from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.stage import Stage, artifact_of
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of
+from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.target import target_of
 from winnow.stages.cuts.votes import VotesStage
 from winnow.stages.survivors import Survivors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class FeatureMapping:
+class FeatureMapping(Cut):
     """Feature mapping (DP4TL, Zhang et al. 2023, arXiv 2310.08782): the clusters of most votes stay whole.
 
     by: encoder whose image vectors are clustered. target: images, which `by` embeds too, or vectors that it made.

@@ -9,13 +9,14 @@ from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.stage import Stage, artifact_of
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of
+from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.target import target_of
 from winnow.stages.cuts.votes import VotesStage
 from winnow.stages.survivors import Survivors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class ImageBased:
+class ImageBased(Cut):
     """Image-based filtering (Gadre et al. 2023, arXiv 2304.14108): clusters that are the nearest of some target image.
 
     by: encoder whose image vectors are clustered (CLIP ViT-L/14 in DataComp). target: images, which `by` embeds too, or

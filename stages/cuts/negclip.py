@@ -14,7 +14,7 @@ from winnow.pipeline.columns import column, matrix, scattered, split_rows, vecto
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
-from winnow.stages.cuts.cut import Amount, Of, Ranked, one_group, value_column
+from winnow.stages.cuts.cut import Amount, Cut, Of, Ranked, one_group, value_column
 from winnow.stages.kernels.contrast import contrasts
 from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.survivors import Survivors
@@ -23,7 +23,7 @@ _PART_ROWS = 1 << 17  # samples that one worker holds at a time: 512 MB of vecto
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Negclip:
+class Negclip(Cut):
     """Keep the pairs of highest negCLIPLoss (Wang et al. 2024, arXiv 2405.19547).
 
     by: an encoder of the job with an image and a text tower. Exactly one of fraction, count and threshold (values are

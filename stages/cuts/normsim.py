@@ -12,7 +12,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, array_if_whole
 from winnow.pipeline.columns import scattered
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
-from winnow.stages.cuts.cut import Amount, Of, Ranked
+from winnow.stages.cuts.cut import Amount, Cut, Of, Ranked
 from winnow.stages.cuts.score import Joined
 from winnow.stages.cuts.target import check_width, read_target, target_of
 from winnow.stages.kernels.float16 import widened
@@ -31,7 +31,7 @@ P = Literal[2, "inf"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Normsim:
+class Normsim(Cut):
     """Keep the samples that align with a target set (Wang et al. 2024, arXiv 2405.19547): NormSim_p = ‖Z f_i‖_p.
 
     by: encoder. target: images, which `by` embeds too, or vectors that it made (see stages/cuts/target.py): Z (m, d).

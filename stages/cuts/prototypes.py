@@ -16,12 +16,12 @@ from winnow.pipeline.keep_top import Rows, Thresholds, kept
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of, read_sizes
 from winnow.stages.clusters.members import MemberDistance
-from winnow.stages.cuts.cut import Amount, Of, funnel, keep_by_quota, select
+from winnow.stages.cuts.cut import Amount, Cut, Of, funnel, keep_by_quota, select
 from winnow.stages.survivors import Survivors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Prototypes:
+class Prototypes(Cut):
     """Self-supervised prototypes (Sorscher et al. 2022, arXiv 2206.14486).
 
     by: encoder whose image vectors are clustered (SwAV in the paper). Exactly one of fraction and count.

@@ -6,13 +6,13 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.stage import Stage
-from winnow.stages.cuts.cut import Amount, Of, Ranked
+from winnow.stages.cuts.cut import Amount, Cut, Of, Ranked
 from winnow.stages.kernels.uid_hash import UidHash
 from winnow.stages.survivors import Survivors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Random:
+class Random(Cut):
     """Keep a uniform sample: a fraction or a count. The same seed keeps a smaller sample inside a larger one."""
 
     fraction: float | None = None

@@ -13,14 +13,14 @@ from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, total
-from winnow.stages.cuts.cut import funnel, write_kept
+from winnow.stages.cuts.cut import Cut, funnel, write_kept
 from winnow.stages.survivors import Survivors
 
 _COLUMNS = ("caption", "width", "height")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Rules:
+class Rules(Cut):
     """Keep samples that pass every rule given; a rule that is not given is not asked.
 
     min_words, max_words: white-space separated words of the caption. min_chars, max_chars: its characters.

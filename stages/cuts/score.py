@@ -16,14 +16,14 @@ from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.order import reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
 from winnow.pipeline.uid import uids_to_hex
-from winnow.stages.cuts.cut import Amount, Number, Of, Ranked, one_group
+from winnow.stages.cuts.cut import Amount, Cut, Number, Of, Ranked, one_group
 from winnow.stages.cuts.score_files import ScoreTable, check_columns, load_scores
 from winnow.stages.cuts.score_names import Names
 from winnow.stages.survivors import Survivors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True))
-class Score:
+class Score(Cut):
     """Keep samples by a value column of parquet files that the user brings.
 
     from: parquet files (glob, folder, list). column: the value, any number type, no NaN; it orders in its own type.

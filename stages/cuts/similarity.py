@@ -10,12 +10,12 @@ from pydantic.dataclasses import dataclass
 from winnow.pipeline.columns import column
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.stage import ShardItem, Stage
-from winnow.stages.cuts.cut import Amount, Of, Ranked, one_group, value_column
+from winnow.stages.cuts.cut import Amount, Cut, Of, Ranked, one_group, value_column
 from winnow.stages.survivors import Survivors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Similarity:
+class Similarity(Cut):
     """Keep the pairs of highest cosine between image and text (Fang et al. 2023, arXiv 2309.17425).
 
     by: an encoder of the job with an image and a text tower. Exactly one of fraction, count and threshold (cosine
