@@ -12,7 +12,7 @@ from typing import Any, cast
 from winnow.jobs.job_file.job import Job
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import DONE
-from winnow.pipeline.errors import ShardError, StorageError
+from winnow.pipeline.errors import PoolError, ShardError, StorageError
 from winnow.pipeline.stage import artifact_of, spread
 from winnow.pipeline.terminal import escaped
 from winnow.stages.encoders.known import check_model
@@ -42,6 +42,8 @@ class Look:
         if self.first is not None:
             count, rejected = self.first.samples, self.first.rejected
             size += f"; {count:,} samples of one are looked at, {rejected:,} cannot be read"
+            if count and rejected == count:  # what proves that none can is an error
+                size += ", and the run will show whether others can"
             size += "".join(f"\n{'':10} {kind}: {self.first.examples[kind]}" for kind in self.first.rejects)
         if self.unread is not None:
             size += f"; the first cannot be read: {self.unread}"
@@ -77,8 +79,8 @@ class Look:
 def look(job: Job, path: Path, shards: tuple[storage.Identity, ...], again: bool = True) -> Look:
     """Look at everything that the stages of a job will read.
 
-    again: at what stages read that are done, too. Raises what the run would: PoolError for a column that is not there,
-    RejectsError where hardly a sample can be read, ModelError, JobError and DataError for models and files.
+    again: at what stages read that are done, too. Raises what the run would: PoolError for a column that is not there
+    and where hardly a sample can be read, ModelError, JobError and DataError for models and files.
     """
     stages = [(label, stage) for label, stage in path.stages if again or not _is_done(job, stage)]
     labels = {label for label, _ in stages}
@@ -95,14 +97,19 @@ def look(job: Job, path: Path, shards: tuple[storage.Identity, ...], again: bool
 
 
 def _pool(job: Job, shards: tuple[storage.Identity, ...]) -> tuple[Seen | None, str | None]:
-    """What the first shard is, or why it cannot be read; raises where no shard can be read."""
+    """What the first shard is, or why it cannot be read.
+
+    Raises PoolError where no shard can be read, StorageError where they are out of reach.
+    """
     urls, reader = [shard.url for shard in shards], job.pool.reader
     try:
         seen = first_samples(reader, urls[0])
     except (ShardError, StorageError) as error:
-        if job.limits.stop_early and none_readable(reader, urls):
-            raise
-        return None, str(error)
+        if not (job.limits.stop_early and none_readable(reader, urls)):
+            return None, str(error)
+        if isinstance(error, ShardError):
+            raise PoolError(str(error)) from error
+        raise
     check_readable(reader, urls, job.limits, seen)
     for index in spread(len(urls))[1:]:
         if seen.samples:  # an empty shard shows nothing

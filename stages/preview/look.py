@@ -7,15 +7,16 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import islice, repeat
+from math import inf
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
 from winnow.pipeline import storage
-from winnow.pipeline.errors import JobError, PoolError, RejectsError, SampleError, ShardError, StorageError
+from winnow.pipeline.errors import JobError, PoolError, SampleError, ShardError, StorageError
 from winnow.pipeline.stage import Limits, nearly_whole, spread
 from winnow.stages.embeddings import has_text
 from winnow.stages.encoders.opening import opened
@@ -65,51 +66,61 @@ def first_samples(reader: Reader, url: str) -> Seen:
 
 
 def check_readable(reader: Reader, urls: Sequence[str], limits: Limits, seen: Seen) -> None:
-    """Raises RejectsError where hardly a sample of the pool can be read, with the option that is meant.
+    """Raises PoolError where hardly a sample of the pool can be read, with the option that is meant.
 
     seen: of the first shard. A run is ended for it only where nearly all is rejected (`nearly_whole`) of each shard of
-    `spread`: a pool of which one shard is bad goes on. What a head cannot tell, for a tar's members may lie apart, is
-    left to the same rule when these shards are done (stages/preview/early.py). Cost: nothing more where the first
-    shard is well; else these shards, of which the names in a tar.
+    `spread`: a pool of which one shard is bad goes on. A head says that a shard is well, never that it is not: a tar's
+    members may lie apart, and later rows be sound. Then a local shard is read to its end, or until it is seen to be
+    well; a remote one is left to the same rule when these shards are done (stages/preview/early.py). Cost: nothing
+    more where the first shard is well; else at most one read of these shards.
     """
     if not limits.stop_early or not nearly_whole(seen.rejected, seen.samples, limits):
         return
     probed = []
     for index in spread(len(urls)):
-        found = _all_of(reader, urls[index], seen if index == 0 else None)
-        if found is None or (found.samples and not nearly_whole(found.rejected, found.samples, limits)):
+        try:
+            found = first_samples(reader, urls[index]) if index else seen
+            if not found.whole and not _is_well(found, limits):
+                if storage.local_path(urls[index]) is None:
+                    return
+                found = _all_of(reader, urls[index])
+        except (ShardError, StorageError):  # one that cannot be read is for the run to tell
             return
-        if not found.whole:  # the members of its samples may lie apart
+        if _is_well(found, limits):
             return
         probed += [found] if found.samples else []
-    raise RejectsError(refusal(reader, joined(probed), len(probed), len(urls)))
+    raise PoolError(refusal(reader, joined(probed), len(probed), len(urls)))
 
 
-def _all_of(reader: Reader, url: str, seen: Seen | None) -> Seen | None:
-    """What is true of nearly all samples of a shard; None where it cannot be read, which is for the run to tell."""
-    try:
-        found = first_samples(reader, url) if seen is None else seen
-        if found.whole or not isinstance(reader, Webdataset) or storage.local_path(url) is None:
-            return found
-        return _nearly_all(reader.samples(url), url)
-    except (ShardError, StorageError):
-        return None
+def _is_well(found: Seen, limits: Limits) -> bool:
+    return found.samples > 0 and not nearly_whole(found.rejected, found.samples, limits)
 
 
-def _nearly_all(samples: Iterable[Sample | Reject], url: str) -> Seen:
-    """All samples, or as many as show that not nearly all are rejected."""
+def _all_of(reader: Reader, url: str) -> Seen:
+    """All samples of a shard, or as many as show that not nearly all are rejected; of images the headers are read."""
+    if isinstance(reader, VectorReader):
+        table, lost = reader.rows(url)
+        return _tallied([*lost, *repeat({}, table.num_rows)], url)
+    described = (_described(one) if isinstance(one, Sample) else one for one in reader.samples(url))
+    return _tallied(described, url, enough=_SAMPLES)
+
+
+def _tallied(found: Iterable[Mapping[str, object] | Reject], url: str, enough: float = inf) -> Seen:
+    """Counts of the samples, and the first that is readable; of no more than `enough` where half of them are."""
     count, rejects, examples = 0, Counter[str](), dict[str, str]()
-    for sample in samples:
+    first: Mapping[str, object] = {}
+    for one in found:
+        if not isinstance(one, Reject):
+            first = first or one
+        elif one.kind == NOT_DOWNLOADED:  # no sample of the pool
+            continue
+        else:
+            rejects[one.kind] += 1
+            examples.setdefault(one.kind, example(url, one.key, one.position, one.message))
         count += 1
-        if isinstance(sample, Reject):
-            if sample.kind == NOT_DOWNLOADED:  # no sample of the pool
-                count -= 1
-                continue
-            rejects[sample.kind] += 1
-            examples.setdefault(sample.kind, example(url, sample.key, sample.position, sample.message))
-        elif count >= _SAMPLES and 2 * rejects.total() < count:
+        if count >= enough and 2 * rejects.total() < count:
             break
-    return Seen(url, count, dict(rejects), examples)
+    return Seen(url, count, dict(rejects), examples, first)
 
 
 def _of_tar(reader: Webdataset, url: str, folder: Path) -> Seen:
@@ -128,20 +139,9 @@ def _of_tar(reader: Webdataset, url: str, folder: Path) -> Seen:
 
 def _counted(samples: Iterable[Sample | Reject], head: Head, whole: bool) -> Seen:
     """Counts, and the first readable sample; of images the headers are read, none is decoded."""
-    count, rejects, examples = 0, Counter[str](), dict[str, str]()
-    first: Mapping[str, object] = {}
-    for sample in samples:
-        count += 1
-        found = _described(sample) if isinstance(sample, Sample) else sample
-        if isinstance(found, Reject):
-            if found.kind == NOT_DOWNLOADED:  # no sample of the pool
-                count -= 1
-                continue
-            rejects[found.kind] += 1
-            examples.setdefault(found.kind, example(head.source, found.key, found.position, found.message))
-        else:
-            first = first or found
-    return Seen(head.source, count, dict(rejects), examples, first, whole and count < _SAMPLES)
+    described = (_described(one) if isinstance(one, Sample) else one for one in samples)
+    seen = _tallied(described, head.source)
+    return replace(seen, whole=whole and seen.samples < _SAMPLES)
 
 
 def _described(sample: Sample) -> Mapping[str, object] | Reject:

@@ -217,6 +217,18 @@ def test_what_cannot_succeed_ends_before_it_starts(
     assert not list((job_file.parent / "store").glob("embeddings-*"))
 
 
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_pool_of_which_nothing_can_be_read_is_refused(
+    job_file: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = Samples.drawn(300)
+    samples.image[:] = 0
+    urls = write_vectors(str(job_file.parent / "zero"), samples, 3)
+    words = [command, str(job_file), "--set", f"pool.shards={json.dumps(urls)}"]
+    assert called(monkeypatch, *words, *(["--executor", "local"] if command == "run" else [])) == 2
+    assert "winnow: a pool must be readable, but 300 of the 300 samples of 3 of its 3" in capsys.readouterr().err
+
+
 def test_plan_runs_nothing(job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert called(monkeypatch, "plan", str(job_file), "--set", "policy.0.similarity.fraction=0.25") == 0
     out, err = capsys.readouterr()

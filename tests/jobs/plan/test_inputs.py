@@ -8,7 +8,7 @@ from tests.pools import Samples, jpeg, members, tiny_clip, write_tar, write_vect
 from winnow.jobs.job_file.job import Job, parse
 from winnow.jobs.plan.inputs import look
 from winnow.jobs.run import laid_out
-from winnow.pipeline.errors import ShardError
+from winnow.pipeline.errors import PoolError
 
 
 def job_of(folder: Path, *shards: str) -> Job:
@@ -40,8 +40,16 @@ def test_a_shard_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert seen.unread is not None
     assert "it begins like a gzip file" in seen.unread
     alone = job_of(tmp_path, broken)
-    with pytest.raises(ShardError, match="it begins like a gzip file"):
+    with pytest.raises(PoolError, match="it begins like a gzip file"):
         look(alone, *laid_out(alone))
+
+
+def test_a_head_that_proves_nothing_is_told_so(tmp_path: Path) -> None:
+    bad = write_tar(tmp_path / "0.tar", members([("a", {"jpg": jpeg(0)})]))
+    full = write_tar(tmp_path / "1.tar", members([("a", {"jpg": jpeg(0), "txt": b"a red car"})]))
+    job = job_of(tmp_path, bad, full)
+    [pool, _] = look(job, *laid_out(job)).lines()
+    assert "1 samples of one are looked at, 1 cannot be read, and the run will show whether others can\n" in pool
 
 
 def test_what_is_done_is_not_looked_at_again(tmp_path: Path) -> None:
