@@ -4,6 +4,7 @@ The measuring is a process of its own: it imports torch and may take memory of a
 """
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -57,6 +58,7 @@ def settled_once(recipe: "Recipe", folder: Path, say: Callable[[str], None]) -> 
     return found
 
 
+@functools.cache  # a process that trains often asks once
 def _measured(device: str) -> "tuple[Precision, str]":
     command = [sys.executable, "-m", "winnow.stages.encoders.bf16", device]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)

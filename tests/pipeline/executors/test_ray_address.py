@@ -220,31 +220,35 @@ def ran(file: Path, environment: dict[str, str], *words: str) -> subprocess.Comp
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
 
 
+@pytest.fixture
+def with_token(tmp_path: Path, start: dict[str, str]) -> dict[str, str]:
+    """The same on a machine that has a token."""
+    (tmp_path / "token").write_text("0" * 64)
+    return {**start, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+
+
 @pytest.mark.timeout(600)
-def test_beside_a_living_cluster_and_a_dead_one(tmp_path, host, start):
-    """A real `ray start`, which a plain run leaves alone and `--address auto` uses; then what is left of it."""
-    said = {**start, "RAY_ADDRESS": host}
-    with started(host, start) as trace:
+def test_beside_a_living_cluster_and_a_dead_one(tmp_path, host, with_token):
+    """A real `ray start` without tokens: `auto` finds it by its trace; a plain run leaves it and a dead trace alone.
+
+    A token that is sent to it would have every worker taken for given up.
+    """
+    said = {**with_token, "RAY_ADDRESS": host}
+    with started(host, {**with_token, "RAY_AUTH_MODE": "disabled"}) as trace:
+        inside = ran(job(tmp_path, "inside"), with_token, "--address", "auto")
+        trace.write_text("127.0.0.1:1")
         beside = ran(job(tmp_path, "beside"), said)
-        inside = ran(job(tmp_path, "inside"), said, "--address", "auto")
-    trace.parent.mkdir(exist_ok=True)
-    trace.write_text(host)
-    after, dead = ran(job(tmp_path, "after"), said), ran(job(tmp_path, "dead"), said, "--address", "auto")
-    for plain in (beside, after):
-        assert plain.returncode == 0, plain.stderr
-        assert f"RAY_ADDRESS is {host}, but the run has a cluster of its own" in plain.stderr
+    dead = ran(job(tmp_path, "dead"), said, "--address", "auto")
     assert inside.returncode == 0, inside.stderr
     assert "of its own" not in inside.stderr
+    assert beside.returncode == 0, beside.stderr
+    assert f"RAY_ADDRESS is {host}, but the run has a cluster of its own" in beside.stderr
     assert dead.returncode == 2
     assert dead.stderr.startswith(f"winnow: a Ray cluster must answer at the address {host}, but: ")
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("mode", ["disabled", "token"])
-def test_a_token_is_sent_to_a_cluster_that_asks_for_one_and_to_no_other(tmp_path, host, start, mode):
-    """This machine has a token. Sent to a cluster without, every worker would be taken for given up."""
-    (tmp_path / "token").write_text("0" * 64)
-    start["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "token")
-    with started(host, {**start, "RAY_AUTH_MODE": mode}):
-        inside = ran(job(tmp_path), start, "--address", host)
+def test_a_token_is_sent_to_a_cluster_that_asks_for_one(tmp_path, host, with_token):
+    with started(host, {**with_token, "RAY_AUTH_MODE": "token"}):
+        inside = ran(job(tmp_path), with_token, "--address", host)
     assert inside.returncode == 0, inside.stderr
