@@ -23,13 +23,15 @@ PRECISION = "precision.json"
 """File of a folder whose trainings are compared with each other, and so run in one precision."""
 
 _BF16 = ("amp_bf16", "amp_bfloat16", "bf16", "pure_bf16")
+_FP16 = ("amp", "fp16", "pure_fp16")
 _TIMEOUT_S = 300.0
 
 
 def settled(recipe: "Recipe", file: Path, say: Callable[[str], None] | None = None) -> "Recipe":
     """The recipe with `auto` decided; the key `precision` of a JSON file says what was decided before.
 
-    say: is told what was measured; also where a recipe asks for bf16 on a device that is slower in it, and gets it.
+    say: is told what was measured; also where a recipe asks for bf16 on a device that is slower in it, or for fp16 on a
+    CPU, and gets it.
     Raises ModelError for a GPU that is not here: open_clip would train on the CPU.
     """
     before = json_if_whole(str(file))
@@ -37,6 +39,9 @@ def settled(recipe: "Recipe", file: Path, say: Callable[[str], None] | None = No
         told = cast("Precision", before["precision"])
         return dataclasses.replace(recipe, precision=told) if recipe.precision == AUTO else recipe
     kind = recipe.device.partition(":")[0]
+    if kind == "cpu" and recipe.precision in _FP16 and say is not None:
+        slow = "is fp16 on a CPU, in which a layer takes some ten times as long as in fp32"
+        say(f"precision {recipe.precision}, as the job says, {slow}; fp32 or auto would be faster")
     may_be_slow = kind == "cpu" and recipe.precision in _BF16 and say is not None
     if recipe.precision != AUTO and kind != "cuda" and not may_be_slow:
         return recipe

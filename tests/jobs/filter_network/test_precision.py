@@ -51,6 +51,18 @@ def test_bf16_that_is_asked_for_is_given_and_its_price_said(tmp_path: Path) -> N
     assert line.endswith("; fp32 or auto would be faster")
 
 
+@pytest.mark.parametrize("precision", ["amp", "fp16", "pure_fp16"])
+def test_fp16_on_a_cpu_is_given_and_its_price_said_once(tmp_path: Path, precision: Precision) -> None:
+    said: list[str] = []
+    asked = replace(ASKED, precision=precision)
+    assert settled(asked, tmp_path / RECIPE, said.append) == asked
+    [line] = said
+    assert line.startswith(f"precision {precision}, as the job says, is fp16 on a CPU, in which a layer takes some ten")
+    assert line.endswith("; fp32 or auto would be faster")
+    write_json(str(tmp_path / RECIPE), {"precision": precision})
+    assert settled(asked, tmp_path / RECIPE, pytest.fail) == asked
+
+
 @pytest.mark.parametrize("precision", ["fp32", "amp_bf16"])
 def test_a_recipe_that_is_there_is_kept_to_on_any_machine(tmp_path: Path, precision: str) -> None:
     write_json(str(tmp_path / RECIPE), {"precision": precision})
