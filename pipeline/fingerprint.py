@@ -5,6 +5,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
+from winnow.pipeline.plugins import origin_of
+
 
 def fingerprint(value: object, digits: int = 16) -> str:
     """First hex digits of the sha256 of the canonical JSON of `value`; 16 name a folder, 32 a shard."""
@@ -16,14 +18,15 @@ def canonical(value: object) -> object:
     """Plain JSON of configuration: dataclasses become their class and fields, tuples become lists.
 
     A field with metadata `fingerprint=False` (how to run, not what to compute) is left out; an object with a
-    `fingerprint` attribute (an artifact) stands as that. Raises TypeError for what has no canonical form.
+    `fingerprint` attribute (an artifact) stands as that. A plugin's class is named with its distribution and version,
+    so that another version of it makes another artifact. Raises TypeError for what has no canonical form.
     """
     known = getattr(value, "fingerprint", None)
     if isinstance(known, str):
         return known
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f for f in dataclasses.fields(value) if f.metadata.get("fingerprint", True)]
-        return {"class": type(value).__name__, **{f.name: canonical(getattr(value, f.name)) for f in fields}}
+        return {"class": _named(type(value)), **{f.name: canonical(getattr(value, f.name)) for f in fields}}
     if isinstance(value, Mapping):
         return {str(key): canonical(item) for key, item in value.items()}
     if isinstance(value, str | int | float | bool) or value is None:
@@ -31,3 +34,8 @@ def canonical(value: object) -> object:
     if isinstance(value, Sequence):
         return [canonical(item) for item in value]
     raise TypeError(f"configuration is plain values, dataclasses and artifacts, but {type(value)} came")
+
+
+def _named(kind: type) -> str:
+    origin = origin_of(kind)
+    return kind.__name__ if origin is None else f"{kind.__name__} of {origin}"
