@@ -14,7 +14,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from winnow.jobs.job_file.job import Job, parse, put
+from winnow.jobs.job_file.changes import put
+from winnow.jobs.job_file.job import Job, parse
 from winnow.jobs.job_file.yaml_text import dumps, loads
 from winnow.jobs.run import opened, stages_of, step
 from winnow.pipeline.errors import AccountingError, JobError, WinnowError

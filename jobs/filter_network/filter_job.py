@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from winnow.jobs.filter_network.training import Recipe
 from winnow.jobs.filter_network.training_pairs import Pairs, Task
-from winnow.jobs.job_file.job import options_of, read
+from winnow.jobs.job_file.job import read
+from winnow.jobs.job_file.options import options_of
 from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.fingerprint import canonical

@@ -1,15 +1,22 @@
-"""Reads a job file into its parts; refuses unknown keys with the nearest known name, and values of the wrong kind."""
+"""Reads a job file into its parts; refuses a job that cannot be run, such as a cut by an encoder that it has not."""
 
 import dataclasses
-import difflib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from pydantic import TypeAdapter, ValidationError
-
+from winnow.jobs.job_file.changes import change
+from winnow.jobs.job_file.options import (
+    changed_fields,
+    given,
+    known_keys,
+    list_of,
+    mapping_of,
+    nearest,
+    options_of,
+    plain,
+)
 from winnow.jobs.job_file.yaml_text import loads
 from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError, StorageError
@@ -28,10 +35,8 @@ from winnow.stages.pools import FORMATS, VectorReader
 from winnow.stages.pools.pool import Pool
 
 _KEYS = ("name", "store", "pool", "embeddings", "encoding", "policy", "shards", "resources", "limits")
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")  # of an entry of a list
 _PATTERNS = ("::", "{", "}")  # by which webdataset parts and expands what it is told to open
 _NAME = re.compile(r"\w[\w.-]*")  # it names a file of the store
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -94,39 +99,39 @@ def read(path: str, changes: Sequence[str] = ()) -> dict[str, Any]:
         raise JobError(f"a job is a YAML file, but: {error}") from error
     if not isinstance(values, dict):
         raise JobError(f"{path} must be a mapping with {', '.join(_KEYS)}, but it holds {type(values).__name__}")
-    paths = [change.partition("=")[0] for change in changes]
+    paths = [text.partition("=")[0] for text in changes]
     if twice := next((path for path in paths if paths.count(path) > 1), None):
         raise JobError(f"--set must name a place once, but {twice} came {paths.count(twice)} times")
-    for change in changes:
-        _change(values, change)
+    for text in changes:
+        change(values, text)
     return values
 
 
 def parse(values: Mapping[str, object]) -> Job:
     """The job of plain values, as a YAML file holds them."""
-    _known_keys("the job", values, _KEYS)
+    known_keys("the job", values, _KEYS)
     for key in ("name", "store", "pool"):
         if not values.get(key):
             raise JobError(f"a job must have {key}")
     if not isinstance(values["name"], str):
         raise JobError(f"name must be text, but {values['name']!r} came; quote it")
-    pool = _pool(_mapping("pool", values["pool"]))
+    pool = _pool(mapping_of("pool", values["pool"]))
     embeddings = {
-        name: _encoder(name, _mapping(f"embeddings.{name}", options))
-        for name, options in _mapping("embeddings", _given(values, "embeddings", {})).items()
+        name: _encoder(name, mapping_of(f"embeddings.{name}", options))
+        for name, options in mapping_of("embeddings", given(values, "embeddings", {})).items()
     }
-    policy = tuple(_cut(number, entry) for number, entry in enumerate(_list("policy", _given(values, "policy", []))))
+    policy = tuple(_cut(number, entry) for number, entry in enumerate(list_of("policy", given(values, "policy", []))))
     shards = values.get("shards")
     job = Job(
         name=values["name"],
         store=_store(values["store"]),
         pool=pool,
         embeddings=embeddings,
-        encoding=options_of(Encoding, "encoding", _mapping("encoding", _given(values, "encoding", {}))),
+        encoding=options_of(Encoding, "encoding", mapping_of("encoding", given(values, "encoding", {}))),
         policy=policy,
-        shards=None if shards is None else options_of(ShardOptions, "shards", _mapping("shards", shards)),
-        resources=options_of(Resources, "resources", _mapping("resources", _given(values, "resources", {}))),
-        limits=options_of(Limits, "limits", _mapping("limits", _given(values, "limits", {}))),
+        shards=None if shards is None else options_of(ShardOptions, "shards", mapping_of("shards", shards)),
+        resources=options_of(Resources, "resources", mapping_of("resources", given(values, "resources", {}))),
+        limits=options_of(Limits, "limits", mapping_of("limits", given(values, "limits", {}))),
         resolved={},
     )
     _check(job)
@@ -198,7 +203,7 @@ def _pool(values: Mapping[str, object]) -> Pool:
         raise JobError(f"pool.shards must be a pattern or a list of them, but {shards!r} came")
     kind = str(values.get("format") or ("parquet" if patterns[0].endswith(".parquet") else "webdataset"))
     if kind not in FORMATS:
-        raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, but {kind!r} came{_nearest(kind, FORMATS)}")
+        raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, but {kind!r} came{nearest(kind, FORMATS)}")
     options = {key: value for key, value in values.items() if key not in ("shards", "format")}
     return Pool(tuple(patterns), options_of(FORMATS[kind], "pool", options))
 
@@ -211,113 +216,18 @@ def _encoder(name: str, values: Mapping[str, object]) -> OpenClip | Timm:
 
 
 def _cut(number: int, entry: object) -> Cut:
-    values = _mapping(f"policy.{number}", entry)
+    values = mapping_of(f"policy.{number}", entry)
     if len(values) != 1:
         raise JobError(f"policy.{number} must be one cut, such as rules: {{min_words: 3}}, but {list(values)} came")
     [(kind, options)] = values.items()
     if kind not in CUTS:
-        raise JobError(
-            f"policy.{number} must be one of {', '.join(CUTS)}, but {kind!r} came{_nearest(str(kind), CUTS)}"
-        )
+        raise JobError(f"policy.{number} must be one of {', '.join(CUTS)}, but {kind!r} came{nearest(str(kind), CUTS)}")
     where = f"policy.{number}.{kind}"
-    known = _mapping(where, {} if options is None else options)
+    known = mapping_of(where, {} if options is None else options)
     try:
         return options_of(CUTS[kind], where, known)
     except JobError as error:
         raise error if str(error).startswith(where) else JobError(f"{where}: {error}") from error
-
-
-def options_of(kind: type[_T], where: str, values: Mapping[str, object]) -> _T:
-    """A dataclass of plain values; raises JobError for unknown keys and wrong types."""
-    described = getattr(kind, "__pydantic_fields__", {})
-    names = [field.name for field in dataclasses.fields(cast(Any, kind))]
-    _known_keys(where, values, [getattr(described.get(name), "alias", None) or name for name in names])
-    try:
-        # strict as JSON is: a list is a tuple there, but no text is a number, and no 1.0 an integer
-        return TypeAdapter(kind).validate_json(_json(where, values), strict=True)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join([where, *[str(part) for part in problem["loc"]]])
-        raise JobError(
-            f"{place}: {problem['msg'].removeprefix('Value error, ')}, but {problem['input']!r} came"
-        ) from error
-
-
-def _json(where: str, values: Mapping[str, object]) -> str:
-    try:
-        return json.dumps(values, default=_mapping_as_dict)
-    except TypeError as error:
-        raise JobError(f"{where} must be plain values, as YAML holds them, but {values!r} came: {error}") from error
-
-
-def _mapping_as_dict(value: object) -> object:
-    """A mapping of another kind than json knows, as that."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} is none")
-
-
-def _known_keys(where: str, values: Mapping[str, object], known: Sequence[str] | Mapping[str, object]) -> None:
-    for key in values:
-        if key not in known:
-            raise JobError(f"{where} has no key {key!r}{_nearest(str(key), known)}; it has {', '.join(known)}")
-
-
-def _nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _given(values: Mapping[str, object], key: str, default: object) -> object:
-    """A key's value; the default where the key is absent or empty, but not for other false values."""
-    return default if values.get(key) is None else values[key]
-
-
-def _mapping(where: str, value: object) -> Mapping[str, object]:
-    if not isinstance(value, Mapping):
-        raise JobError(f"{where} must be a mapping, but {value!r} came")
-    return value
-
-
-def _list(where: str, value: object) -> Sequence[object]:
-    if not isinstance(value, list | tuple):
-        raise JobError(f"{where} must be a list, but {value!r} came")
-    return value
-
-
-def _change(values: dict[str, Any], change: str) -> None:
-    """Apply one `path.to.key=value`; values are YAML."""
-    path, separator, text = change.partition("=")
-    if not separator:
-        raise JobError(f"a change must be path=value, but {change!r} came")
-    put(values, path, loads(text, f"--set {change}"), "--set")
-
-
-def put(values: dict[str, Any], path: str, value: object, option: str) -> None:
-    """Set what lies at `path.to.key` in a job's plain values; list entries go by number.
-
-    option: what names the path in errors. Raises JobError for a place that the job does not have.
-    """
-    *parents, last = path.split(".")
-    where = f"{option} {path}"
-    place: Any = values
-    for part in parents:
-        place = _step(place, part, where)
-    if isinstance(place, list):
-        _step(place, last, where)
-        place[int(last)] = value
-    elif isinstance(place, dict):
-        place[last] = value
-    else:
-        raise JobError(f"{where}: {last!r} must be inside a mapping or list of the job")
-
-
-def _step(place: Any, part: str, where: str) -> Any:
-    if isinstance(place, list) and _NUMBER.fullmatch(part) and int(part) < len(place):
-        return place[int(part)]
-    if isinstance(place, dict):
-        return place.setdefault(part, {})
-    raise JobError(f"{where}: there is no {part!r} in the job at that place")
 
 
 def _resolved(job: Job) -> Mapping[str, object]:
@@ -329,14 +239,14 @@ def _resolved(job: Job) -> Mapping[str, object]:
         "pool": {
             "shards": list(job.pool.shards),
             "format": kinds[type(job.pool.reader)],
-            **_plain(job.pool.reader),
+            **plain(job.pool.reader),
         },
-        "embeddings": {name: _plain(encoder) for name, encoder in job.embeddings.items()},
-        "encoding": _plain(job.encoding),
-        "policy": [{cut.kind: _plain(cut)} for cut in job.policy],
-        "shards": None if job.shards is None else _plain(job.shards),
-        "resources": _plain(job.resources),
-        "limits": _plain(job.limits),
+        "embeddings": {name: plain(encoder) for name, encoder in job.embeddings.items()},
+        "encoding": plain(job.encoding),
+        "policy": [{cut.kind: plain(cut)} for cut in job.policy],
+        "shards": None if job.shards is None else plain(job.shards),
+        "resources": plain(job.resources),
+        "limits": plain(job.limits),
     }
 
 
@@ -347,32 +257,13 @@ def changed(job: Job) -> Mapping[str, object]:
         "store": job.store,
         "pool": {
             **{name: cast(Any, job.resolved["pool"])[name] for name in ("shards", "format")},
-            **_set(job.pool.reader),
+            **changed_fields(job.pool.reader),
         },
-        "embeddings": {name: _set(encoder) for name, encoder in job.embeddings.items()},
-        "encoding": _set(job.encoding),
-        "policy": [{cut.kind: _set(cut)} for cut in job.policy],
-        "resources": _set(job.resources),
-        "limits": _set(job.limits),
+        "embeddings": {name: changed_fields(encoder) for name, encoder in job.embeddings.items()},
+        "encoding": changed_fields(job.encoding),
+        "policy": [{cut.kind: changed_fields(cut)} for cut in job.policy],
+        "resources": changed_fields(job.resources),
+        "limits": changed_fields(job.limits),
     }
-    written = {} if job.shards is None else {"shards": _plain(job.shards)}  # that there are any is the choice
+    written = {} if job.shards is None else {"shards": plain(job.shards)}  # that there are any is the choice
     return {**{name: value for name, value in parts.items() if value}, **written}
-
-
-def _set(value: object) -> dict[str, object]:
-    """The fields of a dataclass that are not its defaults, by the names that a job gives them."""
-    described = getattr(type(value), "__pydantic_fields__", {})
-    found = {}
-    plain = _plain(value)
-    for field in dataclasses.fields(cast(Any, value)):
-        known = described.get(field.name)
-        default = field.default if known is None else known.default
-        if getattr(value, field.name) != default:
-            name = getattr(known, "alias", None) or field.name
-            found[name] = plain[name]
-    return found
-
-
-def _plain(value: object) -> dict[str, object]:
-    adapter: TypeAdapter[object] = TypeAdapter(type(value))
-    return cast(dict[str, object], adapter.dump_python(value, mode="json", by_alias=True))

@@ -21,7 +21,8 @@ from winnow.jobs.filter_network.evaluate import Truth, filter_quality, retrieval
 from winnow.jobs.filter_network.precision import AUTO, settled_once
 from winnow.jobs.filter_network.train_filter import Filter, train_filter
 from winnow.jobs.filter_network.training import claim
-from winnow.jobs.job_file.job import parse, put, read
+from winnow.jobs.job_file.changes import put
+from winnow.jobs.job_file.job import parse, read
 from winnow.jobs.lab.poison import poisoned
 from winnow.jobs.run import run
 from winnow.pipeline import storage

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.pools import Samples, tiny_clip, write_tar, write_vectors
-from winnow.jobs.job_file import job as module
+from winnow import jobs
 from winnow.jobs.job_file.job import load, parse
 from winnow.jobs.run import laid_out
 from winnow.pipeline.errors import JobError
@@ -18,7 +18,7 @@ from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.pools import ClipRetrieval, Parquet, Vectors, Webdataset
 
 # those of other commands have keys of their own, and are read where these are tested
-FILES = [path for path in sorted(Path(module.__file__).parent.glob("*.yaml")) if "\npolicy:" in path.read_text()]
+FILES = [path for path in sorted(Path(jobs.__file__).parent.glob("*.yaml")) if "\npolicy:" in path.read_text()]
 
 
 def image_job(**changes: Any) -> dict[str, Any]:

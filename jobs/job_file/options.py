@@ -1,0 +1,95 @@
+"""Turns plain values of a job file into dataclasses and back; refuses unknown keys with the nearest known one."""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from winnow.pipeline.errors import JobError
+
+_T = TypeVar("_T")
+
+
+def options_of(kind: type[_T], where: str, values: Mapping[str, object]) -> _T:
+    """A dataclass of plain values; raises JobError for unknown keys and wrong types."""
+    described = getattr(kind, "__pydantic_fields__", {})
+    names = [field.name for field in dataclasses.fields(cast(Any, kind))]
+    known_keys(where, values, [getattr(described.get(name), "alias", None) or name for name in names])
+    try:
+        # strict as JSON is: a list is a tuple there, but no text is a number, and no 1.0 an integer
+        return TypeAdapter(kind).validate_json(_json(where, values), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join([where, *[str(part) for part in problem["loc"]]])
+        raise JobError(
+            f"{place}: {problem['msg'].removeprefix('Value error, ')}, but {problem['input']!r} came"
+        ) from error
+
+
+def _json(where: str, values: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(values, default=_mapping_as_dict)
+    except TypeError as error:
+        raise JobError(f"{where} must be plain values, as YAML holds them, but {values!r} came: {error}") from error
+
+
+def _mapping_as_dict(value: object) -> object:
+    """A mapping of another kind than json knows, as that."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is none")
+
+
+def known_keys(where: str, values: Mapping[str, object], known: Sequence[str] | Mapping[str, object]) -> None:
+    """Raises JobError for a key that is not known, with the nearest one that is."""
+    for key in values:
+        if key not in known:
+            raise JobError(f"{where} has no key {key!r}{nearest(str(key), known)}; it has {', '.join(known)}")
+
+
+def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    """`; did you mean …?` for a name that is close to a known one, else ""."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def mapping_of(where: str, value: object) -> Mapping[str, object]:
+    """The value. Raises JobError unless it is a mapping."""
+    if not isinstance(value, Mapping):
+        raise JobError(f"{where} must be a mapping, but {value!r} came")
+    return value
+
+
+def list_of(where: str, value: object) -> Sequence[object]:
+    """The value. Raises JobError unless it is a list."""
+    if not isinstance(value, list | tuple):
+        raise JobError(f"{where} must be a list, but {value!r} came")
+    return value
+
+
+def given(values: Mapping[str, object], key: str, default: object) -> object:
+    """A key's value; the default where the key is absent or empty, but not for other false values."""
+    return default if values.get(key) is None else values[key]
+
+
+def plain(value: object) -> dict[str, object]:
+    """A dataclass as plain values, by the names that a job gives its fields."""
+    adapter: TypeAdapter[object] = TypeAdapter(type(value))
+    return cast(dict[str, object], adapter.dump_python(value, mode="json", by_alias=True))
+
+
+def changed_fields(value: object) -> dict[str, object]:
+    """The fields of a dataclass that are not its defaults, by the names that a job gives them."""
+    described = getattr(type(value), "__pydantic_fields__", {})
+    found = {}
+    values = plain(value)
+    for field in dataclasses.fields(cast(Any, value)):
+        known = described.get(field.name)
+        default = field.default if known is None else known.default
+        if getattr(value, field.name) != default:
+            name = getattr(known, "alias", None) or field.name
+            found[name] = values[name]
+    return found
