@@ -1,4 +1,4 @@
-"""The concepts of a density cut as a page shows them: which of many, and under what name; reads nothing itself."""
+"""The concepts of a cut that divides by clusters, as a page shows them: which of many, and under what name."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _PER_CONCEPT = 400
 
 @dataclass(frozen=True)
 class Concept:
-    """One row of density.parquet with its name.
+    """One row of the cut's table of concepts, with its name.
 
     words: the most telling first, () where none is. pictured: whether it has a gallery.
     """
@@ -57,7 +57,7 @@ def _largest(cut: CutFacts) -> np.ndarray:
 
 def _table(cut: CutFacts, name: str) -> np.ndarray:
     if cut.concepts is None:
-        raise ValueError(f"{cut.name} has no concepts; ask cuts of density only")
+        raise ValueError(f"{cut.name} has no table of concepts; ask cuts that have one")
     return np.asarray(cut.concepts[name])
 
 

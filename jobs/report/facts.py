@@ -7,43 +7,12 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+from pyarrow.types import is_floating, is_integer
 
 from winnow.jobs.run import job_url
 from winnow.jobs.verify.finished import Finished, FinishedCut
-from winnow.pipeline.artifact import Artifact, read_json, read_table
-
-VALUES: dict[str, tuple[str, str]] = {
-    "duplicates": ("cosine", "cosine with the sample that it repeats"),
-    "similarity": ("cosine", "image-text cosine"),
-    "negclip": ("contrast", "image-text cosine, less what random pairs have"),
-    "density": ("distance", "distance to the own centroid"),
-    "prototypes": ("distance", "distance to the own centroid"),
-    "normsim": ("value", "norm of its products with the target set"),
-    "image_based": ("distance", "distance to the own centroid"),
-    "feature_mapping": ("distance", "distance to the own centroid"),
-    "random": ("hash", "hash of the uid"),
-    "score": ("value", "your score"),
-}
-"""Column of a cut's numbers in its files, and what people call it; coverage's column goes by its options."""
-
-ABOUT: dict[str, str] = {
-    "rules": "Samples stay that pass every rule given.",
-    "duplicates": "One of every set of duplicates stays: the best.",
-    "similarity": "The pairs stay whose image and text vectors are most alike.",
-    "negclip": "The pairs stay that are more alike than their image and text are to others.",
-    "density": "Concepts that hold much to learn keep more, and in each the samples far from its centroid stay.",
-    "prototypes": "Samples stay by their distance to the centroid of their cluster.",
-    "coverage": "The hardest go, and what is left is taken evenly from all ranges of the score.",
-    "normsim": "The samples stay whose images are most like a target set.",
-    "image_based": "The clusters stay that a target set votes for.",
-    "feature_mapping": "The clusters stay that a target set votes for most.",
-    "random": "A uniform sample stays.",
-    "score": "Samples stay by a score that another program made.",
-    "epochs": "The samples stay that some epoch of training has.",
-}
-"""What each cut does, in a sentence."""
-
-_SLIDING = ("similarity", "negclip", "normsim", "random", "score")  # one order, one threshold
+from winnow.pipeline.artifact import Artifact, read_json, read_schema, read_table
+from winnow.stages.cuts.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -77,8 +46,8 @@ class StageRow:
 class CutFacts:
     """One cut as a whole. place: in the policy, from 0. options: as written, defaults resolved, nulls left out.
 
-    column, label: the number that it decided by, and what people call it; None where there is none.
-    threshold: value of the last sample that stays. concepts: density.parquet, of a density cut.
+    shown: what the cut says of itself. column: the number that it decided by, None where there is none.
+    threshold: value of the last sample that stays. concepts: a row for each cluster, where the cut has a table of them.
     """
 
     finished: FinishedCut
@@ -87,6 +56,8 @@ class CutFacts:
     came: int
     kept: int
     threshold: float | None
+    shown: Shown
+    column: str | None
     concepts: pa.Table | None
 
     @property
@@ -102,7 +73,7 @@ class CutFacts:
     @property
     def about(self) -> str:
         """What it does."""
-        return ABOUT.get(self.kind, "")
+        return self.shown.about
 
     @property
     def dropped(self) -> int:
@@ -110,28 +81,19 @@ class CutFacts:
         return self.came - self.kept
 
     @property
-    def column(self) -> str | None:
-        """Of its files."""
-        if self.kind == "coverage":
-            return "cosine" if self.options.get("by") else "value"
-        return VALUES[self.kind][0] if self.kind in VALUES else None
-
-    @property
     def label(self) -> str:
         """The number that it decided by, for people."""
-        if self.kind == "coverage":
-            return "image-text cosine" if self.options.get("by") else "your score"
-        return VALUES[self.kind][1] if self.kind in VALUES else ""
+        return self.shown.label or self.column or ""
 
     @property
     def slides(self) -> bool:
         """Whether another amount is another threshold on one order."""
-        return self.kind in _SLIDING and self.threshold is not None and math.isfinite(self.threshold)
+        return self.column is not None and self.threshold is not None and math.isfinite(self.threshold)
 
     @property
-    def lowest(self) -> bool:
-        """Whether the lowest values stay."""
-        return self.options.get("keep") == "lowest"
+    def asks_a_fraction(self) -> bool:
+        """Whether a job can ask for another share of what comes in."""
+        return hasattr(self.finished.options, "fraction")
 
 
 @dataclass(frozen=True)
@@ -179,6 +141,7 @@ def _funnel(counts: Mapping[str, Any]) -> Iterator[FunnelRow]:
 
 def _cut(cut: FinishedCut, place: int, report: Mapping[str, object], job: Mapping[str, Any]) -> CutFacts:
     options = {key: value for key, value in job["policy"][place][cut.kind].items() if value is not None}
+    shown = cut.options.shown()
     return CutFacts(
         finished=cut,
         place=place,
@@ -186,8 +149,16 @@ def _cut(cut: FinishedCut, place: int, report: Mapping[str, object], job: Mappin
         came=cast(int, report["in"]),
         kept=cast(int, report["kept"]),
         threshold=cast(float | None, report.get("threshold")),
-        concepts=read_table(cut.artifact.meta("density.parquet")) if cut.kind == "density" else None,
+        shown=shown,
+        column=shown.column or _first_number(cut.artifact),
+        concepts=None if shown.concepts is None else read_table(cut.artifact.meta(shown.concepts)),
     )
+
+
+def _first_number(artifact: Artifact) -> str | None:
+    """The first column of numbers of a cut's files."""
+    kinds = {field.name: field.type for field in read_schema(artifact.shard(0))}
+    return next((name for name, kind in kinds.items() if is_integer(kind) or is_floating(kind)), None)
 
 
 def _stage(label: str, artifact: Artifact, report: Mapping[str, Any], record: Mapping[str, Any]) -> StageRow:

@@ -96,7 +96,7 @@ def _looked(finished: Finished, facts: Facts, run: Run) -> page.Looked:
     rejecting = tuple(finished.artifacts[label] for label in ("embeddings", "distinct") if label in finished.artifacts)
     bounds = ranges(run, items, facts.cuts)
     part = scan(run, items, pictured, Scan(finished.embeddings, rejecting, facts.cuts, bounds, named))
-    pairs = {cut.name: list(_pairs(run, items, cut, part)) for cut in facts.cuts if cut.kind == "duplicates"}
+    pairs = {cut.name: list(_pairs(run, items, cut, part)) for cut in facts.cuts if cut.shown.pairs is not None}
     reader = finished.job.pool.reader
     samples = look(run, finished.embeddings, reader, _places(part, pairs))
     concepts: Mapping[str, list[Concept]] = {

@@ -144,14 +144,14 @@ def data_of(view: View) -> dict[str, Any]:
 def slides(cut: CutFacts, looked: Looked) -> bool:
     """Whether the page can tell what another amount would do."""
     if cut.concepts is not None:
-        return len(cut.concepts) <= _SLIDING_CONCEPTS and cut.came > 0
-    return cut.slides and cut.name in looked.part.histograms
+        return cut.asks_a_fraction and len(cut.concepts) <= _SLIDING_CONCEPTS and cut.came > 0
+    return cut.asks_a_fraction and cut.slides and cut.name in looked.part.histograms
 
 
 def _histogram(cut: CutFacts, looked: Looked) -> dict[str, Any]:
     low, high = looked.ranges[cut.name]
     kept, dropped = looked.part.histograms[cut.name].tolist()
-    names = {"label": cut.label, "lowest": cut.lowest, "threshold": cut.threshold if cut.slides else None}
+    names = {"label": cut.label, "lowest": cut.shown.lowest, "threshold": cut.threshold if cut.slides else None}
     return {**names, "low": low, "high": high, "kept": kept, "dropped": dropped}
 
 

@@ -57,7 +57,7 @@ Shelf = tuple[str, str]
 
 @dataclass(frozen=True)
 class Named:
-    """Concepts of a density cut that get a name. rate: share of each one's captions that is read, float64 (k,).
+    """Concepts of a cut that get a name. rate: share of each one's captions that is read, float64 (k,).
 
     pictured: bool (k,), those that have a gallery.
     """
@@ -156,7 +156,7 @@ def _seen(cut: CutFacts, index: int, table: pa.Table) -> tuple[np.ndarray, np.nd
 
 @dataclass(frozen=True)
 class Scan:
-    """ranges: of `ranges`. named: by density cut. rejecting: artifacts that list rejects."""
+    """ranges: of `ranges`. named: by cut with concepts. rejecting: artifacts that list rejects."""
 
     embeddings: Artifact
     rejecting: tuple[Artifact, ...]
@@ -199,12 +199,14 @@ class Scan:
                 away[rows] = np.abs(values.astype(np.float64) - cut.threshold)
                 part.picks[cut.name, "just kept"] = _lowest(away, stays, index, BORDER, notes)
                 part.picks[cut.name, "just dropped"] = _lowest(away, gone, index, BORDER, notes)
-        if cut.kind == "rules":
-            part.broken[cut.name] = Counter(notes.texts("broken", gone))
-        if cut.kind == "duplicates":
-            uids = table["duplicate_of"].take(pa.array(gone)).to_pylist()
+        if cut.shown.broken is not None:
+            part.broken[cut.name] = Counter(notes.texts(cut.shown.broken, gone))
+        if cut.shown.pairs is not None:
+            uids = table[cut.shown.pairs.column].take(pa.array(gone)).to_pylist()
             others = {row: uid or "" for row, uid in zip(gone.tolist(), uids, strict=True)}
-            alike = column(table, "cosine", null=np.inf).astype(np.float64)
+            alike = np.full(len(after), np.inf)
+            if cut.column is not None:
+                alike = column(table, cut.column, null=np.inf).astype(np.float64)
             for shelf, order in (("pairs", rank), ("border pairs", np.where(alike < 1, alike, np.inf))):
                 part.picks[cut.name, shelf] = _lowest(order, gone, index, _PAIR_CANDIDATES, notes, others)
         else:
@@ -270,8 +272,8 @@ class _Notes:
         return [str(text) for text in self.table[name].take(pa.array(rows)).to_pylist()]
 
     def of(self, row: int) -> str:
-        if self.cut.kind == "rules":
-            broken = self.table["broken"][row].as_py()
+        if self.cut.shown.broken is not None:
+            broken = self.table[self.cut.shown.broken][row].as_py()
             return f"breaks {broken}" if broken else ""
         if self.cut.column is None:
             return ""

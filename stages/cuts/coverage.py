@@ -19,6 +19,7 @@ from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.stages.cuts.cut import Amount, Cut, Number, Of, Source, funnel, keep_by_quota, select
 from winnow.stages.cuts.score import Joined, join_of
 from winnow.stages.cuts.score_names import Names
+from winnow.stages.cuts.shown import Shown
 from winnow.stages.cuts.similarity import Cosine
 from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.survivors import Survivors
@@ -73,6 +74,12 @@ class Coverage(Cut):
         join = join_of(survivors, source, name, Names.of(survivors, self.uid, self.key, self.shard), self.missing)
         values = Joined(survivors, artifact_of(join, store), "highest")
         return [join, CoverageStage(survivors, values, self.amount(), options)]
+
+    def shown(self) -> Shown:
+        """See Cut.shown."""
+        about = "The hardest go, and what is left is taken evenly from all ranges of the score."
+        value = ("value", "your score") if self.by is None else ("cosine", "image-text cosine")
+        return Shown(about, *value)
 
 
 def stratum_of(value: np.ndarray, low: Number, high: Number, strata: int) -> np.ndarray:

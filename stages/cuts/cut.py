@@ -18,6 +18,7 @@ from winnow.pipeline.errors import AccountingError, JobError
 from winnow.pipeline.keep_top import Merging, Partial, Pass, Rows, Selection, Thresholds, kept
 from winnow.pipeline.order import beyond, reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, total
+from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
 Of = Literal["survivors", "pool"]
@@ -43,6 +44,10 @@ class Cut:
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """The stages that decide it, in order; the last one's artifact has `kept` beside every row."""
         raise NotImplementedError
+
+    def shown(self) -> Shown:
+        """How `winnow report` shows it; by default the first column of numbers of its files is its value."""
+        return Shown()
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,11 @@ from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.stages.clusters.clusters import ClustersOption, Members, clusters_of, read_centroids
 from winnow.stages.clusters.members import MemberDistance
 from winnow.stages.cuts.cut import Amount, Cut, Of, funnel, keep_by_quota
+from winnow.stages.cuts.shown import Shown
 from winnow.stages.kernels.quota import complexity, inter_distance, quotas
 from winnow.stages.survivors import Survivors
 
+CONCEPTS = "density.parquet"
 _FIXED_POINT = 1 << 30
 
 Moments = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -68,6 +70,11 @@ class Density(Cut):
         options = _Options(self.temperature, self.neighbours, self.keep, self.balance, self.seed)
         return [clusters, DensityStage(survivors, made, self.amount(), options)]
 
+    def shown(self) -> Shown:
+        """See Cut.shown."""
+        about = "Concepts that hold much to learn keep more, and in each the samples far from its centroid stay."
+        return Shown(about, "distance", "distance to the own centroid", concepts=CONCEPTS)
+
 
 @plain_dataclass(frozen=True)
 class _Options:
@@ -96,7 +103,7 @@ class DensityStage:
         size, spread = sum_moments((moments for _, moments in parts), len(centroids))
         wanted = self.amount.number(self.survivors)
         table = concept_table(centroids, size, spread, wanted, self.options)
-        write_table(out.meta("density.parquet"), table)
+        write_table(out.meta(CONCEPTS), table)
         quota = np.asarray(table["quota"])
         source = MemberDistance(self.survivors, self.clusters, self.options.keep, self.options.seed)
         summaries = keep_by_quota(run, out, source, quota, self.name)

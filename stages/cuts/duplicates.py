@@ -25,6 +25,7 @@ from winnow.stages.clusters.clusters import ClustersOption, clusters_of
 from winnow.stages.cuts.cut import Cut, funnel
 from winnow.stages.cuts.semantic.links import quality_of
 from winnow.stages.cuts.semantic.semantic import VERDICTS, Method, SemanticStage, commit_verdicts
+from winnow.stages.cuts.shown import Pairs, Shown
 from winnow.stages.survivors import Survivors
 
 _PART_ROWS = 2_000_000  # of (hash, key): 52 bytes each
@@ -83,6 +84,15 @@ class Duplicates(Cut):
             made = artifact_of(clusters, store)
             found += [clusters, SemanticStage(survivors, exact, made, self.by, self.epsilon, self.method, probes)]
         return found
+
+    def shown(self) -> Shown:
+        """See Cut.shown."""
+        return Shown(
+            about="One of every set of duplicates stays: the best.",
+            column="cosine",
+            label="cosine with the sample that it repeats",
+            pairs=Pairs("duplicate_of", "Where epsilon is too wide, it shows here first."),
+        )
 
 
 @plain_dataclass(frozen=True)

@@ -16,6 +16,7 @@ from winnow.pipeline.keep_top import Rows, Thresholds, kept
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary
 from winnow.pipeline.uid import bytes_of
 from winnow.stages.cuts.cut import Amount, Cut, Of, funnel, one_group, select_each, write_kept
+from winnow.stages.cuts.shown import Shown
 from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.results.subset import Subset, write_subsets
 from winnow.stages.survivors import Survivors
@@ -54,6 +55,10 @@ class Epochs(Cut):
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """One stage; only uids are read."""
         return [EpochsStage(survivors, self.amount(), self.epochs, self.replacement, self.seed)]
+
+    def shown(self) -> Shown:
+        """See Cut.shown."""
+        return Shown("The samples stay that some epoch of training has.")
 
 
 def epoch_name(epoch: int) -> str:

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from winnow.pipeline.stage import Stage, artifact_of
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of
 from winnow.stages.cuts.cut import Cut
+from winnow.stages.cuts.shown import Shown
 from winnow.stages.cuts.target import target_of
 from winnow.stages.cuts.votes import VotesStage
 from winnow.stages.survivors import Survivors
@@ -41,6 +42,11 @@ class ImageBased(Cut):
         clusters = clusters_of(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
         made, voters = artifact_of(clusters, store), artifact_of(target, store)
         return [target, clusters, VotesStage(self.kind, survivors, made, voters, self.by, AtLeast(self.min_votes))]
+
+    def shown(self) -> Shown:
+        """See Cut.shown."""
+        about = "The clusters stay that a target set votes for."
+        return Shown(about, "distance", "distance to the own centroid")
 
 
 @plain_dataclass(frozen=True)

@@ -15,6 +15,7 @@ from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
 from winnow.stages.cuts.cut import Amount, Cut, Of, Ranked, one_group, value_column
+from winnow.stages.cuts.shown import Shown
 from winnow.stages.kernels.contrast import contrasts
 from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.survivors import Survivors
@@ -62,6 +63,11 @@ class Negclip(Cut):
         ]
         values = Contrast(survivors, tuple(artifact_of(stage, store) for stage in each))
         return [*each, Ranked(self.kind, values, survivors, self.amount())]
+
+    def shown(self) -> Shown:
+        """See Cut.shown."""
+        about = "The pairs stay that are more alike than their image and text are to others."
+        return Shown(about, "contrast", "image-text cosine, less what random pairs have")
 
 
 def batch_of(uids: np.ndarray, seed: int, partition: int, batches: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from winnow.pipeline.columns import scattered
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
 from winnow.stages.cuts.cut import Amount, Cut, Of, Ranked
 from winnow.stages.cuts.score import Joined
+from winnow.stages.cuts.shown import Shown
 from winnow.stages.cuts.target import check_width, read_target, target_of
 from winnow.stages.kernels.float16 import widened
 from winnow.stages.survivors import Survivors
@@ -63,6 +64,11 @@ class Normsim(Cut):
         norms = NormsStage(survivors, artifact_of(target, store), self.by, self.p)
         values = Joined(survivors, artifact_of(norms, store), "highest")
         return [target, norms, Ranked(self.kind, values, survivors, self.amount())]
+
+    def shown(self) -> Shown:
+        """See Cut.shown."""
+        about = "The samples stay whose images are most like a target set."
+        return Shown(about, "value", "norm of its products with the target set")
 
 
 def largest(vectors: np.ndarray, target: np.ndarray) -> np.ndarray:

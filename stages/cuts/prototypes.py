@@ -17,6 +17,7 @@ from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of, read_sizes
 from winnow.stages.clusters.members import MemberDistance
 from winnow.stages.cuts.cut import Amount, Cut, Of, funnel, keep_by_quota, select
+from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
 
@@ -56,6 +57,11 @@ class Prototypes(Cut):
         clusters = clusters_of(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
         made = artifact_of(clusters, store)
         return [clusters, PrototypesStage(survivors, made, self.amount(), self.keep, self.balance)]
+
+    def shown(self) -> Shown:
+        """See Cut.shown."""
+        about = "Samples stay by their distance to the centroid of their cluster."
+        return Shown(about, "distance", "distance to the own centroid")
 
 
 def floors(size: np.ndarray, total: int, balance: float) -> np.ndarray:

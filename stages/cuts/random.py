@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.stage import Stage
 from winnow.stages.cuts.cut import Amount, Cut, Of, Ranked
+from winnow.stages.cuts.shown import Shown
 from winnow.stages.kernels.uid_hash import UidHash
 from winnow.stages.survivors import Survivors
 
@@ -31,3 +32,7 @@ class Random(Cut):
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """One stage; only uids are read."""
         return [Ranked(self.kind, UidHash(survivors, self.seed), survivors, self.amount())]
+
+    def shown(self) -> Shown:
+        """See Cut.shown."""
+        return Shown("A uniform sample stays.", "hash", "hash of the uid")

@@ -14,6 +14,7 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, total
 from winnow.stages.cuts.cut import Cut, funnel, write_kept
+from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
 _COLUMNS = ("caption", "width", "height")
@@ -50,6 +51,10 @@ class Rules(Cut):
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """One stage over captions and sizes."""
         return [RulesStage(self, survivors)]
+
+    def shown(self) -> Shown:
+        """See Cut.shown."""
+        return Shown(about="Samples stay that pass every rule given.", broken="broken")
 
 
 def broken_rules(rules: Rules, table: pa.Table) -> Mapping[str, np.ndarray]:

@@ -19,6 +19,7 @@ from winnow.pipeline.uid import uids_to_hex
 from winnow.stages.cuts.cut import Amount, Cut, Number, Of, Ranked, one_group
 from winnow.stages.cuts.score_files import ScoreTable, check_columns, load_scores
 from winnow.stages.cuts.score_names import Names
+from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
 
@@ -60,6 +61,11 @@ class Score(Cut):
         join = join_of(survivors, self.source, self.column, names, self.missing)
         values = Joined(survivors, artifact_of(join, store), self.keep)
         return [join, Ranked(self.kind, values, survivors, self.amount())]
+
+    def shown(self) -> Shown:
+        """See Cut.shown."""
+        about = "Samples stay by a score that another program made."
+        return Shown(about, "value", "your score", lowest=self.keep == "lowest")
 
 
 def join_of(

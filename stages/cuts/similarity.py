@@ -11,6 +11,7 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.stage import ShardItem, Stage
 from winnow.stages.cuts.cut import Amount, Cut, Of, Ranked, one_group, value_column
+from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
 
@@ -39,6 +40,11 @@ class Similarity(Cut):
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """One stage over the stored cosines; no vector is read."""
         return [Ranked(self.kind, Cosine(survivors, self.by), survivors, self.amount())]
+
+    def shown(self) -> Shown:
+        """See Cut.shown."""
+        about = "The pairs stay whose image and text vectors are most alike."
+        return Shown(about, "cosine", "image-text cosine")
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import pytest
 from tests.jobs.report.pages import HOSTILE, Page, done, made
 from tests.jobs.test_cli import called
 from tests.jobs.verify.test_verify import every_cut, near_sets
+from tests.outside_cut import install
 from tests.pools import Samples, unit, write_datacomp, write_parquet, write_vectors
 from winnow.jobs.report import making
-from winnow.jobs.report.facts import ABOUT, VALUES
 from winnow.jobs.verify.finished import Sample, read_finished
 from winnow.pipeline.errors import JobError
 from winnow.stages.policy import CUTS
@@ -38,11 +38,6 @@ def job(hostile: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def page(hostile: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Page:
     return made(hostile, tmp_path_factory.mktemp("page") / "index.html")
-
-
-def test_every_cut_is_explained() -> None:
-    assert set(ABOUT) == set(CUTS)
-    assert set(VALUES) == set(CUTS) - {"rules", "coverage", "epochs"}
 
 
 def test_the_funnel_is_the_job_s_own(page: Page, job: dict[str, Any]) -> None:
@@ -283,3 +278,20 @@ def test_every_cut_has_its_section(tmp_path: Path) -> None:
         assert sum(histogram["dropped"]) <= counts["dropped"][name]
         if histogram["threshold"] is not None:
             assert histogram["low"] <= histogram["threshold"] <= histogram["high"]
+
+
+def test_a_cut_from_outside_has_a_whole_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shortest caption is "a thing 60", the longest "a red boat on <i>water</i> 10"."""
+    install(monkeypatch)
+    values = vectors_job(tmp_path, policy=[{"longest": {"fraction": 0.5}}, {"random": {"fraction": 0.5}}])
+    assert done(values)["dropped"] == {"longest": 45, "random": 23}
+    page = made(values, tmp_path / "index.html")
+    histogram, slider = page.data["histograms"]["longest"], page.data["sliders"]["longest"]
+    assert (histogram["label"], histogram["lowest"]) == ("chars", False)
+    assert (sum(histogram["kept"]), sum(histogram["dropped"])) == (45, 45)
+    assert (histogram["low"], histogram["high"]) == (10, 29)
+    assert histogram["low"] < histogram["threshold"] < histogram["high"]
+    assert (slider["path"], slider["came"], slider["kept"]) == ("policy.0.longest.fraction", 90, 45)
+    sides = [tag.attributes["aria-label"] for tag in page.named("section", **{"class": "side kept"})]
+    assert sides == ["just stay", "stay"] * 2
+    assert "chars 29" in page.text
