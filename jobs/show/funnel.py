@@ -21,6 +21,9 @@ def show(result: Result, console: Console) -> None:
     lines = [f"manifest  {result.path.manifest.folder}", f"uids      {result.path.manifest.meta(UIDS)}"]
     if result.path.shards is not None:
         lines.append(f"shards    {result.path.shards.folder}")
+        # an artifact of which a part was there before does not tell
+        if count := cast(int, dict(result.steps)["shards"].report.get("renamed", 0)):
+            lines.append(f"renamed   {count:,} members of samples, so that open_clip's loader reads the judged pairs")
     if command := training_command(result):
         lines += ["\ntrain on them:", command]
     for line in lines:  # whole and as they are, for people copy them

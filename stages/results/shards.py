@@ -79,18 +79,21 @@ class Shards:
     version: ClassVar[int] = 2
 
     def run(self, run: Run, out: Artifact) -> Summary:
-        """One tar per planned shard that is not there whole, then sizes.json."""
+        """One tar per planned shard that is not there whole, then sizes.json.
+
+        The report has `renamed`, members that got another name for training, where this call wrote all tars.
+        """
         kept = [summary["kept"] for summary in run.summaries(self.survivors.source)]
         planned = plan_shards(run.items, cast(list[int], kept), self.samples_per_shard)
         present = sorted(out.present(".tar"))
         whole = {present[i] for i, ends in run.each(_Ends(out), present, f"{self.name} (done before)") if ends}
         missing = [shard for shard in planned if shard.index not in whole]
-        for _ in run.each(_Write(self, out), missing, self.name):
-            pass
+        renamed = sum(cast(int, made["renamed"]) for _, made in run.each(_Write(self, out), missing, self.name))
         sizes = {shard_name(shard.index, ".tar"): shard.samples for shard in planned}
         write_json(out.meta(SIZES), sizes)
         written = sum(found.size for found in storage.listing(out.folder) if found.url.endswith(".tar"))
-        return {"samples": sum(sizes.values()), "shards": len(sizes), "bytes": written}
+        report: Summary = {"samples": sum(sizes.values()), "shards": len(sizes), "bytes": written}
+        return report if whole else {**report, "renamed": renamed}
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class _Write:
             raise AccountingError(
                 f"output shard {item.index} must hold {item.samples}, but {writer.samples} were written"
             )
-        return {"rows": writer.samples}
+        return {"rows": writer.samples, "renamed": writer.renamed}
 
     def _copy(self, piece: Piece, writer: TarShard) -> None:
         survivors, index = self.stage.survivors, piece.item.index

@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 
 from winnow.pipeline.errors import ShardError
 from winnow.stages.pools import tar_members
-from winnow.stages.results.training_members import Member, training_key, training_members
+from winnow.stages.results.training_members import Member, renamed, training_key, training_members
 
 _RECORD = tarfile.RECORDSIZE
 _REGULAR = b"0\0"  # types of members; tarfile knows two more, which nobody writes
@@ -104,14 +104,17 @@ def _tarfile_agrees(whole: memoryview, listed: Sequence[tar_members.Member]) -> 
 
 
 class TarShard:
-    """Appends whole samples to a tar; keys that come again in it are renamed, for readers would merge them."""
+    """Appends whole samples to a tar; keys that come again in it are renamed, for readers would merge them.
+
+    samples: how many it has. renamed: members that training would not read as they were judged under their own names.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._size = 0
         self._packs = [memoryview(bytearray(_PACK_BYTES))]  # the first is written next
         self._keys: set[str] = set()
-        self.samples = 0
+        self.samples = self.renamed = 0
 
     def add_blocks(self, key: str, blocks: Sequence[memoryview], judged: Judged) -> None:
         """A sample as blocks of whole tar members, header, data and padding, which are copied as they are.
@@ -123,6 +126,7 @@ class TarShard:
             whole, listed, members = _listed(blocks)
             named = training_members(members, judged.image, judged.caption)
             if not (fresh and named == members and _tarfile_agrees(whole, listed)):
+                self.renamed += renamed(members, named)
                 self.add_members(key, named)
                 return
         self._keys.add(key)

@@ -70,6 +70,11 @@ def training_members(members: Sequence[Member], image: Sequence[str], caption: s
     return found
 
 
+def renamed(before: Sequence[Member], after: Sequence[Member]) -> int:
+    """How many members of a sample have another name now; a caption that was written anew is none of them."""
+    return sum(member not in before for member in after if member[0].lower() != CAPTION)
+
+
 def training_key(key: str) -> str:
     """The key under which webdataset reads a sample: the same but for the few that it passes over.
 

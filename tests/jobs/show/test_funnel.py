@@ -16,7 +16,7 @@ from winnow.pipeline.stage import StepResult
 from winnow.stages.policy import Path
 
 
-def finished(store: str, shards: int, kept: int) -> Result:
+def finished(store: str, shards: int, kept: int, **more: int) -> Result:
     """A job that left so many shards."""
     job = parse(
         {
@@ -27,7 +27,7 @@ def finished(store: str, shards: int, kept: int) -> Result:
         }
     )
     written = Artifact(store, "shards", "0" * 16)
-    step = StepResult("shards", written, {"shards": shards, "samples": kept}, 1.0, False)
+    step = StepResult("shards", written, {"shards": shards, "samples": kept, **more}, 1.0, False)
     path = Path((), (), Artifact(store, "manifest", "1" * 16), written)
     counts = {"pool": 9, "kept": kept, "dropped": {"random": 9 - kept}, "rejected": {}}
     return Result(job, path, counts, (("shards", step),))
@@ -59,6 +59,15 @@ def test_long_names_stay_whole_and_nothing_is_trained_on_nothing(kept: int) -> N
     assert f"uids      {store}/manifest-1111111111111111.meta/uids.npy" in lines
     assert f"shards    {store}/shards-0000000000000000" in lines
     assert ("train on them:" in lines) == (kept > 0)
+
+
+@pytest.mark.parametrize(("more", "said"), [({}, False), ({"renamed": 0}, False), ({"renamed": 1200}, True)])
+def test_members_that_were_renamed_are_told(more: dict[str, int], said: bool) -> None:
+    out = io.StringIO()
+    funnel.show(finished("/s", 1, 5, **more), Console(file=out))
+    line = "renamed   1,200 members of samples, so that open_clip's loader reads the judged pairs"
+    assert (line in out.getvalue().splitlines()) is said
+    assert ("renamed" in out.getvalue()) is said
 
 
 @given(st.integers(1, 5000), st.integers(1, 3000))

@@ -192,6 +192,21 @@ def test_open_clips_own_loader_reads_every_sample(
     assert caplog.records == []
 
 
+def test_members_that_were_renamed_are_counted(tmp_path: Path) -> None:
+    """Beside sound samples one with a class that is a word, and one whose own `jpg` another picture stands before."""
+    misleading = {"img": jpeg(1), **pair(2, "two renamed")}
+    entries = [("a", pair(0, "sound")), ("b", {**pair(1, "one"), "cls": b"cat"}), ("c", misleading)]
+    url = write_tar(tmp_path / "pool/0.tar", members(entries))
+    pool = embedded(tmp_path, [url], Webdataset(image=("img", "jpg")))
+    folder, step = written(pool, 2)
+    assert step.report["renamed"] == 3
+    names = [name for tar in sorted(folder.glob("*.tar")) for name, _ in read_tar(tar)]
+    assert [name for name in names if name.endswith(".bin")] == ["b.cls.bin", "c.jpg.bin"]
+    meta(folder, "_done.json").unlink()
+    (folder / "00000.tar").unlink()
+    assert "renamed" not in written(pool, 2)[1].report, "what an earlier call wrote is not looked at again"
+
+
 def test_webdataset_reads_every_sample(pool: Filtered) -> None:
     folder, _ = written(pool, 5)
     assert [sample["__key__"] for sample in wds_samples(folder)] == kept_keys(pool)
