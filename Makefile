@@ -9,7 +9,7 @@ quickstart: $(VENV)/.installed  ## render a world, train a filter network on it,
 	$(RUN) -m winnow.jobs quickstart --folder out/quickstart
 
 test: check  ## everything that must pass before a commit
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-chaos: $(VENV)/.installed  ## workers, drivers and nodes killed, storage that fails: equal bytes; 20 minutes on 2 cores
 	$(RUN) -m tests.chaos --folder out/chaos

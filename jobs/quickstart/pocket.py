@@ -4,7 +4,7 @@ from pathlib import Path
 
 from winnow.jobs.filter_network.training import Recipe
 
-CONFIG = Path(__file__).with_name("pocket.json")
+CONFIG = Path(__file__).parents[1] / "pocket.json"
 """The model's shape, in open_clip's own form."""
 
 

@@ -25,7 +25,7 @@ from winnow.pipeline.artifact import DONE, read_table
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.executors.choose import open_executor
 
-JOB = Path(__file__).with_name("quickstart.yaml")
+JOB = Path(__file__).parents[1] / "quickstart.yaml"
 
 
 @dataclass(frozen=True)

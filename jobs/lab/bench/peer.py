@@ -39,7 +39,7 @@ from winnow.stages.results.tar_shard import TarShard
 PLAIN = "webdataset"
 CLIP_RETRIEVAL = "clip-retrieval"
 _LEAST_COSINE = 0.99
-_POCKET = Path(__file__).with_name("pocket_filter.json")
+_POCKET = Path(__file__).parents[2] / "pocket_filter.json"
 _PICTURES = 64  # that are drawn
 _TAIL = 2000  # characters of a log that an error shows
 

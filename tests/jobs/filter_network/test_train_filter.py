@@ -27,7 +27,7 @@ from winnow.pipeline.artifact import DONE, write_json
 from winnow.pipeline.errors import JobError, TrainingError
 from winnow.pipeline.executors.local import LocalExecutor
 
-FILES = [path for path in Path(filter_job.__file__).parent.glob("*.yaml") if "\nclean:" in path.read_text()]
+FILES = [path for path in Path(filter_job.__file__).parents[1].glob("*.yaml") if "\nclean:" in path.read_text()]
 TRAINING = {"epochs": 1, "batch_size": 8, "warmup_steps": 1, "learning_rate": 1e-3, "precision": "fp32", "threads": 1}
 
 

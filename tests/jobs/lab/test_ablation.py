@@ -28,7 +28,7 @@ JUDGED = Judged("pool.tar", TRUTH, "held.tar", "txt")
 def values_in(folder: Path) -> dict[str, Any]:
     samples = [(f"{n}", pair(n, "x", captions=[f"text {n}"])) for n in range(8)]
     shards = write_tar(folder / "clean/0.tar", members(samples))
-    path = Path(filter_job.__file__).with_name("ablation.yaml")
+    path = Path(ablation.__file__).with_name("ablation.yaml")
     return read(str(path), [f"folder={folder}/out", f"clean.shards={shards}"])
 
 

@@ -774,7 +774,7 @@ def test_a_job_that_never_ended_is_no_job(tar_job: Done, tmp_path: Path) -> None
 
 
 def test_the_page_names_every_check() -> None:
-    page = Path(__file__).parents[2] / "docs/formats.md"
+    page = Path(__file__).parents[3] / "docs/formats.md"
     table = page.read_text().partition("| check | what must hold |\n|---|---|\n")[2].split("\n\n")[0]
     assert [row.split("`")[1] for row in table.splitlines()] == list(CHECKS)
 
