@@ -245,10 +245,7 @@ def overlap(shared: Run, survivors: Sequence[Survivors]) -> np.ndarray:
 class _Overlap:
     survivors: tuple[Survivors, ...]
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> np.ndarray:
+    def __call__(self, item: ShardItem) -> np.ndarray:
         return intersections(np.stack([survivors.mask(item.index) for survivors in self.survivors]))
 
 

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import DONE, Artifact, is_artifact, json_if_whole, write_json
 from winnow.pipeline.errors import AccountingError, DataError
-from winnow.pipeline.executors.contract import Executor, Item, Needs, Regroup, Result, State, Task
+from winnow.pipeline.executors.contract import Executor, Item, Needs, Regroup, Result, Stateless, Task
 from winnow.pipeline.executors.watching import Watch, Watcher
 from winnow.pipeline.fingerprint import canonical, fingerprint
 
@@ -36,7 +36,7 @@ class Stage(Protocol):
         """Goes up when the same configuration would give other files."""
         ...
 
-    def run(self, run: "Run", out: Artifact) -> Summary:
+    def make(self, run: "Run", out: Artifact) -> Summary:
         """Make every file of `out`; returns what `_done.json` shall say (counts, seconds, versions)."""
         ...
 
@@ -111,9 +111,15 @@ class Run:
         return [ShardItem(index, shard.url) for index, shard in enumerate(self.shards)]
 
     def each(
-        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs | None = None
+        self, function: Callable[[Item], Result], items: Sequence[Item], label: str, needs: Needs | None = None
     ) -> Iterator[tuple[int, Result]]:
-        """Executor.map with progress, and the check that every item came back exactly once."""
+        """(index of item, function(item)) in any order; picklable. Shows progress, checks that each came back once."""
+        return self.each_task(Stateless(function), items, label, needs)
+
+    def each_task(
+        self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs | None = None
+    ) -> Iterator[tuple[int, Result]]:
+        """As `each`, for work that keeps something between items."""
         yield from _checked(self._watch.map(task, items, label, self._bearing(needs)), len(items), label)
 
     def regroup(self, work: Regroup[ShardItem, Summary], label: str) -> list[Summary]:
@@ -121,15 +127,22 @@ class Run:
         found = dict(_checked(self._watch.regroup(work, self.items, label), len(self.items), label))
         return [found[index] for index in range(len(found))]
 
-    def fill(
+    def fill(self, function: Callable[[ShardItem], Summary], out: Artifact, label: str) -> list[Summary]:
+        """Apply `function` to the shards whose file is not in `out` yet; the summaries of all, in order of shard.
+
+        The function commits `out.shard(item.index)` with its summary; see fill_task.
+        """
+        return self.fill_task(Stateless(function), out, label)
+
+    def fill_task(
         self,
-        task: Task[State, ShardItem, Summary],
+        task: Task[ShardItem, Summary],
         out: Artifact,
         label: str,
         needs: Needs | None = None,
         watch: Callable[[int, Summary], None] | None = None,
     ) -> list[Summary]:
-        """Run `task` for the shards whose file is not in `out` yet; the summaries of all, in order of shard.
+        """As `fill`, for work that keeps something between shards.
 
         The task commits `out.shard(item.index)` with its summary, so a shard that an earlier run finished
         costs one read of its footer. A file that is torn, as another program may leave one, is made again.
@@ -138,7 +151,7 @@ class Run:
         """
         wanted, present = self.items, out.present()
         ready = [item for item in wanted if item.index in present]
-        footers = self.executor.map(_FooterIfWhole(out), ready, f"{label} (done before)", Needs())
+        footers = self.executor.map(Stateless(_FooterIfWhole(out)), ready, f"{label} (done before)", Needs())
         summaries = [(ready[position].index, found) for position, found in footers if found is not None]
         whole = {index for index, _ in summaries}
         first = set(spread(len(wanted))) if watch is not None else set()
@@ -157,7 +170,7 @@ class Run:
 
     def summaries(self, made: Artifact) -> list[Summary]:
         """The summaries of a finished artifact's shards, in order; footers only."""
-        found = dict(self.executor.map(_Footer(made), self.items, made.name, Needs()))
+        found = dict(self.executor.map(Stateless(_Footer(made)), self.items, made.name, Needs()))
         return [found[index] for index in range(len(self.items))]
 
 
@@ -178,10 +191,7 @@ def _checked(results: Iterator[tuple[int, Result]], count: int, label: str) -> I
 class _Footer:
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Summary:
+    def __call__(self, item: ShardItem) -> Summary:
         return self.out.summary(item.index)
 
 
@@ -189,10 +199,7 @@ class _Footer:
 class _FooterIfWhole:
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Summary | None:
+    def __call__(self, item: ShardItem) -> Summary | None:
         return self.out.summary_if_whole(item.index)
 
 
@@ -239,7 +246,7 @@ def execute(stage: Stage, run: Run) -> StepResult:
     started = time.monotonic()  # a cluster that starts is no part of the stage
     for folder in (out.folder, out.meta_folder):
         storage.remove_abandoned(folder)
-    report = stage.run(run, out)
+    report = stage.make(run, out)
     seconds = round(time.monotonic() - started, 3)
     report = {**report, "seconds": seconds}
     made_of = {"stage": stage.name, "version": stage.version, "config": _plain(stage)}
@@ -285,10 +292,7 @@ def _adoptable(out: Artifact, recipe: str, parts: Sequence[str]) -> Iterator[tup
 class _Adopt:
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: tuple[Artifact, int, int]) -> None:
+    def __call__(self, item: tuple[Artifact, int, int]) -> None:
         source, index, position = item
         if storage.exists(source.rejects(index)):
             storage.copy(source.rejects(index), self.out.rejects(position))

@@ -41,7 +41,7 @@ class Distinct:
     name: ClassVar[str] = "distinct"
     version: ClassVar[int] = 1
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard, `kept` beside every row of the embeddings file."""
         embedded = self.embeddings.done()
         if embedded is None:

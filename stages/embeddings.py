@@ -4,8 +4,9 @@ Precomputed pools get the same files without vectors: those are read in place fr
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_schema, read_table, write_table
 from winnow.pipeline.columns import vector_column
 from winnow.pipeline.errors import AccountingError, FailedShards
-from winnow.pipeline.executors.contract import Needs, State, Task
+from winnow.pipeline.executors.contract import Needs, Stateless, Task
 from winnow.pipeline.executors.turns import Turn
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run, ShardItem, Summary, adopt, total
@@ -113,7 +114,7 @@ class Embeddings:
             needs=needs,
         )
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard; a shard whose file another artifact of the same recipe holds is copied."""
         adopted = adopt(run, out, self.recipe)
         task = _Embed(self.reader, self.encoders, self.encoding, out)
@@ -155,16 +156,16 @@ class _Embed:
     encoding: Encoding
     out: Artifact
 
-    def open(self) -> "Bank":
+    def open(self) -> Callable[[ShardItem], Summary]:
         from winnow.stages.encoders import (
             Bank,  # torch takes three seconds to import, and only workers that embed need it
         )
 
-        return Bank.open(dict(self.encoders), self.encoding)
+        return partial(self._embed, Bank.open(dict(self.encoders), self.encoding))
 
-    def run(self, state: "Bank", item: ShardItem) -> Summary:
+    def _embed(self, bank: "Bank", item: ShardItem) -> Summary:
         check_unchanged(self.out, item.index, item.url, self.reader)
-        return embed(state, self.reader.samples(item.url), self.out, item)
+        return embed(bank, self.reader.samples(item.url), self.out, item)
 
 
 def embed(bank: "Bank", samples: Iterable[Sample | Reject], out: Artifact, item: ShardItem) -> Summary:
@@ -215,13 +216,13 @@ class Precomputed:
         """Of two artifacts of one recipe, files of the same shard are the same."""
         return fingerprint([self.name, self.version, self.reader])
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard, without vectors.
 
         Raises PoolError for vectors of two widths.
         """
         adopted = adopt(run, out, self.recipe)
-        summaries = _filled(run, _Read(self.reader, out), out, self.reader)
+        summaries = _filled(run, Stateless(_Read(self.reader, out)), out, self.reader)
         widths = one_width(summaries, [item.url for item in run.items])
         return {**report(summaries), WIDTHS: widths, "adopted": adopted}
 
@@ -231,10 +232,7 @@ class _Read:
     reader: VectorReader
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Summary:
+    def __call__(self, item: ShardItem) -> Summary:
         check_unchanged(self.out, item.index, item.url, self.reader)
         table, rejects = self.reader.rows(item.url)
         named = {found["values"]: found["counts"] for found in pc.value_counts(table["named"]).to_pylist()}
@@ -253,15 +251,15 @@ class _Read:
 
 
 def _filled(
-    run: Run, task: Task[State, ShardItem, Summary], out: Artifact, reader: Reader, needs: Needs | None = None
+    run: Run, task: Task[ShardItem, Summary], out: Artifact, reader: Reader, needs: Needs | None = None
 ) -> list[Summary]:
-    """Run.fill, and a file without rows for each shard that fails for good, where the run's limits bear so many.
+    """Run.fill_task, and a file without rows for each shard that fails for good, where the run's limits bear so many.
 
     Raises FailedShards where they do not, or no shard at all can be read; RejectsError as soon as the first shards are
     rejected nearly whole.
     """
     try:
-        return run.fill(task, out, out.stage, needs, Early(run, reader, out))
+        return run.fill_task(task, out, out.stage, needs, Early(run, reader, out))
     except FailedShards as failed:
         readable = (index for index in sorted(out.present()) if LIKE not in out.summary(index))
         like = next(readable, None)
@@ -272,7 +270,7 @@ def _filled(
         for url, message in failed.failures:
             reject = Reject(0, storage.name_of(url), UNREADABLE, message)
             commit(out, items[url], columns, {}, [reject], {LIKE: run.items[like].url})
-    return run.fill(task, out, out.stage, needs)
+    return run.fill_task(task, out, out.stage, needs)
 
 
 def has_text(reader: VectorReader) -> bool:

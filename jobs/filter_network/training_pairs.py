@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import DONE, json_if_whole, write_json
 from winnow.pipeline.errors import PoolError, SampleError
-from winnow.pipeline.executors.contract import Executor, Needs
+from winnow.pipeline.executors.contract import Executor, Needs, Stateless
 from winnow.stages.pools.labelled import captioned_images, labelled_images, read_classnames
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.results.shards import SIZES
@@ -105,7 +105,7 @@ def write_pairs(sources: Sequence[Source], folder: str, executor: Executor) -> d
     sizes: dict[str, int] = {}
     rejects: Counter[str] = Counter()
     pictures = 0
-    written = dict(executor.map(_Write(folder), pieces, "training pairs", Needs()))
+    written = dict(executor.map(Stateless(_Write(folder)), pieces, "training pairs", Needs()))
     for piece in pieces:
         samples, rejected = written[piece.number]
         rejects.update(rejected)
@@ -173,10 +173,7 @@ class _Write:
 
     folder: str
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: _Piece) -> tuple[int, Counter[str]]:
+    def __call__(self, item: _Piece) -> tuple[int, Counter[str]]:
         rejects: Counter[str] = Counter()
         pictures = list(_readable(item, rejects))
         for layer in range(item.source.layers) if pictures else ():

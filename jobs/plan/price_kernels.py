@@ -6,9 +6,11 @@ Each runs as a task of the executor, so with the cores and the thread settings t
 import os
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -16,12 +18,15 @@ from winnow.jobs.job_file.job import Job
 from winnow.jobs.plan.miniature import Shrunk
 from winnow.pipeline import storage
 from winnow.pipeline.events import EventLog
-from winnow.pipeline.executors.contract import Executor, Needs
+from winnow.pipeline.executors.contract import Executor, Needs, Stateless
 from winnow.pipeline.executors.watching import Watch
 from winnow.stages.encoders import Encoding, OpenClip, Timm
 from winnow.stages.kernels.kmeans import Nearest, fit
 from winnow.stages.kernels.near import close_pairs
 from winnow.stages.pools import ImageReader
+
+if TYPE_CHECKING:
+    from winnow.stages.encoders import Bank
 
 _FIT_FLOPS = 4e10  # k-means that is timed as it is; a larger one by fewer rows and clusters
 _PAIR_ROWS = 3072
@@ -43,10 +48,7 @@ class Kernel:
     d: int = 0
     more: int = 0  # iterations of a fit; probes of assign
 
-    def open(self) -> None:
-        """Nothing is kept."""
-
-    def run(self, state: None, item: int) -> float:
+    def __call__(self, item: int) -> float:
         """Seconds of it."""
         if self.what == "nothing":
             return 0.0
@@ -73,7 +75,7 @@ def _unit(n: int, d: int, seed: int) -> np.ndarray:
 
 
 def _timed(kernel: Kernel, executor: Executor) -> float:
-    [(_, seconds)] = executor.map(kernel, [0], f"price: {kernel.what}", Needs())
+    [(_, seconds)] = executor.map(Stateless(kernel), [0], f"price: {kernel.what}", Needs())
     return seconds
 
 
@@ -107,7 +109,7 @@ def driver_seconds(executor: Executor, folder: str) -> tuple[float, float]:
 
     def each(count: int) -> float:
         started = time.process_time()
-        for _ in watch.map(Kernel("nothing"), range(count), "price: calls", Needs()):
+        for _ in watch.map(Stateless(Kernel("nothing")), range(count), "price: calls", Needs()):
             pass
         return (time.process_time() - started) / count
 
@@ -134,21 +136,21 @@ class Alone:
     encoders: tuple[tuple[str, OpenClip | Timm], ...]
     encoding: Encoding
 
-    def open(self) -> Any:
+    def open(self) -> Callable[[Shrunk], tuple[int, float, float]]:
         """Load the models; not timed."""
         from winnow.stages.encoders import Bank
 
-        return Bank.open(dict(self.encoders), self.encoding)
+        return partial(self._time, Bank.open(dict(self.encoders), self.encoding))
 
-    def run(self, state: Any, item: Shrunk) -> tuple[int, float, float]:
+    def _time(self, bank: "Bank", item: Shrunk) -> tuple[int, float, float]:
         """(samples, seconds to decode, seconds of the models)."""
         from winnow.stages.encoders.limits import decode_only, forward_only
 
         take = 2 * self.encoding.batch_size
         started = time.perf_counter()
-        count = decode_only(state, islice(self.reader.samples(item.url), take))
+        count = decode_only(bank, islice(self.reader.samples(item.url), take))
         decoding = time.perf_counter() - started
-        _, forward = forward_only(state, islice(self.reader.samples(item.url), take))
+        _, forward = forward_only(bank, islice(self.reader.samples(item.url), take))
         return count, decoding, forward
 
 

@@ -8,8 +8,9 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,12 @@ class _Timed:
     task: Any
     clock: _Clock
 
-    def open(self) -> Any:
-        return self.task.open()
+    def open(self) -> Callable[[Any], Any]:
+        return partial(_timed, self.task.open(), self.clock)
 
-    def run(self, state: Any, item: Any) -> Any:
-        return self.clock.time("run", getattr(item, "index", None), lambda: self.task.run(state, item))
+
+def _timed(function: Callable[[Any], Any], clock: _Clock, item: Any) -> Any:
+    return clock.time("run", getattr(item, "index", None), lambda: function(item))
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Timing(Forwarding):
         self._inner, self._folder = inner, folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def map(self, task: Task[Any, Any, Any], items: Sequence[Any], label: str, needs: Needs) -> Iterator[Any]:
+    def map(self, task: Task[Any, Any], items: Sequence[Any], label: str, needs: Needs) -> Iterator[Any]:
         """See Executor.map."""
         return self._inner.map(_Timed(task, _Clock(str(self._folder), label)), items, label, needs)
 

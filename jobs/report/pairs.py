@@ -32,10 +32,7 @@ class _Partners:
     verdicts: Artifact
     wanted: np.ndarray
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> dict[str, Place]:
+    def __call__(self, item: ShardItem) -> dict[str, Place]:
         uids = self.embeddings.read(item.index, ["uid"])["uid"]
         stays = column(self.verdicts.read(item.index, ["kept"]), "kept")
         rows = np.flatnonzero((places_in(self.wanted, uids_of(uids)) >= 0) & stays).tolist()

@@ -78,10 +78,7 @@ class _Look:
     embeddings: Artifact
     reader: Reader
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: _Wanted) -> dict[int, Shown]:
+    def __call__(self, item: _Wanted) -> dict[int, Shown]:
         at = pa.array(item.rows)
         table = self.embeddings.read(item.item.index, _COLUMNS).take(at)
         pictures: Mapping[int, bytes | str] = {}

@@ -132,10 +132,7 @@ def scan(run: Run, items: Sequence[ShardItem], pictured: frozenset[int], task: "
 class _Ranges:
     cuts: tuple[CutFacts, ...]
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> dict[str, tuple[float, float]]:
+    def __call__(self, item: ShardItem) -> dict[str, tuple[float, float]]:
         found = {}
         for cut in self.cuts:
             if cut.column is not None:
@@ -164,10 +161,7 @@ class Scan:
     ranges: Mapping[str, tuple[float, float]]
     named: Mapping[str, Named]
 
-    def open(self) -> None:
-        """Nothing is kept between shards."""
-
-    def run(self, state: None, item: ShardItem) -> Part:
+    def __call__(self, item: ShardItem) -> Part:
         """What one shard comes to."""
         uids = uids_of(self.embeddings.read(item.index, ["uid"])["uid"])
         hashes = hash64(uids, _SEED)

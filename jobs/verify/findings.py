@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.pipeline.errors import DataError, FailedShards
-from winnow.pipeline.executors.contract import Item, Result, Task
+from winnow.pipeline.executors.contract import Item, Result
 from winnow.pipeline.stage import Run, ShardItem
 
 MOST = 5
@@ -95,10 +95,7 @@ def reading(what: str) -> Iterator[None]:
 class _Look:
     check: Callable[[Any], Any]
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: Any) -> Any:
+    def __call__(self, item: Any) -> Any:
         with reading(item.url):
             return self.check(item)
 
@@ -115,9 +112,8 @@ def over(
     check: picklable. items: each has a `url`. absorb: makes Findings of a result in this process, where it is none.
     """
     found = Findings()
-    task: Task[None, Item, Result] = _Look(check)
     try:
-        for _, result in run.each(task, items, f"verify: {label}"):
+        for _, result in run.each(_Look(check), items, f"verify: {label}"):
             found += cast(Findings, result) if absorb is None else absorb(result)
     except FailedShards as error:
         found += unreadable(error)

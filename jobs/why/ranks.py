@@ -66,10 +66,7 @@ class _Look:
     job: Finished
     mine: tuple[Mine, ...]
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> list[Standing]:
+    def __call__(self, item: ShardItem) -> list[Standing]:
         cuts, found = self.job.cuts, []
         seen: dict[int, tuple[list[Ranking], np.ndarray]] = {}
         for me in self.mine:

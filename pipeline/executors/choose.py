@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 
 from winnow.pipeline.errors import JobError
-from winnow.pipeline.executors.contract import Executor, Forwarding, Item, Needs, Regroup, Result, State, Task
+from winnow.pipeline.executors.contract import Executor, Forwarding, Item, Needs, Regroup, Result, Task
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.executors.ray_address import CONNECT_S, check_answers, check_connects, cluster_at, is_submitted
 from winnow.pipeline.executors.ray_metrics import RayMetrics
@@ -43,7 +43,7 @@ class _WithWork(Forwarding):
         return self._opening()
 
     def map(
-        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
+        self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:
         """See Executor.map."""
         return self._inner.map(task, items, label, needs) if items else iter(())

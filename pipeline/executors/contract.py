@@ -1,16 +1,16 @@
 """The contract of the executors: every item is done once, retried, and accounted for; refuses to lose one.
 
-An item is a shard, or a group of them. A task is a frozen dataclass: `open` makes what one worker needs once
-(a model, centroids), `run` does one item and commits its own file, returning only something small.
+An item is a shard, or a group of them. Work on an item is a picklable function of it, mostly a frozen dataclass with
+`__call__`: it commits its own file and returns only something small. What a worker needs once for all of its items (a
+model, centroids) is opened by a task, which then gives the function.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
-State = TypeVar("State")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -34,16 +34,26 @@ class Needs:
     spare: int = 0
 
 
-class Task(Protocol[State, I_contra, R_co]):
+class Task(Protocol[I_contra, R_co]):
     """Work on items that are independent of each other; must be picklable and without state of its own."""
 
-    def open(self) -> State:
-        """What a worker keeps between items; called once per worker."""
+    def open(self) -> Callable[[I_contra], R_co]:
+        """The function of one item, with what it keeps between items; called once per worker.
+
+        Doing an item again must give the same files and the same result.
+        """
         ...
 
-    def run(self, state: State, item: I_contra) -> R_co:
-        """Do one item. Running it again must give the same files and the same result."""
-        ...
+
+@dataclass(frozen=True)
+class Stateless(Generic[Item, Result]):
+    """A picklable function of one item as a task: nothing is kept between items."""
+
+    function: Callable[[Item], Result]
+
+    def open(self) -> Callable[[Item], Result]:
+        """See Task.open."""
+        return self.function
 
 
 class Regroup(Protocol[I_contra, R_co]):
@@ -88,7 +98,7 @@ class Executor(Protocol):
         ...
 
     def map(
-        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
+        self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:
         """(index of item, result) in any order, each exactly once.
 

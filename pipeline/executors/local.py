@@ -13,7 +13,7 @@ from typing import Generic
 import pyarrow as pa
 
 from winnow.pipeline.errors import WinnowError
-from winnow.pipeline.executors.contract import Item, Needs, Regroup, Result, State, Task, check_part, describe
+from winnow.pipeline.executors.contract import Item, Needs, Regroup, Result, Task, check_part, describe
 from winnow.pipeline.executors.retries import Account, failure
 
 _Place = tuple[str, int, int]
@@ -23,18 +23,18 @@ _Spill = Mapping[int, _Place]
 """Tables that one call sent, by receiver."""
 
 
-class _Opened(Generic[State]):
-    """What one worker keeps between items: opened when the first of its threads asks."""
+class _Worker(Generic[Item, Result]):
+    """One worker: its threads share what the task opens when the first of them asks."""
 
-    def __init__(self, task: Task[State, Item, Result]) -> None:
+    def __init__(self, task: Task[Item, Result]) -> None:
         self._task, self._lock = task, threading.Lock()
-        self._states: list[State] = []
+        self._function: Callable[[Item], Result] | None = None
 
-    def state(self) -> State:
+    def function(self) -> Callable[[Item], Result]:
         with self._lock:
-            if not self._states:
-                self._states.append(self._task.open())
-            return self._states[0]
+            if self._function is None:
+                self._function = self._task.open()
+            return self._function
 
 
 class LocalExecutor:
@@ -48,18 +48,19 @@ class LocalExecutor:
         """Threads begin with each call of map."""
 
     def map(
-        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
+        self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:
         """See Executor.map."""
         # each worker opens its own model, and all of them on the one GPU that this process uses
         workers = min(self.workers, max(1, int(1 / needs.gpus))) if needs.gpus else self.workers
-        states = [_Opened(task) for _ in range(workers)]
+        opened = [_Worker(task) for _ in range(workers)]
         thread, numbers = threading.local(), count()
 
         def run(item: Item) -> Result:
-            if not hasattr(thread, "opened"):
-                thread.opened = states[next(numbers) % workers]
-            return task.run(thread.opened.state(), item)
+            if not hasattr(thread, "worker"):
+                thread.worker = opened[next(numbers) % workers]
+            worker: _Worker[Item, Result] = thread.worker
+            return worker.function()(item)
 
         calls = [(describe(item), partial(run, item)) for item in items]
         yield from self._drive(calls, label, needs, 2 * workers if needs.prefetch else workers)

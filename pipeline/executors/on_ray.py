@@ -19,7 +19,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.batching import AIM_S, Waiting, Work
-from winnow.pipeline.executors.contract import Item, Needs, Regroup, Result, State, Task, describe
+from winnow.pipeline.executors.contract import Item, Needs, Regroup, Result, Task, describe
 from winnow.pipeline.executors.ray_worker import PREFETCHING, Worker, first_line, lacks_memory
 from winnow.pipeline.executors.retries import FATAL, Account, Failure
 
@@ -194,7 +194,7 @@ class RayExecutor:
         """It is connected since it was made."""
 
     def map(
-        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
+        self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:
         """See Executor.map. Raises JobError when one worker is more than a local cluster has."""
         if not items:

@@ -48,7 +48,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._call = -1
-        self._state: Any = None
+        self._function: Any = None
         self._opening = threading.Lock()
         self._process = time.time_ns()
 
@@ -56,7 +56,7 @@ class Worker:
         """Answers once the actor runs: which of its processes, for it may be restarted, this one is."""
         return self._process
 
-    def run(self, call: int, task: Task[Any, Any, Any], items: Sequence[object], slice_s: float) -> Answer:
+    def run(self, call: int, task: Task[Any, Any], items: Sequence[object], slice_s: float) -> Answer:
         """Do items, the first in any case, until all are done or the slice of time is over.
 
         An error that is raised is of the first item: a lack of memory, of FATAL ones and bugs whatever item's.
@@ -76,19 +76,19 @@ class Worker:
         return time.perf_counter() - started, outcomes
 
     @_told_as_it_is()
-    def _one(self, call: int, task: Task[Any, Any, Any], item: object) -> tuple[bool, object]:
+    def _one(self, call: int, task: Task[Any, Any], item: object) -> tuple[bool, object]:
         try:
-            return True, task.run(self._opened(call, task), item)
+            return True, self._opened(call, task)(item)
         except (WinnowError, OSError) as error:
             return False, [_failure(describe(item), error)]
 
-    def _opened(self, call: int, task: Task[Any, Any, Any]) -> Any:
+    def _opened(self, call: int, task: Task[Any, Any]) -> Any:
         with self._opening:
             if call != self._call:
-                self._state = None  # the last task's model must leave the memory before the next one's comes
-                self._state = task.open()
+                self._function = None  # the last task's model must leave the memory before the next one's comes
+                self._function = task.open()
                 self._call = call
-            return self._state
+            return self._function
 
     @_told_as_it_is()
     def scatter(self, work: Regroup[Any, Any], block: Sequence[Any]) -> tuple[object, ...]:

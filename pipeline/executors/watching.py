@@ -3,14 +3,15 @@
 import os
 import platform
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Protocol, TypeVar, cast
 
 import pyarrow as pa
 
 from winnow.pipeline import storage
-from winnow.pipeline.executors.contract import Executor, Item, Needs, Regroup, Result, State, Task
+from winnow.pipeline.executors.contract import Executor, Item, Needs, Regroup, Result, Task
 from winnow.pipeline.executors.turns import waited_s
 from winnow.pipeline.progress import StageProgress
 from winnow.pipeline.storage.s3_object import one_version
@@ -69,20 +70,20 @@ class Seen(Generic[R]):
 
 
 @dataclass(frozen=True)
-class Watched(Generic[State, Item, Result]):
+class Watched(Generic[Item, Result]):
     """A task that measures itself; for the executor it is the same work."""
 
-    task: Task[State, Item, Result]
+    task: Task[Item, Result]
 
-    def open(self) -> State:
+    def open(self) -> Callable[[Item], Seen[Result]]:
         """See Task.open."""
-        return self.task.open()
+        return partial(_seen, self.task.open())
 
-    def run(self, state: State, item: Item) -> Seen[Result]:
-        """See Task.run."""
-        clock = _Clock()
-        with one_version():
-            return clock.seen(self.task.run(state, item))
+
+def _seen(function: Callable[[Item], Result], item: Item) -> Seen[Result]:
+    clock = _Clock()
+    with one_version():
+        return clock.seen(function(item))
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Watch:
     watchers: tuple[Watcher, ...] = ()
 
     def map(
-        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs, ready: int = 0
+        self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs, ready: int = 0
     ) -> Generator[tuple[int, Result], None, None]:
         """Executor.map. ready: how many more items an earlier run finished."""
         results = self.executor.map(Watched(task), items, label, needs)

@@ -149,10 +149,7 @@ class _Draw:
     drawn: Thresholds
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Summary:
+    def __call__(self, item: ShardItem) -> Summary:
         chosen = np.flatnonzero(kept(self.source.rows(item), self.drawn))
         vectors = self.survivors.vectors(item.index, item.url, self.by, "image", chosen)
         uids = uids_to_bytes(self.survivors.uids(item.index)[chosen])
@@ -167,10 +164,7 @@ class _Look:
     survivors: Survivors
     by: str
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: tuple[ShardItem, ...]) -> tuple[int, int]:
+    def __call__(self, item: tuple[ShardItem, ...]) -> tuple[int, int]:
         for shard in item:
             rows = np.flatnonzero(self.survivors.mask(shard.index))[:1]
             if len(rows):
@@ -187,10 +181,7 @@ class _Fit:
     wanted: int
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: int) -> Summary:
+    def __call__(self, item: int) -> Summary:
         # nothing else runs during a fit, and the bits do not depend on threads: take every core of this machine
         how, cores = self.how, os.cpu_count() or 1
         vectors = read_sample(self.out, self.shards, self.wanted)

@@ -1,8 +1,9 @@
 """Leaves `clusters-…/`: centroids.npy, sizes.npy, and of every sample that is in its nearest centroid and distance."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass as plain_dataclass
+from functools import partial
 from typing import Annotated, ClassVar, cast
 
 import numpy as np
@@ -100,7 +101,7 @@ class Clusters:
         rows, width = check_centroids(self.centroids.url, widths.get(self.by), self.by)
         return f"{rows:,} centroids of {width} numbers in {storage.name_of(self.centroids.url)}"
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """Fit on one worker or import, then assign on all, then count the members of every cluster.
 
         Memory of the driver: 8 k bytes, whatever the number of shards.
@@ -111,7 +112,7 @@ class Clusters:
         else:
             report = {"from": self.centroids.url}
             import_centroids(run, self.survivors, self.by, self.centroids.url, out)
-        summaries = run.fill(_Assign(self, out), out, "clusters: assign")
+        summaries = run.fill_task(_Assign(self, out), out, "clusters: assign")
         sizes = _count_members(run, out, len(read_centroids(out)))
         return {
             "rows": total(summaries, "rows"),
@@ -156,10 +157,10 @@ class _Assign:
     stage: Clusters
     out: Artifact
 
-    def open(self) -> Nearest:
-        return Nearest(read_centroids(self.out), self.stage.probes)
+    def open(self) -> Callable[[ShardItem], Summary]:
+        return partial(self._assign, Nearest(read_centroids(self.out), self.stage.probes))
 
-    def run(self, state: Nearest, item: ShardItem) -> Summary:
+    def _assign(self, nearest: Nearest, item: ShardItem) -> Summary:
         survivors = self.stage.survivors
         rows = np.flatnonzero(survivors.mask(item.index))
         cluster, distance = np.empty(len(rows), np.int32), np.empty(len(rows), np.float32)
@@ -167,7 +168,7 @@ class _Assign:
         done = 0
         for vectors in survivors.blocks(item.index, item.url, self.stage.by, "image", rows):
             part = slice(done, done + len(vectors))
-            cluster[part], distance[part], near[part] = state(vectors)
+            cluster[part], distance[part], near[part] = nearest(vectors)
             done = part.stop
         table = pa.table({"row": pa.array(rows), "cluster": pa.array(cluster), "distance": pa.array(distance)})
         if self.stage.probes:
@@ -183,10 +184,7 @@ class _Sizes:
 
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, item: ShardItem) -> tuple[np.ndarray, np.ndarray]:
         found, count = np.unique(column(self.out.read(item.index, ["cluster"]), "cluster"), return_counts=True)
         return found, count
 

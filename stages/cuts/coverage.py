@@ -146,7 +146,7 @@ class CoverageStage:
     name: ClassVar[str] = "coverage"
     version: ClassVar[int] = 1
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """Eight passes over the score: count, two for beta, range, sizes, two for the budgets, one that commits."""
         options = self.options
         ease = _Ease(self.survivors, self.scores, options.hardest == "highest")
@@ -214,10 +214,7 @@ def _table(parts: "_Strata", value: np.dtype, size: np.ndarray, quota: np.ndarra
 class _Measure:
     source: Source
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> _Extent:
+    def __call__(self, item: ShardItem) -> _Extent:
         rows = self.source.rows(item)
         value = rows.value[rows.group >= 0]
         return _Extent(len(value), _ends(value))
@@ -227,10 +224,7 @@ class _Measure:
 class _Sizes:
     parts: "_Strata"
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> np.ndarray:
+    def __call__(self, item: ShardItem) -> np.ndarray:
         group = self.parts.rows(item).group
         return np.bincount(group[group >= 0], minlength=self.parts.strata)
 

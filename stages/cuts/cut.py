@@ -119,10 +119,7 @@ class _Scan:
     source: Source
     step: Pass
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Partial:
+    def __call__(self, item: ShardItem) -> Partial:
         return self.step.scan(self.source.rows(item))
 
 
@@ -133,10 +130,7 @@ class _ScanEach:
     rankings: Rankings
     steps: tuple[tuple[int, Pass], ...]
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> list[Partial]:
+    def __call__(self, item: ShardItem) -> list[Partial]:
         wanted = list(dict.fromkeys(number for number, _ in self.steps))
         found: dict[int, Partial] = {}
         for number, rows in zip(wanted, self.rankings.rows(item, wanted), strict=True):
@@ -156,10 +150,7 @@ class _Mark:
     out: Artifact
     last: bool = False
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Summary:
+    def __call__(self, item: ShardItem) -> Summary:
         rows = self.source.rows(item)
         before = self.source.survivors.mask(item.index)
         after, columns = self.keep(rows), self.source.columns(item, rows)
@@ -298,7 +289,7 @@ class Ranked:
     amount: Amount
     version: ClassVar[int] = 1
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """Two passes for the threshold and one that commits.
 
         The report's `threshold` is the last kept sample's value as the manifest has it, None where none is kept.

@@ -96,7 +96,7 @@ class DensityStage:
     name: ClassVar[str] = "density"
     version: ClassVar[int] = 1
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One pass for the moments of the clusters, two for the thresholds, one that commits."""
         centroids = read_centroids(self.clusters)
         parts = run.each(_Moments(self.clusters, len(centroids)), run.items, "density: moments")
@@ -162,9 +162,6 @@ class _Moments:
     clusters: Artifact
     k: int
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Moments:
+    def __call__(self, item: ShardItem) -> Moments:
         members = Members.read(self.clusters, item.index)
         return cluster_moments(members.cluster, members.distance, self.k)

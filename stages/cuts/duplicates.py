@@ -104,7 +104,7 @@ class ExactStage:
     by: str | None
     version: ClassVar[int] = 1
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One regroup by hash of the image."""
         parts = max(1, -(-self.survivors.count() // _PART_ROWS))
         return funnel(run.regroup(_Exact(self, out, parts), self.name))

@@ -86,7 +86,7 @@ class EpochsStage:
     name: ClassVar[str] = "epochs"
     version: ClassVar[int] = 1
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """Two or three passes for every 64 epochs, one that commits, and the exchanges of the subsets.
 
         Raises JobError where an epoch would have no sample.
@@ -130,10 +130,7 @@ class _Mark:
     drawn: tuple[tuple[Thresholds, ...], ...]
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Summary:
+    def __call__(self, item: ShardItem) -> Summary:
         before = self.shuffles.survivors.mask(item.index)
         members: list[np.ndarray] = []
         every = self.shuffles.rows(item, range(len(self.drawn)))

@@ -99,7 +99,7 @@ class PartitionStage:
         """See Stage.name; a number for each partition, as they lie beside each other."""
         return f"contrast_{self.partition}"
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One regroup by batch; the image and text vectors of every sample travel: 4 d + 40 bytes each.
 
         With one partition at a time, that is also what lies in memory at once where the executor is one process.

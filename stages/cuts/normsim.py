@@ -1,6 +1,8 @@
 """Leaves `norms-…/`: how strongly a target set aligns with each sample (NormSim); the highest stay in `normsim-…/`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass as plain_dataclass
+from functools import partial
 from typing import ClassVar, Literal, cast
 
 import numpy as np
@@ -140,12 +142,12 @@ class NormsStage:
     name: ClassVar[str] = "norms"
     version: ClassVar[int] = 1
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """For p = 2 one worker makes the Gram matrix first; otherwise every worker holds the target, 2 m d bytes."""
         if self.p == 2 and array_if_whole(out.meta(GRAM)) is None:
             for _ in run.each(_Gram(self.target, out), ["the target set"], "norms: Gram matrix"):
                 pass
-        return {"rows": total(run.fill(_Norms(self, out), out, self.name), "rows")}
+        return {"rows": total(run.fill_task(_Norms(self, out), out, self.name), "rows")}
 
 
 @plain_dataclass(frozen=True)
@@ -153,10 +155,7 @@ class _Gram:
     target: Artifact
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: str) -> Summary:
+    def __call__(self, item: str) -> Summary:
         target = read_target(self.target)
         with storage.committing(self.out.meta(GRAM)) as file:
             np.save(file, gram(target))
@@ -170,7 +169,10 @@ class _Norms:
     stage: NormsStage
     out: Artifact
 
-    def open(self) -> np.ndarray:
+    def open(self) -> Callable[[ShardItem], Summary]:
+        return partial(self._norms, self._against())
+
+    def _against(self) -> np.ndarray:
         if self.stage.p == 2:
             with storage.open_read(self.out.meta(GRAM)) as file:
                 return cast(np.ndarray, np.load(file, allow_pickle=False))
@@ -178,14 +180,14 @@ class _Norms:
         new = np.r_[True, (target[1:] != target[:-1]).any(axis=1)]  # they are in order, so equal rows are neighbours
         return target[new]
 
-    def run(self, state: np.ndarray, item: ShardItem) -> Summary:
+    def _norms(self, against: np.ndarray, item: ShardItem) -> Summary:
         stage = self.stage
         mask = stage.survivors.mask(item.index)
         rows = np.flatnonzero(mask)
         values, done = np.empty(len(rows), np.float32), 0
         for vectors in stage.survivors.blocks(item.index, item.url, stage.by, "image", rows):
-            check_width(state.shape[1], vectors.shape[1], stage.by)
-            found = lengths(vectors, state) if stage.p == 2 else largest(vectors, state)
+            check_width(against.shape[1], vectors.shape[1], stage.by)
+            found = lengths(vectors, against) if stage.p == 2 else largest(vectors, against)
             values[done : done + len(vectors)] = found
             done += len(vectors)
         summary = {"rows": len(rows)}

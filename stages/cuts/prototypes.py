@@ -87,7 +87,7 @@ class PrototypesStage:
     name: ClassVar[str] = "prototypes"
     version: ClassVar[int] = 1
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """Two passes for the floors where there are any, two for the rest, and one that commits."""
         wanted = self.amount.number(self.survivors)
         sizes = read_sizes(self.clusters)

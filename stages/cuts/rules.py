@@ -106,10 +106,7 @@ class _Judge:
     survivors: Survivors
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Summary:
+    def __call__(self, item: ShardItem) -> Summary:
         before = self.survivors.mask(item.index)
         first = np.full(len(before), -1)
         table = self.survivors.table(item.index, _COLUMNS)
@@ -131,7 +128,7 @@ class RulesStage:
     name: ClassVar[str] = "rules"
     version: ClassVar[int] = 2
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard: `kept`, and `broken`, the first rule that the row breaks.
 
         Raises DataError where sizes are asked for and no sample that came has one: not a single one could pass.

@@ -1,6 +1,7 @@
 """Leaves `score-…/`: a cut on values that another program computed (EL2N, aesthetic, NSFW …), joined by uid."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -81,13 +82,14 @@ class _Join:
     stage: "JoinStage"
     out: Artifact
 
-    def open(self) -> ScoreTable:
-        return load_scores([file.url for file in self.stage.files], self.stage.column, self.stage.names)
+    def open(self) -> Callable[[ShardItem], Summary]:
+        scores = load_scores([file.url for file in self.stage.files], self.stage.column, self.stage.names)
+        return partial(self._join, scores)
 
-    def run(self, state: ScoreTable, item: ShardItem) -> Summary:
+    def _join(self, scores: ScoreTable, item: ShardItem) -> Summary:
         survivors = self.stage.survivors
         mask = survivors.mask(item.index)
-        values, there = state.look_up(self.stage.names.of_pool(survivors, item))
+        values, there = scores.look_up(self.stage.names.of_pool(survivors, item))
         lost = np.flatnonzero(mask & ~there)
         if len(lost) and self.stage.missing == "error":
             raise DataError(
@@ -122,10 +124,10 @@ class JoinStage:
         kind, by = check_columns(self.files[0].url, self.column, self.names), " and ".join(self.names.columns)
         return f"column {self.column}, {kind}, by {by} in {len(self.files):,} file{'s' * (len(self.files) > 1)}"
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard with the column `value`. Raises DataError where a key is that of two samples."""
         self.names.check_distinct(run, self.survivors)
-        summaries = run.fill(_Join(self, out), out, self.name)
+        summaries = run.fill_task(_Join(self, out), out, self.name)
         return {"rows": total(summaries, "rows"), "missing": total(summaries, "missing")}
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -35,9 +35,6 @@ from winnow.stages.pools.images import (
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.pools.vector_blocks import Blocks, list_blocks, npy_blocks, npz_blocks, squared_norms, unit_rows
 from winnow.stages.survivors import Survivors
-
-if TYPE_CHECKING:
-    from winnow.stages.encoders import Bank
 
 VECTORS = "vectors.npy"
 _IMAGE_COLUMN = "image"
@@ -72,7 +69,7 @@ class Target:
         check_width(width, widths.get(self.by, width), self.by)
         return f"{rows:,} vectors of {width} numbers in {storage.name_of(self.files[0].url)}"
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One worker reads and embeds all; it holds 6 m d bytes.
 
         Raises DataError where nothing could be read.
@@ -198,17 +195,10 @@ class _Read:
     stage: Target
     out: Artifact
 
-    def open(self) -> "Bank | None":
-        embedder = self.stage.embedder
-        if embedder is None:
-            return None
-        from winnow.stages.encoders import Bank  # torch takes three seconds to import, and vectors need none of it
-
-        return Bank.open({self.stage.by: dict(embedder.encoders)[self.stage.by]}, embedder.encoding)
-
-    def run(self, state: "Bank | None", item: str) -> Summary:
+    def __call__(self, item: str) -> Summary:
         rejects: list[Reject] = []
-        vectors = _brought(self.stage) if state is None else _embedded(self.stage, state, rejects)
+        embedder = self.stage.embedder
+        vectors = _brought(self.stage) if embedder is None else _embedded(self.stage, embedder, rejects)
         kinds = dict(sorted(Counter(reject.kind for reject in rejects).items()))
         if rejects:
             rows = [{name: getattr(reject, name) for name in ("key", "kind", "message")} for reject in rejects]
@@ -225,7 +215,10 @@ class _Read:
         }
 
 
-def _embedded(stage: Target, bank: "Bank", rejects: list[Reject]) -> np.ndarray:
+def _embedded(stage: Target, embedder: Embeddings, rejects: list[Reject]) -> np.ndarray:
+    from winnow.stages.encoders import Bank  # torch takes three seconds to import, and vectors need none of it
+
+    bank = Bank.open({stage.by: dict(embedder.encoders)[stage.by]}, embedder.encoding)
     column = f"{stage.by}.image"
     parts = [np.empty((0, bank.columns()[column]), np.float16)]
     for batch in bank.encode(_samples(stage)):

@@ -1,6 +1,8 @@
 """Keeps whole clusters by the votes of a target set; leaves `votes.parquet` (a row per cluster: size, votes, kept)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -42,7 +44,7 @@ class VotesStage:
     rule: Rule
     version: ClassVar[int] = 1
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """The votes, 65,536 vectors a worker at a time, then one pass that commits; no vector of the pool is read.
 
         Cost O(m k d) for the votes. Memory of a worker: the target's 2 m d bytes, and 12 k d of centroids.
@@ -52,7 +54,7 @@ class VotesStage:
         check_width(width, centroids.shape[1], self.by)
         votes = np.zeros(len(centroids), np.int64)
         starts = range(0, m, _TARGETS)
-        for _, (found, count) in run.each(_Vote(self.clusters, self.target), starts, f"{self.name}: votes"):
+        for _, (found, count) in run.each_task(_Vote(self.clusters, self.target), starts, f"{self.name}: votes"):
             votes[found] += count
         size = read_sizes(self.clusters)
         stays = self.rule.kept(votes)
@@ -79,11 +81,10 @@ class _Vote:
     clusters: Artifact
     target: Artifact
 
-    def open(self) -> tuple[np.ndarray, np.ndarray]:
-        return read_target(self.target), read_centroids(self.clusters)
+    def open(self) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+        return partial(self._vote, read_target(self.target), read_centroids(self.clusters))
 
-    def run(self, state: tuple[np.ndarray, np.ndarray], item: int) -> tuple[np.ndarray, np.ndarray]:
-        target, centroids = state
+    def _vote(self, target: np.ndarray, centroids: np.ndarray, item: int) -> tuple[np.ndarray, np.ndarray]:
         cluster, _ = assign(target[item : item + _TARGETS], centroids)
         found, count = np.unique(cluster, return_counts=True)
         return found, count
@@ -97,10 +98,7 @@ class _Keep:
     stays: np.ndarray
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Summary:
+    def __call__(self, item: ShardItem) -> Summary:
         before = self.stage.survivors.mask(item.index)
         members = Members.read(self.stage.clusters, item.index)
         after = np.zeros(len(before), bool)

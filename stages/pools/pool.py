@@ -72,7 +72,7 @@ class PoolStage:
     name: ClassVar[str] = "pool"
     version: ClassVar[int] = 2
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One small file."""
         columns = {
             "url": [shard.url for shard in self.shards],

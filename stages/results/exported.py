@@ -51,7 +51,7 @@ class Export:
         if len(set(self.columns)) < len(self.columns):
             raise JobError(f"--columns names each column once, but {', '.join(self.columns)} came")
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One file per input shard; those whose columns another shard needs in another type are written again."""
         summaries = run.fill(_Copy(self, out), out, self.name)
         if self.columns:
@@ -68,10 +68,7 @@ class _Copy:
     stage: Export
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Summary:
+    def __call__(self, item: ShardItem) -> Summary:
         table = named_rows(self.stage, item)
         filled = {name: table.num_rows - table[name].null_count for name in self.stage.columns}
         summary = {"rows": table.num_rows, "kept": table.num_rows, "filled": filled}
@@ -85,10 +82,7 @@ class _Schema:
 
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> pa.Schema:
+    def __call__(self, item: ShardItem) -> pa.Schema:
         return read_schema(self.out.shard(item.index)).remove_metadata()
 
 
@@ -99,10 +93,7 @@ class _Retype:
     out: Artifact
     types: tuple[tuple[str, pa.DataType], ...]
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Summary:
+    def __call__(self, item: ShardItem) -> Summary:
         schema = read_schema(self.out.shard(item.index))
         others = [(name, kind) for name, kind in self.types if schema.field(name).type != kind]
         if others:

@@ -34,7 +34,7 @@ class Manifest:
     name: ClassVar[str] = "manifest"
     version: ClassVar[int] = 3
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One manifest file per input shard, then uids.npy."""
         summaries = run.fill(_Join(self, out), out, self.name)
         counts = add_up(summaries, [name for name, _ in self.cuts])
@@ -63,10 +63,7 @@ class _Join:
     stage: Manifest
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Summary:
+    def __call__(self, item: ShardItem) -> Summary:
         table = join(self.stage, item)
         counts = {found["values"]: found["counts"] for found in pc.value_counts(table["reason"]).to_pylist()}
         counts.pop(None, 0)

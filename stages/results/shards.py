@@ -78,7 +78,7 @@ class Shards:
     name: ClassVar[str] = "shards"
     version: ClassVar[int] = 2
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One tar per planned shard that is not there whole, then sizes.json.
 
         The report has `renamed`, members that got another name for training, where this call wrote all tars.
@@ -102,10 +102,7 @@ class _Ends:
 
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: int) -> bool:
+    def __call__(self, item: int) -> bool:
         with storage.open_read(self.out.file(shard_name(item, ".tar"))) as file:
             size = file.seek(0, io.SEEK_END)
             if not size or size % _RECORD:
@@ -119,10 +116,7 @@ class _Write:
     stage: Shards
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: OutputShard) -> Summary:
+    def __call__(self, item: OutputShard) -> Summary:
         with storage.committing(self.out.file(shard_name(item.index, ".tar"))) as file:
             writer = TarShard(file)
             for piece in item.pieces:

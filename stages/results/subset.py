@@ -114,10 +114,7 @@ class _Sample:
     subsets: tuple[int, ...]
     shares: tuple[float, ...]
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> list[np.ndarray]:
+    def __call__(self, item: ShardItem) -> list[np.ndarray]:
         found = zip(self.chosen.uids(item, self.subsets), self.shares, strict=True)
         return [_keys(uids)[hash_values(uids_from_bytes(uids), _SAMPLE_SEED) < share] for uids, share in found]
 

@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 from tests.conftest import CPUS
 from winnow.pipeline.errors import FailedShards, FullError, JobError, ModelError, PoolError, ShardError, StorageError
 from winnow.pipeline.executors.choose import open_executor
-from winnow.pipeline.executors.contract import Needs, describe
+from winnow.pipeline.executors.contract import Needs, Stateless, describe
 from winnow.pipeline.executors.local import LocalExecutor
 
 ROOT = Path(__file__).parents[2]
@@ -46,11 +48,11 @@ class Square:
     slow: float = 0
     error: Exception | None = None  # what a bad item raises, in place of a ShardError
 
-    def open(self) -> str:
+    def open(self) -> Callable[[int], int]:
         mark(self.folder, f"open-{os.getpid()}")
-        return "opened"
+        return self.square
 
-    def run(self, state: str, item: int) -> int:
+    def square(self, item: int) -> int:
         tried = mark(self.folder, f"item-{item}")
         time.sleep(self.slow)
         if item in self.kills and not (self.kills_once and tried > 1):
@@ -59,7 +61,6 @@ class Square:
             raise self.error or ShardError(f"shard {item} is bad")
         if item == self.buggy:
             return "text" * "text"  # type: ignore[operator]  # the bug
-        assert state == "opened"
         return item * item
 
 
@@ -69,10 +70,7 @@ class Full:
 
     folder: str
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: int) -> int:
+    def __call__(self, item: int) -> int:
         mark(self.folder, f"item-{item}")
         time.sleep(0.02)
         try:
@@ -172,7 +170,7 @@ def test_what_may_pass_is_tried_again_though_nothing_was_done_before(executor, t
 
 
 def test_a_full_storage_ends_the_stage_at_once(executor, tmp_path):
-    task = Full(str(tmp_path))
+    task = Stateless(Full(str(tmp_path)))
     with pytest.raises(FullError, match="cannot write, no space"):
         list(executor.map(task, range(50), "full", Needs(retries=5, spare=50)))
     assert len(attempts(tmp_path)) < 25
@@ -232,10 +230,11 @@ class Quick:
     kills: tuple[int, ...] = ()
     hungry: tuple[int, ...] = ()
 
-    def open(self) -> None:
+    def open(self) -> Callable[[int], int]:
         mark(self.folder, f"open-{os.getpid()}")
+        return self.square
 
-    def run(self, state: None, item: int) -> int:
+    def square(self, item: int) -> int:
         tried = mark(self.folder, f"item-{item}")
         if item in self.kills:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -252,10 +251,7 @@ class Unmapped:
 
     folder: str
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: int) -> int:
+    def __call__(self, item: int) -> int:
         if mark(self.folder, f"item-{item}") == 1:
             try:
                 raise OSError("libfast.so.1: failed to map segment from shared object")
@@ -265,7 +261,7 @@ class Unmapped:
 
 
 def test_a_library_that_finds_no_memory_is_loaded_by_a_fresh_worker(ray_executor, tmp_path):
-    assert len(dict(ray_executor.map(Unmapped(str(tmp_path)), [7], "unmapped", Needs()))) == 1
+    assert len(dict(ray_executor.map(Stateless(Unmapped(str(tmp_path))), [7], "unmapped", Needs()))) == 1
     assert attempts(tmp_path)[7] >= 2
 
 
@@ -277,19 +273,19 @@ class Meets:
     kills: int = -1
     hungry: int = -1
 
-    def open(self) -> list[int]:
+    def open(self) -> Callable[[int], int]:
         mark(self.folder, f"open-{os.getpid()}")
         time.sleep(0.05)  # time for a second thread to open it too
-        return []
+        return partial(self.meet, [])
 
-    def run(self, state: list[int], item: int) -> int:
+    def meet(self, under_way: list[int], item: int) -> int:
         tried = mark(self.folder, f"item-{item}")
-        state.append(item)
+        under_way.append(item)
         most, ends = 0, time.monotonic() + 0.4
         while time.monotonic() < ends and most < 2:
-            most = max(most, len(state))
+            most = max(most, len(under_way))
             time.sleep(0.01)
-        state.remove(item)
+        under_way.remove(item)
         if item == self.kills:
             os.kill(os.getpid(), signal.SIGKILL)
         if item == self.hungry and (tried == 1 or most > 1):
@@ -327,10 +323,7 @@ class Starved:
     folder: str
     error: type[Exception]
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: int) -> int:
+    def __call__(self, item: int) -> int:
         if not list(Path(self.folder).glob("limited-*")):
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used, used))
@@ -344,7 +337,7 @@ class Starved:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("error", [AttributeError, ModelError, ShardError])
 def test_whatever_a_process_without_memory_says_a_fresh_one_tries_again(ray_executor, tmp_path, error):
-    found = dict(ray_executor.map(Starved(str(tmp_path), error), range(8), "starved", Needs(retries=2)))
+    found = dict(ray_executor.map(Stateless(Starved(str(tmp_path), error)), range(8), "starved", Needs(retries=2)))
     assert found == {i: i for i in range(8)}
     assert sum(marks(tmp_path, "limited").values()) >= 1
 
@@ -405,9 +398,9 @@ def test_of_items_that_went_together_only_the_one_out_of_memory_is_charged(ray_e
 def test_a_worker_gives_back_what_it_has_no_time_for():
     from winnow.pipeline.executors.ray_worker import Worker
 
-    _, outcomes = Worker().run(1, Sleepy(), range(10), 0.05)
+    _, outcomes = Worker().run(1, Stateless(Sleepy()), range(10), 0.05)
     assert outcomes == [(True, 0), (True, 1)]
-    seconds, outcomes = Worker().run(1, Sleepy(), range(1), 0.0)
+    seconds, outcomes = Worker().run(1, Stateless(Sleepy()), range(1), 0.0)
     assert outcomes == [(True, 0)], "one in any case"
     assert seconds >= 0.03
 
@@ -415,10 +408,7 @@ def test_a_worker_gives_back_what_it_has_no_time_for():
 class Sleepy:
     """Takes 30 ms an item."""
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: int) -> int:
+    def __call__(self, item: int) -> int:
         time.sleep(0.03)
         return item
 
@@ -630,10 +620,11 @@ class Hungry:
     folder: str
     slow: float = 0
 
-    def open(self) -> None:
+    def open(self) -> Callable[[int], int]:
         mark(self.folder, f"open-{os.getpid()}")
+        return self.square
 
-    def run(self, state: None, item: int) -> int:
+    def square(self, item: int) -> int:
         if mark(self.folder, f"item-{item}") == 1 and item % 3 == 0:
             # from where a reader stands, memory that is refused looks like a file that cannot be read
             lacking = MemoryError("malloc failed") if item else OSError(errno.ENOMEM, "Cannot allocate memory")
@@ -674,13 +665,10 @@ class Unopened:
 
     folder: str
 
-    def open(self) -> None:
+    def open(self) -> Callable[[int], int]:
         (Path(self.folder) / f"opened-{time.monotonic_ns()}").touch()
         time.sleep(0.2)  # longer than it takes to hear of the first
         raise ModelError("weights must be there, but none.pt is not")
-
-    def run(self, state: None, item: int) -> int:
-        return item
 
 
 def test_what_no_shard_can_do_without_ends_the_stage_at_once(executor, tmp_path):

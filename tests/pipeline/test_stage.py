@@ -28,7 +28,7 @@ class Lengths:
     name: ClassVar[str] = "lengths"
     version: ClassVar[int] = 1
 
-    def run(self, run: Run, out: Artifact) -> dict[str, object]:
+    def make(self, run: Run, out: Artifact) -> dict[str, object]:
         recipe = fingerprint([self.name, self.version, self.scale])
         adopted = adopt(run, out, recipe)
         summaries = run.fill(_Measure(self, out), out, self.name)
@@ -40,10 +40,7 @@ class _Measure:
     stage: Lengths
     out: Artifact
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> dict[str, object]:
+    def __call__(self, item: ShardItem) -> dict[str, object]:
         with open(self.stage.calls, "a") as file:
             file.write(f"{storage.name_of(item.url)} ")
         lines = storage.read_bytes(item.url).decode().split()
@@ -312,7 +309,7 @@ class Forgetful:
     def map(self, task, items, label, needs):
         for index, item in enumerate(items):
             if index != self.lost:
-                yield index, task.run(task.open(), item)
+                yield index, task.open()(item)
 
 
 def test_an_item_that_does_not_come_back_is_an_error(pool):

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -125,12 +126,11 @@ class _Products:
     shape: Shape
     clusters: int
 
-    def open(self) -> tuple[np.ndarray, np.ndarray]:
+    def open(self) -> Callable[[int], tuple[float, float]]:
         rows = widened(vector_pool.vectors(self.shape, 0))
-        return rows, rows[:: len(rows) // self.clusters][: self.clusters].copy()
+        return partial(self._multiply, rows, rows[:: len(rows) // self.clusters][: self.clusters].copy())
 
-    def run(self, state: tuple[np.ndarray, np.ndarray], item: int) -> tuple[float, float]:
-        rows, centroids = state
+    def _multiply(self, rows: np.ndarray, centroids: np.ndarray, item: int) -> tuple[float, float]:
         started, worked = time.perf_counter(), time.thread_time()
         for start in range(0, len(rows), _PRODUCT_ROWS):
             (rows[start : start + _PRODUCT_ROWS] @ centroids.T).argmax(axis=1)
@@ -156,12 +156,12 @@ class _FitAlone:
     k: int
     iterations: int
 
-    def open(self) -> np.ndarray:
-        return read_sample(self.clusters, self.shards, self.sample)
+    def open(self) -> Callable[[int], tuple[float, float]]:
+        return partial(self._fit, read_sample(self.clusters, self.shards, self.sample))
 
-    def run(self, state: np.ndarray, item: int) -> tuple[float, float]:
+    def _fit(self, rows: np.ndarray, item: int) -> tuple[float, float]:
         started, worked = time.perf_counter(), time.process_time()
-        train(state, self.k, iterations=self.iterations, seed=0, threads=os.cpu_count() or 1)
+        train(rows, self.k, iterations=self.iterations, seed=0, threads=os.cpu_count() or 1)
         return time.perf_counter() - started, time.process_time() - worked
 
 

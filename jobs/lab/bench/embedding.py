@@ -7,8 +7,9 @@ Absolute rates are this machine's; read the ratios.
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -65,20 +66,20 @@ class Timed:
     out: Artifact
     way: Literal["decode", "models", "embed"] = "embed"
 
-    def open(self) -> Bank:
+    def open(self) -> Callable[[Part], tuple[int, float, float]]:
         """Load the model, once for all ways and rounds; not timed."""
-        return kept_bank(self.encoder, self.encoding)
+        return partial(self._time, kept_bank(self.encoder, self.encoding))
 
-    def run(self, state: Bank, item: Part) -> tuple[int, float, float]:
+    def _time(self, bank: Bank, item: Part) -> tuple[int, float, float]:
         """(samples, seconds, when it ended by a clock that all processes of a machine share)."""
         started = time.monotonic()
         if self.way == "models":
-            count, seconds = forward_only(state, item.samples())
+            count, seconds = forward_only(bank, item.samples())
             return count, seconds, time.monotonic()
         if self.way == "decode":
-            count = decode_only(state, item.samples())
+            count = decode_only(bank, item.samples())
         else:
-            count = cast(int, embed(state, item.samples(), self.out, ShardItem(item.index, item.url))["rows"])
+            count = cast(int, embed(bank, item.samples(), self.out, ShardItem(item.index, item.url))["rows"])
         ended = time.monotonic()
         return count, ended - started, ended
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from winnow.pipeline.executors.contract import Executor, Forwarding, Item, Needs, Regroup, Result, State, Task
+from winnow.pipeline.executors.contract import Executor, Forwarding, Item, Needs, Regroup, Result, Task
 
 _PROC = Path("/proc")
 _POLL_S = 1.0  # a look costs some milliseconds of a core
@@ -119,7 +119,7 @@ class Metered(Forwarding):
         threading.Thread(target=self._poll, daemon=True).start()
 
     def map(
-        self, task: Task[State, Item, Result], items: Sequence[Item], label: str, needs: Needs
+        self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:
         """See Executor.map."""
         self._begin(label)

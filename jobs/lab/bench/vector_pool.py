@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
-from winnow.pipeline.executors.contract import Executor, Needs
+from winnow.pipeline.executors.contract import Executor, Needs, Stateless
 from winnow.pipeline.executors.local import LocalExecutor
 
 _BLOCK_ROWS = 4096
@@ -79,10 +79,7 @@ class _Write:
     shape: Shape
     folder: Path
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: int) -> int:
+    def __call__(self, item: int) -> int:
         np.save(self.folder / f"img_emb/img_emb_{item}.npy", vectors(self.shape, item))
         first = item * self.shape.rows_per_shard
         number = pa.array(np.arange(first, first + self.shape.rows(item))).cast(pa.string())
@@ -100,7 +97,7 @@ def make(shape: Shape, folder: Path, executor: Executor) -> None:
     """Write the pool; about 2 · width bytes a sample."""
     for name in ("img_emb", "metadata"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for _ in executor.map(_Write(shape, folder), list(range(shape.shards)), "make the pool", Needs()):
+    for _ in executor.map(Stateless(_Write(shape, folder)), list(range(shape.shards)), "make the pool", Needs()):
         pass
 
 

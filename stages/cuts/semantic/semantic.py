@@ -57,7 +57,7 @@ class SemanticStage:
     name: ClassVar[str] = "duplicates"
     version: ClassVar[int] = 2
 
-    def run(self, run: Run, out: Artifact) -> Summary:
+    def make(self, run: Run, out: Artifact) -> Summary:
         """One regroup that compares, one or more that decide, and one that names the kept sample of each duplicate."""
         chained = self.method == "semdedup"
         order = "distance" if chained else "quality"
@@ -128,10 +128,7 @@ class _CutOff:
     what: Semantic
     at: str
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> np.ndarray:
+    def __call__(self, item: ShardItem) -> np.ndarray:
         found = read_state(self.at, item.index)
         rows = column(found.filter(pc.equal(found["status"], CUT_OFF)), "row")
         if not len(rows):

@@ -43,10 +43,7 @@ class Writes:
     folder: str
     bad: int = -1
 
-    def open(self) -> None:
-        return None
-
-    def run(self, state: None, item: ShardItem) -> Mapping[str, object]:
+    def __call__(self, item: ShardItem) -> Mapping[str, object]:
         mark = Path(self.folder, f"tried-{item.index}")
         if item.index == self.bad or (item.index == 2 and not mark.exists()):
             mark.touch()
@@ -112,10 +109,7 @@ def test_items_that_are_no_shards_have_no_number(tmp_path: Path) -> None:
 
     @dataclass(frozen=True)
     class Length:
-        def open(self) -> None:
-            return None
-
-        def run(self, state: None, item: tuple[int, ...]) -> int:
+        def __call__(self, item: tuple[int, ...]) -> int:
             return len(item)
 
     run, notes = watched(LocalExecutor(1), tmp_path)

@@ -9,7 +9,7 @@ from tests.pools import Samples, filtered
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import DataError, FailedShards
-from winnow.pipeline.executors.contract import Needs
+from winnow.pipeline.executors.contract import Needs, Stateless
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import Run, artifact_of, execute
 from winnow.stages.clusters import centroids
@@ -33,7 +33,7 @@ def test_a_sample_that_lost_rows_is_refused() -> None:
     how = KMeans(5, 20, 256, 0)
     made = execute(clusters_of(pool.survivors, "clip", 5, 20, 256, 0), pool.run).artifact
     with pytest.raises(FailedShards, match="sample must hold 31 rows, but has 30; delete that folder"):
-        list(pool.run.executor.map(_Fit(how, 2, 31, made), [0], "fit", Needs(retries=0)))
+        list(pool.run.executor.map(Stateless(_Fit(how, 2, 31, made)), [0], "fit", Needs(retries=0)))
 
 
 def test_a_sample_beyond_the_workers_memory_is_refused_before_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
