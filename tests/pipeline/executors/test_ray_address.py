@@ -21,7 +21,7 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors import ray_address
 from winnow.pipeline.executors.choose import open_executor
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from winnow.pipeline.executors.choose import open_metrics
 from winnow.pipeline.executors.watching import Done
 
-DOCS = Path(__file__).parents[2] / "docs/monitoring.md"
+DOCS = Path(__file__).parents[3] / "docs/monitoring.md"
 LINE = re.compile(r'ray_(winnow_\w+)\{.*?job="(?P<job>\w+)".*?stage="(?P<stage>\w+)".*?\} (?P<value>\S+)')
 
 
