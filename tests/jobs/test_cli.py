@@ -353,6 +353,21 @@ def test_help_waits_for_no_command() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+# each command as the console starts it, in one process: the imports are what takes time
+_EACH = """
+import json, sys
+from winnow.jobs.__main__ import main
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code or 0
+    print(f"\\0{code}\\0", flush=True)
+"""
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii:strict", "utf-8"])
 def test_every_command_prints_on_a_terminal_of_any_encoding(tmp_path: Path, encoding: str) -> None:
     captions = pa.array(["一只猫 — café", "\x1b[31mred\u202e", "c", "d"])
@@ -368,25 +383,26 @@ def test_every_command_prints_on_a_terminal_of_any_encoding(tmp_path: Path, enco
     }
     file.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
 
-    def said(*words: str) -> tuple[int, str]:
-        environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "140"}
-        done = subprocess.run(
-            [sys.executable, "-m", "winnow.jobs", *words], cwd=ROOT, env=environment, capture_output=True, check=False
-        )
-        text = (done.stdout + done.stderr).decode(encoding.partition(":")[0])
-        assert "Traceback" not in text
-        return done.returncode, text
-
-    local, store = ("--executor", "local"), values["store"]
-    assert said("plan", str(file))[0] == 0
-    assert said("run", str(file), *local, "--workers", "1")[0] == 0
-    assert said("status", str(store))[0] == 0
-    assert said("verify", str(store), "small", *local, "--workers", "1")[0] == 0
-    for uid in uids.to_pylist():
-        code, text = said("why", str(store), "small", uid)
-        assert code == 0
-        assert "\x1b" not in text
-    code, text = said("run", str(file), *local, "--set", "pool.shards=/nowhere/\x1b[31m—.parquet")
-    assert code in (1, 2)
+    local, store = ("--executor", "local"), str(values["store"])
+    right = [
+        ("plan", str(file)),
+        ("run", str(file), *local, "--workers", "1"),
+        ("status", store),
+        ("verify", store, "small", *local, "--workers", "1"),
+        *(("why", store, "small", uid) for uid in uids.to_pylist()),
+    ]
+    wrong = [
+        ("run", str(file), *local, "--set", "pool.shards=/nowhere/\x1b[31m—.parquet"),
+        ("run", str(file), *local, "--set", "namé=—"),
+    ]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "140"}
+    done = subprocess.run(
+        [sys.executable, "-c", _EACH, json.dumps([*right, *wrong])],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+    text = done.stdout.decode(encoding.partition(":")[0])
+    assert done.returncode == 0, text
+    assert "Traceback" not in text
     assert "\x1b" not in text
-    assert said("run", str(file), *local, "--set", "namé=—")[0] == 2
+    codes = [int(code) for code in text.split("\0")[1::2]]
+    assert codes == [0] * len(right) + [2] * len(wrong)
