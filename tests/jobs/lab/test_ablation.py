@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from tests.pools import members, pair, write_tar
-from winnow.jobs.filter_network import filter_job
 from winnow.jobs.filter_network.evaluate import Truth
 from winnow.jobs.filter_network.filter_job import parse
 from winnow.jobs.filter_network.precision import PRECISION
