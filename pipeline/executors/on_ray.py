@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
@@ -106,12 +106,7 @@ class _Drive:
             ready, _ = ray.wait(pending, num_returns=1, timeout=_QUIET_S if idle else None)
             if not ready:
                 executor.told = True
-                print(
-                    f"winnow: waiting for a worker; each takes {self._needs.cpus:g} cores and {self._needs.gpus:g} "
-                    f"GPUs, and the cluster has {_free()} free",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                print(f"winnow: waiting for a worker; {_room(self._needs)}", file=sys.stderr, flush=True)
                 ray.wait(pending, num_returns=1)
             found: list[Any] = ray.wait(pending, num_returns=len(pending), timeout=0)[0]
         except KeyboardInterrupt:
@@ -172,12 +167,15 @@ class _Drive:
 class RayExecutor:
     """A pool of actors that is kept from stage to stage while the needs stay the same."""
 
+    _own: ClassVar[bool] = False  # whether an executor of this process started the cluster that it is connected to
+
     def __init__(self, workers: int | None = None, address: str | None = None) -> None:
         self._started = not ray.is_initialized()
-        # a cluster of our own never grows; any other may be waiting for work to do so
-        self._fixed = self._started and not address
         if self._started:
             _connect(workers, address)
+            RayExecutor._own = not address
+        # a cluster of this process never grows, whichever executor started it; any other may wait for work to do so
+        self._fixed = RayExecutor._own
         self._asked = workers
         self._takes: tuple[float, float] | None = None
         self._actors: list[Any] = []
@@ -277,8 +275,10 @@ class RayExecutor:
         asked = {"CPU": needs.cpus, "GPU": needs.gpus}
         fit = min((int(has.get(name, 0) / amount) for name, amount in asked.items() if amount), default=1)
         if self._fixed and not fit:
-            have = {name: has.get(name, 0) for name in asked}
-            raise JobError(f"one worker must fit in this machine, but it needs {asked} of {have}")
+            raise JobError(
+                f"one worker must fit in this machine, but it takes {needs.cpus:g} cores and {needs.gpus:g} GPUs of "
+                f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}; ask for less"
+            )
         return self._asked or max(1, fit)
 
     def _release(self) -> None:
@@ -292,11 +292,23 @@ class RayExecutor:
             self._release()
             if self._started:
                 ray.shutdown()
+                RayExecutor._own = False
 
 
-def _free() -> str:
-    free = ray.available_resources()
-    return f"{free.get('CPU', 0):g} cores and {free.get('GPU', 0):g} GPUs"
+def _room(needs: Needs) -> str:
+    """What a worker takes and what the cluster has, in words."""
+    free, total = ray.available_resources(), ray.cluster_resources()
+    found = {name: f"{free.get(name, 0):g} of {total.get(name, 0):g}" for name in ("CPU", "GPU")}
+    enough = total.get("CPU", 0) >= needs.cpus and total.get("GPU", 0) >= needs.gpus
+    return (
+        f"each takes {needs.cpus:g} cores and {needs.gpus:g} GPUs, and of the cluster's cores {found['CPU']} are free, "
+        f"of its GPUs {found['GPU']}; "
+        + (
+            "another run or executor holds the others until it ends"
+            if enough
+            else "it begins once the cluster has grown"
+        )
+    )
 
 
 def _settle(seats: Sequence[_Seat]) -> None:

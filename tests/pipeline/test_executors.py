@@ -567,6 +567,7 @@ def test_threads_that_need_a_gpu_share_the_one(tmp_path):
 
 _DRIVER = """
 import os, signal, sys
+from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.choose import open_executor
 from tests.chaos.processes import listening
@@ -579,16 +580,24 @@ try:
     signal.raise_signal(signal.SIGTERM)
 except KeyboardInterrupt:
     print("stopped")
+second = open_executor("ray", 1, None)
+try:
+    list(second.map(Square(sys.argv[1]), [7], "squares", Needs(cpus=999)))
+except JobError as error:
+    print(error)
 executor.close()
 """
 
 
-def test_a_cluster_of_its_own_listens_on_loopback_and_ends_on_sigterm_as_on_ctrl_c(tmp_path):
+def test_a_cluster_of_its_own_listens_on_loopback_and_never_grows_and_ends_on_sigterm_as_on_ctrl_c(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, "-c", _DRIVER, str(tmp_path)]
     environment["PYTHONPATH"] = str(ROOT)
     said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    assert said.splitlines() == ["[(0, 49)]", "['gcs_server', 'raylet'] {'127.0.0.1'}", "stopped"]
+    lacking = f"one worker must fit in this machine, but it takes 999 cores and 0 GPUs of {os.cpu_count()} and "
+    *lines, refused = said.splitlines()
+    assert lines == ["[(0, 49)]", "['gcs_server', 'raylet'] {'127.0.0.1'}", "stopped"]
+    assert refused.startswith(lacking)
 
 
 def test_waiting_for_room_in_the_cluster_is_said_once(ray_executor, tmp_path, monkeypatch, capsys):
@@ -609,8 +618,19 @@ def test_waiting_for_room_in_the_cluster_is_said_once(ray_executor, tmp_path, mo
     finally:
         executor.close()
     assert capsys.readouterr().err == (
-        "winnow: waiting for a worker; each takes 1 cores and 0 GPUs, and the cluster has 0 cores and 0 GPUs free\n"
+        "winnow: waiting for a worker; each takes 1 cores and 0 GPUs, and "
+        f"of the cluster's cores 0 of {CPUS} are free, of its GPUs 0 of 0; another run or executor holds the others until it ends\n"
     )
+
+
+def test_room_that_a_cluster_can_only_grow_to_have_is_said(ray_cluster):
+    from winnow.pipeline.executors.on_ray import _room
+
+    assert _room(Needs(cpus=CPUS + 1)).startswith(
+        f"each takes {CPUS + 1} cores and 0 GPUs, and of the cluster's cores "
+    )
+    assert _room(Needs(cpus=CPUS + 1)).endswith("it begins once the cluster has grown")
+    assert _room(Needs(gpus=99)).endswith("it begins once the cluster has grown")
 
 
 @dataclass(frozen=True)
