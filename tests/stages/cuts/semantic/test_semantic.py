@@ -99,7 +99,7 @@ def test_equals_one_loop_over_all_samples(
     assert named(found) == greedy(samples, found, epsilon)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("most", [1, 2, 16])
 def test_blocks_parts_and_cut_lists_change_nothing(monkeypatch: pytest.MonkeyPatch, most: int, seed: int) -> None:
     samples = crowd(120, 6, 0.9, seed)
