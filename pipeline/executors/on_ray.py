@@ -300,14 +300,12 @@ def _room(needs: Needs) -> str:
     free, total = ray.available_resources(), ray.cluster_resources()
     found = {name: f"{free.get(name, 0):g} of {total.get(name, 0):g}" for name in ("CPU", "GPU")}
     enough = total.get("CPU", 0) >= needs.cpus and total.get("GPU", 0) >= needs.gpus
+    until = (
+        "another run or executor holds the others until it ends" if enough else "it begins once the cluster has grown"
+    )
     return (
         f"each takes {needs.cpus:g} cores and {needs.gpus:g} GPUs, and of the cluster's cores {found['CPU']} are free, "
-        f"of its GPUs {found['GPU']}; "
-        + (
-            "another run or executor holds the others until it ends"
-            if enough
-            else "it begins once the cluster has grown"
-        )
+        f"of its GPUs {found['GPU']}; {until}"
     )
 
 

@@ -619,7 +619,8 @@ def test_waiting_for_room_in_the_cluster_is_said_once(ray_executor, tmp_path, mo
         executor.close()
     assert capsys.readouterr().err == (
         "winnow: waiting for a worker; each takes 1 cores and 0 GPUs, and "
-        f"of the cluster's cores 0 of {CPUS} are free, of its GPUs 0 of 0; another run or executor holds the others until it ends\n"
+        f"of the cluster's cores 0 of {CPUS} are free, of its GPUs 0 of 0; "
+        "another run or executor holds the others until it ends\n"
     )
 
 
