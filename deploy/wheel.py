@@ -1,4 +1,4 @@
-"""Puts winnow.py into the wheel as the package's __init__.py; an editable install finds it in the checkout as it is."""
+"""Build hook: puts winnow.py into the wheel as the package's __init__.py."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""What people start: the winnow command, and YAML jobs that are promises."""
+"""The `winnow` command and everything that people start: jobs, reports, checks, filter networks."""

@@ -1,4 +1,4 @@
-"""`winnow cat`: streams a tar of the kept samples of one input shard to stdout; leaves no file, and imports little."""
+"""`winnow cat`: streams the kept samples of one input shard to stdout as a tar; imports little, to start fast."""
 
 import argparse
 import io

@@ -1,4 +1,4 @@
-"""The `winnow` command: run, plan, sweep, status, verify, cat, export; results on stdout, all else on stderr.
+"""The `winnow` command line: every command with its options. Results go to stdout, progress and errors to stderr.
 
 What a command does is imported when it is called, so that --help and completion need not wait for it.
 """

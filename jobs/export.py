@@ -1,4 +1,4 @@
-"""Names what a finished job keeps, or leaves out, in parquet for other programs: uid, key, caption, url and more."""
+"""`winnow export`: lists the kept or dropped samples of a finished job in parquet files for other programs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast

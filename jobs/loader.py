@@ -1,4 +1,4 @@
-"""Opens the kept samples of a finished job for training, in the shards of its pool; writes nothing, copies no shard.
+"""Reads the kept samples of a finished job for training, from the pool's own shards and without a copy.
 
     from winnow.jobs.loader import samples
     data = samples("s3://bucket/winnow", "laion-dbp", shuffle=epoch).compose(wds.shuffle(5000), wds.decode("pilrgb"))

@@ -1,4 +1,4 @@
-"""Runs a job from end to end and leaves `jobs/<name>.json`: artifacts used, counts, seconds, the resolved job."""
+"""`winnow run`: runs all stages of a job and writes its record, `jobs/<name>.json`, when it is complete."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Decides many policies over one store and compares what they keep; leaves the cuts' artifacts, JSON where asked.
+"""`winnow sweep`: runs many policies over one store and compares what they keep.
 
 Scores are made once. What several policies share has one fingerprint, so it runs once; a later `winnow run` of
 the policy that is chosen finds every cut of it done.

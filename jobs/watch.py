@@ -1,4 +1,4 @@
-"""Shows how far the newest run of a store is, as its event log tells it, and again as the log grows; writes nothing.
+"""`winnow status --watch`: follows the event log of the newest run of a store and shows its progress.
 
 Any process that can read the store can watch: it asks nothing of the driver.
 """

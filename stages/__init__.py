@@ -1,1 +1,1 @@
-"""The path a sample takes, one file per artifact: pool, embeddings, cuts, manifest, shards."""
+"""The path that a sample takes: pool, embeddings, cuts, manifest, training shards."""

@@ -1,4 +1,4 @@
-"""Refuses a pool of which more is rejected, or more shards cannot be read, than the job's limits bear."""
+"""Ends a run that rejects more samples, or loses more shards, than the job's limits allow."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Leaves `distinct-…/`: which samples are the first of their uid, and `rejects/` with those that repeat one.
+"""The stage `distinct`: rejects samples that have the same uid as an earlier one.
 
 Everything after this names samples by uid: cuts decide ties by it, uids.npy lists it, training data is joined by it. So
 a uid names one sample of the pool, and this is where that becomes true.

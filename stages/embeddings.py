@@ -1,4 +1,4 @@
-"""Leaves `embeddings-…/`: per input shard its readable samples with unit vectors, and `rejects/` with the others.
+"""The stage `embeddings`: reads each input shard and writes its samples with unit vectors, and its rejects.
 
 Precomputed pools get the same files without vectors: those are read in place from the pool, never stored twice.
 """

@@ -1,4 +1,4 @@
-"""The table of cuts by the name that a job gives them, and the list of stages that a whole job is."""
+"""The table of all cuts by name, and the list of stages that a job runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

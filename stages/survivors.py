@@ -1,4 +1,4 @@
-"""The samples that are still in after the cuts so far, by columns; reads artifacts, writes nothing.
+"""Reads columns of the samples that earlier cuts kept.
 
 Files of every cut lie row by row beside the embeddings file of the same shard, so a join is an index.
 """

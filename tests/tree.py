@@ -1,4 +1,4 @@
-"""Rewrites the tree in docs/code.md from the first line of every file; refuses one without its marks.
+"""Writes the tree of docs/code.md from the first line of every file.
 
 `python -m tests.tree`
 """

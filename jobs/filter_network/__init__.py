@@ -1,1 +1,1 @@
-"""Filter networks: training one, choosing its precision, and judging it."""
+"""Filter networks: how to train one, choose its precision and evaluate it."""

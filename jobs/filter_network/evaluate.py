@@ -1,4 +1,4 @@
-"""Lands nothing: how well a filter's score parts right pairs from wrong ones, and how well a CLIP classifies and finds.
+"""Evaluation: how well a score separates right pairs from wrong ones; zero-shot accuracy and retrieval of a CLIP.
 
 Filter quality is not accuracy: a filter trained on a few wrong captions filters much worse, while its accuracy falls
 slowly (Fang et al. 2023, arXiv 2309.17425). So both are measured, each on its own.

@@ -1,4 +1,4 @@
-"""The `winnow evaluate` commands: `filter` judges a score by a pool's truth, `model` a CLIP by labels and captions."""
+"""`winnow evaluate`: `filter` evaluates a score against known truth, `model` a CLIP on labels and captions."""
 
 from collections.abc import Mapping
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Reads a filter network's job file into its parts; refuses unknown keys with the nearest known name, like any job."""
+"""Reads and checks the YAML job file of a filter network."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Decides in which precision the trainings of a folder run: as its file says, else by what this machine is faster in.
+"""Chooses the precision of a training: the one that its file names, else the faster one on this machine.
 
 The measuring is a process of its own: it imports torch and may take memory of a GPU, which the trainer needs whole.
 """

@@ -1,4 +1,4 @@
-"""Lands a filter network in a folder: filter.pt, filter.json beside it, and provenance.json last.
+"""`winnow train-filter`: trains, fine-tunes and averages a filter network into filter.pt and filter.json.
 
 The way of Fang et al. 2023 (arXiv 2309.17425): clean pairs, each picture with its captions in turn; training;
 fine-tuning on a task set whose captions are prompts; the average of the weights before and after. Every step has a

@@ -1,4 +1,4 @@
-"""Lands one training in a folder, by open_clip's own trainer: recipe.json, train.log, checkpoints/, _done.json last.
+"""One training by open_clip's trainer in a folder of its own; resumes from its last checkpoint.
 
 The trainer is a process of its own: one Python, or torchrun with several. It ends with the process that started it, and
 is resumed from its last whole checkpoint; a finished training is not done again, and a folder takes one recipe only.

@@ -1,4 +1,4 @@
-"""Lands a folder of training tars, jpg and txt, with sizes.json: pictures with each of their captions, or with prompts.
+"""Builds training tars of images with captions or prompts, one tar for each caption of an image.
 
 Every input file becomes `layers` tars. A layer holds every picture once, each layer with another caption of it, so a
 tar never holds a picture twice, and however many captions a picture has, it is seen as often as any other.

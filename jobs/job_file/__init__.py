@@ -1,1 +1,1 @@
-"""Reading a job file: strict YAML into the parts of a job."""
+"""Job files: reads YAML strictly and checks every option."""

@@ -1,4 +1,4 @@
-"""Changes single values of a job by their path, as `--set policy.0.rules.min_words=5` asks."""
+"""Changes single values of a job by their path, as in `--set policy.0.rules.min_words=5`."""
 
 import re
 from typing import Any

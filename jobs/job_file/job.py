@@ -1,4 +1,4 @@
-"""Reads a job file into its parts; refuses a job that cannot be run, such as a cut by an encoder that it has not."""
+"""The job: reads a job file into pool, encoders, policy and store, and checks that they fit together."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""Turns plain values of a job file into dataclasses and back; refuses unknown keys with the nearest known one."""
+"""Turns the values of a job file into dataclasses and back; an unknown key is an error with the nearest known one."""
 
 import dataclasses
 import difflib

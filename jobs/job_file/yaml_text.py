@@ -1,4 +1,4 @@
-"""Reads YAML as strictly as it looks: a key twice or a tag is refused, and only what looks a number is one.
+"""Reads YAML strictly: no duplicate keys, no tags, and only what looks like a number is a number.
 
 Numbers are decimal (5, 1_000, 0.5, 7e-2), true and false are truth values, null, ~ and nothing are null, and all else
 is text as it is written: YAML 1.1 would make 8 of 010, 90 of 1:30, false of no, and a date of 2024-01-01.

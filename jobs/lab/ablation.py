@@ -1,4 +1,4 @@
-"""Lands ablation.json: what each ingredient of a filter network's recipe is worth, and what wrong captions cost it.
+"""Measures what each ingredient of a filter network's recipe contributes, and what wrong captions cost.
 
 Every filter is trained by `winnow train-filter`'s own code, embeds a pool with known truth as a winnow job, and is
 judged twice: by the ROC AUC of right against wrong pairs of the pool, and by its retrieval on pairs that it never saw.

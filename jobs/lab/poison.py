@@ -1,4 +1,4 @@
-"""Lands copies of captioned tars in which a seeded share of the pictures carry another picture's captions."""
+"""Copies captioned tars and gives a random share of the pictures another picture's captions."""
 
 import json
 import tarfile

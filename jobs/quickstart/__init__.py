@@ -1,1 +1,1 @@
-"""The quickstart: a small world that winnow renders, trains a filter network on, and filters."""
+"""The quickstart: renders a small pool, trains a filter network on it, and filters it."""

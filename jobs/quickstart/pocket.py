@@ -1,4 +1,4 @@
-"""Lands nothing: the pocket model's shape, and the recipe that two cores carry out in a minute."""
+"""The small CLIP of the quickstart, and the recipe that trains it on two cores in a minute."""
 
 from pathlib import Path
 

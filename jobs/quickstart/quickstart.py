@@ -1,4 +1,4 @@
-"""Renders a world, trains a filter network on it, filters its noisy pool, and holds the result against the truth.
+"""`winnow quickstart`: renders a pool, trains a filter network, filters the pool and checks the result.
 
 Everything lands under one folder: `world/`, `filter/`, `store/`. What is there from an earlier call is used again.
 """

@@ -1,4 +1,4 @@
-"""Lands nothing: imagines, draws and captions the scenes of the rendered world, all from one seeded source.
+"""Draws random scenes and writes captions for them, from one seed.
 
 A scene is shape × colour × texture × count × companion × background. What the caption says is visible; much
 of what is visible (place, turn, tint) is not in the caption, as in photographs.

@@ -1,4 +1,4 @@
-"""Lands `clean/*.tar`, `pool/*.tar` and `truth.parquet`: a world of pictures with planted answers.
+"""Renders the quickstart's data: a clean set, and a noisy pool whose flaws are listed in truth.parquet.
 
 The clean pairs train a filter network. The pool looks as img2dataset leaves one, and holds pairs with another
 concept's caption, near and exact duplicates, useless captions and files that cannot be read; truth.parquet

@@ -1,1 +1,1 @@
-"""Results as tables for a terminal and as JSON."""
+"""Prints results: tables for a terminal, JSON for programs."""

@@ -1,4 +1,4 @@
-"""Shows the policies of a sweep side by side: what each keeps, which cut drops how much, how alike they are."""
+"""Prints a sweep: what each policy keeps, what each cut drops, and how much the policies overlap."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""The JSON documents that `run`, `status` and `verify` print with --json: names as docs/formats.md lists them."""
+"""The JSON documents of `run`, `status` and `verify` with --json; docs/formats.md lists their fields."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Shows what a job came to: the funnel of counts, and the command that trains on what is left; writes no file."""
+"""Prints the result of a job: the funnel, where the files are, and the training command."""
 
 import shlex
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""Clusters of image vectors: centroids by k-means or imported, and each sample's nearest centroid."""
+"""Clusters of image vectors: centroids by k-means or from a file, and each sample's nearest centroid."""

@@ -1,4 +1,4 @@
-"""Commits centroids.npy of a clusters artifact: fitted to a sample of what is in, on one worker, or imported."""
+"""Makes the centroids of a clustering: k-means on a sample of the survivors, or a given file."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Leaves `clusters-…/`: centroids.npy, sizes.npy, and of every sample that is in its nearest centroid and distance."""
+"""The stage `clusters`: assigns every survivor to its nearest centroid."""
 
 import io
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""How far each sample is from the centroid of its own cluster, as a cut's values; reads artifacts, writes nothing."""
+"""The distance of each sample to the centroid of its cluster, as the value of a cut."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

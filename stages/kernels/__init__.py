@@ -1,1 +1,1 @@
-"""Functions from arrays to arrays: k-means, nearest centroids, quotas, contrast. No storage and no shards."""
+"""Functions from arrays to arrays: k-means, nearest centroids, quotas, contrast; no storage and no shards."""

@@ -1,4 +1,4 @@
-"""How well each pair of a batch finds itself: the kernel of negCLIPLoss, on arrays; refuses rows not of unit norm."""
+"""The kernel of negCLIPLoss: how well each pair of a batch finds itself."""
 
 import numpy as np
 from jaxtyping import Float16, Float64

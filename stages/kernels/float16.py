@@ -1,4 +1,4 @@
-"""Widens float16 vectors to float32 by moving their bits, several times as fast as numpy; writes nothing."""
+"""Converts float16 vectors to float32 exactly, several times as fast as numpy."""
 
 import numpy as np
 from jaxtyping import Float, Float32

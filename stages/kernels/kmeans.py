@@ -1,4 +1,4 @@
-"""Spherical k-means and exact nearest centroids; refuses more clusters than samples, and rows not of norm 1.
+"""Spherical k-means, and exact nearest centroids; the only home of faiss.
 
 The one home of faiss. `fit` sees a sample of the pool in one process; `assign` sees any block of any shard,
 and gives each row an answer that depends on that row and the centroids alone.

@@ -1,4 +1,4 @@
-"""Which samples are close to a better one: the kernels of semantic deduplication, on arrays; writes nothing."""
+"""The kernels of semantic deduplication: which samples are within epsilon of a better one."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Decides how many samples each cluster keeps, from its complexity; refuses a total that they cannot hold.
+"""Decides how many samples each cluster keeps, from its complexity; the quotas sum exactly.
 
 Density-based pruning (Abbas et al. 2024, arXiv 2401.04578): complexity → softmax share → Euclidean projection
 on what each cluster can give → whole numbers. Everything is float64 and closed form.

@@ -1,4 +1,4 @@
-"""A hash of each uid as a cut's value: uniform, and the same for any sharding; writes nothing."""
+"""Hashes uids to uniform values, the same for any sharding."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

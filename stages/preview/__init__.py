@@ -1,1 +1,1 @@
-"""The first samples of a pool, seen before a run starts: what they are, and which option would read them."""
+"""Looks at the first samples of a pool before a run: what they are, and which option would read them."""

@@ -1,4 +1,4 @@
-"""Ends a run whose first shards are rejected nearly whole: what is wrong then is the job, and the rest would be too.
+"""Ends a run early when nearly everything in its first shards is rejected.
 
 The rule: of each of five shards that lie evenly in the pool (`spread`: the first, the last, three between; all where
 there are fewer) more than nine tenths of the samples are rejected, and more than limits.max_reject_fraction bears. A

@@ -1,4 +1,4 @@
-"""Tells from its first bytes what a file is that its reader cannot read, and what to do with such a file."""
+"""Recognises a file that its reader cannot read by its first bytes, and says what to do with it."""
 
 _ARROW = (
     "an Arrow file, as datasets' save_to_disk leaves: write parquet of it, such as with "

@@ -1,4 +1,4 @@
-"""Copies the first samples of a shard into a local folder: a small shard, which the same reader reads as the whole one.
+"""Copies the first samples of a shard into a small local shard that the same reader can read.
 
 Of a remote file only what is copied is asked for: the first bytes of a tar, the first rows of each column.
 """

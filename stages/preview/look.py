@@ -1,4 +1,4 @@
-"""Looks at the first samples of a pool before anything is run: what a sample is, and whether it is read at all.
+"""Reads the first samples of a pool and describes them, before anything runs.
 
 One shard is looked at, by its head; where hardly a sample of it can be read, five are that lie evenly in the pool.
 """

@@ -1,4 +1,4 @@
-"""Finds the option that is really meant where hardly a sample can be read: others are tried on the first samples.
+"""Finds the option that would read the samples, when the given one reads hardly any.
 
 Nothing is guessed: what is named was read with that option.
 """

@@ -1,1 +1,1 @@
-"""What a finished policy leaves: the manifest, lists of uids, training shards, exports."""
+"""What a finished policy writes: the manifest, lists of uids, training shards, exports."""

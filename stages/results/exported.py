@@ -1,4 +1,4 @@
-"""Leaves `export-…/`: uid, caption and link of the kept samples, one parquet per input shard, for other programs."""
+"""The stage `export`: uid, caption and link of the kept samples, for other programs."""
 
 from dataclasses import dataclass
 from typing import ClassVar

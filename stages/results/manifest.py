@@ -1,4 +1,4 @@
-"""Leaves `manifest-…/`: the verdict on every sample of the pool, its reason and values; uids.npy of the kept."""
+"""The stage `manifest`: the verdict on every sample of the pool, with reason and values, and uids.npy."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The kept samples of an input shard, read from where they lie, for training without exported shards; writes no file.
+"""The kept samples of one input shard, read in place, for training without exported shards.
 
 A shard is planned from columns of its manifest and embeddings files: which samples, and how often.
 """

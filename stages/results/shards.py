@@ -1,4 +1,4 @@
-"""Leaves `shards-…/`: tars of exactly samples_per_shard kept samples, as open_clip's loader reads them, and sizes.json.
+"""The stage `shards`: training tars of exactly samples_per_shard kept samples, for open_clip's loader.
 
 Output shard i is planned from counts alone, so each is a task of its own that copies byte ranges and never decodes.
 """

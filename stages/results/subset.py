@@ -1,4 +1,4 @@
-"""Lands sorted uids as `<name>.npy`, the subset format of DataComp; memory follows one range of uids, never the pool.
+"""Writes sorted uids to a .npy file in DataComp's subset format, range by range.
 
 The uids of a subset are brought together by range: each range is sorted and committed by a task of its own, and the
 driver only copies the ranges, one after the other, behind one header. A subset of one range is committed by its task.

@@ -1,4 +1,4 @@
-"""Appends whole samples to a tar, as byte ranges of another tar or as members; refuses bytes that are not the sample's.
+"""Appends whole samples to a tar: byte ranges of another tar, or members.
 
 Nothing is decoded: headers, data and padding go over as they are, wherever nothing has to be renamed.
 """

@@ -1,4 +1,4 @@
-"""Names the members of a kept sample so that open_clip's loader reads of it the pair that was judged, and loses none.
+"""Renames members of a kept sample so that open_clip's loader reads exactly the judged pair.
 
 The loader takes the first of jpg, png, jpeg, webp and `txt`, by webdataset, which decodes every member whose name it
 has a decoder for and drops the sample where one fails. So the picture that was judged gets a name that is taken, and

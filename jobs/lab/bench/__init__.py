@@ -1,1 +1,1 @@
-"""Benchmarks: what each step costs beside its limits on the same machine."""
+"""Benchmarks: the time of each step beside its limit on the same machine."""

@@ -1,4 +1,4 @@
-"""Times deciding on pools of millions of vectors, beside the same products on data in memory; prints tables.
+"""Benchmark: deciding on pools of millions of vectors, beside the same matrix products on data in memory.
 
 python -m winnow.jobs.lab.bench.decide [--folder out/bench-decide] [--samples 1000000,10000000]. Absolute rates are this
 machine's; read the ratios. Leaves nothing, unless it is asked to keep the pool and the store.

@@ -1,4 +1,4 @@
-"""Times decoding and resizing beside open_clip's own transform, and how far `fast` moves vectors; prints two tables.
+"""Benchmark: decoding and resizing beside open_clip's own transform, and how far `fast` moves vectors.
 
 python -m winnow.jobs.lab.bench.decode [--pool GLOB] [--filter FILE --config FILE --truth FILE]. It counts CPU time of
 one thread, so other work on the machine counts little; read the ratios.

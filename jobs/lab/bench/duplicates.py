@@ -1,4 +1,4 @@
-"""Times semantic deduplication of a pool of vectors, one third near copies; prints a table a method, leaves nothing.
+"""Benchmark: semantic deduplication of a pool of vectors, a third of them near duplicates.
 
 python -m winnow.jobs.lab.bench.duplicates [--folder out/bench-duplicates] [--samples 1000000] [--clusters 1000].
 """

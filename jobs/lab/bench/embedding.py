@@ -1,4 +1,4 @@
-"""Times decoding, the embed stage and the writing of shards beside their limits, in one run; prints one table.
+"""Benchmark: decoding, embedding and writing shards, beside their limits.
 
 python -m winnow.jobs.lab.bench.embedding [--folder out/bench] [--pool GLOB].
 Absolute rates are this machine's; read the ratios.

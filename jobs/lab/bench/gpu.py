@@ -1,4 +1,4 @@
-"""Times the embed stage on one GPU beside decoding alone and the models alone, and how busy it is; prints one table.
+"""Benchmark: embedding on one GPU beside decoding alone and the models alone, and how busy the GPU is.
 
 python -m winnow.jobs.lab.bench.gpu --pool GLOB [--model ViT-L-14]. Without Ray: one worker in this process.
 """

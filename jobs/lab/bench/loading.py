@@ -1,4 +1,4 @@
-"""Times reading what is kept in place, from exported shards, and the whole pool; prints tables, trains nothing.
+"""Benchmark: reading kept samples in place, from exported shards, and from the whole pool.
 
 python -m winnow.jobs.lab.bench.loading [--folder out/bench-loader]. Absolute rates are this machine's; read the ratios.
 """

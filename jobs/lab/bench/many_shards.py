@@ -1,4 +1,4 @@
-"""Times the driver of a job over thousands of tiny shards of precomputed vectors, and its resume; prints tables.
+"""Benchmark: the driver's time for a job over thousands of tiny shards, and for resuming it.
 
 python -m winnow.jobs.lab.bench.many_shards [--folder out/bench-many] [--shards 20000].
 CPU seconds are those of the driver's process alone, all of its threads; wall seconds are the

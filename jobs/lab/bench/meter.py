@@ -1,4 +1,4 @@
-"""Times what an executor does, step by step, and reads from /proc how much memory it took; writes nothing.
+"""Measures the time of each step of an executor, and the memory of its processes.
 
 Linux only: VmHWM of /proc/<pid>/status is a process's highest resident memory since 5 was written to clear_refs.
 """

@@ -1,4 +1,4 @@
-"""Times winnow's embedding beside clip-retrieval and a plain webdataset loop, as whole processes; prints tables.
+"""Benchmark: embedding by winnow, clip-retrieval and a plain webdataset loop, as whole processes.
 
 python -m winnow.jobs.lab.bench.peer [--clip-retrieval ITS_PYTHON] [--pool GLOB] [--model CONFIG --checkpoint FILE].
 All of them read the same tars with the same weights on the same cores, in turn, and must come to the same

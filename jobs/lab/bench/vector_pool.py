@@ -1,4 +1,4 @@
-"""Lands `metadata/*.parquet` and `img_emb/*.npy`: a pool of clustered vectors as clip-retrieval leaves one.
+"""Generates a pool of clustered vectors in clip-retrieval's layout: metadata/*.parquet and img_emb/*.npy.
 
 Concepts of very different size and spread, as in the web: same Shape, same bytes.
 """

@@ -1,4 +1,4 @@
-"""Times writing training shards beside cp and beside two Python resharders, in one run; prints a table, leaves nothing.
+"""Benchmark: writing training shards beside cp and two resharders in Python.
 
 python -m winnow.jobs.lab.bench.writing [--folder out/bench-shards].
 Absolute rates are this machine's; read the ratios. In a folder that lies

@@ -1,1 +1,1 @@
-"""Pocket DataComp: one pool, many policies, the same small CLIP trained on what each of them keeps; leaves a table."""
+"""Pocket DataComp: trains the same small CLIP on what each policy keeps of one pool, and compares accuracy."""

@@ -1,4 +1,4 @@
-"""Runs a comparison from end to end; leaves `pool-…/`, `filter-…/`, `store/`, `trainings/` and `result.json`.
+"""`winnow datacomp`: runs a whole comparison, from the noisy pool to the table of accuracies.
 
 What is there from an earlier call is used again, so the same command resumes.
 """

@@ -1,4 +1,4 @@
-"""Lands nothing: the copies, wrong captions and useless pictures that a noisy pool is made of, seeded."""
+"""Makes copies, wrong captions and irrelevant pictures, with a seed, for a noisy pool."""
 
 import io
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Lands `train.parquet`, `test.parquet` and `classnames.txt`: rendered pictures with their noun as label, for a trial.
+"""Renders labelled pictures to try Pocket DataComp without any data.
 
 `python -m winnow.jobs.lab.datacomp.demo --folder out/datacomp-demo`. Same sizes and seed, same bytes.
 """

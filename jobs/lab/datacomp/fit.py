@@ -1,4 +1,4 @@
-"""Lands one training in its folder, in a process that ends its trainer when it is told to end itself.
+"""Runs one training in a process of its own, whose trainer ends when the process is told to end.
 
 `python -m winnow.jobs.lab.datacomp.fit SHARDS FOLDER RECIPE [until-stdin-ends]`, the recipe as JSON;
 exit code 1 where it fails, and why on stderr.

@@ -1,4 +1,4 @@
-"""Lands nothing: labelled images read into memory, and how many of them a model names rightly, zero-shot."""
+"""Loads labelled images into memory, and measures a model's zero-shot accuracy on them."""
 
 import hashlib
 from collections.abc import Sequence

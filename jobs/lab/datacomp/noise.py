@@ -1,4 +1,4 @@
-"""Lands `pool/*.tar`, `clean/*.tar`, `validation.parquet` and `truth.parquet`: labelled images as a noisy pool.
+"""Builds a noisy pool, a clean set and a validation set from labelled images; truth.parquet says which is which.
 
 The clean set is held out from the pool: it trains the filter network, and its pictures are what settings may be tuned
 on. truth.parquet says what each sample of the pool is. Same pictures and same Noise, same bytes.

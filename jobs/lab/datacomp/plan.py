@@ -1,4 +1,4 @@
-"""Reads the file of a comparison: pool, filter network, policies, trainings, evaluation; refuses unknown keys."""
+"""Reads the YAML file of a comparison: pool, filter network, policies, trainings and evaluation."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Shows a comparison: what each outcome keeps, sees and reaches, with spread, as a table, as markdown and as JSON."""
+"""The table of a comparison, for a terminal, as markdown and as JSON: kept, seen, accuracy and spread."""
 
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Lands `trainings/<name>/`: a small CLIP for each outcome, regime and seed, and `accuracy-….json` when it is judged.
+"""Trains a small CLIP for each policy, amount of compute and seed, and evaluates it.
 
 A training that is judged is not done again; one that was stopped goes on. Several run side by side.
 """
