@@ -36,8 +36,8 @@ HOMES = {
 BETWEEN_STAGES = {
     ("density", "clusters"): "clusters the survivors before it decides, and reads their centroids",
     ("duplicates", "clusters"): "clusters the survivors before it compares them, and reads their centroids",
-    ("duplicates", "semantic"): "compares bytes, then meaning",
-    ("semantic", "clusters"): "reads cells and centroids",
+    ("duplicates", "fixpoint"): "compares bytes, then meaning",
+    ("fixpoint", "clusters"): "reads cells and centroids",
     ("prototypes", "clusters"): "clusters the survivors before it decides",
     ("image_based", "clusters"): "clusters the survivors before the target votes",
     ("image_based", "target"): "names the target that votes",

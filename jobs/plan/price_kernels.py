@@ -21,8 +21,8 @@ from winnow.pipeline.events import EventLog
 from winnow.pipeline.executors.contract import Executor, Needs, Stateless
 from winnow.pipeline.executors.watching import Watch
 from winnow.stages.encoders import Encoding, OpenClip, Timm
+from winnow.stages.kernels.close_pairs import close_pairs
 from winnow.stages.kernels.kmeans import Nearest, fit
-from winnow.stages.kernels.near import close_pairs
 from winnow.stages.pools import ImageReader
 
 if TYPE_CHECKING:

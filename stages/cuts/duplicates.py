@@ -1,7 +1,7 @@
 """Leaves `exact-…/` or `duplicates-…/`: which samples repeat another byte for byte, and the one that stays.
 
 The cut `duplicates`: exact duplicates are found over the whole pool by the hash of the image bytes; semantic ones
-(SemDeDup, Abbas et al. 2023, arXiv 2303.09540) among what is then left, by `stages/cuts/semantic/semantic.py`.
+(SemDeDup, Abbas et al. 2023, arXiv 2303.09540) among what is then left, by `stages/cuts/semantic/fixpoint.py`.
 Rows that must be compared are brought together by the executor's regroup, so no table passes through the driver.
 """
 
@@ -23,8 +23,9 @@ from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of
 from winnow.stages.cuts.cut import Cut, funnel
-from winnow.stages.cuts.semantic.links import quality_of
-from winnow.stages.cuts.semantic.semantic import VERDICTS, Method, SemanticStage, commit_verdicts
+from winnow.stages.cuts.semantic.compare import quality_of
+from winnow.stages.cuts.semantic.fixpoint import Method, SemanticStage
+from winnow.stages.cuts.semantic.naming import DUPLICATES, commit_duplicates
 from winnow.stages.cuts.shown import Pairs, Shown
 from winnow.stages.survivors import Survivors
 
@@ -135,8 +136,8 @@ class _Exact:
         best = keys[first][np.cumsum(first) - 1]
         shard, row = key_places(keys[~first])
         columns = [pa.array(row), uids_to_bytes(key_uids(best[~first])), pa.array(np.ones(len(row), np.float32))]
-        found = pa.table(columns, schema=VERDICTS)
+        found = pa.table(columns, schema=DUPLICATES)
         return {index: found.take(pa.array(at)) for index, at in split_rows(shard)}
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
-        return commit_verdicts(self.out, item, self.stage.survivors.mask(item.index), tables)
+        return commit_duplicates(self.out, item, self.stage.survivors.mask(item.index), tables)

@@ -26,7 +26,7 @@ from winnow.stages.cuts import duplicates
 from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
-from winnow.stages.cuts.semantic import semantic
+from winnow.stages.cuts.semantic import fixpoint
 from winnow.stages.embeddings import Embeddings
 from winnow.stages.encoders import Encoding
 from winnow.stages.pools import Webdataset
@@ -88,7 +88,7 @@ def test_one_answer_for_any_shards_and_order(method: str) -> None:
 def test_any_number_of_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = planted()
     whole = filtered(samples, NEAR, shards=3)
-    monkeypatch.setattr(semantic, "_PART_BYTES", 300)
+    monkeypatch.setattr(fixpoint, "_PART_BYTES", 300)
     split = filtered(samples, NEAR, shards=3)
     assert split.rows == whole.rows
 

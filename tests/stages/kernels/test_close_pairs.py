@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pools import normed, unit
-from winnow.stages.kernels.near import Pairs, close_pairs, place_in_run
+from winnow.stages.kernels.close_pairs import ClosePairs, close_pairs, place_in_run
 
 
 def groups(n: int, k: int, spread: float, seed: int = 0) -> np.ndarray:
@@ -15,7 +15,7 @@ def groups(n: int, k: int, spread: float, seed: int = 0) -> np.ndarray:
     return normed(unit(k, 24, seed)[rng.integers(0, k, n)] + spread * rng.normal(size=(n, 24)) / 5).astype(np.float32)
 
 
-def all_home(x: np.ndarray, epsilon: float, most: int = 1 << 30) -> Pairs:
+def all_home(x: np.ndarray, epsilon: float, most: int = 1 << 30) -> ClosePairs:
     """One cell without visitors."""
     every = np.ones(len(x), bool)
     return close_pairs(x, every, np.zeros(len(x), np.int8), every, False, epsilon, most)

@@ -1,7 +1,7 @@
-"""Commits `state/` beside a duplicates artifact: who stays, given who is close to whom; refuses to guess.
+"""Decides who stays, given links to better samples: rounds of messages between cells until every sample is decided.
 
-In the order of all samples, one stays where none of the better ones that it is close to stays. Cells decide what they
-can; what hangs on a sample of another cell is told to it, and the cells decide again, until nothing changes.
+A sample stays where none of the better ones that it is close to stays. Each cell decides what it can by itself; what
+hangs on a sample of another cell is told to it in the next round (docs/semantic.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int8, Shaped
 from winnow.pipeline.columns import column, places_in, split_rows
 from winnow.pipeline.order import KEY, key_places, keys_from_bytes, keys_to_bytes
 from winnow.pipeline.stage import ShardItem, Summary
-from winnow.stages.cuts.semantic.links import (
+from winnow.stages.cuts.semantic.state import (
     CUT_OFF,
     KEPT,
     REMOVED,
@@ -25,16 +25,16 @@ from winnow.stages.cuts.semantic.links import (
     read_state,
     write_state,
 )
-from winnow.stages.kernels.near import place_in_run
+from winnow.stages.kernels.close_pairs import place_in_run
 
 _NEWS = pa.schema([STATE.field(name) for name in ("row", "status", "named", "cosine")])
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What can be said of samples: all arrays (n,), in the order of `key`.
+class Resolved:
+    """The status of samples: all arrays (n,), in the order of `key`.
 
-    status: int8, WAITING where it hangs on others. named: of dtype KEY, whom a removed sample duplicates. cosine:
+    status: int8, WAITING where it hangs on others. named: of dtype KEY, whom a removed sample repeats. cosine:
     float32, with the sample that removed it.
     """
 
@@ -46,22 +46,22 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Known:
-    """Verdicts from elsewhere: key (m,) sorted, status int8 (m,), named (m,)."""
+    """What is known of samples of other cells: key (m,) sorted, status int8 (m,), named (m,)."""
 
     key: Shaped[np.ndarray, "m"]
     status: Int8[np.ndarray, "m"]
     named: Shaped[np.ndarray, "m"]
 
 
-def decide(
+def resolve(
     worse: Shaped[np.ndarray, "l"],
     better: Shaped[np.ndarray, "l"],
     cosine: Float32[np.ndarray, "l"],
     known: Known,
     most: int,
     chained: bool,
-) -> Verdict:
-    """Verdicts on every sample that has a link, from the links and what is known of other samples.
+) -> Resolved:
+    """Status of every sample that has a link, from the links and what is known of other samples.
 
     worse, better: (l,) of dtype KEY, by worse and then by better, which comes before it in the order. cosine: (l,).
     A sample is removed by the first of its links that stays, once all links before it are known to go, and stays when
@@ -69,21 +69,25 @@ def decide(
     chained: the paper's rule: the first link removes, whether it stays or not, and the sample is named at its end.
     Cost O(l) for each step of the longest chain of samples that hang on each other.
     """
-    starts = np.flatnonzero(place_in_run(worse) == 0)
+    starts = np.flatnonzero(place_in_run(worse) == 0)  # (n,): first link of each sample
     key, count = worse[starts], np.diff(np.r_[starts, len(worse)])
-    found = Verdict(key, np.full(len(key), WAITING, np.int8), np.zeros(len(key), KEY), np.zeros(len(key), np.float32))
-    here = places_in(key, better)
+    found = Resolved(key, np.full(len(key), WAITING, np.int8), np.zeros(len(key), KEY), np.zeros(len(key), np.float32))
+    here = places_in(key, better)  # (l,): the better one among our own samples, -1 where it is none of them
     there = places_in(known.key, better)
+    # (l,): what is known of the better one of each link; those of our own samples are filled in as they are found
     status = np.r_[known.status, np.int8(WAITING)][there]  # -1: nothing is known
     named = np.r_[known.named, np.zeros(1, KEY)][there]
-    open_ = np.arange(len(key))
+    open_ = np.arange(len(key))  # samples that wait
     while len(open_):
-        links = np.repeat(starts[open_] - np.r_[0, np.cumsum(count[open_])[:-1]], count[open_])
+        # all links of all open samples, end to end: (sum of their counts,), each sample's from `offsets` on
+        offsets = np.r_[0, np.cumsum(count[open_])[:-1]]
+        links = np.repeat(starts[open_] - offsets, count[open_])
         links += np.arange(len(links))
         local = links[here[links] >= 0]
         status[local], named[local] = found.status[here[local]], found.named[here[local]]
+        # a better one that is removed removes nobody; the first one that is not decides, or has to be waited for
         passed = (status[links] == REMOVED) & (not chained)
-        first = np.minimum.reduceat(np.where(passed, len(worse), links), np.r_[0, np.cumsum(count[open_])[:-1]])
+        first = np.minimum.reduceat(np.where(passed, len(worse), links), offsets)  # (open,): len(worse) where none
         ends = first == len(worse)
         found.status[open_[ends]] = np.where(count[open_[ends]] < most, KEPT, CUT_OFF)
         hit, by = open_[~ends], first[~ends]
@@ -92,7 +96,7 @@ def decide(
         found.status[hit], found.cosine[hit] = REMOVED, cosine[by]
         found.named[hit] = np.where(status[by] == KEPT, better[by], named[by])
         left = open_[found.status[open_] == WAITING]
-        if len(left) == len(open_):
+        if len(left) == len(open_):  # the rest hangs on other cells
             break
         open_ = left
     return found
@@ -100,7 +104,7 @@ def decide(
 
 @dataclass(frozen=True)
 class Decide:
-    """One round, as a regroup by cell.
+    """One round, an exchange by cell: links to the home of their sample, answers to the cells that ask.
 
     links: folder of the links. before, target: folders of the state before and after. parts: of the cells.
     """
@@ -113,13 +117,14 @@ class Decide:
     chained: bool
 
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
-        """The links of those that wait to their own cell, and what is known to the cells that ask."""
+        """Links of samples that wait, to their home; the final status of samples that are asked for, to who asks."""
         links, state = read_links(self.links, item.index), read_state(self.before, item.index)
         row, asked = column(links, "row"), column(links, "asked")
         at = places_in(column(state, "row"), row)  # -1: a sample without links, which stays
         padded = np.r_[column(state, "status"), np.int8(KEPT)]
         status = padded[at]
         named = np.r_[keys_from_bytes(state["named"]), np.zeros(1, KEY)][at]
+        # questions are answered once the status is final; links are sent while their sample waits
         chosen = np.flatnonzero(np.where(asked, np.isin(status, (KEPT, REMOVED)), status == WAITING))
         told = asked[chosen]
         other = np.where(told, named[chosen], keys_from_bytes(links["other"])[chosen])
@@ -135,7 +140,7 @@ class Decide:
         return {part: sent.take(pa.array(rows)) for part, rows in split_rows(cell % self.parts)}
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
-        """The verdicts that are new, by shard."""
+        """What is decided in this part, by shard."""
         table = pa.concat_tables(tables).combine_chunks()
         told = table.filter(pc.not_equal(table["status"], WAITING))
         # more than one cell of this part may have asked
@@ -145,15 +150,15 @@ class Decide:
         worse, better = keys_from_bytes(links["key"]), keys_from_bytes(links["other"])
         order = np.lexsort((better, worse))
         cosine = column(links, "cosine")[order]
-        verdict = decide(worse[order], better[order], cosine, known, self.most, self.chained)
-        new = np.flatnonzero(verdict.status != WAITING)
-        shard, row = key_places(verdict.key[new])
-        columns = [pa.array(row), pa.array(verdict.status[new]), keys_to_bytes(verdict.named[new])]
-        news = pa.table([*columns, pa.array(verdict.cosine[new])], schema=_NEWS)
+        found = resolve(worse[order], better[order], cosine, known, self.most, self.chained)
+        new = np.flatnonzero(found.status != WAITING)
+        shard, row = key_places(found.key[new])
+        columns = [pa.array(row), pa.array(found.status[new]), keys_to_bytes(found.named[new])]
+        news = pa.table([*columns, pa.array(found.cosine[new])], schema=_NEWS)
         return {index: news.take(pa.array(at)) for index, at in split_rows(shard)}
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
-        """Commit the state of one shard with its news."""
+        """Commit the state of one shard with what is new of it."""
         state = read_state(self.before, item.index)
         news = pa.concat_tables([_NEWS.empty_table(), *tables])
         at = places_in(column(state, "row"), column(news, "row"))

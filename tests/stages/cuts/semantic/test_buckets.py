@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.stages.cuts.semantic.cells import Buckets
+from winnow.stages.cuts.semantic.buckets import Buckets
 
 
 @given(

@@ -1,7 +1,12 @@
-"""Which rows of which cells meet on which worker, in parts of bounded size; writes nothing.
+"""Splits giant cells so that every pair of their rows is still compared once, on workers of bounded memory.
 
-Every row of a cell must meet every other. A cell of more rows than a worker should hold is split into blocks, and each
-pair of its blocks meets in a bucket of its own: n / b blocks make n (n + b) / (2 b²) buckets of two blocks at most.
+A cell of n rows is split into blocks of at most b rows. Each pair of blocks, and each block with itself, is a bucket of
+at most 2 b rows: n (n + b) / (2 b²) buckets. Buckets are packed in order into the parts of the exchange.
+
+    cell of 3 blocks       block 0   block 1   block 2
+             block 0      bucket 0                          number of the bucket of blocks (low, high):
+             block 1      bucket 1  bucket 2                high (high + 1) / 2 + low
+             block 2      bucket 3  bucket 4  bucket 5
 """
 
 from dataclasses import dataclass
@@ -32,10 +37,10 @@ class Buckets:
         blocks = np.maximum(1, -(-rows // block_rows))
         count = blocks * (blocks + 1) // 2
         first = np.r_[0, np.cumsum(count)]
-        cell = np.repeat(np.arange(len(rows)), count)
+        cell = np.repeat(np.arange(len(rows)), count)  # (buckets,): whose bucket each is
         low, high = _pair(np.arange(first[-1]) - first[cell])
         held = -(-rows // blocks)[cell] * np.where(low == high, 1, 2)
-        before = np.cumsum(held) - held
+        before = np.cumsum(held) - held  # rows of all buckets before: a part closes where they fill it
         return cls(blocks, first, (before // part_rows).astype(np.int32))
 
     @property
@@ -50,9 +55,10 @@ class Buckets:
 
         cell: int64 (n,). share: float (n,) in [0, 1), uniform and a property of the row: which block it is in.
         """
-        blocks = self.blocks[cell]
+        blocks = self.blocks[cell]  # (n,): a row goes to one bucket for each block of its cell, m = sum of these
         entry = np.repeat(np.arange(len(cell)), blocks)
-        other = np.arange(len(entry)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
+        other = np.arange(len(entry)) - np.repeat(np.cumsum(blocks) - blocks, blocks)  # (m,): 0 to blocks - 1
+        # by the hash of its uid, not by its place, so that shards in another order make the same blocks
         own = np.minimum((share * blocks).astype(np.int64), blocks - 1)[entry]
         low, high = np.minimum(own, other), np.maximum(own, other)
         bucket = self.first[cell[entry]] + high * (high + 1) // 2 + low
@@ -67,7 +73,8 @@ class Buckets:
 
 def _pair(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(low, high) of the pair of that number, in the order (0, 0), (0, 1), (1, 1), (0, 2) …"""
-    high = ((np.sqrt(8 * number + 1) - 1) / 2).astype(np.int64)
+    high = ((np.sqrt(8 * number + 1) - 1) / 2).astype(np.int64)  # inverse of high (high + 1) / 2, in float64
+    # which may be one off where the root is next to a whole number
     high -= high * (high + 1) // 2 > number
     high += (high + 1) * (high + 2) // 2 <= number
     return number - high * (high + 1) // 2, high

@@ -13,7 +13,7 @@ from tests.pools import Filtered, Samples, answers, filtered, normed, opened, un
 from winnow.pipeline.executors.contract import Executor
 from winnow.stages.clusters.clusters import Known, Members
 from winnow.stages.cuts.duplicates import Duplicates
-from winnow.stages.cuts.semantic import semantic
+from winnow.stages.cuts.semantic import fixpoint
 
 
 def crowd(n: int, directions: int, spread: float, seed: int = 0) -> Samples:
@@ -75,9 +75,9 @@ def named(found: Filtered) -> dict[str, str]:
 
 def small(monkeypatch: pytest.MonkeyPatch, block_rows: int = 8, part_rows: int = 20) -> None:
     """Cells of many blocks, and parts of few rows."""
-    monkeypatch.setattr(semantic, "_BLOCK_BYTES", block_rows * 32)
-    monkeypatch.setattr(semantic, "_PART_BYTES", part_rows * 32)
-    monkeypatch.setattr(semantic, "_PART_ROWS", 5)
+    monkeypatch.setattr(fixpoint, "_BLOCK_BYTES", block_rows * 32)
+    monkeypatch.setattr(fixpoint, "_PART_BYTES", part_rows * 32)
+    monkeypatch.setattr(fixpoint, "_PART_ROWS", 5)
 
 
 @settings(max_examples=15, deadline=None)
@@ -107,7 +107,7 @@ def test_blocks_parts_and_cut_lists_change_nothing(monkeypatch: pytest.MonkeyPat
     whole = filtered(samples, cut, shards=3)
     assert 10 < len(whole.kept) < 110
     small(monkeypatch)
-    monkeypatch.setattr(semantic, "_LINKS", most)
+    monkeypatch.setattr(fixpoint, "_LINKS", most)
     split = filtered(samples, cut, shards=3)
     assert split.rows == whole.rows
     assert named(split) == greedy(samples, split, 0.25)
@@ -161,10 +161,10 @@ def test_what_is_finished_is_not_done_again(monkeypatch: pytest.MonkeyPatch, tmp
     samples, cut = crowd(60, 8, 0.8), Duplicates("clip", False, 0.2, 3)
     pool = opened(write_vectors(f"{tmp_path}/pool", samples, 2), store=f"{tmp_path}/store")
     with monkeypatch.context() as crash:
-        crash.setattr(semantic.Decide, "scatter", lambda *_: 1 / 0)
+        crash.setattr(fixpoint.Decide, "scatter", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pool.through(cut)
-    monkeypatch.setattr(semantic.Compare, "scatter", lambda *_: 1 / 0)
+    monkeypatch.setattr(fixpoint.Compare, "scatter", lambda *_: 1 / 0)
     assert named(found := pool.through(cut)) == greedy(samples, found, 0.2)
 
 

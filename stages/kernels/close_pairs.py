@@ -1,17 +1,21 @@
-"""The kernels of semantic deduplication: which samples are within epsilon of a better one."""
+"""Finds all pairs of unit vectors whose cosine is above a limit: blocked matrix products, exact near the limit.
+
+Rows come best first, and each row is compared with better ones only, the best first, so it can stop as soon as it has
+found as many as it may keep.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int8, Int64, Shaped
 
-_BLOCK = 1024
-_NEAR = 1e-5  # float32 products of unit vectors in different orders differ by less
+_BLOCK = 1024  # rows of a product: (1024, d) @ (d, 1024) is 4 MB of float32, which a cache holds
+_TOLERANCE = 1e-5  # float32 products of unit vectors in different orders differ by less
 _PAIRS = 1 << 13  # float32 products of single pairs at once: 16 MB at 512
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ClosePairs:
     """Close pairs: row `worse` comes after row `better` in the order, and their cosine is above the limit.
 
     worse, better: int64 (m,), by worse and then by better. cosine: float32 (m,).
@@ -30,7 +34,7 @@ def close_pairs(
     across: bool,
     epsilon: float,
     most: int,
-) -> Pairs:
+) -> ClosePairs:
     """For each row that asks, the best `most` of the rows before it with ⟨x, y⟩ > 1 - epsilon (strict).
 
     Two rows are compared where one of them at least is at home: two visitors of a cell meet elsewhere or never.
@@ -45,12 +49,14 @@ def close_pairs(
     found = []
     for mine, other in ((0, 1), (1, 0)) if across else ((0, 0),):
         here, there = side == mine, side == other
+        # two calls, because two visitors are not to meet: all who ask with those at home, then those at home with
+        # visitors. A mask of pairs in one product would compute what it throws away.
         found.append(_before(rows, here & asks, there & home, epsilon, most))
         found.append(_before(rows, here & asks & home, there & ~home, epsilon, most))
     worse = np.concatenate([np.empty(0, np.int64), *[w for w, _ in found]])
     better = np.concatenate([np.empty(0, np.int64), *[b for _, b in found]])
-    worse, better = first_of_each(worse, better, most)
-    return Pairs(worse, better, cosines(rows, worse, better).astype(np.float32))
+    worse, better = first_of_each(worse, better, most)  # a row has up to `most` from each of two calls
+    return ClosePairs(worse, better, cosines(rows, worse, better).astype(np.float32))
 
 
 def first_of_each(
@@ -86,24 +92,25 @@ def _before(
     rows: np.ndarray, later: np.ndarray, earlier: np.ndarray, epsilon: float, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (row of `later`, row of `earlier` before it) above the limit, the first `most` of each; masks (n,)."""
-    xs, ys = np.flatnonzero(later), np.flatnonzero(earlier)
-    side_by_side = rows[ys]
+    xs, ys = np.flatnonzero(later), np.flatnonzero(earlier)  # ascending, so best first
+    side_by_side = rows[ys]  # (len(ys), d), copied once: a product needs its rows next to each other
     worse, better = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for start in range(0, len(xs), _BLOCK):
-        waiting = xs[start : start + _BLOCK]
+        waiting = xs[start : start + _BLOCK]  # (b,): rows that have not found `most` yet
         count = np.zeros(len(waiting), np.int64)
-        stop = int(np.searchsorted(ys, waiting[-1]))
+        stop = int(np.searchsorted(ys, waiting[-1]))  # no row of the block has a better one from here on
         for low in range(0, stop, _BLOCK):
             against = ys[low : min(low + _BLOCK, stop)]
-            products = rows[waiting] @ side_by_side[low : low + len(against)].T  # (b, d) @ (d, p)
+            products = rows[waiting] @ side_by_side[low : low + len(against)].T  # (b, d) @ (d, p) = (b, p)
             close = _decided(products, rows, waiting, against, 1.0 - epsilon)
-            if against[-1] >= waiting[0]:
+            if against[-1] >= waiting[0]:  # the two blocks overlap: only what comes before a row is better
                 close &= against < waiting[:, None]
-            i, j = np.nonzero(close)
+            i, j = np.nonzero(close)  # by row, then best first
             first = count[i] + place_in_run(i) < most
             worse.append(waiting[i[first]])
             better.append(against[j[first]])
             count += np.bincount(i[first], minlength=len(waiting))
+            # a row that is full leaves the product: in a set of n equal pictures the cost is most · n, not n²
             waiting, count = waiting[count < most], count[count < most]
             if not len(waiting):
                 break
@@ -114,7 +121,7 @@ def _decided(
     products: np.ndarray, rows: np.ndarray, left: np.ndarray, right: np.ndarray, limit: float
 ) -> Bool[np.ndarray, "b p"]:
     """Which pairs of rows have a cosine above the limit, given products (b, p) of float32."""
-    close: np.ndarray = products > limit + _NEAR
-    i, j = np.nonzero((products > limit - _NEAR) & ~close)
+    close: np.ndarray = products > limit + _TOLERANCE
+    i, j = np.nonzero((products > limit - _TOLERANCE) & ~close)  # few: float64 of single rows decides
     close[i, j] = cosines(rows, left[i], right[j]) > limit
     return close
