@@ -36,12 +36,11 @@ from tests.pools import (
 )
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import opened, run
-from winnow.jobs.verify import verify
 from winnow.jobs.verify.findings import Findings, looked, told
 from winnow.jobs.verify.finished import Sample, read_finished
 from winnow.jobs.verify.orders import LAWS, RANKINGS, Ranking, Standing
 from winnow.jobs.verify.values import COLUMNS
-from winnow.jobs.verify.verify import CHECKS, Line
+from winnow.jobs.verify.verify import CHECKS, Line, verify
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import JobError, StorageError
 from winnow.pipeline.executors.contract import Executor
