@@ -4,20 +4,18 @@ Which shards: one from each of so many equal parts of the pool, by a seeded draw
 that what a shard costs can be told from what a sample costs.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
-from winnow.jobs.job_file.job import Job, parse
+from winnow.jobs.job_file.job import Job
 from winnow.pipeline import storage
+from winnow.pipeline.stage import Limits
 from winnow.stages.pools import VectorReader, Webdataset
 from winnow.stages.preview.head import table_head
-
-_ROOM = 20  # samples of a cluster in the miniature, where the job's own clusters would be emptier
 
 
 @dataclass(frozen=True)
@@ -76,35 +74,21 @@ def shrink(job: Job, urls: Sequence[str], rows: int, folder: Path) -> list[Shrun
 def job_of(job: Job, shards: Sequence[Shrunk], samples: float, folder: Path) -> Miniature:
     """The same job over the shrunk shards: counts shrink with the pool, clusters where they would be too many."""
     rows = sum(shard.rows for shard in shards)
-    values = cast(dict[str, Any], {**job.resolved})
-    values |= {
-        "store": str(folder / "store"),
-        "pool": {**values["pool"], "shards": [shard.url for shard in shards]},
-        "policy": [_smaller(entry, rows, samples) for entry in values["policy"]],
-        "resources": {**values["resources"], "prefetch": False},  # a shard's bytes and seconds are to be its own
-        "limits": {"max_reject_fraction": 1.0, "max_failed_shards": 0},
-    }
-    if not values["embeddings"]:
-        values.pop("embeddings")
-    if values["shards"] is not None:
-        per_shard = values["shards"]["samples_per_shard"]
-        values["shards"] = {"samples_per_shard": max(1, min(per_shard, rows // max(1, len(shards))))}
-    return Miniature(tuple(shards), parse(values))
-
-
-def _smaller(entry: Mapping[str, Any], rows: int, samples: float) -> dict[str, Any]:
-    [(kind, options)] = entry.items()
-    options = {name: value for name, value in options.items() if value is not None}
-    if isinstance(k := options.get("clusters"), int):
-        # the share of the pool that k-means sees stays, for each of its samples is read and written once more
-        seen = min(1.0, k * options["sample_per_cluster"] / samples) * rows
-        options["clusters"] = max(2, int(min(k, rows / _ROOM, seen)))
-        options["sample_per_cluster"] = max(1, round(seen / options["clusters"]))
-    if "count" in options:
-        options["count"] = max(1, round(options["count"] * rows / samples))
-    if "top" in options and "clusters" in options:
-        options["top"] = min(options["top"], options["clusters"])
-    return {kind: options}
+    written = job.shards
+    if written is not None:
+        most = max(1, rows // max(1, len(shards)))
+        written = replace(written, samples_per_shard=min(written.samples_per_shard, most))
+    small = replace(
+        job,
+        store=str(folder / "store"),
+        pool=replace(job.pool, shards=tuple(shard.url for shard in shards)),
+        policy=tuple(cut.smaller(rows, samples) for cut in job.policy),
+        shards=written,
+        resources=replace(job.resources, prefetch=False),  # a shard's bytes and seconds are to be its own
+        limits=Limits(max_reject_fraction=1.0),
+        resolved={},
+    )
+    return Miniature(tuple(shards), small)
 
 
 def _tar(reader: Webdataset, url: str, rows: int, target: Path) -> Shrunk:

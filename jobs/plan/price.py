@@ -12,21 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-
 from winnow.jobs.job_file.job import Job
 from winnow.jobs.plan import price_kernels as kernels
 from winnow.jobs.plan.miniature import Miniature, Shrunk, drawn, job_of, shrink
-from winnow.jobs.plan.price_model import Estimate, Measured, Pool, Rates, cut_of, estimate, files_of
-from winnow.jobs.plan.timing import Timing, bytes_read
-from winnow.jobs.run import laid_out, opened
+from winnow.jobs.plan.price_model import Estimate, Measured, Pool, Rates, estimate, files_of
+from winnow.jobs.plan.timing import Call, Timing, bytes_read
+from winnow.jobs.run import laid_out, opened, stages_of
 from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.machine import memory_bytes
-from winnow.pipeline.stage import StepResult, execute
-from winnow.stages.clusters.centroids import KMeans
-from winnow.stages.clusters.clusters import Clusters
+from winnow.pipeline.stage import Stage, StepResult, execute
+from winnow.stages.growth import Growing, Growth, KMeansFit, NearestOfK, PairsInCells
 from winnow.stages.kernels.kmeans import fit_bytes
 from winnow.stages.pools import VectorReader, Webdataset
 
@@ -91,11 +88,11 @@ def price(job: Job, executor: Executor, options: Options, say: Callable[[str], N
         timing = Timing(executor, folder / "times")
         few = shrink(job, [shard.url for shard in shards], min(rows, COLD), folder / "cold")  # the pool is read once
         say("a few samples first, until every worker runs")
-        first = _run(job_of(job, few, pool.samples, folder / "cold"), timing, {}, say)
+        first = _run(job, job_of(job, few, pool.samples, folder / "cold"), timing, {}, say)
         small = job_of(job, shards, pool.samples, folder / "pool")
         small = replace(small, cold=tuple(shard.rows for shard in few))
         say("then the miniature")
-        measured = _run(small, timing, {one.label: one.seconds for one in first}, say)
+        measured = _run(job, small, timing, {one.label: one.seconds for one in first}, say)
         say("  what grows with clusters, and the parts of a stage by themselves")
         bare = Rates(*kernels.driver_seconds(executor, str(folder)), kernels.read_rate(shards[0]))
         rates = _rates(job, small, pool, measured, executor, bare)
@@ -117,9 +114,12 @@ def pool_of(job: Job, urls: Sequence[str], shards: Sequence[Shrunk], options: Op
     return Pool(len(urls), sum(sizes) / each, sum(sizes), max(sizes) / each, assumed=False)
 
 
-def _run(small: Miniature, timing: Timing, cold: Mapping[str, float], say: Callable[[str], None]) -> list[Measured]:
+def _run(
+    job: Job, small: Miniature, timing: Timing, cold: Mapping[str, float], say: Callable[[str], None]
+) -> list[Measured]:
     """Every stage of the miniature in order, measured."""
     path, identities = laid_out(small.job)
+    as_asked = dict(stages_of(replace(small.job, policy=job.policy), identities).stages)
     run = opened(small.job, timing, identities)
     found = []
     for label, stage in path.stages:
@@ -135,14 +135,21 @@ def _run(small: Miniature, timing: Timing, cold: Mapping[str, float], say: Calla
             read += left if label == "shards" else sum(shard.bytes for shard in small.shards)  # mapped, not read
         came = _came(result, small)
         seconds = result.seconds, cold.get(label, 0.0)
-        width = _width(stage, run.items[0].url) if isinstance(stage, Clusters) else 0
-        found.append(Measured(label, *seconds, tuple(calls), came, per_shard, odd, left, read, width))
+        growth = growth_of(as_asked.get(label), stage, calls)
+        width = stage.width(result.artifact) if growth and isinstance(stage, Growing) else 0
+        found.append(Measured(label, *seconds, tuple(calls), came, per_shard, odd, left, read, width, growth))
     return found
 
 
-def _width(stage: Clusters, url: str) -> int:
-    first = np.flatnonzero(stage.survivors.mask(0))[:1]
-    return int(stage.survivors.vectors(0, url, stage.by, "image", first).shape[1])
+def growth_of(asked: Stage | None, did: Stage, calls: Sequence[Call]) -> dict[tuple[str, str], tuple[Growth, Growth]]:
+    """How those passes grow that do not by shards and samples: as the job asks, as the miniature did."""
+    found: dict[tuple[str, str], tuple[Growth, Growth]] = {}
+    if isinstance(asked, Growing) and isinstance(did, Growing):
+        for label, step in {(call.label, call.step) for call in calls}:
+            large, little = asked.growth(label, step), did.growth(label, step)
+            if large is not None and little is not None:
+                found[label, step] = large, little
+    return found
 
 
 def _came(result: StepResult, small: Miniature) -> float:
@@ -161,37 +168,22 @@ def _rates(
     if not isinstance(reader, VectorReader):
         decode, models = kernels.alone(executor, job, reader, list(small.shards))
         rates = replace(rates, decode=decode, models=models)
-    fits, assigns = {}, {}
+    fits, assigns, paired = {}, {}, 0
     for one in measured:
-        if (pair := clusters_of_stage(job, small, one.label)) is None:
-            continue
-        (how, probes), (little, _) = pair
-        n = fitted(how, one, small, pool)
-        fits[one.label] = kernels.fit_seconds(executor, n, how.k, one.width, how.iterations)
-        slow = kernels.assign_seconds(executor, how.k, one.width, probes)
-        fast = slow if little.k == how.k else kernels.assign_seconds(executor, little.k, one.width, probes)
-        assigns[one.label] = slow, fast
-    paired = max((one.width for one in measured if one.label.startswith("duplicates")), default=0)
+        for asked, did in one.growth.values():
+            if isinstance(asked, KMeansFit):
+                n = fitted(asked, one, small, pool)
+                fits[one.label] = kernels.fit_seconds(executor, n, asked.k, one.width, asked.iterations)
+            elif isinstance(asked, NearestOfK) and isinstance(did, NearestOfK):
+                slow = kernels.assign_seconds(executor, asked.k, one.width, asked.probes)
+                fast = slow if did == asked else kernels.assign_seconds(executor, did.k, one.width, did.probes)
+                assigns[one.label] = slow, fast
+            elif isinstance(asked, PairsInCells):
+                paired = max(paired, one.width)
     return replace(rates, fit=fits, assign=assigns, pair=kernels.pair_seconds(executor, paired) if paired else None)
 
 
-def clusters_of_stage(job: Job, small: Miniature, label: str) -> tuple[tuple[KMeans, int], tuple[KMeans, int]] | None:
-    """k-means and probes of a stage that clusters, as the job asks and as the miniature did; None for any other."""
-    if not label.endswith(".clusters"):
-        return None
-    found = []
-    for which in (job, small.job):
-        known = cut_of(which, label)
-        if not isinstance(known.clusters, int):
-            return None
-        probes = 0
-        if known.kind == "duplicates":
-            probes = known.probes if known.probes is not None else (0 if known.method == "semdedup" else 2)
-        found.append((KMeans(known.clusters, known.iterations, known.sample_per_cluster, known.seed), probes))
-    return found[0], found[1]
-
-
-def fitted(how: KMeans, one: Measured, small: Miniature, pool: Pool) -> int:
+def fitted(how: KMeansFit, one: Measured, small: Miniature, pool: Pool) -> int:
     """Samples that the k-means of a stage sees."""
     return int(max(how.k, min(one.came * pool.samples / max(1, small.rows), how.k * how.sample_per_cluster)))
 
@@ -208,8 +200,8 @@ def warnings(
     """What will not fit on machines like this one, and what to set instead."""
     found, memory, cores = [], memory_bytes(), os.cpu_count() or 1
     for one in measured:
-        if (pair := clusters_of_stage(job, small, one.label)) is not None:
-            n = fitted(pair[0][0], one, small, pool)
+        for how in (asked for asked, _ in one.growth.values() if isinstance(asked, KMeansFit)):
+            n = fitted(how, one, small, pool)
             needed = fit_bytes(n, one.width) + 32 * n
             if needed > _SHARE * memory:
                 found.append(

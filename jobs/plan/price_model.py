@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from winnow.jobs.plan.miniature import Miniature
 from winnow.jobs.plan.timing import Call
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.batching import AIM_S
-from winnow.stages.policy import names_of
+from winnow.stages.growth import Growth, KMeansFit, NearestOfK, Once, PairsInCells
 
 _PER_SHARD = re.compile(r"\d{5,}\.\w+")
 
@@ -39,7 +39,8 @@ class Measured:
     """One stage of the miniature. came: samples that it saw. files: those that are one a shard. left: bytes of all.
 
     cold: seconds of the same stage of a much smaller one, which ran first: workers began and imported there.
-    width: numbers of a vector, of a stage that clusters.
+    growth: how passes grow that do not by shards and samples alone, by their label and step: (as the job asks, as the
+    miniature did). width: numbers of a vector, where there is such a pass.
     """
 
     label: str
@@ -52,6 +53,7 @@ class Measured:
     left: int
     read: int
     width: int = 0
+    growth: Mapping[tuple[str, str], tuple[Growth, Growth]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,8 @@ def estimate(
 ) -> Estimate:
     """One stage over the whole pool, on so many workers like the `here` ones of the miniature."""
     scale = pool.samples / max(1, small.rows)
-    busy, kernels, alone, driver = _busy(measured, small, pool, rates, job)
-    fixed = _start(measured, small, rates, here, job)
+    busy, kernels, alone, driver = _busy(measured, small, pool, rates)
+    fixed = _start(measured, small, rates, here)
     at_once = max(1, min(workers, pool.shards))
     seconds = fixed + alone + max(busy / at_once, driver)
     per_shard = pool.shards / max(1, len(small.shards))
@@ -160,64 +162,51 @@ def estimate(
     )
 
 
-def _start(measured: Measured, small: Miniature, rates: Rates, here: int, job: Job) -> float:
+def _start(measured: Measured, small: Miniature, rates: Rates, here: int) -> float:
     """What the cold run took beside the work that the warm one tells: workers that begin, imports, models, files."""
     first = small.cold
     pool = Pool(len(first), float(sum(first)), 0.0, float(max(first)), assumed=False)
     bare = Rates(rates.alone, rates.among, rates.read, fit={measured.label: 0.0})
-    busy, _, _, _ = _busy(measured, small, pool, bare, job)
+    busy, _, _, _ = _busy(measured, small, pool, bare)
     return max(0.0, measured.cold - busy / max(1, min(here, len(first))))
 
 
 def _busy(
-    measured: Measured, small: Miniature, pool: Pool, rates: Rates, job: Job
+    measured: Measured, small: Miniature, pool: Pool, rates: Rates
 ) -> tuple[float, dict[str, float], float, float]:
     """Seconds of all workers, those of them in kernels by kind, seconds of one worker alone, and of the driver."""
     scale, rows = pool.samples / max(1, small.rows), {i: shard.rows for i, shard in enumerate(small.shards)}
-    groups: dict[tuple[str, str], list[Call]] = defaultdict(list)
+    passes: dict[tuple[str, str], list[Call]] = defaultdict(list)
     for call in measured.calls:
-        groups[call.label, call.step].append(call)
+        passes[call.label, call.step].append(call)
     busy, alone, driver, kernels = 0.0, 0.0, 0.0, dict[str, float]()
     came = measured.came * scale
-    for (label, step), calls in groups.items():
+    for (label, step), calls in passes.items():
+        asked, did = measured.growth.get((label, step), (None, None))
         took = sum(call.seconds for call in calls)
         known = [call for call in calls if call.index in rows]
-        if "k-means, k =" in label:
+        if isinstance(asked, KMeansFit):
             alone += rates.fit.get(measured.label, took)
-        elif "look at" in label:
+        elif isinstance(asked, Once):
             busy += took
-        elif len(known) == len(calls) and measured.label != "shards":
+        elif isinstance(asked, PairsInCells) and isinstance(did, PairsInCells) and rates.pair is not None:
+            kernels["pairs"] = rates.pair * asked.pairs(came)
+            # what a part costs beside its products: rows sorted, joined and sent back
+            busy += kernels["pairs"] + scale * max(0.0, took - rates.pair * did.pairs(measured.came))
+        elif len(known) == len(calls):
             sizes = [rows[cast(int, call.index)] for call in known]
             a, b = extended(sizes, [call.seconds for call in known], pool.shards, pool.samples)
             whole = a * pool.shards + b * pool.samples
             busy += whole
             # a step of a regroup goes in large blocks, however long it takes
             driver += pool.shards * rates.driver(whole / pool.shards if step == "run" else 0.0)
-            if label.endswith("assign"):
+            if isinstance(asked, NearestOfK):
                 large, little = rates.assign.get(measured.label, (0.0, 0.0))
                 kernels["assign"] = came * large
                 busy += came * max(0.0, large - little)
-        elif step == "decide" and "compare" in label and rates.pair is not None:
-            options = cut_of(job, measured.label)
-            kernels["pairs"] = rates.pair * _pairs(came, options)
-            # what a part costs beside its products: rows sorted, joined and sent back
-            few = _pairs(measured.came, cut_of(small.job, measured.label))
-            busy += kernels["pairs"] + scale * max(0.0, took - rates.pair * few)
         else:
             busy += took * scale
     return busy, kernels, alone, driver
-
-
-def _pairs(rows: float, options: Any) -> float:
-    """How many pairs the semantic duplicates compare at most: a cell's own, and with those who visit it."""
-    probes = options.probes if options.probes is not None else (0 if options.method == "semdedup" else 2)
-    k = options.clusters if isinstance(options.clusters, int) else 1
-    return (1 + 2 * probes) * rows * rows / (2 * k)
-
-
-def cut_of(job: Job, label: str) -> Any:
-    """The cut that a stage belongs to, by its label."""
-    return dict(zip(names_of(job.policy), job.policy, strict=True))[label.partition(".")[0]]
 
 
 def files_of(artifact: Artifact) -> tuple[int, int, int]:

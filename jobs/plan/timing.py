@@ -17,11 +17,12 @@ from typing import Any
 import pyarrow as pa
 
 from winnow.pipeline.executors.contract import Executor, Forwarding, Needs, Regroup, Task
+from winnow.pipeline.stage import ShardItem
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call. label: of the pass. step: run, scatter, decide or settle. index: of its item, None where it has none.
+    """One call. label: of the pass. step: run, scatter, decide or settle. index: of its input shard, None without one.
 
     seconds: of the call. sent: bytes of the tables that it gave to others. peak: highest resident bytes of its process
     so far. read: bytes that its process read meanwhile, by system calls. worker: process and thread.
@@ -42,15 +43,14 @@ class _Clock:
     folder: str
     label: str
 
-    def time(self, step: str, index: object, work: Any) -> Any:
+    def time(self, step: str, index: int | None, work: Any) -> Any:
         before, started = bytes_read(), time.perf_counter()
         result = work()
         seconds = time.perf_counter() - started
         sent = sum(table.nbytes for table in result.values()) if step in ("scatter", "decide") else 0
-        number = index if isinstance(index, int) else None
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         worker = f"{os.getpid()}:{threading.get_ident()}"
-        line = json.dumps([self.label, step, number, seconds, sent, peak, bytes_read() - before, worker])
+        line = json.dumps([self.label, step, index, seconds, sent, peak, bytes_read() - before, worker])
         with open(f"{self.folder}/{os.getpid()}.jsonl", "a") as file:  # one write of one line: threads do not mix
             file.write(line + "\n")
         return result
@@ -66,7 +66,7 @@ class _Timed:
 
 
 def _timed(function: Callable[[Any], Any], clock: _Clock, item: Any) -> Any:
-    return clock.time("run", getattr(item, "index", None), lambda: function(item))
+    return clock.time("run", item.index if isinstance(item, ShardItem) else None, lambda: function(item))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from winnow.stages.pools.vector_blocks import npy_blocks
 from winnow.stages.survivors import Survivors
 
 CENTROIDS = "centroids.npy"
+FIT, LOOK = "clusters: k-means", "clusters: look at width and memory"
+"""What the passes are called that one worker does."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def fit_centroids(run: Run, survivors: Survivors, by: str, how: KMeans, out: Art
     drawn = select(run, source, np.array([wanted], np.int64), "clusters: draw a sample")
     for _ in run.each(_Draw(survivors, by, source, drawn, out), run.items, "clusters: read the sample"):
         pass
-    for _ in run.each(task, [0], f"clusters: k-means, k = {how.k}", needs):
+    for _ in run.each(task, [0], f"{FIT}, k = {how.k}", needs):
         pass
     return wanted
 
@@ -125,7 +127,7 @@ def read_sample(out: Artifact, shards: int, wanted: int) -> np.ndarray:
 
 def _look(run: Run, survivors: Survivors, by: str, needs: Needs) -> tuple[int, int]:
     """Numbers in a vector of the encoder (0 where nothing is in), and bytes of memory of the machine of a worker."""
-    [(_, found)] = run.each(_Look(survivors, by), [tuple(run.items)], "clusters: look at width and memory", needs)
+    [(_, found)] = run.each(_Look(survivors, by), [tuple(run.items)], LOOK, needs)
     return found
 
 

@@ -16,11 +16,21 @@ from winnow.pipeline.artifact import Artifact, is_artifact
 from winnow.pipeline.columns import column, matrix, vector_column
 from winnow.pipeline.errors import DataError, PoolError
 from winnow.pipeline.stage import Run, ShardItem, Summary, total
-from winnow.stages.clusters.centroids import CENTROIDS, KMeans, check_centroids, fit_centroids, import_centroids
+from winnow.stages.clusters.centroids import (
+    CENTROIDS,
+    FIT,
+    LOOK,
+    KMeans,
+    check_centroids,
+    fit_centroids,
+    import_centroids,
+)
+from winnow.stages.growth import Growth, KMeansFit, NearestOfK, Once
 from winnow.stages.kernels.kmeans import Nearest
 from winnow.stages.survivors import Survivors
 
 SIZES = "sizes.npy"
+_ASSIGN = "clusters: assign"
 _GIANT = 10  # times the mean size
 
 
@@ -112,7 +122,7 @@ class Clusters:
         else:
             report = {"from": self.centroids.url}
             import_centroids(run, self.survivors, self.by, self.centroids.url, out)
-        summaries = run.fill_task(_Assign(self, out), out, "clusters: assign")
+        summaries = run.fill_task(_Assign(self, out), out, _ASSIGN)
         sizes = _count_members(run, out, len(read_centroids(out)))
         return {
             "rows": total(summaries, "rows"),
@@ -123,6 +133,21 @@ class Clusters:
             "largest": int(sizes.max()),
             "median": float(np.median(sizes)),
         }
+
+    def growth(self, label: str, step: str) -> Growth | None:
+        """See Growing.growth."""
+        how = self.centroids
+        if label == LOOK:
+            return Once()
+        if not isinstance(how, KMeans):
+            return None
+        if label.startswith(FIT):
+            return KMeansFit(how.k, how.iterations, how.sample_per_cluster)
+        return NearestOfK(how.k, self.probes) if label == _ASSIGN else None
+
+    def width(self, out: Artifact) -> int:
+        """See Growing.width."""
+        return int(read_centroids(out).shape[1])
 
 
 def _count_members(run: Run, out: Artifact, k: int) -> np.ndarray:

@@ -7,7 +7,7 @@ that is what a cut's own file holds.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import ClassVar, Literal, Protocol, cast
+from typing import ClassVar, Literal, Protocol, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from winnow.pipeline.errors import AccountingError, JobError
 from winnow.pipeline.keep_top import Merging, Partial, Pass, Rows, Selection, Thresholds, kept
 from winnow.pipeline.order import beyond, reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, total
+from winnow.stages.cuts.priced import smaller
 from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
@@ -48,6 +49,13 @@ class Cut:
     def shown(self) -> Shown:
         """How `winnow report` shows it; by default the first column of numbers of its files is its value."""
         return Shown()
+
+    def smaller(self, rows: int, samples: float) -> Self:
+        """The same cut for a miniature of the job, which `plan --price` runs: `rows` samples in place of `samples`.
+
+        By default the options `count`, `clusters` and `sample_per_cluster` shrink, where the cut has them.
+        """
+        return smaller(self, rows, samples)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ class Duplicates(Cut):
             how = self.iterations, self.sample_per_cluster, self.seed
             clusters = clusters_of(survivors, self.by, self.clusters, *how, probes=probes)
             made = artifact_of(clusters, store)
-            found += [clusters, SemanticStage(survivors, exact, made, self.by, self.epsilon, self.method, probes)]
+            k = self.clusters if isinstance(self.clusters, int) else 1
+            found += [clusters, SemanticStage(survivors, exact, made, self.by, self.epsilon, self.method, probes, k)]
         return found
 
     def shown(self) -> Shown:

@@ -1,7 +1,8 @@
 """Leaves `feature_mapping-…/`: votes.parquet, and the samples of the clusters that most of a target set falls in."""
 
 from dataclasses import dataclass as plain_dataclass
-from typing import ClassVar
+from dataclasses import replace
+from typing import ClassVar, Self
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -46,6 +47,11 @@ class FeatureMapping(Cut):
         """See Cut.shown."""
         about = "The clusters stay that a target set votes for most."
         return Shown(about, "distance", "distance to the own centroid")
+
+    def smaller(self, rows: int, samples: float) -> Self:
+        """See Cut.smaller; no more clusters can stay than there are."""
+        found = super().smaller(rows, samples)
+        return replace(found, top=min(found.top, found.clusters)) if isinstance(found.clusters, int) else found
 
 
 @plain_dataclass(frozen=True)

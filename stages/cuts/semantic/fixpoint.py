@@ -25,10 +25,12 @@ from winnow.stages.cuts.semantic.compare import Compare, Comparison, appearances
 from winnow.stages.cuts.semantic.decide import Decide
 from winnow.stages.cuts.semantic.naming import Name
 from winnow.stages.cuts.semantic.state import CUT_OFF, read_state
+from winnow.stages.growth import Growth, PairsInCells
 from winnow.stages.survivors import Survivors
 
 Method = Literal["greedy", "semdedup"]
 
+_COMPARE = "duplicates: compare"
 _LINKS = 8  # that a sample keeps at a time, for thousands may be alike; who needs more is compared again
 _BLOCK_BYTES = 64 << 20  # float16 vectors of one block of a giant cell
 _PART_BYTES = 256 << 20  # of float16 vectors that one worker compares at a time, or more where there are
@@ -41,7 +43,8 @@ class SemanticStage:
     """In every cell, a sample too close to one that stays is dropped.
 
     exact: artifact of the exact duplicates before, which are repeated in this one; None where bytes are not compared.
-    probes: how many other cells a sample may visit, as the clusters were made for.
+    probes: how many other cells a sample may visit, as the clusters were made for. k: how many cells were asked for, 1
+    where the centroids are known ones; only a price goes by it.
     """
 
     survivors: Survivors
@@ -51,6 +54,7 @@ class SemanticStage:
     epsilon: float
     method: Method
     probes: int = field(default=0, metadata={"fingerprint": False})
+    k: int = field(default=1, metadata={"fingerprint": False})
     name: ClassVar[str] = "duplicates"
     version: ClassVar[int] = 2
 
@@ -68,7 +72,7 @@ class SemanticStage:
         while True:
             # the first time everybody looks for links, then only those that are CUT_OFF, in the cells that see them
             compare = Compare(what, buckets, steps.folder, links, state, cells)
-            left = steps.take(compare, "duplicates: compare")
+            left = steps.take(compare, _COMPARE)
             links = state = compare.target
             parts = max(1, -(-left["links"] // _PART_ROWS))
             # each round decides at least the best sample that waits, unless it hangs on one that is CUT_OFF
@@ -84,6 +88,14 @@ class SemanticStage:
         parts = max(1, -(-self.survivors.count() // _PART_ROWS))
         name = Name(self.survivors, self.exact, state, out, parts)
         return funnel(run.regroup(name, "duplicates: name"), epsilon=self.epsilon, steps=steps.number)
+
+    def growth(self, label: str, step: str) -> Growth | None:
+        """See Growing.growth; pairs are compared where the rows of a cell have come together."""
+        return PairsInCells(self.k, self.probes) if step == "decide" and label.startswith(_COMPARE) else None
+
+    def width(self, out: Artifact) -> int:
+        """See Growing.width."""
+        return int(read_centroids(self.clusters).shape[1])
 
     def _buckets(self, run: Run) -> Buckets:
         centroids = read_centroids(self.clusters)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tests.jobs.test_cli import called
 from tests.jobs.test_run import job_values
+from tests.outside_cut import Longest, install
 from tests.pools import Samples, members, pair, write_clip_retrieval, write_datacomp, write_tar, write_vectors
 from winnow.jobs.job_file.job import Job, load, parse
 from winnow.jobs.plan import price as pricing
@@ -214,6 +215,20 @@ def test_a_pool_out_of_reach_is_priced_on_another(
     assert stages["duplicates"]["exchanged"] > 1e10
     cost = sum(s["cpu_hours"] * 0.04 + s["left"] / 1e12 * 20 for s in page["stages"])
     assert page["total"]["cost"] == pytest.approx(cost)
+
+
+def test_a_cut_from_outside_has_its_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    urls = list(write_vectors(str(tmp_path / "pool"), Samples.drawn(400), 4))
+    pool = {"shards": urls, "format": "vectors", "text": "text", "encoder": "clip"}
+    job = parse({"name": "a", "store": str(tmp_path / "store"), "pool": pool, "policy": [{"longest": {"count": 200}}]})
+    page = priced(job, rows=50, samples_per_shard=1000)
+    assert page.miniature.rows == 50 + 16 + 50 + 16
+    assert page.miniature.job.policy == (Longest(count=round(200 * 132 / 4000)),)
+    [stage] = [stage for stage in page.stages if stage.label == "longest"]
+    assert stage.files == 4 + 1  # one a shard, and _done.json
+    assert stage.seconds > 0
+    assert stage.left > 0
 
 
 def test_what_will_not_fit_is_said(far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
