@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_json
 from winnow.pipeline.errors import DataError, JobError
-from winnow.stages.pools import FORMATS, ImageReader, Parquet, Webdataset
+from winnow.stages.pools.formats import FORMATS
+from winnow.stages.pools.reader import Reader
 from winnow.stages.results.selected import Plan, Selected
 
 if TYPE_CHECKING:
@@ -133,12 +134,12 @@ def _done(artifact: Artifact) -> dict[str, int]:
     return cast(dict[str, int], report)
 
 
-def _reader(name: str, pool: Mapping[str, Any]) -> ImageReader:
+def _reader(name: str, pool: Mapping[str, Any]) -> Reader:
     plain = {key: value for key, value in pool.items() if key not in ("shards", "format")}
     options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
-    kind = FORMATS[pool["format"]]
-    if kind is Webdataset or kind is Parquet:
-        return kind(**options)
+    reader = FORMATS[pool["format"]](**options)
+    if reader.has_images:
+        return reader
     raise JobError(
         f"the pool of {name} ({pool['format']}) has vectors and no images, so there is nothing to train on in it; "
         f"take uids.npy of its manifest to where the images are"

@@ -23,7 +23,7 @@ from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run, ShardItem, Summary, adopt, total
 from winnow.pipeline.uid import UID_ARROW, hex_of
 from winnow.stages.encoders import Encoding, OpenClip, Timm, provenance
-from winnow.stages.pools import Datacomp, ImageReader, Reader, VectorReader
+from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.pools.unchanged import check_unchanged
 from winnow.stages.pools.widths import WIDTHS, one_width
@@ -78,7 +78,7 @@ class Embeddings:
     """
 
     pool: Artifact
-    reader: ImageReader
+    reader: Reader
     encoders: tuple[tuple[str, OpenClip | Timm], ...] = field(metadata={"fingerprint": False})
     provenance: tuple[tuple[str, Mapping[str, str]], ...]
     batch_size: int
@@ -94,7 +94,7 @@ class Embeddings:
     def of(
         cls,
         pool: Artifact,
-        reader: ImageReader,
+        reader: Reader,
         encoders: Mapping[str, OpenClip | Timm],
         encoding: Encoding,
         needs: Needs,
@@ -151,7 +151,7 @@ def report(summaries: list[Summary]) -> Summary:
 
 @dataclass(frozen=True)
 class _Embed:
-    reader: ImageReader
+    reader: Reader
     encoders: tuple[tuple[str, OpenClip | Timm], ...]
     encoding: Encoding
     out: Artifact
@@ -207,7 +207,7 @@ class Precomputed:
     """The same artifact for a pool that brings its vectors: places, captions and cosines, no copy of any vector."""
 
     pool: Artifact
-    reader: VectorReader
+    reader: Reader
     name: ClassVar[str] = "embeddings"
     version: ClassVar[int] = 3
 
@@ -229,7 +229,7 @@ class Precomputed:
 
 @dataclass(frozen=True)
 class _Read:
-    reader: VectorReader
+    reader: Reader
     out: Artifact
 
     def __call__(self, item: ShardItem) -> Summary:
@@ -243,7 +243,7 @@ class _Read:
             if len(positions):
                 with self.reader.blocks(item.url, name, "image") as blocks:
                     widths[name] = blocks.width
-            if has_text(self.reader):
+            if self.reader.has_text:
                 image = self.reader.vectors(item.url, name, "image", positions)
                 text = self.reader.vectors(item.url, name, "text", positions)
                 table = with_similarity(table, {f"{name}.image": image, f"{name}.text": text})
@@ -271,11 +271,6 @@ def _filled(
             reject = Reject(0, storage.name_of(url), UNREADABLE, message)
             commit(out, items[url], columns, {}, [reject], {LIKE: run.items[like].url})
     return run.fill_task(task, out, out.stage, needs)
-
-
-def has_text(reader: VectorReader) -> bool:
-    """True where the pool brings text vectors too."""
-    return isinstance(reader, Datacomp) or bool(reader.text)
 
 
 def cosine(image: np.ndarray, text: np.ndarray) -> np.ndarray:

@@ -24,7 +24,6 @@ from winnow.stages.cuts.similarity import Similarity
 from winnow.stages.distinct import Distinct
 from winnow.stages.embeddings import Embeddings, Precomputed
 from winnow.stages.encoders import Encoding, OpenClip, Timm
-from winnow.stages.pools import VectorReader
 from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.results.manifest import Manifest
 from winnow.stages.results.shards import Shards
@@ -91,10 +90,10 @@ def lay_out(
     listing = PoolStage(shards)
     listed = artifact_of(listing, store)
     first: Stage
-    if isinstance(pool.reader, VectorReader):
-        first = Precomputed(listed, pool.reader)
-    else:
+    if pool.reader.has_images:
         first = Embeddings.of(listed, pool.reader, embeddings, encoding, needs)
+    else:
+        first = Precomputed(listed, pool.reader)
     embedded = artifact_of(first, store)
     distinct = Distinct(embedded)
     stages: list[tuple[str, Stage]] = [(stage.name, stage) for stage in (listing, first, distinct)]
@@ -110,7 +109,7 @@ def lay_out(
     manifest = Manifest(embedded, artifact_of(distinct, store), tuple(cuts))
     stages.append((manifest.name, manifest))
     written: Artifact | None = None
-    if samples_per_shard is not None and not isinstance(pool.reader, VectorReader):
+    if samples_per_shard is not None and pool.reader.has_images:
         shards_stage = Shards(survivors, pool.reader, samples_per_shard)
         stages.append((shards_stage.name, shards_stage))
         written = artifact_of(shards_stage, store)

@@ -16,7 +16,7 @@ from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.uid import uids_of
 from winnow.stages.embeddings import Embeddings
 from winnow.stages.kernels.float16 import widened
-from winnow.stages.pools import Reader, VectorReader
+from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import NOT_DOWNLOADED
 from winnow.stages.pools.unchanged import check_unchanged
 from winnow.stages.pools.vector_blocks import unit_parts
@@ -78,7 +78,7 @@ class Survivors:
 
     def vectors(self, index: int, url: str, name: str, tower: Tower, rows: np.ndarray) -> np.ndarray:
         """Unit vectors of encoder `name` for row numbers `rows` (m,): float16 (m, d), d that of the pool if m = 0."""
-        if isinstance(self.reader, VectorReader):
+        if not self.reader.has_images:
             if not len(rows):  # this shard may have no width of its own
                 widths = cast(Mapping[str, int], self._report(self.embeddings).get(WIDTHS, {}))
                 return np.empty((0, widths.get(name, 0)), np.float16)
@@ -97,7 +97,7 @@ class Survivors:
         """`vectors` of ascending rows part by part, as float32 of the same numbers; the next part overwrites one."""
         if not len(rows):
             return
-        if isinstance(self.reader, VectorReader):
+        if not self.reader.has_images:
             positions = self._positions(index, url, rows)
             with self.reader.blocks(url, name, tower) as stored:
                 for _, part in unit_parts(stored, positions, url):

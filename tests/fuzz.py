@@ -24,7 +24,8 @@ import numpy as np
 
 from tests.corpus import CORPUS, Case
 from winnow.pipeline.errors import WinnowError
-from winnow.stages.pools import FORMATS, Parquet, VectorReader
+from winnow.stages.pools.formats import FORMATS
+from winnow.stages.pools.parquet import Parquet
 from winnow.stages.pools.sample import Sample
 
 ROOM_BYTES = 1 << 30
@@ -142,7 +143,7 @@ def read(case: Case, url: str) -> str:
     """Read a shard to its end as the stages do: `read`, or `refused`; errors that are not of the contract surface."""
     reader: Any = FORMATS[case.format](**case.options)
     try:
-        if isinstance(reader, VectorReader):
+        if not reader.has_images:
             table, _ = reader.rows(url)
             for name in reader.encoders():
                 reader.vectors(url, name, "image", np.asarray(table["position"]))

@@ -23,8 +23,9 @@ from winnow.stages.cuts.cut import Cut
 from winnow.stages.distinct import Distinct
 from winnow.stages.embeddings import Precomputed
 from winnow.stages.encoders import OpenClip
-from winnow.stages.pools import VectorReader, Vectors
 from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.pools.reader import Reader
+from winnow.stages.pools.vectors import Vectors
 from winnow.stages.survivors import Survivors
 
 WIDTH = 16
@@ -236,7 +237,7 @@ def asked(fraction: float, n: int) -> int:
     return int(Decimal(str(fraction)) * n)
 
 
-def opened(urls: Sequence[str], reader: VectorReader = READER, store: str | None = None) -> Filtered:
+def opened(urls: Sequence[str], reader: Reader = READER, store: str | None = None) -> Filtered:
     """A pool of precomputed vectors that are read, and whose uids are distinct; nothing cut."""
     store = store or f"memory://{uuid.uuid4().hex}"
     shards = Pool(tuple(urls), reader).identities()

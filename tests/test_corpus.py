@@ -27,7 +27,7 @@ from winnow.stages.distinct import REPEATED
 from winnow.stages.embeddings import UNREADABLE
 from winnow.stages.encoders import Bank, Encoding
 from winnow.stages.encoders.pixels import decode
-from winnow.stages.pools import FORMATS, VectorReader
+from winnow.stages.pools.formats import FORMATS
 from winnow.stages.pools.sample import Reject
 
 UNLIKE = 7.0  # mean difference of 255 that a palette of 256 colours or JPEG may bring
@@ -50,7 +50,7 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
 def read(case: Case, url: str, bank: Bank) -> tuple[list[tuple[int, str, str]], list[Reject]]:
     """(position, outcome, caption) of every sample in order, and the rejects: read, decoded and embedded."""
     reader: Any = FORMATS[case.format](**case.options)
-    if isinstance(reader, VectorReader):
+    if not reader.has_images:
         table, rejects = reader.rows(url)
         for name in reader.encoders():
             reader.vectors(url, name, "image", np.asarray(table["position"]))

@@ -17,7 +17,7 @@ from winnow.stages.distinct import REPEATED
 from winnow.stages.embeddings import UNREADABLE
 from winnow.stages.encoders import Encoding
 from winnow.stages.policy import CUTS
-from winnow.stages.pools import FORMATS
+from winnow.stages.pools.formats import FORMATS
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")], key=lambda path: str(path))
 JOBS = sorted(ROOT.glob("jobs/*.yaml"))
@@ -109,7 +109,7 @@ def test_options_and_rejects_of_each_format(kind: str) -> None:
     text = section(ROOT / "docs/pools.md", kind)
     assert options(text) == fields(FORMATS[kind])
     reader: Any = FORMATS[kind]
-    doc = (reader.samples if hasattr(reader, "samples") else reader.rows).__doc__
+    doc = (reader.rows if "rows" in vars(reader) else reader.samples).__doc__
     kinds = re.search(r"Kinds: ([^.]*)\.", doc)
     said = re.search(r"^Rejected: ((?:.+\n)+)", text, re.MULTILINE)
     assert kinds

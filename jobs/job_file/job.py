@@ -28,10 +28,9 @@ from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.cuts.epochs import Epochs
 from winnow.stages.cuts.negclip import Negclip
 from winnow.stages.cuts.similarity import Similarity
-from winnow.stages.embeddings import has_text
 from winnow.stages.encoders import Encoding, OpenClip, Timm
 from winnow.stages.policy import CUTS
-from winnow.stages.pools import FORMATS, VectorReader
+from winnow.stages.pools.formats import FORMATS, format_of
 from winnow.stages.pools.pool import Pool
 
 _KEYS = ("name", "store", "pool", "embeddings", "encoding", "policy", "shards", "resources", "limits")
@@ -139,11 +138,11 @@ def parse(values: Mapping[str, object]) -> Job:
 
 
 def _check(job: Job) -> None:
-    vectors = isinstance(job.pool.reader, VectorReader)
-    names = job.pool.reader.encoders() if isinstance(job.pool.reader, VectorReader) else tuple(job.embeddings)
-    if vectors and job.embeddings:
+    images = job.pool.reader.has_images
+    names = tuple(job.embeddings) if images else job.pool.reader.encoders()
+    if not images and job.embeddings:
         raise JobError(f"this pool brings its vectors ({', '.join(names)}), so the job must not have embeddings")
-    if vectors and job.shards is not None:
+    if not images and job.shards is not None:
         raise JobError("this pool has no images, so no shards can be written: leave shards out and use uids.npy")
     if not names:
         raise JobError("a pool of images needs at least one encoder under embeddings")
@@ -170,10 +169,10 @@ def _check_cut(cut: Cut, job: Job, names: Sequence[str]) -> None:
     if by is not None and by not in names:
         raise JobError(f"{cut.kind}.by must be an encoder of the job ({', '.join(names)}), but {by!r} came")
     if isinstance(cut, Similarity | Negclip | Coverage) and by is not None:
-        text = has_text(reader) if isinstance(reader, VectorReader) else isinstance(job.embeddings[by], OpenClip)
+        text = isinstance(job.embeddings[by], OpenClip) if reader.has_images else reader.has_text
         if not text:
             raise JobError(f"{cut.kind} compares image and text, but {by} has no text vectors; name a CLIP")
-    if isinstance(cut, Duplicates) and cut.exact and isinstance(reader, VectorReader):
+    if isinstance(cut, Duplicates) and cut.exact and not reader.has_images:
         raise JobError(
             "duplicates.exact compares the bytes of images, which this pool has not: set exact: false and an epsilon"
         )
@@ -201,7 +200,7 @@ def _pool(values: Mapping[str, object]) -> Pool:
     patterns = [shards] if isinstance(shards, str) else shards
     if not isinstance(patterns, list | tuple) or not patterns or not all(isinstance(p, str) and p for p in patterns):
         raise JobError(f"pool.shards must be a pattern or a list of them, but {shards!r} came")
-    kind = str(values.get("format") or ("parquet" if patterns[0].endswith(".parquet") else "webdataset"))
+    kind = str(values.get("format") or format_of(patterns[0]))
     if kind not in FORMATS:
         raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, but {kind!r} came{nearest(kind, FORMATS)}")
     options = {key: value for key, value in values.items() if key not in ("shards", "format")}
@@ -232,13 +231,12 @@ def _cut(number: int, entry: object) -> Cut:
 
 def _resolved(job: Job) -> Mapping[str, object]:
     """The whole job as plain values, every default written out."""
-    kinds = {kind: name for name, kind in FORMATS.items()}
     return {
         "name": job.name,
         "store": job.store,
         "pool": {
             "shards": list(job.pool.shards),
-            "format": kinds[type(job.pool.reader)],
+            "format": job.pool.reader.kind,
             **plain(job.pool.reader),
         },
         "embeddings": {name: plain(encoder) for name, encoder in job.embeddings.items()},

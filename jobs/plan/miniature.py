@@ -6,16 +6,13 @@ that what a shard costs can be told from what a sample costs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from winnow.jobs.job_file.job import Job
-from winnow.pipeline import storage
 from winnow.pipeline.stage import Limits
-from winnow.stages.pools import VectorReader, Webdataset
-from winnow.stages.preview.head import table_head
 
 
 @dataclass(frozen=True)
@@ -62,12 +59,8 @@ def shrink(job: Job, urls: Sequence[str], rows: int, folder: Path) -> list[Shrun
     for number, url in enumerate(urls):
         take = rows if number % 2 == 0 else max(1, rows // 3)
         reader = job.pool.reader
-        if isinstance(reader, Webdataset):
-            found.append(_tar(reader, url, take, folder / f"{number:05d}.tar"))
-        else:
-            more = reader.companions(url) if isinstance(reader, VectorReader) else []
-            head = table_head(url, more, take, folder / f"{number:05d}")
-            found.append(Shrunk(head.url, url, head.rows, head.bytes, head.whole_rows, head.whole_bytes))
+        head = reader.cut(url, take, folder / f"{number:05d}")
+        found.append(Shrunk(head.url, url, head.rows, head.bytes, head.whole_rows, head.whole_bytes))
     return found
 
 
@@ -89,19 +82,3 @@ def job_of(job: Job, shards: Sequence[Shrunk], samples: float, folder: Path) -> 
         resolved={},
     )
     return Miniature(tuple(shards), small)
-
-
-def _tar(reader: Webdataset, url: str, rows: int, target: Path) -> Shrunk:
-    """The bytes up to the end of the sample, and the end of a tar."""
-    end = count = 0
-    for sample in islice(reader.samples(url), rows):
-        count += 1
-        extra = getattr(sample, "extra_ranges", ())
-        spans = [(sample.offset, getattr(sample, "size", 0)), *zip(extra[::2], extra[1::2], strict=True)]
-        end = max([end, *[start + size for start, size in spans]])
-    with storage.local_view(url) as view:
-        whole = len(view)
-        end = end or whole
-        content = bytes(view[:end])
-    target.write_bytes(content + bytes(-len(content) % 512 + 1024))
-    return Shrunk(str(target), url, count, end, count * max(1.0, whole / end), whole)

@@ -25,7 +25,6 @@ from winnow.pipeline.machine import memory_bytes
 from winnow.pipeline.stage import Stage, StepResult, execute
 from winnow.stages.growth import Growing, Growth, KMeansFit, NearestOfK, PairsInCells
 from winnow.stages.kernels.kmeans import fit_bytes
-from winnow.stages.pools import VectorReader, Webdataset
 
 IMAGES, VECTORS = 256, 20_000
 """Samples of a shard that the miniature takes, of a pool of images and of one of vectors."""
@@ -77,7 +76,7 @@ def price(job: Job, executor: Executor, options: Options, say: Callable[[str], N
     sources = storage.expand(options.measure_on, job.pool.reader.suffix) if options.measure_on else urls
     if options.measure_on and options.samples_per_shard is None:
         raise JobError("shards of another pool do not tell how many samples this one has: give --samples-per-shard too")
-    rows = options.rows or (VECTORS if isinstance(job.pool.reader, VectorReader) else IMAGES)
+    rows = options.rows or (IMAGES if job.pool.reader.has_images else VECTORS)
     folder = Path(tempfile.mkdtemp(prefix="winnow-price-"))
     try:
         count = max(options.shards, executor.workers)
@@ -131,7 +130,7 @@ def _run(
         local = len({call.worker.partition(":")[0] for call in calls}) <= 1
         read = bytes_read() - before if local else sum(call.read for call in calls)
         per_shard, odd, left = files_of(result.artifact)
-        if isinstance(small.job.pool.reader, Webdataset) and label in ("embeddings", "shards"):
+        if small.job.pool.reader.mapped and label in ("embeddings", "shards"):
             read += left if label == "shards" else sum(shard.bytes for shard in small.shards)  # mapped, not read
         came = _came(result, small)
         seconds = result.seconds, cold.get(label, 0.0)
@@ -165,7 +164,7 @@ def _rates(
 ) -> Rates:
     """The same with all that the job has a use for."""
     reader = job.pool.reader
-    if not isinstance(reader, VectorReader):
+    if reader.has_images:
         decode, models = kernels.alone(executor, job, reader, list(small.shards))
         rates = replace(rates, decode=decode, models=models)
     fits, assigns, paired = {}, {}, 0
@@ -234,10 +233,6 @@ def warnings(
         if left > shutil.disk_usage(path).free:
             free = shutil.disk_usage(path).free
             found.append(f"{job.store} needs {left / 1e9:,.3g} GB, but its disk has {free / 1e9:,.3g} GB free")
-    if (
-        job.resources.gpus
-        and "embeddings" in {stage.label for stage in stages}
-        and not isinstance(job.pool.reader, VectorReader)
-    ):
+    if job.resources.gpus and "embeddings" in {stage.label for stage in stages} and job.pool.reader.has_images:
         found.append(f"a GPU hour is that of a worker like the one measured here, with {job.resources.gpus:g} GPUs")
     return found

@@ -23,7 +23,7 @@ from winnow.pipeline.executors.watching import Watch
 from winnow.stages.encoders import Encoding, OpenClip, Timm
 from winnow.stages.kernels.close_pairs import close_pairs
 from winnow.stages.kernels.kmeans import Nearest, fit
-from winnow.stages.pools import ImageReader
+from winnow.stages.pools.reader import Reader
 
 if TYPE_CHECKING:
     from winnow.stages.encoders import Bank
@@ -132,7 +132,7 @@ def read_rate(shard: Shrunk) -> float:
 class Alone:
     """Decoding and models, each by itself, on a worker like those that embed."""
 
-    reader: ImageReader
+    reader: Reader
     encoders: tuple[tuple[str, OpenClip | Timm], ...]
     encoding: Encoding
 
@@ -154,7 +154,7 @@ class Alone:
         return count, decoding, forward
 
 
-def alone(executor: Executor, job: Job, reader: ImageReader, shards: list[Shrunk]) -> tuple[float, float]:
+def alone(executor: Executor, job: Job, reader: Reader, shards: list[Shrunk]) -> tuple[float, float]:
     """Samples a second of one worker that only decodes, and of one that only runs models, all workers at it."""
     task = Alone(reader, tuple(job.embeddings.items()), job.encoding)
     items = [shards[number % len(shards)] for number in range(executor.workers)]

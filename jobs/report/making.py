@@ -22,7 +22,6 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run, ShardItem
-from winnow.stages.pools import VectorReader
 from winnow.stages.results.manifest import UIDS
 
 INDEX = "index.html"
@@ -110,7 +109,7 @@ def _looked(finished: Finished, facts: Facts, run: Run) -> page.Looked:
         concepts=concepts,
         sampled_shards=len(items),
         pictured_shards=len(pictured),
-        has_pictures=not isinstance(reader, VectorReader),
+        has_pictures=reader.has_images,
     )
 
 

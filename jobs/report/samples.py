@@ -4,21 +4,17 @@ A picture that cannot be had is a sentence in its place: the pool may have moved
 """
 
 import base64
-import io
 import re
-import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
-from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import DataError, PoolError, SampleError, ShardError, StorageError
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.stages.encoders.thumbnail import thumbnail
-from winnow.stages.pools import ImageReader, Parquet, Reader, VectorReader, Webdataset
+from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 
 Place = tuple[int, int]
@@ -32,9 +28,10 @@ _KEY_CHARS = 80
 _MAX_SAMPLE_BYTES = 32 << 20
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _COLUMNS = ("key", "caption")
-_SPANS = ("position", "offset", "size", "extra_ranges")
+_SIZES = ("size", "extra_ranges")
 _GONE = "the pool is not readable any more"
 _CHANGED = "the shard has changed since"
+_TOO_LARGE = f"more than {_MAX_SAMPLE_BYTES >> 20} MiB"
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,8 @@ class _Look:
         at = pa.array(item.rows)
         table = self.embeddings.read(item.item.index, _COLUMNS).take(at)
         pictures: Mapping[int, bytes | str] = {}
-        if not isinstance(self.reader, VectorReader):
-            pictures = self._pictures(item, self.embeddings.read(item.item.index, _SPANS).take(at))
+        if self.reader.has_images:
+            pictures = self._pictures(item, self._places(item.item.index).take(at))
         found = {}
         for row, sample in zip(item.rows, table.to_pylist(), strict=True):
             picture, lack = _as_thumbnail(pictures.get(row, ""))
@@ -91,54 +88,30 @@ class _Look:
             found[row] = Shown(key, caption, picture, lack)
         return found
 
-    def _pictures(self, item: _Wanted, spans: pa.Table) -> dict[int, bytes | str]:
+    def _places(self, index: int) -> pa.Table:
+        columns = self.reader.place_columns(self.embeddings.columns(index))
+        return self.embeddings.read(index, list(dict.fromkeys([*columns, *_SIZES])))
+
+    def _pictures(self, item: _Wanted, places: pa.Table) -> dict[int, bytes | str]:
         """Encoded image of each row, or why there is none."""
         reader, index, url = self.reader, item.item.index, item.url
+        sizes = _bytes(places)
         try:
             check_unchanged(self.embeddings, index, url, reader)
-            if isinstance(reader, Parquet):
-                return dict(zip(item.rows, _of_parquet(reader, url, spans), strict=True))
-            if isinstance(reader, Webdataset):
-                return dict(zip(item.rows, _of_tar(reader, url, spans), strict=True))
+            small = [row for row, size in zip(item.rows, sizes, strict=True) if size <= _MAX_SAMPLE_BYTES]
+            here = pa.array([item.rows.index(row) for row in small], pa.int64())
+            images = reader.images(url, places.take(here))
+            shown = {row: _CHANGED if image is None else image for row, image in zip(small, images, strict=True)}
         except (StorageError, FileNotFoundError):
             return dict.fromkeys(item.rows, _GONE)
         except (ShardError, DataError, PoolError):
             return dict.fromkeys(item.rows, _CHANGED)
-        return {}
+        return {row: shown.get(row, _TOO_LARGE) for row in item.rows}
 
 
-def _of_parquet(reader: ImageReader, url: str, spans: pa.Table) -> list[bytes | str]:
-    if not isinstance(reader, Parquet):
-        return []
-    positions = np.asarray(spans["position"])
-    return [members[0][1] for _, members in reader.members(url, positions)]
-
-
-def _of_tar(reader: Webdataset, url: str, spans: pa.Table) -> Iterator[bytes | str]:
-    with storage.open_read(url) as file:
-        for sample in spans.to_pylist():
-            flat: list[int] = [sample["offset"], sample["size"], *(sample["extra_ranges"] or [])]
-            if sum(flat[1::2]) > _MAX_SAMPLE_BYTES:
-                yield f"more than {_MAX_SAMPLE_BYTES >> 20} MiB"
-                continue
-            blocks = []
-            for start, size in zip(flat[::2], flat[1::2], strict=True):
-                file.seek(start)
-                blocks.append(file.read(size))
-            yield _image_in(b"".join(blocks), reader.image)
-
-
-def _image_in(block: bytes, suffixes: Sequence[str]) -> bytes | str:
-    """The image among whole tar members of one sample; the suffix named first counts."""
-    found: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(block + bytes(2 * tarfile.BLOCKSIZE)), mode="r:") as tar:
-            for member in tar:
-                if (content := tar.extractfile(member)) is not None:
-                    found[member.name.rpartition("/")[2].partition(".")[2].lower()] = content.read()
-    except (tarfile.TarError, ValueError, UnicodeError):  # what a header of other bytes raises
-        return _CHANGED
-    return next((found[suffix] for suffix in suffixes if suffix in found), _CHANGED)
+def _bytes(places: pa.Table) -> list[int]:
+    """Bytes of each sample in its tar; 0 where it is in none."""
+    return [place["size"] + sum((place["extra_ranges"] or [])[1::2]) for place in places.to_pylist()]
 
 
 def _as_thumbnail(image: bytes | str) -> tuple[str, str]:

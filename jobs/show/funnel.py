@@ -11,7 +11,6 @@ from winnow.jobs.run import Result
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_json
 from winnow.stages.encoders import OpenClip
-from winnow.stages.pools import VectorReader
 from winnow.stages.results.manifest import UIDS
 
 
@@ -54,7 +53,7 @@ def training_command(result: Result) -> str:
     The model is that of the job's first CLIP encoder. "" where nothing is kept, and for a pool without images.
     """
     samples = cast(int, result.counts["kept"])
-    if not samples or isinstance(result.job.pool.reader, VectorReader):
+    if not samples or not result.job.pool.reader.has_images:
         return ""
     count, data = _in_place(result) if result.path.shards is None else _exported(result, result.path.shards)
     model = next((e.model for e in result.job.embeddings.values() if isinstance(e, OpenClip)), "ViT-B-32")

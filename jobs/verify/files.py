@@ -11,7 +11,7 @@ from winnow.stages.clusters.centroids import CENTROIDS
 from winnow.stages.clusters.clusters import SIZES as CLUSTER_SIZES
 from winnow.stages.cuts.epochs import epoch_name
 from winnow.stages.cuts.target import VECTORS
-from winnow.stages.pools.pool import as_one, companions_of
+from winnow.stages.pools.pool import as_one
 from winnow.stages.results.manifest import UIDS
 from winnow.stages.results.shards import SIZES
 
@@ -36,7 +36,7 @@ _NOT_BY_SHARD = ("pool", "target", "shards")
 
 def pool(job: Finished, run: Run) -> Findings:
     """Every input shard has the size and the etag or time that the artifacts were made from."""
-    files = {shard: [shard.url, *companions_of(shard.url, job.job.pool.reader)] for shard in run.shards}
+    files = {shard: [shard.url, *job.job.pool.reader.companions(shard.url)] for shard in run.shards}
     there = storage.present(url for urls in files.values() for url in urls)
     found = looked(shards=len(files))
     for shard, urls in files.items():

@@ -16,12 +16,11 @@ from winnow.jobs.verify.findings import Findings, looked, of_shard, over, readin
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import read_json, shard_name
-from winnow.pipeline.errors import DataError
 from winnow.pipeline.stage import Run, ShardItem
-from winnow.pipeline.uid import content_hash, named_uid, stated_uid, uids_of
-from winnow.stages.pools import ImageReader, Parquet
+from winnow.pipeline.uid import content_hash, uids_of
+from winnow.stages.pools.reader import Original, Reader
 from winnow.stages.results.shards import SIZES, OutputShard, Piece, plan_shards
-from winnow.stages.results.training_members import CAPTION, PICTURES, Member, training_key, training_members
+from winnow.stages.results.training_members import CAPTION, PICTURES, training_key
 
 _COLUMNS = ("position", "key", "uid", "caption", "image_hash", "offset", "size", "extra_ranges")
 _END = 2 * tarfile.BLOCKSIZE
@@ -176,7 +175,7 @@ def members(job: Finished, run: Run) -> Findings | None:
 
 
 def _members_of(job: Finished, tar: _Tar) -> Findings:
-    reader = cast(ImageReader, job.job.pool.reader)
+    reader = job.job.pool.reader
     found, start = looked(tars=1), 0
     wrong: dict[int, tuple[Piece, int, list[str]]] = {}
     with storage.open_read(tar.url) as file:
@@ -184,11 +183,12 @@ def _members_of(job: Finished, tar: _Tar) -> Findings:
         for piece, rows, table in _expected(job, tar):
             chosen = np.flatnonzero(job.sample.mask(uids_of(table["uid"]), int(job.counts["kept"])))
             facts = cast(list[dict[str, Any]], table.take(pa.array(chosen)).to_pylist())
-            for entry, fact, source in zip(chosen.tolist(), facts, _sources(reader, piece, facts), strict=True):
+            originals = reader.originals(piece.item.url, facts) if facts else ()
+            for entry, fact, source in zip(chosen.tolist(), facts, originals, strict=True):
                 if start + entry >= len(samples):  # the check of the shards tells that it is not there
                     continue
                 places = samples[start + entry][1]
-                said = [*_differences(reader, file, places, fact, source), *_contents(reader, file, places, fact)]
+                said = [*_differences(file, places, fact, source), *_contents(reader, file, places, fact)]
                 if said:
                     wrong[start + entry] = piece, int(rows[entry]), said
                 found += looked(samples=1, members=len(places), bytes=sum(place.size for place in places))
@@ -201,52 +201,14 @@ def _members_of(job: Finished, tar: _Tar) -> Findings:
     return found + told(tar.item, list(wrong), say)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A sample in its own shard. blocks: its bytes there; empty where it is of no tar, or tarfile misreads it."""
-
-    members: Sequence[Member]
-    blocks: bytes = b""
-
-
-def _sources(reader: ImageReader, piece: Piece, facts: Sequence[Mapping[str, Any]]) -> Iterator[_Source]:
-    """What the input shard holds of each of some samples, in order."""
-    url = piece.item.url
-    if not facts:
-        return
-    if isinstance(reader, Parquet):
-        positions = np.array([fact["position"] for fact in facts], np.int64)
-        yield from (_Source(members) for _, members in reader.members(url, positions))
-        return
-    with storage.open_read(url) as file:
-        length = file.seek(0, io.SEEK_END)
-        for fact in facts:
-            flat = [fact["offset"], fact["size"], *(fact["extra_ranges"] or [])]
-            blocks = b""
-            for start, size in zip(flat[::2], flat[1::2], strict=True):
-                if start < 0 or size < 0 or start + size > length:
-                    raise DataError(f"{url} must have {size} bytes from {start} on, of {fact['key']}, but has {length}")
-                file.seek(start)
-                blocks += file.read(size)
-            whole = io.BytesIO(blocks + bytes(_END))
-            with reading(f"{url}, {fact['key']} at byte {fact['offset']}"):
-                places = _places(whole)
-                alike = all(place.key == fact["key"] for place in places)
-                yield _Source([(p.suffix, _content(whole, p)) for p in places], blocks if alike else b"")
-
-
 def _content(file: BinaryIO, place: _Place) -> bytes:
     file.seek(place.data)
     return file.read(place.size)
 
 
-def _differences(
-    reader: ImageReader, file: BinaryIO, places: Sequence[_Place], fact: Mapping[str, Any], source: _Source
-) -> Iterator[str]:
+def _differences(file: BinaryIO, places: Sequence[_Place], fact: Mapping[str, Any], source: Original) -> Iterator[str]:
     """In what a sample of a tar is not as its source has it."""
     expected = source.members
-    if not isinstance(reader, Parquet):
-        expected = training_members(expected, reader.image, None if reader.caption == CAPTION else fact["caption"])
     suffixes = [place.suffix for place in places]
     if suffixes != [suffix for suffix, _ in expected]:
         yield f"its members must be {', '.join(suffix for suffix, _ in expected)}, but are {', '.join(suffixes)}"
@@ -256,14 +218,13 @@ def _differences(
         if (seen := content_hash(_content(file, place))) != (wanted := content_hash(content)):
             same = False
             yield f"member {suffix} must hash to {wanted.hex()}, as in its source, but hashes to {seen.hex()}"
-    copied = source.blocks and expected == source.members and places[0].key == fact["key"]
-    if same and copied:
+    if same and source.blocks and places[0].key == fact["key"]:
         file.seek(places[0].start)
         if file.read(places[-1].end - places[0].start) != source.blocks:
             yield "its headers and padding must be those of its source, but are not"
 
 
-def _contents(reader: ImageReader, file: BinaryIO, places: Sequence[_Place], fact: Mapping[str, Any]) -> Iterator[str]:
+def _contents(reader: Reader, file: BinaryIO, places: Sequence[_Place], fact: Mapping[str, Any]) -> Iterator[str]:
     """In what the embeddings tell of a sample is not what training reads of its members."""
     parts = {place.suffix.lower(): _content(file, place) for place in places}
     image = next((parts[suffix] for suffix in PICTURES if suffix in parts), b"")  # as open_clip's loader reads it
@@ -272,23 +233,13 @@ def _contents(reader: ImageReader, file: BinaryIO, places: Sequence[_Place], fac
     caption = parts.get(CAPTION, b"")
     if caption != fact["caption"].encode():
         yield f"its caption must be {fact['caption']!r:.80}, but is {caption!r:.80}"
-    uid = _uid(reader, parts.get("json", b""), image, fact)
+    uid = reader.uid_again(fact, _described(parts.get("json", b"")), image)
     if uid is not None and uid.hex() != fact["uid"]:
         yield f"its members must have uid {fact['uid']}, but have {uid.hex()}"
 
 
-def _uid(reader: ImageReader, described: bytes, image: bytes, fact: Mapping[str, Any]) -> bytes | None:
-    """The uid that the pool's option gives these members; None where they do not tell."""
-    if reader.uid == "key" and not isinstance(reader, Parquet):
-        return named_uid(fact["key"])
-    if reader.uid != "content":
-        try:
-            fields = json.loads(described)
-        except (ValueError, RecursionError):
-            fields = None  # a pool of broken json has uids by content
-        field = "uid" if reader.uid == "auto" else reader.uid.removeprefix("json:")
-        stated = fields.get(field) if isinstance(fields, dict) else None
-        uid = stated_uid(stated)
-        if uid is not None or reader.uid != "auto":  # json need not hold the bytes that a row was named by
-            return uid or (None if isinstance(reader, Parquet) else named_uid(stated))
-    return content_hash(image, fact["caption"].encode())
+def _described(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):  # a pool of broken json has uids by content
+        return None

@@ -17,7 +17,6 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import ShardItem
 from winnow.pipeline.uid import is_uid_hex, uids_from_hex, uids_of
 from winnow.stages.embeddings import read_rejects
-from winnow.stages.pools import VectorReader
 from winnow.stages.pools.sample import Sample
 from winnow.stages.pools.unchanged import check_unchanged
 
@@ -117,7 +116,7 @@ def picture(job: Finished, place: Place) -> bytes:
     by now.
     """
     reader = job.job.pool.reader
-    if isinstance(reader, VectorReader):
+    if not reader.has_images:
         raise JobError("a pool of vectors has no images, so there is none to write; leave the option out")
     check_unchanged(job.embeddings, place.item.index, place.item.url, reader)
     for sample in reader.samples(place.item.url):

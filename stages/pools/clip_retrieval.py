@@ -1,17 +1,17 @@
 """Reads clip-retrieval's metadata parquet and npy files in place; refuses files whose rows do not match."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import partial
+from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float16, Int64
 
 from winnow.pipeline.errors import JobError, PoolError
+from winnow.stages.pools import options
 from winnow.stages.pools.columns import need_text
 from winnow.stages.pools.plain import text_of
 from winnow.stages.pools.precomputed import (
@@ -23,11 +23,14 @@ from winnow.stages.pools.precomputed import (
     brought_uids,
     captions_of,
     known_encoder,
+    mark_vectors,
     read_columns,
     row_table,
 )
+from winnow.stages.pools.reader import Reader, Tower
 from winnow.stages.pools.sample import Reject
-from winnow.stages.pools.vector_blocks import Blocks, npy_blocks, one_width, squared_norms, unit_rows
+from winnow.stages.pools.vector_blocks import Blocks, npy_blocks
+from winnow.stages.preview.head import Head
 
 _SHARD = re.compile(r"(?P<root>(?:.*/)?)metadata/metadata_(?P<number>[^/]+)\.parquet")
 _CAPTIONS = ("caption", "TEXT", "text")
@@ -35,7 +38,7 @@ _PLACES = ("url", "image_path")
 
 
 @dataclass(frozen=True)
-class ClipRetrieval:
+class ClipRetrieval(Reader):
     """A pool of `metadata/metadata_N.parquet` with `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy`.
 
     The shard is the parquet. The caption is the first column there is of caption, TEXT, text; "" where there is none.
@@ -50,6 +53,7 @@ class ClipRetrieval:
     encoder: str = "clip"
     text: bool = True
     uid: str = "auto"
+    kind: ClassVar[str] = "clip-retrieval"
     suffix: ClassVar[str] = ".parquet"
 
     def __post_init__(self) -> None:
@@ -59,6 +63,11 @@ class ClipRetrieval:
     def encoders(self) -> tuple[str, ...]:
         """Names of the encoders whose vectors the pool offers: one."""
         return (self.encoder,)
+
+    @property
+    def has_text(self) -> bool:
+        """Unless the pool has no text_emb."""
+        return self.text
 
     def companions(self, url: str) -> list[str]:
         """The npy files of the shard: image vectors, then text vectors."""
@@ -91,47 +100,21 @@ class ClipRetrieval:
         if self.uid == "auto":
             _hash_places(meta, names, captions)
         unnamed = ~names.known & (self.uid == "auto")
-        stored = self._mark(url, faults, unnamed)
+        files = {name.rpartition("/")[2]: partial(npy_blocks, name) for name in self.companions(url)}
+        stored = mark_vectors(files, faults, unnamed, url)
         names.hash(stored, unnamed, captions, BY_VECTOR)
         return row_table(meta, names, captions, faults)
 
-    def vectors(
-        self,
-        url: str,
-        encoder: str,
-        tower: Literal["image", "text"],
-        positions: Int64[np.ndarray, "n"] | None,
-    ) -> Float16[np.ndarray, "n d"]:
-        """Unit vectors of the rows at `positions` (None: of every row), in their order.
-
-        Raises JobError for an encoder or tower the pool has not, DataError for rows that are rejects,
-        ShardError for a broken file.
-        """
-        with self.blocks(url, encoder, tower) as blocks:
-            return unit_rows(blocks, positions, url)
-
-    def blocks(self, url: str, encoder: str, tower: Literal["image", "text"]) -> AbstractContextManager[Blocks]:
+    def blocks(self, url: str, encoder: str, tower: Tower) -> AbstractContextManager[Blocks]:
         """The vectors as they are stored, block by block; raises as `vectors` does."""
         known_encoder(encoder, self.encoders(), url)
         if tower == "text" and not self.text:
             raise JobError(f"{url}: the pool must have text vectors for this job, but pool.text is false")
         return npy_blocks(self.companions(url)[0 if tower == "image" else 1])
 
-    def _mark(self, url: str, faults: Faults, unnamed: np.ndarray) -> list[bytes]:
-        """Marks bad vectors; answers the bytes, as stored, of the image vectors of the rows `unnamed`."""
-        stored: list[bytes] = []
-
-        def keep(start: int, part: np.ndarray) -> None:
-            stored.extend(row.tobytes() for row in part[unnamed[start : start + len(part)]])
-
-        seen = {}
-        for number, array in enumerate(self.companions(url)):
-            with npy_blocks(array) as blocks:
-                see = keep if number == 0 and unnamed.any() else None
-                faults.mark_norms(squared_norms(blocks, see), array, array.rpartition("/")[2])
-                seen[("image", "text")[number]] = blocks
-        one_width(seen, url)
-        return stored
+    def others(self, head: Head, kinds: Collection[str]) -> Iterator[Mapping[str, object]]:
+        """A uid of their own for rows whose column has none."""
+        return options.choices(kinds, (), ())
 
 
 def _hash_places(meta: pa.Table, names: Names, captions: pa.ChunkedArray) -> None:

@@ -1,13 +1,10 @@
 """Reads DataComp's metadata parquet and npz pairs in place; refuses pairs whose rows do not match."""
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
-from jaxtyping import Float16, Int64
 
 from winnow.pipeline.errors import JobError, PoolError
 from winnow.stages.pools.columns import need_column, need_text
@@ -21,14 +18,15 @@ from winnow.stages.pools.precomputed import (
     read_columns,
     row_table,
 )
+from winnow.stages.pools.reader import Reader, Tower
 from winnow.stages.pools.sample import Reject
-from winnow.stages.pools.vector_blocks import Blocks, npz_blocks, one_width, squared_norms, unit_rows
+from winnow.stages.pools.vector_blocks import Blocks, npz_blocks, one_width, squared_norms
 
 _TOWERS = {"image": "img", "text": "txt"}
 
 
 @dataclass(frozen=True)
-class Datacomp:
+class Datacomp(Reader):
     """A pool of `{root}.parquet` with `{root}.npz`, row by row (Gadre et al. 2023); the shard is the parquet.
 
     use: the encoders whose vectors must be sound for a row to be readable; those left out are never read.
@@ -36,6 +34,7 @@ class Datacomp:
     """
 
     use: tuple[str, ...] = ("b32", "l14")
+    kind: ClassVar[str] = "datacomp"
     suffix: ClassVar[str] = ".parquet"
 
     def __post_init__(self) -> None:
@@ -47,16 +46,16 @@ class Datacomp:
         """Names of the encoders whose vectors the pool offers."""
         return self.use
 
+    @property
+    def has_text(self) -> bool:
+        """Always."""
+        return True
+
     def companions(self, url: str) -> list[str]:
         """The npz beside the parquet."""
         if not url.endswith(".parquet"):
             raise PoolError(f"a datacomp shard must be named ….parquet, but {url} came")
         return [url.removesuffix(".parquet") + ".npz"]
-
-    def lacking(self, lost: Sequence[str]) -> str:
-        """Nothing is known to do without a file."""
-        del lost
-        return ""
 
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
         """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
@@ -77,22 +76,7 @@ class Datacomp:
             one_width({array: self._mark(url, array, faults) for array in arrays}, url)
         return row_table(meta, names, captions, faults)
 
-    def vectors(
-        self,
-        url: str,
-        encoder: str,
-        tower: Literal["image", "text"],
-        positions: Int64[np.ndarray, "n"] | None,
-    ) -> Float16[np.ndarray, "n d"]:
-        """Unit vectors of the rows at `positions` (None: of every row), in their order.
-
-        Raises JobError for an unknown encoder, DataError for rows that are rejects,
-        ShardError for a broken npz.
-        """
-        with self.blocks(url, encoder, tower) as blocks:
-            return unit_rows(blocks, positions, url)
-
-    def blocks(self, url: str, encoder: str, tower: Literal["image", "text"]) -> AbstractContextManager[Blocks]:
+    def blocks(self, url: str, encoder: str, tower: Tower) -> AbstractContextManager[Blocks]:
         """The vectors as they are stored, block by block; raises as `vectors` does."""
         known_encoder(encoder, self.use, url)
         [archive] = self.companions(url)

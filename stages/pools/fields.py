@@ -1,4 +1,4 @@
-"""Reads what a pool says of its samples beside picture and caption: fields of their json, columns of their parquet."""
+"""What a pool says of its samples beside picture and caption: columns of its parquet, and one type for all shards."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,42 +8,15 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.pipeline.columns import column
-from winnow.stages.pools import Reader, Webdataset
 from winnow.stages.pools.columns import first_column, open_parquet
 from winnow.stages.pools.plain import json_value
-from winnow.stages.pools.ranges import sample_blocks
-from winnow.stages.results.tar_shard import Judged, members_of
 
 _BATCH_ROWS = 1024
 _LARGEST = 1 << 63  # of what int64 holds
 
 
-def fields_of(reader: Reader, url: str, places: pa.Table, names: Sequence[str]) -> dict[str, list[Any]]:
-    """The values that each sample of a shard has under these names, as JSON knows them; None where it has none.
-
-    places: rows of an embeddings file with place_columns, ascending. Of tars the json member is read, from where the
-    sample lies; json that is none, or no object, says nothing. Of parquet these columns alone are read.
-    Raises ShardError where the shard is no longer what it was.
-    """
-    rows = _described(reader, url, places) if isinstance(reader, Webdataset) else _rows(url, places, names)
-    found = [[row.get(name) for name in names] for row in rows]
-    return {name: [row[at] for row in found] for at, name in enumerate(names)}
-
-
-def _described(reader: Webdataset, url: str, places: pa.Table) -> Iterator[Mapping[str, Any]]:
-    """The json of each sample of a tar."""
-    for _, blocks, judged in sample_blocks(reader, url, places):
-        members = members_of(blocks, Judged(judged.image, None, plain=True))
-        described = next((content for suffix, content in members if suffix.lower() == "json"), b"{}")
-        try:
-            fields = json.loads(described)
-        except (ValueError, RecursionError):
-            fields = {}
-        yield fields if isinstance(fields, dict) else {}
-
-
-def _rows(url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Those columns of the rows of a parquet file that it has."""
+def columns_at(url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Those columns of some rows of a parquet file that it has, as JSON knows them; places: with `position`."""
     positions = column(places, "position")
     with open_parquet(url, names) as file:
         there = [name for name in names if name in file.schema_arrow.names]

@@ -1,10 +1,9 @@
 """Reads encoded images and captions from parquet rows; refuses columns that hold neither."""
 
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +11,8 @@ from jaxtyping import Bool, Int64, UInt8
 
 from winnow.pipeline.errors import DataError, JobError, PoolError, SampleError
 from winnow.pipeline.parquet_file import ParquetFile
-from winnow.pipeline.uid import content_hash
+from winnow.pipeline.uid import content_hash, stated_uid
+from winnow.stages.pools import options
 from winnow.stages.pools.columns import (
     first_column,
     need_column,
@@ -25,16 +25,17 @@ from winnow.stages.pools.columns import (
 )
 from winnow.stages.pools.images import image_fault, images_of
 from winnow.stages.pools.plain import is_bytes, json_value, stored_type, text_of
+from winnow.stages.pools.reader import Reader, tar_key
 from winnow.stages.pools.sample import BY_CONTENT, NOT_DOWNLOADED, Reject, Sample, check_caption, check_image
+from winnow.stages.preview.head import Head
 from winnow.stages.results.training_members import PICTURES
 
 _BATCH_ROWS = 64  # images of up to some MB: one batch stays below a few hundred MB
 _IMG2DATASET = ("status", "error_message")  # it writes both; a `status` alone may be anybody's
-_TAR_KEY = re.compile(r"[\w-]+(?:/[\w-]+)*")
 
 
 @dataclass(frozen=True)
-class Parquet:
+class Parquet(Reader):
     """A pool of parquet files with one image and its caption a row.
 
     image: a binary column, or Hugging Face's struct<bytes, path>, of encoded image files.
@@ -49,6 +50,7 @@ class Parquet:
     image: str = "image"
     caption: str | None = None
     uid: str = "auto"
+    kind: ClassVar[str] = "parquet"
     suffix: ClassVar[str] = ".parquet"
 
     def __post_init__(self) -> None:
@@ -94,6 +96,19 @@ class Parquet:
                 rows = _Rows.of(batch, columns, self._asked)
                 for position in positions[first:last].tolist():
                     yield self._members(rows, carried, position - start, position)
+
+    def uid_again(self, fact: Mapping[str, Any], described: Any, image: bytes) -> bytes | None:
+        """By the json, which has the column, else the hash of image and caption."""
+        if self.uid != "content":
+            stated = described.get("uid" if self.uid == "auto" else self.uid) if isinstance(described, dict) else None
+            uid = stated_uid(stated)
+            if uid is not None or self._asked:  # json need not hold the bytes that a row was named by
+                return uid
+        return content_hash(image, fact["caption"].encode())
+
+    def others(self, head: Head, kinds: Collection[str]) -> Iterator[Mapping[str, object]]:
+        """Other columns of images, and of text."""
+        return options.choices(kinds, *options.in_table(head.url))
 
     @property
     def _asked(self) -> bool:
@@ -171,7 +186,7 @@ class Parquet:
         fields = {name: json_value(column[row]) for name, column in carried.items()}
         fields.setdefault("uid", found.uid.hex())
         image = bytes(found.image)
-        key = found.key if _TAR_KEY.fullmatch(found.key) else found.uid.hex()
+        key = tar_key(found)
         text = json.dumps(fields, ensure_ascii=False, default=str)
         return key, [(PICTURES[0], image), ("txt", found.caption.encode()), ("json", text.encode())]
 

@@ -11,7 +11,7 @@ from winnow.pipeline.artifact import Artifact, write_table
 from winnow.pipeline.errors import PoolError
 from winnow.pipeline.stage import Run, Summary
 from winnow.pipeline.storage import Identity
-from winnow.stages.pools import Reader, VectorReader
+from winnow.stages.pools.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Pool:
         Raises PoolError where nothing matches, a file is missing, or two names are one file.
         """
         urls = self.urls()
-        companions = [companions_of(url, self.reader) for url in urls]
+        companions = [self.reader.companions(url) for url in urls]
         names = [name for url, more in zip(urls, companions, strict=True) for name in (url, *more)]
         known = iter(self._identify(names))
         files = [[next(known) for _ in range(1 + len(more))] for more in companions]
@@ -48,15 +48,8 @@ class Pool:
         try:
             return storage.identify(names)
         except PoolError as error:
-            if not isinstance(self.reader, VectorReader):
-                raise
             there = storage.present(names)
             raise PoolError(f"{error}{self.reader.lacking([name for name in names if name not in there])}") from error
-
-
-def companions_of(url: str, reader: Reader) -> list[str]:
-    """The files that belong to a shard beside its own."""
-    return reader.companions(url) if isinstance(reader, VectorReader) else []
 
 
 def as_one(files: Sequence[Identity]) -> Identity:

@@ -1,6 +1,7 @@
 """Makes the row table of a shard of precomputed vectors: readable rows in the table, the others rejects."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from winnow.stages.pools.columns import (
 )
 from winnow.stages.pools.plain import sides_of, stored_type, text_of
 from winnow.stages.pools.sample import Reject
+from winnow.stages.pools.vector_blocks import Blocks, one_width, squared_norms
 
 ROWS = pa.schema(
     [
@@ -195,6 +197,32 @@ def row_table(
     if clean.all():
         return table, []
     return table.filter(pa.array(clean)), faults.rejects(table["key"].filter(pa.array(~clean)).to_pylist())
+
+
+def mark_vectors(
+    files: Mapping[str, Callable[[], AbstractContextManager[Blocks]]],
+    faults: Faults,
+    unnamed: Bool[np.ndarray, "n"],
+    url: str,
+) -> list[bytes]:
+    """Mark vectors without a direction; the bytes, as stored, of the first file's vectors of the rows `unnamed`.
+
+    files: by a name for people, each with a vector for every row of the shard `url`. Raises ShardError where they are
+    not as many, or differ in width.
+    """
+    stored: list[bytes] = []
+
+    def keep(start: int, part: np.ndarray) -> None:
+        stored.extend(row.tobytes() for row in part[unnamed[start : start + len(part)]])
+
+    seen: dict[str, Blocks] = {}
+    for name, opened in files.items():
+        with opened() as blocks:
+            see = keep if not seen and unnamed.any() else None
+            faults.mark_norms(squared_norms(blocks, see), url, name)
+            seen[name] = blocks
+    one_width(seen, url)
+    return stored
 
 
 def known_encoder(asked: str, offered: Sequence[str], url: str) -> None:

@@ -1,4 +1,4 @@
-"""Reads the samples of a tar from where they lie, and refuses what is no longer there; writes no file.
+"""Reads samples of a tar from where they lie, and refuses what is no longer there.
 
 Reading over a gap and asking again behind it are one choice, made for every gap: the whole shard is read where all gaps
 are small, and ranges of it where they are large.
@@ -7,9 +7,10 @@ are small, and ranges of it where they are large.
 import io
 import os
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 from winnow.pipeline import storage
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import ShardError
-from winnow.stages.pools import ImageReader, Parquet, Webdataset
+from winnow.stages.preview.head import Head
 from winnow.stages.results.tar_shard import Judged, TarShard, check_block, spans_of
 
 LOCAL_GAP_BYTES = 64 << 10
@@ -59,38 +60,24 @@ def plan_reads(spans: Sequence[tuple[int, int]], gap_bytes: int, piece_bytes: in
     return reads
 
 
-def place_columns(reader: ImageReader, there: Collection[str]) -> list[str]:
-    """The columns of an embeddings file that say where the samples of its shard lie, and what cannot be read there.
-
-    there: those that it has.
-    """
-    if isinstance(reader, Parquet):
-        return ["position", "key"]
-    caption = ["caption"] if isinstance(reader, Webdataset) and reader.caption != "txt" else []
-    plain = ["plain"] if "plain" in there else []  # older files do not tell
-    return ["position", "key", *caption, "offset", "size", "extra_ranges", *plain]
-
-
 def append_samples(
-    writer: TarShard, reader: ImageReader, url: str, places: pa.Table, gap_bytes: int | None = None
+    writer: TarShard, image: tuple[str, ...], url: str, places: pa.Table, gap_bytes: int | None = None
 ) -> None:
-    """Append samples of a shard to a tar; arguments and errors as sample_blocks, which reads those of a tar."""
-    if isinstance(reader, Parquet):
-        for key, members in reader.members(url, column(places, "position")):
-            writer.add_members(key, members)
-    elif _read_straight(url, places):
-        _append_straight(writer, reader.image, url, places, LOCAL_GAP_BYTES if gap_bytes is None else gap_bytes)
+    """Append samples of a tar to another; arguments and errors as sample_blocks."""
+    if _read_straight(url, places):
+        _append_straight(writer, image, url, places, LOCAL_GAP_BYTES if gap_bytes is None else gap_bytes)
     else:
-        for key, blocks, judged in sample_blocks(reader, url, places, gap_bytes):
+        for key, blocks, judged in sample_blocks(image, url, places, gap_bytes):
             writer.add_blocks(key, blocks, judged)
 
 
 def sample_blocks(
-    reader: Webdataset, url: str, places: pa.Table, gap_bytes: int | None = None
+    image: tuple[str, ...], url: str, places: pa.Table, gap_bytes: int | None = None
 ) -> Iterator[tuple[str, list[memoryview], Judged]]:
     """Of each sample its key, blocks of whole tar members, and what of them was judged.
 
-    places: rows of an embeddings file with place_columns, in its order. gap_bytes: that are read over rather than asked
+    image: suffixes of pictures; of several in one sample the first named here was judged. places: rows of an embeddings
+    file with the reader's place_columns, in its order. gap_bytes: that are read over rather than asked
     for around them; None for what the storage is like.
     Raises ShardError where the tar ends before a sample does, or something else lies in its place.
     """
@@ -100,7 +87,19 @@ def sample_blocks(
     for key, caption, plain, placed in zip(keys, captions, _plain(places), found, strict=True):
         for start, block in placed:
             check_block(block, start, key, url)
-        yield key, [block for _, block in placed], Judged(reader.image, caption, plain)
+        yield key, [block for _, block in placed], Judged(image, caption, plain)
+
+
+def cut_tar(url: str, end: int, rows: int, folder: Path) -> Head:
+    """A copy of the bytes before `end`, which hold the first `rows` samples, with the end of a tar; 0 for all bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / storage.name_of(url)
+    with storage.local_view(url) as view:
+        whole = len(view)
+        end = end or whole
+        content = bytes(view[:end])
+    target.write_bytes(content + bytes(-len(content) % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE))
+    return Head(str(target), url, ((str(target), url),), rows, end, rows * max(1.0, whole / end), whole)
 
 
 def _together(url: str, places: pa.Table, gap_bytes: int | None) -> Iterator[list[tuple[int, memoryview]]]:

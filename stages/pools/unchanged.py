@@ -8,8 +8,8 @@ from winnow.pipeline.artifact import Artifact, read_json
 from winnow.pipeline.errors import ShardError
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import PARTS
-from winnow.stages.pools import Reader
-from winnow.stages.pools.pool import as_one, companions_of
+from winnow.stages.pools.pool import as_one
+from winnow.stages.pools.reader import Reader
 
 
 def check_unchanged(embeddings: Artifact, index: int, url: str, reader: Reader) -> None:
@@ -18,7 +18,7 @@ def check_unchanged(embeddings: Artifact, index: int, url: str, reader: Reader) 
     embeddings: the artifact of the embed stage, done or begun. Cost: one request for each file of the shard; what was
     listed is read once per process.
     """
-    found = as_one([storage.identity_of(name) for name in (url, *companions_of(url, reader))])
+    found = as_one([storage.identity_of(name) for name in (url, *reader.companions(url))])
     if fingerprint(found, digits=32) != _listed(embeddings.meta(PARTS))[index]:
         raise ShardError(
             f"{url} must stay as it was when the run listed it, but is another file now, of {found.size} bytes; "

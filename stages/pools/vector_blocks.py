@@ -60,6 +60,18 @@ class _Stream(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
+def array_blocks(array: np.ndarray, what: str) -> Blocks:
+    """Blocks of an array (rows, width) in memory. Raises ShardError for another shape, or no floats."""
+    if array.ndim != 2 or not _FLOATS.fullmatch(array.dtype.str):
+        raise ShardError(
+            f"{what}: vectors must be float16, float32 or float64 of shape (rows, width), but {array.dtype} of shape "
+            f"{array.shape} came",
+            lasting=True,
+        )
+    parts = (array[start : start + _BLOCK_ROWS] for start in range(0, len(array), _BLOCK_ROWS))
+    return Blocks(len(array), array.shape[1], parts, empty=not array.size)
+
+
 @contextmanager
 def npy_blocks(url: str) -> Iterator[Blocks]:
     """Blocks of a .npy file of shape (rows, width). Raises ShardError when it is no such file."""

@@ -1,15 +1,15 @@
 """Reads vector columns of parquet files in place; refuses lists of several lengths and towers that differ."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import partial
+from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
-from jaxtyping import Float16, Int64
 
 from winnow.pipeline.errors import JobError
+from winnow.stages.pools import options
 from winnow.stages.pools.columns import need_column, need_text
 from winnow.stages.pools.precomputed import (
     BY_VECTOR,
@@ -19,15 +19,18 @@ from winnow.stages.pools.precomputed import (
     brought_uids,
     captions_of,
     known_encoder,
+    mark_vectors,
     read_columns,
     row_table,
 )
+from winnow.stages.pools.reader import Reader, Tower
 from winnow.stages.pools.sample import Reject
-from winnow.stages.pools.vector_blocks import Blocks, list_blocks, one_width, squared_norms, unit_rows
+from winnow.stages.pools.vector_blocks import Blocks, list_blocks
+from winnow.stages.preview.head import Head
 
 
 @dataclass(frozen=True)
-class Vectors:
+class Vectors(Reader):
     """A pool of parquet files with the vectors in columns of lists of float16, float32 or float64.
 
     image: column of image vectors. text: column of text vectors, or None.
@@ -45,6 +48,7 @@ class Vectors:
     caption: str | None = None
     uid: str = "auto"
     encoder: str = "vectors"
+    kind: ClassVar[str] = "vectors"
     suffix: ClassVar[str] = ".parquet"
 
     def __post_init__(self) -> None:
@@ -55,14 +59,10 @@ class Vectors:
         """Names of the encoders whose vectors the pool offers: one."""
         return (self.encoder,)
 
-    def companions(self, url: str) -> list[str]:
-        """None: everything is in the parquet."""
-        return []
-
-    def lacking(self, lost: Sequence[str]) -> str:
-        """Nothing is known to do without a file."""
-        del lost
-        return ""
+    @property
+    def has_text(self) -> bool:
+        """Where a column of text vectors is named."""
+        return self.text is not None
 
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
         """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
@@ -83,26 +83,11 @@ class Vectors:
         caption = next((name for name in captions_asked if name in meta.column_names), None)
         captions = captions_of(meta, caption, faults, url)
         unnamed = ~names.known & (self.uid == "auto")
-        stored = self._mark(url, towers, faults, unnamed)
+        stored = mark_vectors({name: partial(list_blocks, url, name) for name in towers}, faults, unnamed, url)
         names.hash(stored, unnamed, captions, BY_VECTOR)
         return row_table(meta, names, captions, faults)
 
-    def vectors(
-        self,
-        url: str,
-        encoder: str,
-        tower: Literal["image", "text"],
-        positions: Int64[np.ndarray, "n"] | None,
-    ) -> Float16[np.ndarray, "n d"]:
-        """Unit vectors of the rows at `positions` (None: of every row), in their order.
-
-        Raises JobError for an encoder or tower the pool has not, DataError for rows that are rejects,
-        PoolError for a missing column, ShardError for a broken file.
-        """
-        with self.blocks(url, encoder, tower) as blocks:
-            return unit_rows(blocks, positions, url)
-
-    def blocks(self, url: str, encoder: str, tower: Literal["image", "text"]) -> AbstractContextManager[Blocks]:
+    def blocks(self, url: str, encoder: str, tower: Tower) -> AbstractContextManager[Blocks]:
         """The vectors as they are stored, block by block; raises as `vectors` does."""
         known_encoder(encoder, self.encoders(), url)
         column = self.image if tower == "image" else self.text
@@ -110,18 +95,6 @@ class Vectors:
             raise JobError(f"{url}: the pool must have text vectors for this job, but pool.text names none")
         return list_blocks(url, column)
 
-    def _mark(self, url: str, towers: list[str], faults: Faults, unnamed: np.ndarray) -> list[bytes]:
-        """Marks bad vectors; answers the bytes, as stored, of the image vectors of the rows `unnamed`."""
-        stored: list[bytes] = []
-
-        def keep(start: int, part: np.ndarray) -> None:
-            stored.extend(row.tobytes() for row in part[unnamed[start : start + len(part)]])
-
-        seen = {}
-        for tower in towers:
-            with list_blocks(url, tower) as blocks:
-                see = keep if tower == self.image and unnamed.any() else None
-                faults.mark_norms(squared_norms(blocks, see), url, tower)
-                seen[tower] = blocks
-        one_width(seen, url)
-        return stored
+    def others(self, head: Head, kinds: Collection[str]) -> Iterator[Mapping[str, object]]:
+        """Other columns of text."""
+        return options.choices(kinds, (), options.in_table(head.url)[1])

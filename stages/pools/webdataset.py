@@ -1,13 +1,19 @@
 """Reads img2dataset's tars into samples; refuses, one reject each, samples without image, caption or end."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar
 
-from winnow.pipeline.errors import JobError, SampleError
+import pyarrow as pa
+
+from winnow.pipeline.errors import DataError, JobError, SampleError
 from winnow.pipeline.storage import local_view
 from winnow.pipeline.uid import content_hash, named_uid, stated_uid
+from winnow.stages.pools import options, ranges
+from winnow.stages.pools.reader import Original, Reader
 from winnow.stages.pools.sample import (
     BY_CONTENT,
     MAX_CAPTION_BYTES,
@@ -17,29 +23,17 @@ from winnow.stages.pools.sample import (
     Sample,
     check_caption,
 )
+from winnow.stages.pools.tar_again import samples_at
+from winnow.stages.pools.tar_groups import Group, dots_hint, ending_of, grouped, joined_ranges, key_and_suffix
 from winnow.stages.pools.tar_members import Damage, Member, list_members
-from winnow.stages.results.training_members import CAPTION, PICTURES, decodes, training_key
-
-
-@dataclass(slots=True)
-class _Group:
-    """The members of one sample with their suffixes, in tar order; again: whether its key was another sample's."""
-
-    key: str
-    again: bool
-    parts: list[tuple[str, Member]] = field(default_factory=list)
-
-    @property
-    def offset(self) -> int:
-        return self.parts[0][1].start
-
-    @property
-    def suffixes(self) -> set[str]:
-        return {suffix for suffix, _ in self.parts}
+from winnow.stages.preview.head import MOST_TAR_BYTES, TAR_BYTES, Head, tar_head
+from winnow.stages.results.tar_shard import Judged, TarShard, members_of
+from winnow.stages.results.training_members import CAPTION, PICTURES, decodes, training_key, training_members
+from winnow.stages.results.training_members import Member as Named
 
 
 @dataclass(frozen=True)
-class Webdataset:
+class Webdataset(Reader):
     """A pool of tars in which the members of a sample share a key.
 
     The key is a member's path up to the first dot of its base name; the rest, lower-cased, is its suffix.
@@ -56,7 +50,9 @@ class Webdataset:
     image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     caption: str = "txt"
     uid: str = "auto"
+    kind: ClassVar[str] = "webdataset"
     suffix: ClassVar[str] = ".tar"
+    mapped: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.image, str) or not self.image or not all(self.image):
@@ -80,10 +76,10 @@ class Webdataset:
         with local_view(url) as view:
             members, damage = list_members(view, url)
             rest = damage.pop() if damage and damage[-1].rest else None
-            groups = _group(members)
+            groups = grouped(members)
             cut = self._cut(groups, rest)
             samples = [sample for group in groups for sample in ([group] if group is cut else self._by_dots(group))]
-            places: list[_Group | Damage] = sorted([*samples, *damage], key=lambda place: place.offset)
+            places: list[Group | Damage] = sorted([*samples, *damage], key=lambda place: place.offset)
             for position, place in enumerate(places):
                 if isinstance(place, Damage):
                     yield _gap(position, place)
@@ -92,14 +88,104 @@ class Webdataset:
                 else:
                     yield self._read(view, position, place)
             if rest and cut is None:
-                yield _truncated(len(places), _split(rest.name or "")[0], rest)
+                yield _truncated(len(places), key_and_suffix(rest.name or "")[0], rest)
 
-    def _cut(self, groups: list[_Group], rest: Damage | None) -> _Group | None:
+    def place_columns(self, there: Collection[str]) -> list[str]:
+        """Where the sample lies, and of a caption that is no member what it is."""
+        caption = [] if self.caption == CAPTION else ["caption"]
+        plain = ["plain"] if "plain" in there else []  # older files do not tell
+        return ["position", "key", *caption, "offset", "size", "extra_ranges", *plain]
+
+    def again(self, url: str, places: pa.Table, gap_bytes: int | None = None) -> Iterator[tuple[str, Sequence[Named]]]:
+        """Read from where they lie, and nothing else but small gaps."""
+        for key, blocks, judged in ranges.sample_blocks(self.image, url, places, gap_bytes):
+            yield key, members_of(blocks, judged)
+
+    def append(self, writer: TarShard, url: str, places: pa.Table, gap_bytes: int | None = None) -> None:
+        """Members go over as they are, wherever nothing has to be renamed."""
+        ranges.append_samples(writer, self.image, url, places, gap_bytes)
+
+    def images(self, url: str, places: pa.Table) -> Iterator[bytes | None]:
+        """Those of samples that are whole, whatever lies in the places of others."""
+        for _, members in samples_at(url, places.to_pylist()):
+            found = {} if isinstance(members, Exception) else {s.lower(): content for _, s, content in members}
+            yield next((found[suffix] for suffix in self.image if suffix in found), None)
+
+    def fields(self, url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        """The json member of each sample; one that is none, or no object, says nothing."""
+        for _, blocks, judged in ranges.sample_blocks(self.image, url, places):
+            members = members_of(blocks, Judged(judged.image, None, plain=True))
+            described = next((content for suffix, content in members if suffix.lower() == "json"), b"{}")
+            try:
+                fields = json.loads(described)
+            except (ValueError, RecursionError):
+                fields = {}
+            yield fields if isinstance(fields, dict) else {}
+
+    def originals(self, url: str, facts: Sequence[Mapping[str, Any]]) -> Iterator[Original]:
+        """As tarfile reads them, by which training does; blocks where no member has to be renamed."""
+        for fact, (blocks, found) in zip(facts, samples_at(url, facts), strict=True):
+            if isinstance(found, Exception):
+                what = f"{url}, {fact['key']} at byte {fact['offset']} must hold what its job left there"
+                raise DataError(f"{what}, but: {type(found).__name__}: {found}") from found
+            stored = [(suffix, content) for _, suffix, content in found]
+            members = training_members(stored, self.image, None if self.caption == CAPTION else fact["caption"])
+            alike = members == stored and all(key == fact["key"] for key, _, _ in found)
+            yield Original(members, blocks if alike else b"")
+
+    def uid_again(self, fact: Mapping[str, Any], described: Any, image: bytes) -> bytes | None:
+        """By the key or the json, else the hash of image and caption."""
+        if self.uid == "key":
+            return named_uid(fact["key"])
+        stated = described.get(self._uid_field) if self._uid_field and isinstance(described, dict) else None
+        found = stated_uid(stated)
+        if found is None and self.uid not in ("auto", "content"):
+            return named_uid(stated)
+        return found or content_hash(image, fact["caption"].encode())
+
+    def head(self, url: str, rows: int, folder: Path) -> Head:
+        """The first bytes, and more where the first sample is longer."""
+        del rows
+        most = TAR_BYTES
+        while True:
+            head = tar_head(url, most, folder)
+            with head.telling():
+                if head.whole or most >= MOST_TAR_BYTES or any(True for _ in self.head_samples(head)):
+                    return head
+            most *= 8
+
+    def head_samples(self, head: Head) -> Iterable[Sample | Reject]:
+        """The end of a copy is no damage of the shard."""
+        for one in self.samples(head.url):
+            if head.whole or not (isinstance(one, Reject) and one.kind == "tar-truncated"):
+                yield one
+
+    def cut(self, url: str, rows: int, folder: Path) -> Head:
+        """The bytes up to the end of the sample, and the end of a tar; what is in the whole shard goes by its bytes."""
+        end = count = 0
+        for sample in islice(self.samples(url), rows):
+            count += 1
+            extra = sample.extra_ranges if isinstance(sample, Sample) else ()
+            spans = [(sample.offset, sample.size if isinstance(sample, Sample) else 0)]
+            spans += zip(extra[::2], extra[1::2], strict=True)
+            end = max([end, *[start + size for start, size in spans]])
+        return ranges.cut_tar(url, end, count, folder)
+
+    def others(self, head: Head, kinds: Collection[str]) -> Iterator[Mapping[str, object]]:
+        """Other suffixes, and fields of the json, that the first samples have."""
+        return options.choices(kinds, *options.in_tar(head.url))
+
+    @property
+    def _uid_field(self) -> str:
+        """The field of the json that names samples; "" where none does."""
+        return "uid" if self.uid == "auto" else self.uid[5:] if self.uid.startswith("json:") else ""
+
+    def _cut(self, groups: list[Group], rest: Damage | None) -> Group | None:
         """The sample that the damaged end of a tar cut; None when no sample seen can be told to be it."""
         if rest is None or not groups:
             return None
         if rest.name is not None:
-            key = _split(rest.name)[0]
+            key = key_and_suffix(rest.name)[0]
             return next((group for group in reversed(groups) if group.key == key), None)
         last = max(groups, key=lambda group: group.parts[-1][1].start)
         whole = last.suffixes & set(self.image) and self._caption_suffix in last.suffixes
@@ -109,26 +195,26 @@ class Webdataset:
     def _caption_suffix(self) -> str:
         return "json" if self.caption.startswith("json:") else self.caption.lower()
 
-    def _by_dots(self, group: _Group) -> list[_Group]:
+    def _by_dots(self, group: Group) -> list[Group]:
         """The pictures that a group without one would be if keys did not end at the first dot: each is one reject."""
         if group.again or group.suffixes & set(self.image):
             return [group]
-        endings = [(member.name, _ending(suffix, self.image)) for suffix, member in group.parts]
+        endings = [(member.name, ending_of(suffix, self.image)) for suffix, member in group.parts]
         parts: dict[str, list[tuple[str, Member]]] = {name[: -len(ending)]: [] for name, ending in endings if ending}
         for suffix, member in group.parts:
             owners = [key for key in parts if member.name.startswith(f"{key}.")] or list(parts)[:1]
             if not owners:
                 return [group]
             parts[max(owners, key=len)].append((suffix, member))
-        return [_Group(key, again=False, parts=found) for key, found in parts.items()]
+        return [Group(key, again=False, parts=found) for key, found in parts.items()]
 
-    def _read(self, view: memoryview, position: int, group: _Group) -> Sample | Reject:
+    def _read(self, view: memoryview, position: int, group: Group) -> Sample | Reject:
         try:
             return self._sample(view, position, group)
         except SampleError as error:
             return Reject(position, group.key, error.kind, str(error), group.offset)
 
-    def _sample(self, view: memoryview, position: int, group: _Group) -> Sample:
+    def _sample(self, view: memoryview, position: int, group: Group) -> Sample:
         parts = dict(group.parts)
         if group.again:
             message = f"a key may occur once in a shard, but came again at byte {group.offset}; the first is read"
@@ -139,13 +225,13 @@ class Webdataset:
         image = next((parts[suffix] for suffix in self.image if suffix in parts), None)
         if image is None:
             asked, found = ", ".join(self.image), ", ".join(sorted(parts))
-            hint = _dots(parts, self.image, "pool.image: [{}]")
+            hint = dots_hint(parts, self.image, "pool.image: [{}]")
             raise SampleError("no-image", f"a sample must have a member of {asked}, but has {found}{hint}")
         fields = self._json(view, parts.get("json"))
         caption = self._caption(view, parts, fields)
         content = _read(view, image, MAX_IMAGE_BYTES, "image-too-large")
         uid, named = self._uid(fields, group.key)
-        (offset, size), *apart = _ranges([member for _, member in group.parts])
+        (offset, size), *apart = joined_ranges([member for _, member in group.parts])
         return Sample(
             position=position,
             key=group.key,
@@ -195,7 +281,7 @@ class Webdataset:
             member = parts.get(self._caption_suffix)
             if member is None:
                 found = ", ".join(sorted(parts))
-                hint = _dots(parts, [self._caption_suffix], "pool.caption: {}")
+                hint = dots_hint(parts, [self._caption_suffix], "pool.caption: {}")
                 raise SampleError("no-caption", f"a sample must have a {self.caption} member, but has {found}{hint}")
             return _read(view, member, MAX_CAPTION_BYTES, "caption-too-large").decode("utf-8")
         except UnicodeError as error:
@@ -217,54 +303,6 @@ class Webdataset:
         if found is None:
             raise SampleError("no-uid", f"{self.uid} must be a text or a whole number, but {value!r:.80} came")
         return found, self.uid
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Key and suffix of a member; ("", "") when it belongs to no sample."""
-    folder, slash, base = name.rpartition("/")
-    stem, dot, suffix = base.partition(".")
-    return (folder + slash + stem, suffix.lower()) if stem and dot else ("", "")
-
-
-def _ending(suffix: str, asked: Sequence[str]) -> str:
-    """The asked suffix, with the dot before it, that ends a longer one; "" where none does."""
-    return next((f".{name}" for name in asked if suffix.endswith(f".{name}")), "")
-
-
-def _dots(parts: Mapping[str, Member], asked: Sequence[str], option: str) -> str:
-    """What to do where a suffix that was asked for stands behind a further dot."""
-    found = next((suffix for suffix in parts if _ending(suffix, asked)), None)
-    if found is None:
-        return ""
-    return (
-        f": a key ends at the first dot of the file's name, so {parts[found].name} is a member {found!r}; rename the "
-        f"files so that no other dot comes before the suffix, or where all have it, name it, {option.format(found)}"
-    )
-
-
-def _group(members: list[Member]) -> list[_Group]:
-    """Samples in the order of their first members; a member that its key's sample has already begins another."""
-    groups: list[_Group] = []
-    open_groups: dict[str, _Group] = {}
-    before: _Group | None = None
-    for member in members:
-        key, suffix = _split(member.name)
-        group = open_groups.get(key)
-        if key and (group is None or (group is not before and suffix in group.suffixes)):
-            group = _Group(key, again=group is not None)
-            open_groups[key] = group
-            groups.append(group)
-        if group is not None:
-            group.parts.append((suffix, member))
-        before = group
-    return groups
-
-
-def _ranges(members: list[Member]) -> list[tuple[int, int]]:
-    """Byte ranges (offset, size) that cover exactly these members, given in tar order; neighbours joined."""
-    starts = [m.start for i, m in enumerate(members) if i == 0 or members[i - 1].end != m.start]
-    ends = [m.end for i, m in enumerate(members) if i + 1 == len(members) or members[i + 1].start != m.end]
-    return [(start, end - start) for start, end in zip(starts, ends, strict=True)]
 
 
 def _read(view: memoryview, member: Member, most: int, kind: str) -> bytes:

@@ -17,7 +17,7 @@ from winnow.pipeline.artifact import Artifact, read_table
 from winnow.pipeline.errors import RejectsError
 from winnow.pipeline.stage import Run, Summary, nearly_whole, spread
 from winnow.pipeline.terminal import escaped
-from winnow.stages.pools import Reader
+from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import NOT_DOWNLOADED
 from winnow.stages.preview.remedy import remedies
 

@@ -6,8 +6,8 @@ Of a remote file only what is copied is asked for: the first bytes of a tar, the
 import ast
 import io
 import zipfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
@@ -18,8 +18,14 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
 from winnow.pipeline import storage
-from winnow.pipeline.errors import JobError
+from winnow.pipeline.errors import JobError, PoolError, ShardError
 from winnow.stages.pools.columns import parquet_of, whole_shard
+
+TAR_BYTES = 8 << 20
+"""Of a tar that are read: some hundred samples of img2dataset's."""
+
+MOST_TAR_BYTES = 64 << 20
+"""Of a tar whose first sample is longer."""
 
 _UNKNOWN = 1 << 16  # bytes of an array whose header says nothing that could be cut
 
@@ -38,8 +44,8 @@ class _Sink(Protocol):
 class Head:
     """A small shard. url: of the copy. source: of the shard. names: of each file's copy, the file's own.
 
-    rows: copied rows; 0 of a tar, which has none. bytes: of the copies. whole_rows, whole_bytes: of the shard with its
-    companions; whole_rows 0 of a tar. whole: whether the copy is all of it.
+    rows: copied rows; 0 where nobody counted them. bytes: of the copies. whole_rows, whole_bytes: of the shard with its
+    companions; whole_rows 0 where nobody counted them, and no whole number where they are known by the bytes.
     """
 
     url: str
@@ -47,13 +53,21 @@ class Head:
     names: tuple[tuple[str, str], ...]
     rows: int
     bytes: int
-    whole_rows: int
+    whole_rows: float
     whole_bytes: int
 
     @property
     def whole(self) -> bool:
         """Whether nothing of the shard is left out."""
         return self.rows == self.whole_rows and (self.rows > 0 or self.bytes == self.whole_bytes)
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Errors name the shard, not its copy."""
+        try:
+            yield
+        except (PoolError, ShardError, JobError) as error:
+            raise type(error)(self.told(str(error))) from error
 
     def told(self, message: str) -> str:
         """What a reader said of the copy, as said of the shard."""

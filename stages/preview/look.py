@@ -5,8 +5,8 @@ One shard is looked at, by its head; where hardly a sample of it can be read, fi
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from math import inf
@@ -16,21 +16,16 @@ from typing import Protocol, runtime_checkable
 import pyarrow as pa
 
 from winnow.pipeline import storage
-from winnow.pipeline.errors import JobError, PoolError, SampleError, ShardError, StorageError
+from winnow.pipeline.errors import PoolError, SampleError, ShardError, StorageError
 from winnow.pipeline.stage import Limits, nearly_whole, spread
-from winnow.stages.embeddings import has_text
 from winnow.stages.encoders.opening import opened
-from winnow.stages.pools import Parquet, Reader, VectorReader, Webdataset
 from winnow.stages.pools.columns import open_parquet
 from winnow.stages.pools.plain import is_text
+from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import NOT_DOWNLOADED, Reject, Sample
 from winnow.stages.preview.early import Rejected, example, joined, refusal
-from winnow.stages.preview.head import Head, table_head, tar_head
+from winnow.stages.preview.head import Head
 
-TAR_BYTES = 8 << 20
-"""Of a tar that are read: some hundred samples of img2dataset's."""
-
-_MOST_TAR_BYTES = 64 << 20  # where the first sample is longer
 _IMAGES = 16  # rows of parquet, for an image may have megabytes
 _VECTORS = 64
 _SAMPLES = 256
@@ -55,14 +50,11 @@ def first_samples(reader: Reader, url: str) -> Seen:
     of reach.
     """
     with tempfile.TemporaryDirectory(prefix="winnow-look-") as folder:
-        if isinstance(reader, Webdataset):
-            return _of_tar(reader, url, Path(folder))
-        more = reader.companions(url) if isinstance(reader, VectorReader) else []
-        head = table_head(url, more, _IMAGES if isinstance(reader, Parquet) else _VECTORS, Path(folder))
-        with _as_told_of(head):
-            if isinstance(reader, VectorReader):
-                return _of_vectors(reader, head)
-            return _counted(reader.samples(head.url), head, head.whole)
+        head = reader.head(url, _IMAGES if reader.has_images else _VECTORS, Path(folder))
+        with head.telling():
+            if reader.has_images:
+                return _counted(islice(reader.head_samples(head), _SAMPLES), head, head.whole)
+            return _of_vectors(reader, head)
 
 
 def check_readable(reader: Reader, urls: Sequence[str], limits: Limits, seen: Seen) -> None:
@@ -98,7 +90,7 @@ def _is_well(found: Seen, limits: Limits) -> bool:
 
 def _all_of(reader: Reader, url: str) -> Seen:
     """All samples of a shard, or as many as show that not nearly all are rejected; of images the headers are read."""
-    if isinstance(reader, VectorReader):
+    if not reader.has_images:
         table, lost = reader.rows(url)
         return _tallied([*lost, *repeat({}, table.num_rows)], url)
     described = (_described(one) if isinstance(one, Sample) else one for one in reader.samples(url))
@@ -121,20 +113,6 @@ def _tallied(found: Iterable[Mapping[str, object] | Reject], url: str, enough: f
         if count >= enough and 2 * rejects.total() < count:
             break
     return Seen(url, count, dict(rejects), examples, first)
-
-
-def _of_tar(reader: Webdataset, url: str, folder: Path) -> Seen:
-    most = TAR_BYTES
-    while True:
-        head = tar_head(url, most, folder)
-        with _as_told_of(head):
-            samples = reader.samples(head.url)
-            if not head.whole:  # what the end of the copy cuts is no sample of the shard's
-                samples = (one for one in samples if not (isinstance(one, Reject) and one.kind == "tar-truncated"))
-            seen = _counted(islice(samples, _SAMPLES), head, head.whole)
-        if seen.samples or head.whole or most >= _MOST_TAR_BYTES:
-            return seen
-        most *= 8
 
 
 def _counted(samples: Iterable[Sample | Reject], head: Head, whole: bool) -> Seen:
@@ -160,7 +138,7 @@ def _described(sample: Sample) -> Mapping[str, object] | Reject:
     }
 
 
-def _of_vectors(reader: VectorReader, head: Head) -> Seen:
+def _of_vectors(reader: Reader, head: Head) -> Seen:
     table, rejects = reader.rows(head.url)
     kinds = Counter(reject.kind for reject in rejects)
     examples = {
@@ -169,7 +147,7 @@ def _of_vectors(reader: VectorReader, head: Head) -> Seen:
     vectors = {}
     for name in reader.encoders():
         for tower in ("image", "text"):
-            if tower == "image" or has_text(reader):
+            if tower == "image" or reader.has_text:
                 with reader.blocks(head.url, name, tower) as blocks:
                     if blocks.empty or not table.num_rows:  # then a width says nothing
                         continue
@@ -180,7 +158,9 @@ def _of_vectors(reader: VectorReader, head: Head) -> Seen:
         row = table.slice(0, 1).to_pylist()[0]
         first = {name: row[name] for name in ("key", "caption", "width", "height")}
         first |= {"uid": row["uid"].hex(), "uid_from": row["named"], "caption_from": _caption_column(head.url, table)}
-    return Seen(head.source, head.rows, dict(kinds), examples, {**first, "vectors": vectors}, head.whole)
+    return Seen(
+        head.source, table.num_rows + len(rejects), dict(kinds), examples, {**first, "vectors": vectors}, head.whole
+    )
 
 
 def _caption_column(url: str, table: pa.Table) -> str | None:
@@ -192,15 +172,6 @@ def _caption_column(url: str, table: pa.Table) -> str | None:
             if file.read(columns=[name])[name].take(table["position"]).to_pylist() == captions:
                 return str(name)
     return None
-
-
-@contextmanager
-def _as_told_of(head: Head) -> Iterator[None]:
-    """Errors name the shard, not its copy."""
-    try:
-        yield
-    except (PoolError, ShardError, JobError) as error:
-        raise type(error)(head.told(str(error))) from error
 
 
 def none_readable(reader: Reader, urls: Sequence[str]) -> bool:

@@ -11,9 +11,8 @@ from winnow.pipeline.artifact import Artifact, read_schema
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError, JobError
 from winnow.pipeline.stage import Run, ShardItem, Summary, total
-from winnow.stages.pools import Reader, VectorReader
-from winnow.stages.pools.fields import as_type, fields_of, one_type, typed
-from winnow.stages.pools.ranges import place_columns
+from winnow.stages.pools.fields import as_type, one_type, typed
+from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 
 URL = "url"
@@ -111,7 +110,7 @@ def named_rows(stage: Export, item: ShardItem) -> pa.Table:
     there = stage.embeddings.columns(item.index)
     brought = [URL] if URL in stage.columns and URL in there else []  # a pool of vectors is read for it already
     asked = [name for name in stage.columns if name not in brought]
-    where = [] if isinstance(stage.reader, VectorReader) else place_columns(stage.reader, there)
+    where = stage.reader.place_columns(there)
     known = stage.embeddings.read(item.index, list(dict.fromkeys(["position", *_SIDES, *brought, *where])))
     position = column(known, "position")
     if len(position) and position[-1] >= len(verdicts):
@@ -127,8 +126,8 @@ def named_rows(stage: Export, item: ShardItem) -> pa.Table:
     found = {name: known[name] for name in (*_SIDES, *brought)}
     if asked and len(known):
         check_unchanged(stage.embeddings, item.index, item.url, stage.reader)
-        values = fields_of(stage.reader, item.url, known, asked)
-        found |= {name: typed(values[name]) for name in asked}
+        said = list(stage.reader.fields(item.url, known, asked))
+        found |= {name: typed([fields.get(name) for fields in said]) for name in asked}
     for name in (*_SIDES, *stage.columns):
         values_of = found.get(name, pa.nulls(len(known)))
         table = table.append_column(name, values_of.take(place))

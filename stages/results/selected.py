@@ -3,7 +3,7 @@
 A shard is planned from columns of its manifest and embeddings files: which samples, and how often.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -14,10 +14,9 @@ import pyarrow.compute as pc
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError, DataError
-from winnow.stages.pools import ImageReader, Parquet
-from winnow.stages.pools.ranges import append_samples, place_columns, sample_blocks
+from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
-from winnow.stages.results.tar_shard import TarShard, members_of
+from winnow.stages.results.tar_shard import TarShard
 from winnow.stages.results.training_members import Member, training_key
 
 
@@ -55,7 +54,7 @@ class Selected:
 
     embeddings: Artifact
     manifest: Artifact
-    reader: ImageReader
+    reader: Reader
     epochs: Artifact | None = None
     epoch: int = 0
     gap_bytes: int | None = None
@@ -66,7 +65,7 @@ class Selected:
         Raises AccountingError where the files are not of one job, DataError for weights that are no repeat counts.
         """
         verdicts = self.manifest.read(index, ["shard", "key", "weight"])
-        places = self.embeddings.read(index, place_columns(self.reader, self.embeddings.columns(index)))
+        places = self.embeddings.read(index, self.reader.place_columns(self.embeddings.columns(index)))
         positions = column(places, "position")
         if len(positions) and (positions[-1] >= len(verdicts) or not _same_keys(places, verdicts, positions)):
             raise AccountingError(
@@ -96,7 +95,7 @@ class Selected:
         try:
             for places in plan.rounds():
                 self._check(plan)
-                append_samples(writer, self.reader, plan.url, places, self.gap_bytes)
+                self.reader.append(writer, plan.url, places, self.gap_bytes)
         except BrokenPipeError:
             raise
         except BaseException:
@@ -105,16 +104,12 @@ class Selected:
         writer.finish()
         return writer.samples
 
-    def samples(self, plan: Plan) -> Iterator[tuple[str, list[Member]]]:
+    def samples(self, plan: Plan) -> Iterator[tuple[str, Sequence[Member]]]:
         """Key and members of each sample of the plan; raises as write_tar."""
         for places in plan.rounds():
             self._check(plan)
-            if isinstance(self.reader, Parquet):
-                for key, members in self.reader.members(plan.url, column(places, "position")):
-                    yield training_key(key), members
-            else:
-                for key, blocks, judged in sample_blocks(self.reader, plan.url, places, self.gap_bytes):
-                    yield training_key(key), members_of(blocks, judged)
+            for key, members in self.reader.again(plan.url, places, self.gap_bytes):
+                yield training_key(key), members
 
     def _check(self, plan: Plan) -> None:
         check_unchanged(self.embeddings, plan.index, plan.url, self.reader)

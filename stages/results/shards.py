@@ -16,8 +16,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, shard_name, write_json
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.stage import Run, ShardItem, Summary
-from winnow.stages.pools import ImageReader
-from winnow.stages.pools.ranges import append_samples, place_columns
+from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 from winnow.stages.results.tar_shard import TarShard
 from winnow.stages.survivors import Survivors
@@ -73,7 +72,7 @@ class Shards:
     """Writes the samples that are kept as training shards."""
 
     survivors: Survivors
-    reader: ImageReader
+    reader: Reader
     samples_per_shard: int
     name: ClassVar[str] = "shards"
     version: ClassVar[int] = 2
@@ -131,7 +130,7 @@ class _Write:
     def _copy(self, piece: Piece, writer: TarShard) -> None:
         survivors, index = self.stage.survivors, piece.item.index
         rows = np.flatnonzero(survivors.mask(index))[piece.first : piece.last]
-        columns = place_columns(self.stage.reader, survivors.embeddings.columns(index))
+        columns = self.stage.reader.place_columns(survivors.embeddings.columns(index))
         places = survivors.table(index, columns).take(pa.array(rows))
         check_unchanged(survivors.embeddings, index, piece.item.url, self.stage.reader)
-        append_samples(writer, self.stage.reader, piece.item.url, places)
+        self.stage.reader.append(writer, piece.item.url, places)

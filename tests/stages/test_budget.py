@@ -16,12 +16,13 @@ from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.cuts.negclip import Negclip
 from winnow.stages.cuts.similarity import Similarity
 from winnow.stages.embeddings import LIKE, UNREADABLE, Precomputed, read_rejects
-from winnow.stages.pools import Datacomp, VectorReader
+from winnow.stages.pools.datacomp import Datacomp
 from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.pools.reader import Reader
 from winnow.stages.survivors import Survivors
 
 
-def made(folder: Path, urls: tuple[str, ...], limits: Limits, reader: VectorReader = READER) -> Filtered:
+def made(folder: Path, urls: tuple[str, ...], limits: Limits, reader: Reader = READER) -> Filtered:
     """The embed stage over a pool, with these limits; nothing is checked."""
     store = str(folder / "store")
     shards = Pool(urls, reader).identities()
@@ -88,7 +89,7 @@ def test_the_table_obeys_no_terminal_codes(tmp_path: Path) -> None:
 def test_so_many_shards_may_fail_and_each_is_one_reject(tmp_path: Path, layout: str) -> None:
     samples = Samples.drawn(30)
     if layout == "vectors":
-        reader: VectorReader = READER
+        reader: Reader = READER
         urls, broken = write_vectors(str(tmp_path / "pool"), samples, 5), [0, 3]
         bad = [urls[n] for n in broken]
     else:

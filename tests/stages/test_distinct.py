@@ -20,8 +20,8 @@ from winnow.stages.cuts.random import Random
 from winnow.stages.distinct import REPEATED, Distinct, _perhaps_repeated
 from winnow.stages.embeddings import Embeddings, read_rejects
 from winnow.stages.encoders import Encoding
-from winnow.stages.pools import Webdataset
 from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.results.manifest import Manifest
 
 

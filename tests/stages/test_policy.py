@@ -21,8 +21,8 @@ from winnow.stages.cuts.similarity import Similarity
 from winnow.stages.encoders import Encoding
 from winnow.stages.policy import CUTS, lay_out
 from winnow.stages.policy import Path as Stages
-from winnow.stages.pools import Webdataset
 from winnow.stages.pools.pool import Pool
+from winnow.stages.pools.webdataset import Webdataset
 
 SHARDS = (Identity("a.parquet", 3, "x"), Identity("b.parquet", 4, "y"))
 

@@ -29,8 +29,8 @@ from winnow.stages.encoders import Bank, Encoding, OpenClip
 from winnow.stages.encoders.bank import TOGETHER
 from winnow.stages.encoders.limits import own_transform
 from winnow.stages.encoders.pixels import Preprocess, decode, decode_all
-from winnow.stages.pools import Webdataset
 from winnow.stages.pools.sample import Sample
+from winnow.stages.pools.webdataset import Webdataset
 
 SIDES = (224, 512, 1024)
 _ROUNDS = 5

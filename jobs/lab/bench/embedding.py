@@ -31,8 +31,8 @@ from winnow.pipeline.stage import ShardItem
 from winnow.stages.embeddings import embed
 from winnow.stages.encoders import Bank, Encoding, OpenClip
 from winnow.stages.encoders.limits import decode_only, forward_only, kept_bank, own_transform
-from winnow.stages.pools import Webdataset
 from winnow.stages.pools.sample import Reject, Sample
+from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.results.tar_shard import TarShard
 
 _ROUNDS = 3

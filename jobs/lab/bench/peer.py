@@ -32,8 +32,8 @@ from winnow.pipeline.artifact import Artifact, read_table
 from winnow.pipeline.columns import matrix
 from winnow.pipeline.errors import ModelError, ShardError
 from winnow.pipeline.events import EventReader
-from winnow.stages.pools import Webdataset
 from winnow.stages.pools.sample import Sample
+from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.results.tar_shard import TarShard
 
 PLAIN = "webdataset"

@@ -15,7 +15,10 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import artifact_of
 from winnow.stages.cuts.density import Density
 from winnow.stages.cuts.duplicates import Duplicates
-from winnow.stages.pools import ClipRetrieval, Parquet, Vectors, Webdataset
+from winnow.stages.pools.clip_retrieval import ClipRetrieval
+from winnow.stages.pools.parquet import Parquet
+from winnow.stages.pools.vectors import Vectors
+from winnow.stages.pools.webdataset import Webdataset
 
 # those of other commands have keys of their own, and are read where these are tested
 FILES = [path for path in sorted(Path(jobs.__file__).parent.glob("*.yaml")) if "\npolicy:" in path.read_text()]

@@ -29,8 +29,8 @@ from winnow.stages.cuts.rules import Rules
 from winnow.stages.cuts.semantic import fixpoint
 from winnow.stages.embeddings import Embeddings
 from winnow.stages.encoders import Encoding
-from winnow.stages.pools import Webdataset
 from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.survivors import Survivors
 
 SETS = 12

@@ -31,8 +31,8 @@ from winnow.pipeline.stage import Run, StepResult, artifact_of, execute
 from winnow.stages.cuts.target import in_byte_order, read_target, target_of, target_shape
 from winnow.stages.embeddings import Embeddings
 from winnow.stages.encoders import Encoding, Timm
-from winnow.stages.pools import Webdataset
 from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.survivors import Survivors
 
 SEEDS = range(9)

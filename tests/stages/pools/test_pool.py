@@ -10,8 +10,10 @@ from winnow.pipeline.artifact import read_table
 from winnow.pipeline.errors import PoolError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import Run, artifact_of, execute
-from winnow.stages.pools import ClipRetrieval, Datacomp, Webdataset
+from winnow.stages.pools.clip_retrieval import ClipRetrieval
+from winnow.stages.pools.datacomp import Datacomp
 from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.pools.webdataset import Webdataset
 
 
 def test_shards_are_listed_in_order(tmp_path: Path) -> None:

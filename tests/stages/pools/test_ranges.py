@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from winnow.pipeline import storage
-from winnow.stages.pools import Webdataset
 from winnow.stages.pools.ranges import Read, append_samples, plan_reads, sample_blocks
+from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.results.tar_shard import TarShard
 
 Spans = list[tuple[int, int]]
@@ -89,7 +89,7 @@ def test_each_sample_is_itself_whatever_is_read_at_once(tmp_path: Path, size: in
     """Samples that are smaller and larger than a read and the gaps that are read over."""
     url, places = filled(tmp_path, 40, size)
     places = places.take(pa.array(list(kept), pa.int64()))
-    found = {key: bytes(block) for key, [block], _ in sample_blocks(Webdataset(), url, places)}
+    found = {key: bytes(block) for key, [block], _ in sample_blocks(Webdataset().image, url, places)}
     assert list(found) == [f"{number:04d}" for number in kept]
     assert all(found[f"{n:04d}"][512 : 512 + size] == content(n, size) for n in kept)
     assert {len(block) for block in found.values()} == {places["size"][0].as_py()}
@@ -99,9 +99,9 @@ def test_a_remote_shard_is_read_alike(tmp_path: Path) -> None:
     url, places = filled(tmp_path, 40, 700_000)  # some 28 MB: reads of 8, one of them under way
     storage.copy(url, "memory://ranges/0.tar")
     places = places.take(pa.array([*range(20), 25, 39]))
-    local = [(key, bytes(block)) for key, [block], _ in sample_blocks(Webdataset(), url, places)]
+    local = [(key, bytes(block)) for key, [block], _ in sample_blocks(Webdataset().image, url, places)]
     assert [
-        (key, bytes(block)) for key, [block], _ in sample_blocks(Webdataset(), "memory://ranges/0.tar", places)
+        (key, bytes(block)) for key, [block], _ in sample_blocks(Webdataset().image, "memory://ranges/0.tar", places)
     ] == local
 
 
@@ -118,8 +118,8 @@ def test_what_is_read_straight_into_a_tar_is_what_is_copied_there(
     for source in (url, "memory://straight/0.tar"):
         writer = TarShard(out := io.BytesIO())
         writer.add_members("first", [("bin", b"1" * 300_001)])
-        append_samples(writer, Webdataset(), source, places, gap_bytes=2 * size)
-        append_samples(writer, Webdataset(), source, places.slice(1))
+        append_samples(writer, Webdataset().image, source, places, gap_bytes=2 * size)
+        append_samples(writer, Webdataset().image, source, places.slice(1))
         writer.add_members("last", [("bin", b"2")])
         writer.finish()
         made.append(out.getvalue())
@@ -137,7 +137,7 @@ def test_a_sample_without_its_padding_gets_it(tmp_path: Path) -> None:
     bare = pa.table({**{name: places[name] for name in places.column_names}, "size": pa.array([1536, 1536, 1512])})
     writer = TarShard(out := io.BytesIO())
     writer.add_members("first", [("bin", b"\xff" * 300_000)])  # lies in the buffers that come again
-    append_samples(writer, Webdataset(), url, bare)
+    append_samples(writer, Webdataset().image, url, bare)
     writer.finish()
     with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as tar:
         assert tar.getnames() == ["first.bin", "0000.bin", "0001.bin", "0002.bin"]
@@ -151,7 +151,7 @@ def test_a_disk_is_told_of_some_reads_ahead_and_of_each_once(tmp_path: Path, mon
     told: list[int] = []
     read: list[int] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, start, size, how: told.append(start))
-    for _ in sample_blocks(Webdataset(), url, places):
+    for _ in sample_blocks(Webdataset().image, url, places):
         read.append(len(told))
     starts = places["offset"].to_pylist()
     assert told == starts
@@ -163,4 +163,4 @@ def test_samples_that_are_large_are_told_of_one_ahead(tmp_path: Path, monkeypatc
     url, places = filled(tmp_path, 5, 700_000)
     told: list[int] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, start, size, how: told.append(start))
-    assert [len(told) for _ in sample_blocks(Webdataset(), url, places)] == [2, 3, 4, 5, 5]
+    assert [len(told) for _ in sample_blocks(Webdataset().image, url, places)] == [2, 3, 4, 5, 5]

@@ -14,15 +14,16 @@ from winnow.pipeline.errors import FailedShards, ShardError, StorageError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import Run, artifact_of, execute
 from winnow.stages.embeddings import Precomputed
-from winnow.stages.pools import Datacomp, VectorReader
+from winnow.stages.pools.datacomp import Datacomp
 from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 
 ROWS = np.arange(3)
 STAYS = "must stay as it was when the run listed it, but is another file now, of "
 
 
-def check(pool: Filtered, index: int, reader: VectorReader = READER) -> None:
+def check(pool: Filtered, index: int, reader: Reader = READER) -> None:
     check_unchanged(pool.survivors.embeddings, index, pool.run.shards[index].url, reader)
 
 

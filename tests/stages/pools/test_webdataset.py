@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from winnow.pipeline.errors import JobError, ShardError
 from winnow.pipeline.executors.retries import is_lasting
 from winnow.pipeline.uid import content_hash
-from winnow.stages.pools import FORMATS
 from winnow.stages.pools import webdataset as webdataset_module
+from winnow.stages.pools.formats import FORMATS
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.pools.webdataset import Webdataset
 

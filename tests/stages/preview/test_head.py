@@ -12,10 +12,12 @@ from tests.faults import FaultyProxy
 from tests.pools import READER, Samples, members, pair, write_clip_retrieval, write_datacomp, write_tar, write_vectors
 from winnow.pipeline import storage
 from winnow.pipeline.errors import ShardError
-from winnow.stages.pools import ClipRetrieval, Datacomp, VectorReader
+from winnow.stages.pools.clip_retrieval import ClipRetrieval
+from winnow.stages.pools.datacomp import Datacomp
+from winnow.stages.pools.reader import Reader
 from winnow.stages.preview.head import table_head, tar_head
 
-READERS: dict[str, VectorReader] = {
+READERS: dict[str, Reader] = {
     "vectors": READER,
     "datacomp": Datacomp(use=("l14",)),
     "clip-retrieval": ClipRetrieval(),

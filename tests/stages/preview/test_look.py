@@ -22,9 +22,15 @@ from tests.pools import (
 )
 from winnow.pipeline.errors import PoolError, ShardError
 from winnow.pipeline.stage import Limits, nearly_whole, spread
-from winnow.stages.pools import ClipRetrieval, Datacomp, Parquet, Reader, Vectors, Webdataset
+from winnow.stages.pools.clip_retrieval import ClipRetrieval
+from winnow.stages.pools.datacomp import Datacomp
+from winnow.stages.pools.parquet import Parquet
+from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import BY_CONTENT
-from winnow.stages.preview.look import TAR_BYTES, check_readable, first_samples, none_readable
+from winnow.stages.pools.vectors import Vectors
+from winnow.stages.pools.webdataset import Webdataset
+from winnow.stages.preview.head import TAR_BYTES
+from winnow.stages.preview.look import check_readable, first_samples, none_readable
 
 
 def checked(reader: Reader, *urls: str, limits: Limits | None = None) -> None:

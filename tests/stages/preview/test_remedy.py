@@ -5,7 +5,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from tests.pools import jpeg, members, write_parquet, write_tar
-from winnow.stages.pools import Parquet, Vectors, Webdataset
+from winnow.stages.pools.parquet import Parquet
+from winnow.stages.pools.vectors import Vectors
+from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.preview.remedy import remedies
 
 

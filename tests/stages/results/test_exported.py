@@ -14,7 +14,7 @@ from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.stage import execute
 from winnow.stages.distinct import Distinct
-from winnow.stages.pools import Datacomp
+from winnow.stages.pools.datacomp import Datacomp
 from winnow.stages.results.exported import Export, named_rows
 from winnow.stages.results.manifest import Manifest
 

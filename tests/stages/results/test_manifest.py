@@ -24,8 +24,8 @@ from winnow.stages.cuts.similarity import Similarity
 from winnow.stages.distinct import Distinct
 from winnow.stages.embeddings import Embeddings, read_rejects
 from winnow.stages.encoders import Encoding
-from winnow.stages.pools import Webdataset
 from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.results import subset
 from winnow.stages.results.manifest import Manifest, add_up
 from winnow.stages.survivors import Survivors

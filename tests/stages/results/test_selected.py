@@ -21,7 +21,8 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import AccountingError, DataError, ShardError, StorageError
 from winnow.stages.cuts.random import Random
-from winnow.stages.pools import Parquet, Webdataset
+from winnow.stages.pools.parquet import Parquet
+from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.results.selected import Selected
 
 

@@ -25,15 +25,17 @@ from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
 from winnow.stages.embeddings import Embeddings
 from winnow.stages.encoders import Encoding
-from winnow.stages.pools import ImageReader, Parquet, Webdataset
+from winnow.stages.pools.parquet import Parquet
 from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.pools.reader import Reader
+from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.results.shards import Shards, plan_shards
 from winnow.stages.survivors import Survivors
 
 WEBDATASET = Webdataset()
 
 
-def embedded(folder: Path, urls: Sequence[str], reader: ImageReader = WEBDATASET) -> Filtered:
+def embedded(folder: Path, urls: Sequence[str], reader: Reader = WEBDATASET) -> Filtered:
     shards = Pool(tuple(urls), reader).identities()
     store = str(folder / "store")
     run = Run(store, LocalExecutor(1), shards)

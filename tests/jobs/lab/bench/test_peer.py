@@ -11,8 +11,8 @@ from winnow.jobs.lab.bench import peer as bench_peer
 from winnow.jobs.lab.bench.peer import Ran, Vectors, Work, least_cosines, make_shards
 from winnow.jobs.quickstart import pocket
 from winnow.pipeline.errors import ModelError, ShardError
-from winnow.stages.pools import Webdataset
 from winnow.stages.pools.sample import Sample
+from winnow.stages.pools.webdataset import Webdataset
 
 
 def vectors(keys: str, image: np.ndarray) -> Vectors:

@@ -1,0 +1,22 @@
+"""The table of pool formats by the name that a job gives them: winnow's own, and those of installed plugins."""
+
+from collections.abc import Mapping
+
+from winnow.stages.pools.clip_retrieval import ClipRetrieval
+from winnow.stages.pools.datacomp import Datacomp
+from winnow.stages.pools.parquet import Parquet
+from winnow.stages.pools.reader import Reader
+from winnow.stages.pools.vectors import Vectors
+from winnow.stages.pools.webdataset import Webdataset
+
+_OWN: dict[str, type[Reader]] = {
+    reader.kind: reader for reader in (Webdataset, Parquet, Datacomp, ClipRetrieval, Vectors)
+}
+
+FORMATS: Mapping[str, type[Reader]] = _OWN
+"""Every format a pool can name."""
+
+
+def format_of(pattern: str) -> str:
+    """The format of shards of which a job says nothing but their names: the first whose suffix they have."""
+    return next((kind for kind, reader in _OWN.items() if pattern.endswith(reader.suffix)), next(iter(_OWN)))

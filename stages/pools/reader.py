@@ -1,0 +1,282 @@
+"""What a pool format says of itself: how its shards are read, looked at, read again by place, and checked.
+
+The smallest reader of images is a frozen dataclass of its options with `kind`, `suffix` and `samples`. The smallest
+reader of vectors that were computed before has `kind`, `suffix`, `encoders`, `table` and `stored`. The rest has
+defaults that hold for any format; a format overrides those for which it knows a cheaper or a better way.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float16, Int64
+
+from winnow.pipeline import storage
+from winnow.pipeline.columns import column
+from winnow.pipeline.errors import DataError, JobError
+from winnow.pipeline.uid import stated_uid
+from winnow.stages.pools.fields import columns_at
+from winnow.stages.pools.precomputed import (
+    BY_VECTOR,
+    Faults,
+    brought_uids,
+    captions_of,
+    known_encoder,
+    mark_vectors,
+    row_table,
+)
+from winnow.stages.pools.sample import Reject, Sample
+from winnow.stages.pools.vector_blocks import Blocks, array_blocks, unit_rows
+from winnow.stages.preview.head import Head, table_head
+from winnow.stages.results.tar_shard import TarShard
+from winnow.stages.results.training_members import CAPTION, PICTURES, Member
+
+Tower = Literal["image", "text"]
+
+TABLE = ".parquet"
+"""Suffix of shards whose rows any format may read by place: they are parquet."""
+
+_TAR_KEY = re.compile(r"[\w-]+(?:/[\w-]+)*")
+
+
+@dataclass(frozen=True)
+class Original:
+    """A kept sample as a training shard must have it.
+
+    members: suffixes and contents, in order. blocks: the bytes of whole tar members that go over as they are, b"" where
+    the members are written anew.
+    """
+
+    members: Sequence[Member]
+    blocks: bytes = b""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One pool format: a frozen dataclass of its options, and all that is special about it.
+
+    kind: its name in a job file. suffix: of the shards in a folder. mapped: whether local shards are mapped into
+    memory,
+    which the system does not count as reading.
+    """
+
+    kind: ClassVar[str]
+    suffix: ClassVar[str]
+    mapped: ClassVar[bool] = False
+
+    # what the pool has
+
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the encoders whose vectors the pool brings; () for a pool of images."""
+        return ()
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the samples are images, to embed and to train on."""
+        return not self.encoders()
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the pool brings vectors of the captions too."""
+        return False
+
+    def companions(self, url: str) -> list[str]:
+        """The files that belong to a shard beside its own. Raises PoolError for a name that no shard can have."""
+        del url
+        return []
+
+    def lacking(self, lost: Sequence[str]) -> str:
+        """What to do where these files are not there, as the end of a sentence; "" where nothing is known."""
+        del lost
+        return ""
+
+    # images
+
+    def samples(self, url: str) -> Iterator[Sample | Reject]:
+        """Every sample of a shard once, in the order of their positions; image bytes may be kept.
+
+        Raises PoolError where the shard is not what the options say, ShardError where it is broken.
+        """
+        raise self._without("images")
+
+    def members(self, url: str, positions: Int64[np.ndarray, "n"]) -> Iterator[tuple[str, list[Member]]]:
+        """Key and (suffix, bytes) members of the samples at these positions, for training: the picture is the first.
+
+        positions: ascending, repeats allowed; of readable samples. By default the shard is read up to the last one.
+        Raises DataError for positions out of order or range, or of a reject; else as `samples`.
+        """
+        if len(positions) and (np.any(np.diff(positions) < 0) or positions[0] < 0):
+            raise DataError(f"{url}: positions must ascend from 0 or more; sort them")
+        wanted = positions.tolist()
+        done = 0
+        for sample in self.samples(url) if wanted else ():
+            while done < len(wanted) and wanted[done] == sample.position:
+                yield written(sample)
+                done += 1
+            if done == len(wanted):
+                return
+        if done < len(wanted):
+            raise DataError(f"{url}: positions must be those of its samples, but {wanted[done]} came, which is none")
+
+    # the samples of a shard, read again by what their embeddings file says of their places
+
+    def place_columns(self, there: Collection[str]) -> list[str]:
+        """The columns of an embeddings file that the methods below need; there: those that it has."""
+        del there
+        return ["position", "key"] if self.has_images else ["position"]
+
+    def again(self, url: str, places: pa.Table, gap_bytes: int | None = None) -> Iterator[tuple[str, Sequence[Member]]]:
+        """Key and members of each of some samples, as `members`.
+
+        places: their rows of the embeddings file with `place_columns`, ascending. gap_bytes: that are read over rather
+        than asked for around them; None for what the storage is like. Raises ShardError where the shard is no longer
+        what it was.
+        """
+        del gap_bytes
+        return self.members(url, column(places, "position"))
+
+    def append(self, writer: TarShard, url: str, places: pa.Table, gap_bytes: int | None = None) -> None:
+        """Append the samples to a tar; arguments and errors as `again`."""
+        for key, members in self.again(url, places, gap_bytes):
+            writer.add_members(key, members)
+
+    def images(self, url: str, places: pa.Table) -> Iterator[bytes | None]:
+        """The encoded image of each sample, None where another thing lies in its place by now; errors as `again`."""
+        for _, members in self.again(url, places):
+            yield members[0][1]
+
+    def fields(self, url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        """What the pool says of each sample beside picture and caption: JSON values of those `names` that it has.
+
+        places: as `again`. By default the columns of a parquet shard, and nothing of any other.
+        """
+        if self.suffix == TABLE:
+            return columns_at(url, places, names)
+        return iter([{}] * len(places))
+
+    def originals(self, url: str, facts: Sequence[Mapping[str, Any]]) -> Iterator[Original]:
+        """What a training shard must hold of each sample, read by other means than `append` where there are some.
+
+        facts: rows of the embeddings file, with position, key, caption, offset, size and extra_ranges.
+        """
+        positions = np.array([fact["position"] for fact in facts], np.int64)
+        return (Original(members) for _, members in self.members(url, positions))
+
+    def uid_again(self, fact: Mapping[str, Any], described: Any, image: bytes) -> bytes | None:
+        """The uid that the options give the members of a training sample; None where they do not tell.
+
+        described: what its json says, None where that is none. fact: as in `originals`.
+        """
+        del fact, image
+        return stated_uid(described.get("uid")) if isinstance(described, dict) else None
+
+    # vectors that were computed before
+
+    def table(self, url: str) -> pa.Table:
+        """A row for each vector: any of the columns uid (as `uids_of` reads it), key, caption, url, width, height."""
+        raise self._without("vectors")
+
+    def stored(self, url: str, encoder: str, tower: Tower) -> np.ndarray:
+        """The vectors of all rows as they are stored, float16, float32 or float64 (n, d), of any norm."""
+        raise self._without("vectors")
+
+    def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
+        """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
+
+        A row without a uid of its own is named by a hash of the first encoder's image vector and the caption.
+        Kinds: no-caption, caption-not-utf8, vector-not-finite, vector-zero. Raises ShardError where vectors and rows
+        are not as many, PoolError for columns of other types.
+        """
+        meta = self.table(url)
+        faults = Faults(len(meta))
+        names = brought_uids(meta, meta.schema, None, faults, url)
+        captions = captions_of(meta, "caption" if "caption" in meta.column_names else None, faults, url)
+        towers: tuple[Tower, ...] = ("image", "text") if self.has_text else ("image",)
+        opened: dict[str, Callable[[], AbstractContextManager[Blocks]]] = {
+            f"{encoder}.{tower}": partial(self.blocks, url, encoder, tower)
+            for encoder in self.encoders()
+            for tower in towers
+        }
+        unnamed = ~names.known
+        stored = mark_vectors(opened, faults, unnamed, url)
+        names.hash(stored, unnamed, captions, BY_VECTOR)
+        return row_table(meta, names, captions, faults)
+
+    def blocks(self, url: str, encoder: str, tower: Tower) -> AbstractContextManager[Blocks]:
+        """The vectors as they are stored, block by block. Raises JobError for an encoder or tower the pool has not."""
+        known_encoder(encoder, self.encoders(), url)
+        if tower == "text" and not self.has_text:
+            raise JobError(f"{url}: the pool must have text vectors for this job, but {self.kind} has none")
+        return nullcontext(array_blocks(self.stored(url, encoder, tower), f"{url}: {encoder}.{tower}"))
+
+    def vectors(
+        self, url: str, encoder: str, tower: Tower, positions: Int64[np.ndarray, "n"] | None
+    ) -> Float16[np.ndarray, "n d"]:
+        """Unit vectors of the rows at `positions` (None: of every row), in their order.
+
+        Raises JobError for an encoder or tower the pool has not, DataError for rows that are rejects, PoolError for a
+        missing column, ShardError for a broken file.
+        """
+        with self.blocks(url, encoder, tower) as blocks:
+            return unit_rows(blocks, positions, url)
+
+    # a few samples, to look at and to measure on
+
+    def head(self, url: str, rows: int, folder: Path) -> Head:
+        """The first samples of a shard as a small shard, for what a few requests cost; about `rows`, or all.
+
+        By default a copy of the first rows of parquet and the arrays beside it, and any other shard itself.
+        """
+        more = self.companions(url)
+        if self.suffix == TABLE and all(name.endswith((".npz", ".npy")) for name in more):
+            return table_head(url, more, rows, folder)
+        size = sum(found.size for found in storage.identify([url, *more]))
+        return Head(url, url, (), 0, size, 0, size)
+
+    def head_samples(self, head: Head) -> Iterable[Sample | Reject]:
+        """The samples of a head; what its end cuts is none of them."""
+        return self.samples(head.url)
+
+    def cut(self, url: str, rows: int, folder: Path) -> Head:
+        """A shard of exactly the first `rows` samples, whose `rows` are counted; all of them where it cannot be cut."""
+        head = self.head(url, rows, folder)
+        if head.rows:
+            return head
+        count = sum(1 for _ in self.samples(url)) if self.has_images else self._all_rows(url)
+        return Head(url, url, (), count, head.bytes, count, head.whole_bytes)
+
+    def _all_rows(self, url: str) -> int:
+        table, rejects = self.rows(url)
+        return int(table.num_rows) + len(rejects)
+
+    def others(self, head: Head, kinds: Collection[str]) -> Iterator[Mapping[str, object]]:
+        """Options to try where hardly a sample of a head is read, most likely first; kinds: of its rejects."""
+        del head, kinds
+        return iter(())
+
+    def _without(self, what: str) -> Exception:
+        return JobError(f"a pool of format {self.kind} has no {what}, so none can be read of it")
+
+
+def written(sample: Sample | Reject) -> tuple[str, list[Member]]:
+    """Key and members of a sample that is written anew: the picture, `txt`, and a `json` with the uid.
+
+    A key that would break a tar (empty, dots, odd slashes) gives way to the uid. Raises DataError for a reject.
+    """
+    if isinstance(sample, Reject):
+        raise DataError(f"row {sample.position} must be readable to be written, but: {sample.message}")
+    described = json.dumps({"uid": sample.uid.hex()}).encode()
+    members = [(PICTURES[0], bytes(sample.image)), (CAPTION, sample.caption.encode()), ("json", described)]
+    return tar_key(sample), members
+
+
+def tar_key(sample: Sample) -> str:
+    """The key of a sample where a tar can have it, else its uid in hex digits."""
+    return sample.key if _TAR_KEY.fullmatch(sample.key) else sample.uid.hex()

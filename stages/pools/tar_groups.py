@@ -1,0 +1,71 @@
+"""Which members of a tar are one sample: those of one key, the path up to the first dot of the file's name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from winnow.stages.pools.tar_members import Member
+
+
+@dataclass(slots=True)
+class Group:
+    """The members of one sample with their suffixes, in tar order; again: whether its key was another sample's."""
+
+    key: str
+    again: bool
+    parts: list[tuple[str, Member]] = field(default_factory=list)
+
+    @property
+    def offset(self) -> int:
+        return self.parts[0][1].start
+
+    @property
+    def suffixes(self) -> set[str]:
+        return {suffix for suffix, _ in self.parts}
+
+
+def grouped(members: list[Member]) -> list[Group]:
+    """Samples in the order of their first members; a member that its key's sample has already begins another."""
+    groups: list[Group] = []
+    open_groups: dict[str, Group] = {}
+    before: Group | None = None
+    for member in members:
+        key, suffix = key_and_suffix(member.name)
+        group = open_groups.get(key)
+        if key and (group is None or (group is not before and suffix in group.suffixes)):
+            group = Group(key, again=group is not None)
+            open_groups[key] = group
+            groups.append(group)
+        if group is not None:
+            group.parts.append((suffix, member))
+        before = group
+    return groups
+
+
+def key_and_suffix(name: str) -> tuple[str, str]:
+    """Key and suffix of a member; ("", "") when it belongs to no sample."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, suffix = base.partition(".")
+    return (folder + slash + stem, suffix.lower()) if stem and dot else ("", "")
+
+
+def ending_of(suffix: str, asked: Sequence[str]) -> str:
+    """The asked suffix, with the dot before it, that ends a longer one; "" where none does."""
+    return next((f".{name}" for name in asked if suffix.endswith(f".{name}")), "")
+
+
+def dots_hint(parts: Mapping[str, Member], asked: Sequence[str], option: str) -> str:
+    """What to do where a suffix that was asked for stands behind a further dot."""
+    found = next((suffix for suffix in parts if ending_of(suffix, asked)), None)
+    if found is None:
+        return ""
+    return (
+        f": a key ends at the first dot of the file's name, so {parts[found].name} is a member {found!r}; rename the "
+        f"files so that no other dot comes before the suffix, or where all have it, name it, {option.format(found)}"
+    )
+
+
+def joined_ranges(members: list[Member]) -> list[tuple[int, int]]:
+    """Byte ranges (offset, size) that cover exactly these members, given in tar order; neighbours joined."""
+    starts = [m.start for i, m in enumerate(members) if i == 0 or members[i - 1].end != m.start]
+    ends = [m.end for i, m in enumerate(members) if i + 1 == len(members) or members[i + 1].start != m.end]
+    return [(start, end - start) for start, end in zip(starts, ends, strict=True)]
