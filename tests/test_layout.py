@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from winnow.stages.policy import CUTS
+
 ROOT = Path(__file__).parents[1]
 FLOORS = ("jobs", "stages", "pipeline")  # each may import itself and those after it
 MAX_LINES = 400
@@ -54,6 +56,9 @@ BETWEEN_STAGES = {
 """The only stage modules that import another one that leaves an artifact, and why."""
 
 FILES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
+
+ASK_THE_CUT = ("jobs/report/", "jobs/plan/", "jobs/show/", "jobs/export.py", "jobs/run.py", "jobs/sweep.py")
+"""Files and folders that ask a cut what is special about it, so they know no kind of cut."""
 
 
 def name(path: Path) -> str:
@@ -110,6 +115,14 @@ def test_arrows_point_from_jobs_to_stages_to_pipeline():
         if module.partition(".")[0] in (*above[path.relative_to(ROOT).parts[0]], "tests", "deploy")
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if at_home(path, ASK_THE_CUT)], ids=name)
+def test_who_asks_a_cut_knows_no_kind_of_it(path: Path) -> None:
+    texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    assert not {text for text in texts if isinstance(text, str)} & set(CUTS)
+    cuts = {module for module in imports(path) if module.startswith("stages.cuts.")}
+    assert {module.split(".")[2] for module in cuts} <= {"cut", "shown", "priced"}
 
 
 @pytest.mark.parametrize("library", HOMES)
