@@ -14,7 +14,7 @@ FLOORS = ("jobs", "stages", "pipeline")  # each may import itself and those afte
 MAX_LINES = 400
 
 HOMES = {
-    "ray": ("pipeline/executors/on_ray.py", "pipeline/executors/ray_metrics.py"),
+    "ray": ("pipeline/executors/on_ray.py", "pipeline/executors/ray_dispatch.py", "pipeline/executors/ray_metrics.py"),
     "fsspec": ("pipeline/storage/backends.py", "pipeline/storage/opening.py"),
     "s3fs": (),  # fsspec finds its back ends by the URL
     "gcsfs": (),

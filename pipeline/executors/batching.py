@@ -12,7 +12,7 @@ _CALLS_LEFT = 4  # for each worker, at least, so that all of them end together
 
 
 @dataclass(frozen=True)
-class Work:
+class Pieces:
     """What is done in pieces, such as items or blocks of them.
 
     count: of pieces. name: what an error calls a piece. send: (actor, pieces) -> reference of the answer.
@@ -32,9 +32,9 @@ class Waiting:
     actor's share of what is left: a call costs the driver a millisecond, and most work on a small shard less.
     """
 
-    def __init__(self, work: Work, seats: int) -> None:
-        self._left = deque(range(work.count))
-        self._shares = seats * _CALLS_LEFT if work.together else work.count
+    def __init__(self, pieces: Pieces, seats: int) -> None:
+        self._left = deque(range(pieces.count))
+        self._shares = seats * _CALLS_LEFT if pieces.together else pieces.count
         self._size = 1.0
         self.alone: set[int] = set()  # were with others when their worker died: nothing may go or wait beside one
 

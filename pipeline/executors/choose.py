@@ -28,12 +28,12 @@ def open_executor(kind: str, workers: int | None, address: str | None, connect_s
     if kind == "ray":
         found = cluster_at(address)
         _prepare_ray(found)
-        return _WithWork(partial(_ray, workers, found, connect_s))
+        return _Lazy(partial(_ray, workers, found, connect_s))
     raise JobError(f"the executor must be 'local' or 'ray', but {kind!r} came")
 
 
-class _WithWork(Forwarding):
-    """An executor that is opened when it has work: where all is done already, a run waits for no cluster."""
+class _Lazy(Forwarding):
+    """Opens an executor with its first work: a run that finds everything done imports no Ray and joins no cluster."""
 
     def __init__(self, opening: Callable[[], Executor]) -> None:
         self._opening = opening

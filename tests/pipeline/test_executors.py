@@ -604,9 +604,10 @@ def test_waiting_for_room_in_the_cluster_is_said_once(ray_executor, tmp_path, mo
     import ray
 
     from winnow.pipeline.executors import on_ray as executor_ray
+    from winnow.pipeline.executors import ray_dispatch
 
     ray_executor.close()  # its actors hold the cores
-    monkeypatch.setattr(executor_ray, "_QUIET_S", 0.5)
+    monkeypatch.setattr(ray_dispatch, "_QUIET_S", 0.5)
     hog = ray.remote(executor_ray.Worker).options(num_cpus=CPUS).remote()
     ray.get(hog.greet.remote())
     threading.Timer(2, lambda: ray.kill(hog)).start()
@@ -625,13 +626,11 @@ def test_waiting_for_room_in_the_cluster_is_said_once(ray_executor, tmp_path, mo
 
 
 def test_room_that_a_cluster_can_only_grow_to_have_is_said(ray_cluster):
-    from winnow.pipeline.executors.on_ray import _room
+    from winnow.pipeline.executors.ray_dispatch import room
 
-    assert _room(Needs(cpus=CPUS + 1)).startswith(
-        f"each takes {CPUS + 1} cores and 0 GPUs, and of the cluster's cores "
-    )
-    assert _room(Needs(cpus=CPUS + 1)).endswith("it begins once the cluster has grown")
-    assert _room(Needs(gpus=99)).endswith("it begins once the cluster has grown")
+    assert room(Needs(cpus=CPUS + 1)).startswith(f"each takes {CPUS + 1} cores and 0 GPUs, and of the cluster's cores ")
+    assert room(Needs(cpus=CPUS + 1)).endswith("it begins once the cluster has grown")
+    assert room(Needs(gpus=99)).endswith("it begins once the cluster has grown")
 
 
 @dataclass(frozen=True)

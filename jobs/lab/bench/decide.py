@@ -24,7 +24,7 @@ from rich.table import Table
 
 from winnow.jobs.job_file.job import load
 from winnow.jobs.lab.bench import vector_pool
-from winnow.jobs.lab.bench.meter import Lap, Metered
+from winnow.jobs.lab.bench.meter import Lap, Meter
 from winnow.jobs.lab.bench.vector_pool import Shape
 from winnow.jobs.run import job_url, run
 from winnow.pipeline import storage
@@ -191,15 +191,16 @@ def measure(shape: Shape, folder: Path, clusters: int, iterations: int, workers:
     """Make the pool where it is not there yet, decide on it, and time the products alone on the same workers."""
     density = {"by": "clip", "fraction": 0.4, "clusters": clusters, "iterations": iterations}
     job_file = prepare(shape, folder, {"density": {**density, "sample_per_cluster": _SAMPLE_PER_CLUSTER}})
-    metered = Metered(open_executor(executor, workers, None))
+    running_on, meter = open_executor(executor, workers, None), Meter()
     try:
-        done = run(load(str(job_file)), metered, lambda line: metered.stop())
-        laps = dict(metered.laps)
+        done = run(load(str(job_file)), running_on, lambda line: None, (meter,))
+        laps = dict(meter.laps)
         fitted = dict(done.steps)["density.clusters"]
-        fit = fit_alone(fitted, shape.shards, clusters, iterations, metered.inner)
-        alone = fit, products_alone(shape, clusters, metered.inner)
+        fit = fit_alone(fitted, shape.shards, clusters, iterations, running_on)
+        alone = fit, products_alone(shape, clusters, running_on)
     finally:
-        metered.close()
+        meter.close()
+        running_on.close()
     return Made(shape, job_file, workers, clusters, iterations, executor, laps, alone)
 
 

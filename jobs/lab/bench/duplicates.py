@@ -16,7 +16,7 @@ from rich.table import Table
 
 from winnow.jobs.job_file.job import load
 from winnow.jobs.lab.bench.decide import prepare
-from winnow.jobs.lab.bench.meter import Metered
+from winnow.jobs.lab.bench.meter import Meter
 from winnow.jobs.lab.bench.vector_pool import Shape
 from winnow.jobs.run import run
 from winnow.pipeline.executors.choose import open_executor
@@ -25,18 +25,19 @@ from winnow.pipeline.executors.choose import open_executor
 def measure(shape: Shape, folder: Path, cut: dict[str, object], workers: int, executor: str) -> Table:
     """Deduplicate by one method: seconds, memory and bytes of every step, and what lay on disk meanwhile."""
     job_file = prepare(shape, folder, {"duplicates": cut})
-    metered = Metered(open_executor(executor, workers, None))
+    running_on, meter = open_executor(executor, workers, None), Meter()
     started = time.perf_counter()
     try:
-        result = run(load(str(job_file)), metered, lambda line: metered.stop())
+        result = run(load(str(job_file)), running_on, lambda line: None, (meter,))
         spilled = _spilled() if executor == "ray" else "all of it"
     finally:
-        metered.close()
+        meter.close()
+        running_on.close()
     table = Table("step", "s", "CPU s", "driver MB", "worker MB", "its own", "read MB", "written MB")
     table.title = (
         f"{cut['method']}: {shape.samples:,} samples, {result.counts['kept']:,} kept, {cut['clusters']} clusters"
     )
-    for lap in metered.laps.values():
+    for lap in meter.laps.values():
         sizes = (f"{count / 1e6:,.0f}" for count in (lap.driver, lap.worker, lap.own, lap.read, lap.written))
         table.add_row(lap.name, f"{lap.seconds:.1f}", f"{lap.cpu:.1f}", *sizes)
     table.caption = f"{time.perf_counter() - started:.1f} s in all; of the exchange lay on disk: {spilled}"

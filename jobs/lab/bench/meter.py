@@ -6,11 +6,10 @@ Linux only: VmHWM of /proc/<pid>/status is a process's highest resident memory s
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from winnow.pipeline.executors.contract import Executor, Forwarding, Item, Needs, Regroup, Result, Task
+from winnow.pipeline.executors.watching import Done
 
 _PROC = Path("/proc")
 _POLL_S = 1.0  # a look costs some milliseconds of a core
@@ -100,17 +99,15 @@ class Spent:
 
 
 @dataclass
-class Metered(Forwarding):
-    """An executor whose calls are laps: one lasts until the next begins, or until `stop`.
+class Meter:
+    """A watcher that makes a lap of each pass: one lasts until the next begins, or until `stop`.
 
-    laps: by name in order of first use; a name is the label of the calls, without their pass or number.
+    laps: by name in order of first use; a name is the label of the passes, without their number.
     """
 
-    inner: Executor
     laps: dict[str, Lap] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._inner = self.inner
         self._lap: Lap | None = None
         self._started = 0.0
         self._spent: dict[int, Spent] = {}
@@ -118,23 +115,24 @@ class Metered(Forwarding):
         self._ended = threading.Event()
         threading.Thread(target=self._poll, daemon=True).start()
 
-    def map(
-        self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs
-    ) -> Iterator[tuple[int, Result]]:
-        """See Executor.map."""
-        self._begin(label)
-        yield from self.inner.map(task, items, label, needs)
+    def begin(self, stage: str, total: int, ready: int) -> None:
+        """See Watcher.begin."""
+        self._begin(stage)
 
-    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
-        """See Executor.regroup."""
-        self._begin(label)
-        yield from self.inner.regroup(work, items, label)
+    def done(self, item: Done) -> None:
+        """See Watcher.done."""
+
+    def end(self, stage: str, seconds: float) -> None:
+        """See Watcher.end; what the driver does then belongs to the lap."""
+
+    def made(self, label: str, artifact: str, seconds: float, reused: bool) -> None:
+        """See Watcher.made."""
+        self.stop()
 
     def close(self) -> None:
-        """See Executor.close."""
+        """Look at no process any more."""
         self.stop()
         self._ended.set()
-        super().close()
 
     def _begin(self, label: str) -> None:
         name = label.partition(" (")[0].partition(",")[0]

@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.pipeline.executors.batching import AIM_S, Waiting, Work
+from winnow.pipeline.executors.batching import AIM_S, Pieces, Waiting
 
 
 def waiting(count: int, seats: int = 2, together: bool = True) -> Waiting:
-    return Waiting(Work(count, str, lambda actor, pieces: None, together), seats)
+    return Waiting(Pieces(count, str, lambda actor, pieces: None, together), seats)
 
 
 def dealt(queue: Waiting, seconds_each: float) -> list[int]:

@@ -7,10 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from winnow.jobs.lab.bench import decide as bench_decide
-from winnow.jobs.lab.bench.meter import Metered
+from winnow.jobs.lab.bench.meter import Meter
 from winnow.jobs.lab.bench.vector_pool import Shape, make, vectors
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.executors.watching import Watch
 
 
 def command() -> "bench_decide.typer.Typer":
@@ -69,12 +70,13 @@ def test_deciding_again_decides_again(tmp_path: Path) -> None:
 
 
 def test_a_lap_ends_where_the_next_begins() -> None:
-    metered = Metered(LocalExecutor(1))
+    meter = Meter()
+    watch = Watch(LocalExecutor(1), (meter,))
     task = bench_decide._Products(Shape(100, width=8, concepts=5, rows_per_shard=50), 4)
     for label in ("one (pass 1)", "two", "one (pass 2)"):
-        assert len(dict(metered.map(task, [0, 1], label, Needs()))) == 2
-    metered.close()
-    assert list(metered.laps) == ["one", "two"]
+        assert len(dict(watch.map(task, [0, 1], label, Needs()))) == 2
+    meter.close()
+    assert list(meter.laps) == ["one", "two"]
 
 
 def test_the_pool_is_the_same_every_time_and_of_unit_norm(tmp_path: Path) -> None:
