@@ -47,13 +47,13 @@ fuzz: $(VENV)/.installed  ## mutated tars, parquet, npz and npy files for MINUTE
 	$(RUN) -m tests.fuzz --minutes $(or $(MINUTES),5)
 
 evidence-datacomp: $(VENV)/.installed  ## pocket DataComp on labelled images under DATA (train-*.parquet, test-*.parquet, classnames.txt)
-	$(RUN) -m winnow.jobs datacomp jobs/lab/datacomp/cifar10.yaml --executor local --workers 1 \
+	$(RUN) -m winnow.jobs.lab.datacomp jobs/lab/datacomp/cifar10.yaml --executor local --workers 1 \
 	  --set "labelled.images=$(DATA)/train-*.parquet" --set labelled.classnames=$(DATA)/classnames.txt \
 	  --set "evaluation.images=$(DATA)/test-*.parquet" --set evaluation.classnames=$(DATA)/classnames.txt
 
 evidence-demo: $(VENV)/.installed  ## the same on pictures that winnow renders itself; no data is needed
 	$(RUN) -m winnow.jobs.lab.datacomp.demo --folder out/datacomp-demo
-	$(RUN) -m winnow.jobs datacomp jobs/lab/datacomp/demo.yaml --executor local --workers 1
+	$(RUN) -m winnow.jobs.lab.datacomp jobs/lab/datacomp/demo.yaml --executor local --workers 1
 
 evidence-filter: $(VENV)/.installed  ## each ingredient of a filter network, and wrong captions, over 3 seeds; see jobs/lab/ablation.yaml
 	$(RUN) -m winnow.jobs.lab.ablation jobs/lab/ablation.yaml --pool "$(POOL)" --truth $(TRUTH) --held-out "$(HELD_OUT)" \

@@ -47,7 +47,7 @@ def _options(
     del version
 
 
-Executor = Annotated[str, typer.Option(help="ray or local")]
+Executor = Annotated[str, typer.Option(help="ray or local")]  # ray by default: all but report read whole shards
 Address = Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")]
 Workers = Annotated[int | None, typer.Option(min=1, help="how many; one per core or GPU by default")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="nothing on stderr but errors")]
@@ -64,7 +64,7 @@ def _print_json(document: object) -> None:
 
 
 @contextmanager
-def _telling(quiet: bool, soft_wrap: bool | None = None) -> Iterator[Callable[[str], None]]:
+def telling(quiet: bool, soft_wrap: bool | None = None) -> Iterator[Callable[[str], None]]:
     """Who is told one line for each stage: stderr, or nobody; then no progress is shown either."""
     from winnow.pipeline.progress import hushed
 
@@ -95,7 +95,7 @@ def run(
 
     job = load(job_file, change or [])
     running_on = open_executor(executor, workers or job.resources.workers, address)
-    with _telling(quiet) as say:
+    with telling(quiet) as say:
         try:
             with recorded(job.store, job.name, executor) as watchers:
                 result = running.run(job, running_on, say, watchers, looked)
@@ -135,7 +135,7 @@ def sweep(
 
     found = sweeping.policies(read(job_file, change or []), [sweeping.Variation.parse(text) for text in vary])
     running_on = open_executor(executor, workers or found[0].job.resources.workers, address)
-    with _telling(quiet) as say:
+    with telling(quiet) as say:
         try:
             result = sweeping.sweep(found, running_on, say)
         finally:
@@ -182,8 +182,8 @@ def verify(
     rows: Annotated[int, typer.Option("--sample", min=1, help="rows whose bytes and vectors are read again")] = 1000,
     every: Annotated[bool, typer.Option("--all", help="read all of them again")] = False,
     seed: Annotated[int, typer.Option(min=0, max=(1 << 31) - 1, help="of the sample: another one, other rows")] = 0,
-    executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
-    address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
+    executor: Executor = "ray",
+    address: Address = None,
     workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")] = None,
     plain: AsJson = False,
     quiet: Quiet = False,
@@ -196,7 +196,7 @@ def verify(
 
     stdout, lines = Console(quiet=plain), []
     running_on = open_executor(executor, workers, address)
-    with _telling(quiet):
+    with telling(quiet):
         try:
             for line in verifying.verify(store, name, running_on, Sample(None if every else rows, seed)):
                 lines.append(line)
@@ -241,7 +241,7 @@ def train_filter(
 
     running_on = open_executor("local", workers, None)
     job = filter_job.load(job_file, change or [])
-    with _telling(quiet) as say:
+    with telling(quiet) as say:
         made = training.train_filter(job, running_on, say)
     console = Console()
     console.print("in a job, under embeddings:", highlight=False)
@@ -253,8 +253,8 @@ def train_filter(
 def export(
     store: Annotated[str, typer.Argument(help="URL of a store")],
     name: Annotated[str, typer.Argument(help="name of a finished job of it", metavar="JOB")],
-    executor: Annotated[str, typer.Option(help="local or ray")] = "local",
-    address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
+    executor: Executor = "ray",
+    address: Address = None,
     workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")] = None,
     columns: Annotated[
         str, typer.Option(metavar="NAMES", help="of the pool's json or parquet, such as url,similarity; '' for none")
@@ -267,7 +267,7 @@ def export(
     from winnow.pipeline.executors.choose import open_executor
 
     running_on = open_executor(executor, workers, address)
-    with _telling(quiet):
+    with telling(quiet):
         try:
             names = [found.strip() for found in columns.split(",")] if columns.strip() else []
             stderr = Console(stderr=True)
@@ -285,8 +285,8 @@ def report(
     name: Annotated[str, typer.Argument(help="name of a finished job of it", metavar="JOB")],
     compare: Annotated[str | None, typer.Option(metavar="OTHER", help="another finished job, shown beside")] = None,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="in place of one in the store")] = None,
-    executor: Annotated[str, typer.Option(help="local or ray")] = "local",
-    address: Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")] = None,
+    executor: Annotated[str, typer.Option(help="local or ray; it reads a sample, so local by default")] = "local",
+    address: Address = None,
     workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -295,7 +295,7 @@ def report(
     from winnow.pipeline.executors.choose import open_executor
 
     running_on = open_executor(executor, workers, address)
-    with _telling(quiet) as say:
+    with telling(quiet) as say:
         try:
             made = reporting.report(store, name, running_on, compare, out)
         finally:
@@ -317,7 +317,7 @@ def quickstart(
     from winnow.jobs.show import funnel
 
     stdout = Console()
-    with _telling(quiet) as say:
+    with telling(quiet) as say:
         result = whole.quickstart(folder, executor, workers, say)
     funnel.show(result, stdout)
     verdicts = whole.judged(result, folder)
@@ -331,35 +331,11 @@ def quickstart(
         raise typer.Exit(1)
 
 
-@app.command()
-def datacomp(
-    comparison_file: Annotated[str, typer.Argument(help="a comparison (YAML)", metavar="COMPARISON.yaml")],
-    change: Changes = None,
-    executor: Annotated[str, typer.Option(help="ray or local, for the policies")] = "ray",
-    address: Address = None,
-    workers: Workers = None,
-    quiet: Quiet = False,
-) -> None:
-    """Train the same small CLIP on what each policy keeps of a pool, and compare; the same command resumes."""
-    from winnow.jobs.lab.datacomp.compare import compare
-    from winnow.jobs.lab.datacomp.plan import load as load_comparison
-    from winnow.jobs.lab.datacomp.table import table
-    from winnow.pipeline.executors.choose import open_executor
+def main(command: typer.Typer = app, name: str = "winnow") -> None:
+    """A console command; exit code 0 only when every sample of the pool is accounted for.
 
-    comparison = load_comparison(comparison_file, change or [])
-    running_on = open_executor(executor, workers, address)
-    with _telling(quiet, soft_wrap=True) as say:
-        try:
-            rows = compare(comparison, running_on, say)
-        finally:
-            running_on.close()
-    Console().print(table(rows))
-
-
-def main() -> None:
-    """The console command; exit code 0 only when every sample of the pool is accounted for.
-
-    SIGINT and SIGTERM end the workers first, and leave no file half written: exit code 130 and 143.
+    name: what its help calls it. SIGINT and SIGTERM end the workers first, and leave no file half written: exit code
+    130 and 143.
     """
     terminated: list[int] = []
 
@@ -369,7 +345,7 @@ def main() -> None:
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        app(prog_name="winnow")  # also as `python -m winnow.jobs`: completion goes by the name
+        command(prog_name=name)  # also as `python -m winnow.jobs`: completion goes by the name
     except WinnowError as error:
         shown = escaped(f"winnow: {error}", keep="\n")
         Console(stderr=True).print(shown, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from winnow.jobs.filter_network.training import Recipe
 from winnow.jobs.filter_network.training_pairs import Pairs, Task
@@ -11,6 +12,7 @@ from winnow.jobs.job_file.options import options_of
 from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.fingerprint import canonical
+from winnow.stages.encoders.config import Model, Weights
 
 _KEYS = ("name", "folder", "model", "pretrained", "clean", "training", "finetune", "ensemble")
 
@@ -61,7 +63,7 @@ def parse(values: Mapping[str, object]) -> FilterJob:
         raise JobError(f"ensemble is the share of the fine-tuned weights, 0 to 1, but {asked.ensemble} came")
     return FilterJob(
         name=asked.name,
-        folder=storage.absolute(asked.folder.rstrip("/")),
+        folder=storage.rooted(asked.folder.rstrip("/")),
         clean=options_of(Pairs, "clean", asked.clean),
         training=_recipe("training", asked, asked.training, asked.pretrained),
         finetune=finetune,
@@ -70,24 +72,24 @@ def parse(values: Mapping[str, object]) -> FilterJob:
 
 
 @dataclass(frozen=True)
+class _AskedFinetune:
+    task: Annotated[Mapping[str, object], storage.OptionsOf(Task)] | None = None
+    pairs: Annotated[Mapping[str, object], storage.OptionsOf(Pairs)] | None = None
+    training: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class _Asked:
     """The keys of a job file and the kinds of their values."""
 
     name: str
-    folder: str
-    model: str
-    clean: Mapping[str, object]
-    pretrained: str | None = None
+    folder: storage.File
+    model: Model
+    clean: Annotated[Mapping[str, object], storage.OptionsOf(Pairs)]
+    pretrained: Weights | None = None
     training: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    finetune: Mapping[str, object] | None = None
+    finetune: Annotated[Mapping[str, object], storage.OptionsOf(_AskedFinetune)] | None = None
     ensemble: float = 0.5
-
-
-@dataclass(frozen=True)
-class _AskedFinetune:
-    task: Mapping[str, object] | None = None
-    pairs: Mapping[str, object] | None = None
-    training: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
 def _finetune(asked: _Asked) -> Finetune:

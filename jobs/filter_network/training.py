@@ -26,6 +26,7 @@ from winnow.pipeline.errors import ModelError, TrainingError
 from winnow.pipeline.fingerprint import canonical
 from winnow.pipeline.lifeline import WATCHED
 from winnow.pipeline.storage import home
+from winnow.stages.encoders.config import Model, Weights
 
 LOG = "train.log"
 """File of a training that holds everything its trainer said, of every call."""
@@ -62,8 +63,8 @@ class Recipe:
     timeout_s: of one call of `train`, in seconds.
     """
 
-    model: str
-    pretrained: str | None = None
+    model: Model
+    pretrained: Weights | None = None
     epochs: int = Field(default=8, ge=1)
     samples_per_epoch: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=256, ge=2)
@@ -135,9 +136,22 @@ def claim(path: Path, asked: Mapping[str, object], what: str) -> None:
     found = json_if_whole(str(path))
     if found is None:
         write_json(str(path), asked)
-    elif changed := [key for key in {**found, **asked} if found.get(key) != asked.get(key)]:
+    elif changed := [key for key in {**found, **asked} if not _same(found.get(key), asked.get(key))]:
         told = "; ".join(f"{key} was {found.get(key)!r} and is {asked.get(key)!r}" for key in changed)
         raise ModelError(f"a folder holds {what}, but in {path.parent} {told}; take a fresh folder")
+
+
+def _same(before: object, now: object) -> bool:
+    """Whether two values of a recipe mean the same; of a model's configuration the folder does not count.
+
+    What is in that file is claimed beside it. Weights that were named from the working directory are the same as those
+    whose absolute name ends so.
+    """
+    if not isinstance(before, str) or not isinstance(now, str):
+        return before == now
+    if before.endswith(".json"):
+        return Path(before).name == Path(now).name
+    return before == now or (not before.startswith("/") and now.endswith(f"/{before}"))
 
 
 def claim_model(folder: Path, model: str) -> None:

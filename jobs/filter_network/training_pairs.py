@@ -38,7 +38,7 @@ class Pairs:
         decoding; None keeps every picture byte for byte.
     """
 
-    shards: str | tuple[str, ...]
+    shards: storage.Files
     captions: str = "txt"
     layers: int = Field(default=1, ge=1, le=100)
     side: int | None = Field(default=None, ge=16)
@@ -61,8 +61,8 @@ class Task:
     template.
     """
 
-    images: str | tuple[str, ...]
-    classnames: str
+    images: storage.Files
+    classnames: storage.File
     templates: str | tuple[str, ...] = "openai"
     label: str | None = None
     image: str = "image"

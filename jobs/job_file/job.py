@@ -86,14 +86,20 @@ class Job:
 
 
 def load(path: str, changes: Sequence[str] = ()) -> Job:
-    """The job in a YAML file, with `path.to.key=value` changes applied; JobError for anything it does not know."""
+    """The job in a YAML file, with `path.to.key=value` changes applied, and all names of files absolute.
+
+    JobError for anything it does not know.
+    """
     return parse(read(path, changes))
 
 
 def read(path: str, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """The plain values of a job file, with changes applied; what they say is for `parse` to judge."""
+    """The plain values of a job file, with changes applied; what they say is for `parse` to judge.
+
+    Names of files are relative to the folder of the job file, those in `changes` to the working directory.
+    """
     try:
-        values = loads(storage.read_text(path), path)
+        values = storage.from_file(loads(storage.read_text(path), path), path)
     except StorageError as error:
         raise JobError(f"a job is a YAML file, but: {error}") from error
     if not isinstance(values, dict):
@@ -107,7 +113,7 @@ def read(path: str, changes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def parse(values: Mapping[str, object]) -> Job:
-    """The job of plain values, as a YAML file holds them."""
+    """The job of plain values, as a YAML file holds them; names of files are relative to the working directory."""
     known_keys("the job", values, _KEYS)
     for key in ("name", "store", "pool"):
         if not values.get(key):
@@ -122,7 +128,7 @@ def parse(values: Mapping[str, object]) -> Job:
     policy = tuple(_cut(number, entry) for number, entry in enumerate(list_of("policy", given(values, "policy", []))))
     shards = values.get("shards")
     job = Job(
-        name=values["name"],
+        name=str(values["name"]),
         store=_store(values["store"]),
         pool=pool,
         embeddings=embeddings,
@@ -184,7 +190,7 @@ def _store(url: object) -> str:
     if url.startswith(("http://", "https://")):
         raise JobError(f"store must be where files can be written, but {storage.shown(url)} came, of a web server")
     try:
-        store = storage.absolute(url.rstrip("/"))
+        store = storage.rooted(url).rstrip("/") or "/"
     except StorageError as error:
         raise JobError(f"store: {error}") from error
     if found := next((mark for mark in _PATTERNS if mark in store), None):
@@ -204,7 +210,7 @@ def _pool(values: Mapping[str, object]) -> Pool:
     if kind not in FORMATS:
         raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, but {kind!r} came{nearest(kind, FORMATS)}")
     options = {key: value for key, value in values.items() if key not in ("shards", "format")}
-    return Pool(tuple(patterns), options_of(FORMATS[kind], "pool", options))
+    return Pool(tuple(map(storage.rooted_pattern, patterns)), options_of(FORMATS[kind], "pool", options))
 
 
 def _encoder(name: str, values: Mapping[str, object]) -> OpenClip | Timm:

@@ -8,19 +8,20 @@ from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError
 
 _T = TypeVar("_T")
 
 
 def options_of(kind: type[_T], where: str, values: Mapping[str, object]) -> _T:
-    """A dataclass of plain values; raises JobError for unknown keys and wrong types."""
+    """A dataclass of plain values, with absolute names of files; raises JobError for unknown keys and wrong types."""
     described = getattr(kind, "__pydantic_fields__", {})
     names = [field.name for field in dataclasses.fields(cast(Any, kind))]
     known_keys(where, values, [getattr(described.get(name), "alias", None) or name for name in names])
     try:
         # strict as JSON is: a list is a tuple there, but no text is a number, and no 1.0 an integer
-        return TypeAdapter(kind).validate_json(_json(where, values), strict=True)
+        return TypeAdapter(kind).validate_json(_json(where, storage.placed(kind, values)), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join([where, *[str(part) for part in problem["loc"]]])

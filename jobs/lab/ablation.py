@@ -85,7 +85,7 @@ def ablate(
     values: of a filter's job, with finetune. wrong: shares of wrong captions to train with, each without fine-tuning.
     side_by_side: filters at a time. Raises ModelError where the folder holds rows of another job or another judge.
     """
-    folder = Path(storage.home(values["folder"]))
+    folder = Path(storage.rooted(values["folder"]))
     claim(folder / "asked.json", {"job": values, **judged.asked}, "rows of one ablation")
     values = _in_one_precision(values, folder, say)
     lines = [line for seed in seeds for line in _lines(values, folder, wrong, seed)]
@@ -137,7 +137,7 @@ def _in_one_precision(values: Mapping[str, Any], folder: Path, say: Callable[[st
 
 
 def _urls(shards: str | Sequence[str]) -> list[str]:
-    return storage.expand([shards] if isinstance(shards, str) else shards)
+    return storage.expand(map(storage.rooted_pattern, [shards] if isinstance(shards, str) else shards))
 
 
 def _poison_name(share: float) -> str:

@@ -1,8 +1,10 @@
 """`winnow quickstart`: renders a pool, trains a filter network, filters the pool and checks the result.
 
-Everything lands under one folder: `world/`, `filter/`, `store/`. What is there from an earlier call is used again.
+Everything lands under one folder: `world/`, `filter/`, `store/`, and the job as a file to change and run again,
+`quickstart.yaml`. What is there from an earlier call is used again.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,6 +62,7 @@ def quickstart(
     checkpoint = training.train(shards, trained, pocket.recipe(epochs))
     if not trained_before:
         say(f"trained a filter network on its clean pairs ({time.monotonic() - now:.0f} s)")
+    _leave_job_file(folder, checkpoint)
     placed = [
         f"store={folder / 'store'}",
         f"pool.shards={rendered}/pool/*.tar",
@@ -71,6 +74,14 @@ def quickstart(
         return run(job.load(str(JOB), [*placed, *changes]), running_on, say)
     finally:
         running_on.close()
+
+
+def _leave_job_file(folder: Path, checkpoint: Path) -> None:
+    """Copy the job and its model's shape beside what they read, unless there is such a file, which may be changed."""
+    left = folder / JOB.name
+    if not left.exists():
+        shutil.copy(pocket.CONFIG, folder)
+        left.write_text(JOB.read_text().replace("../out/quickstart/", "").replace("epoch_6.pt", checkpoint.name))
 
 
 def judged(result: Result, folder: Path) -> pa.Table:

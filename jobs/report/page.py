@@ -184,7 +184,7 @@ def _later(cut: CutFacts) -> dict[str, Any]:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("jobs", "report"),
+        loader=PackageLoader("winnow.jobs", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -33,15 +33,16 @@ from winnow.pipeline.storage.listing import (
 )
 from winnow.pipeline.storage.local_file import EarlyFile
 from winnow.pipeline.storage.opening import local_view, open_exact, open_read, read_bytes, read_if_there, read_text
+from winnow.pipeline.storage.places import File, Files, OptionsOf, Place, from_file, placed, rooted, rooted_pattern
 from winnow.pipeline.storage.s3_object import forget
 from winnow.pipeline.storage.shard_names import expand
 from winnow.pipeline.storage.urls import absolute, home, is_shared, join, name_of, parent_of, shown
 
 __all__ = [
-    "Identity", "absolute", "check_distinct", "committed_bytes", "committing", "copy", "exists", "expand", "folders",
-    "home", "identify", "identity_of", "is_shared", "join", "listing", "local_path", "local_view", "name_of",
-    "open_exact", "open_read", "parent_of", "present", "read_bytes", "read_if_there", "read_text", "remove_abandoned",
-    "shown", "write_bytes",
+    "File", "Files", "Identity", "OptionsOf", "Place", "absolute", "check_distinct", "committed_bytes", "committing",
+    "copy", "exists", "expand", "folders", "from_file", "home", "identify", "identity_of", "is_shared", "join",
+    "listing", "local_path", "local_view", "name_of", "open_exact", "open_read", "parent_of", "placed", "present",
+    "read_bytes", "read_if_there", "read_text", "remove_abandoned", "rooted", "rooted_pattern", "shown", "write_bytes",
 ]  # fmt: skip
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")

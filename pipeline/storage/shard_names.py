@@ -6,6 +6,7 @@ Names that begin with a dot or an underscore are hidden, as for Hadoop, Spark an
 
 import glob as globbing
 import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,10 +17,12 @@ from winnow.pipeline.errors import PoolError
 from winnow.pipeline.storage.backends import answering, lies_here, resolve
 from winnow.pipeline.storage.listing import exists, is_folder
 from winnow.pipeline.storage.opening import read_text
+from winnow.pipeline.storage.places import FromFile, rooted
 from winnow.pipeline.storage.text import MARK
 from winnow.pipeline.storage.urls import HTTP, absolute, checked, is_local, join, parent_of, shown
 
 _LIST = ".txt"
+_ESCAPED = re.compile(r"\[([*?[])\]")  # as glob.escape writes it
 _HIDDEN = (".", "_")
 _OTHER = {".tar": "webdataset", ".parquet": "parquet, datacomp, clip-retrieval and vectors"}
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif")
@@ -28,8 +31,8 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif")
 def expand(patterns: Iterable[str], suffix: str | None = None) -> list[str]:
     """URLs of a pool from globs, braces, URLs, folders and `.txt` lists of URLs, in their order; globs come sorted.
 
-    Local paths become absolute, so that a pool has one name from wherever it is listed. Lines of a list are names, and
-    no patterns; blank ones and those that begin with # are none.
+    Local paths become absolute, so that a pool has one name from wherever it is listed. Lines of a list are names,
+    relative to the folder of the list, and no patterns; blank ones and those that begin with # are none.
     suffix: of shards, such as .tar: a folder then stands for those directly in it; None: it stays as it is.
 
     Raises PoolError for a pattern that matches nothing, or folders or other files beside those with the suffix; for a
@@ -37,13 +40,14 @@ def expand(patterns: Iterable[str], suffix: str | None = None) -> list[str]:
     """
     urls: list[str] = []
     for pattern in patterns:
-        for name in _braces(pattern):
+        for written in _braces(pattern):
+            name, magic = _unescaped(written)
             if _path(name).endswith(_LIST):
-                lists = _glob(name, None) if _magic(name) else [name]
+                lists = _glob(name, None) if magic else [name]
                 urls += [url for found in lists for url in _listed(found)]
-            elif _magic(name):
+            elif magic:
                 urls += _glob(name, suffix)
-            elif suffix is not None and _stands_for_folder(name, suffix, name == pattern):
+            elif suffix is not None and _stands_for_folder(name, suffix, written == pattern):
                 urls += _in_folder(absolute(name), suffix)
             else:
                 urls.append(absolute(name))
@@ -69,9 +73,17 @@ def _magic(url: str) -> bool:
     return globbing.has_magic(re.sub(r"//\[[0-9a-fA-F:.]*\]", "//", _path(url)))
 
 
+def _unescaped(name: str) -> tuple[str, bool]:
+    """The name, and whether it is a pattern; where all that is special in it is escaped, it is the plain name."""
+    if name.startswith(HTTP) or _magic(_ESCAPED.sub("", name)):
+        return name, _magic(name)
+    return _ESCAPED.sub(r"\1", name), False
+
+
 def _listed(url: str) -> list[str]:
     lines = [line.strip(f" \t\f\v{MARK}") for line in re.split(r"\r\n|\n|\r", read_text(url, PoolError))]
-    return [absolute(line) for line in lines if line and not line.startswith("#")]
+    folder = posixpath.dirname(absolute(url))
+    return [rooted(FromFile(line, folder)) for line in lines if line and not line.startswith("#")]
 
 
 def _glob(pattern: str, suffix: str | None) -> list[str]:

@@ -41,7 +41,7 @@ class Known:
     from: a `.npy` of floats (k, d), or the folder of a clusters artifact.
     """
 
-    source: str = Field(alias="from", min_length=1)
+    source: storage.File = Field(alias="from", min_length=1)
 
 
 def _kind(option: object) -> str:

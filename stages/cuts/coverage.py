@@ -16,6 +16,7 @@ from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.keep_top import Rows, Thresholds, kept
 from winnow.pipeline.order import reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
+from winnow.pipeline.storage import Files
 from winnow.stages.cuts.cut import Amount, Cut, Number, Of, Source, funnel, keep_by_quota, select
 from winnow.stages.cuts.score import Joined, join_of
 from winnow.stages.cuts.score_names import Names
@@ -37,7 +38,7 @@ class Coverage(Cut):
 
     by: str | None = None
     column: str | None = None
-    source: str | tuple[str, ...] | None = Field(default=None, alias="from")
+    source: Files | None = Field(default=None, alias="from")
     uid: str = "uid"
     key: str | None = None
     shard: str | None = None

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.stage import Stage, artifact_of
+from winnow.pipeline.storage import Files
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.shown import Shown
@@ -27,7 +28,7 @@ class FeatureMapping(Cut):
     """
 
     by: str
-    target: str | tuple[str, ...]
+    target: Files
     clusters: ClustersOption
     top: int = Field(ge=1)
     target_key: str | None = None

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.stage import Stage, artifact_of
+from winnow.pipeline.storage import Files
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.shown import Shown
@@ -27,7 +28,7 @@ class ImageBased(Cut):
     """
 
     by: str
-    target: str | tuple[str, ...]
+    target: Files
     clusters: ClustersOption
     target_key: str | None = None
     min_votes: int = Field(default=1, ge=1)

@@ -44,7 +44,7 @@ class Normsim(Cut):
     """
 
     by: str
-    target: str | tuple[str, ...]
+    target: storage.Files
     target_key: str | None = None
     p: P = "inf"
     fraction: float | None = None

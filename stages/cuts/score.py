@@ -37,7 +37,7 @@ class Score(Cut):
     """
 
     column: str
-    source: str | tuple[str, ...] = Field(alias="from")
+    source: storage.Files = Field(alias="from")
     uid: str = "uid"
     key: str | None = None
     shard: str | None = None

@@ -7,13 +7,13 @@ import functools
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.errors import ModelError
-from winnow.pipeline.storage import home
+from winnow.pipeline.storage import Place, home, rooted
 
 RANDOM = "random"
 """In place of weights: seeded random ones, the same in every worker. For benchmarks only."""
@@ -23,6 +23,23 @@ HUB = "hf-hub:"
 _CHECKPOINT_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar", ".npz"}
 _MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*.pth")
 _STRICT = ConfigDict(extra="forbid")
+
+
+def _model_place(model: str) -> str:
+    if model.startswith(LOCAL_DIR):
+        return rooted(model, LOCAL_DIR)
+    return rooted(model) if model.endswith(".json") else str(model)
+
+
+def _weights_place(weights: str) -> str:
+    return rooted(weights) if _names_a_file(weights) else str(weights)
+
+
+Model = Annotated[str, Place(_model_place)]
+"""The type of an option that is a name of open_clip, a configuration `.json`, `local-dir:` or `hf-hub:`."""
+
+Weights = Annotated[str, Place(_weights_place)]
+"""The type of an option that is a tag, a checkpoint file, or `random`."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -35,8 +52,8 @@ class OpenClip:
         A text with a folder in it or a checkpoint's suffix is a file, any other is a tag. `~` is the home folder.
     """
 
-    model: str
-    pretrained: str | None = None
+    model: Model
+    pretrained: Weights | None = None
 
     def __post_init__(self) -> None:
         folder = LOCAL_DIR if self.model.startswith(LOCAL_DIR) else ""
@@ -55,7 +72,7 @@ class Timm:
     """
 
     timm: str
-    checkpoint: str | None = None
+    checkpoint: Weights | None = None
     image_size: int | None = Field(default=None, ge=1)
 
     def __post_init__(self) -> None:
@@ -153,9 +170,11 @@ def checkpoint_file(weights: str) -> Path | None:
 
     Raises: ModelError where it names a file that is not there.
     """
-    if "/" not in weights and "\\" not in weights and Path(weights).suffix not in _CHECKPOINT_SUFFIXES:
-        return None
-    return _existing(weights)
+    return _existing(weights) if _names_a_file(weights) else None
+
+
+def _names_a_file(weights: str) -> bool:
+    return "/" in weights or "\\" in weights or Path(weights).suffix in _CHECKPOINT_SUFFIXES
 
 
 def _existing(name: str) -> Path:

@@ -113,7 +113,7 @@ def test_every_cut_decides_as_without_them(
     values = job_of(tmp_path, layout, mixed)
     assert kept_of(values) == expected
     store, name = values["store"], values["name"]
-    for words in (("report", store, name, "--executor", "local"), ("export", store, name)):
+    for words in (("report", store, name, "--executor", "local"), ("export", store, name, "--executor", "local")):
         assert called(monkeypatch, *words) == 0
     assert explain(store, name, uid=expected[0]).verdict == "kept"
     assert explain(store, name, shard=mixed[3], key=dark[0].uid[0]).verdict == "rejected"

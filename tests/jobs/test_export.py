@@ -96,7 +96,7 @@ def exported(
 ) -> tuple[pa.Table, str]:
     """The export of a job, all of its folder as one table, and what was said on stderr."""
     capsys.readouterr()
-    assert called(monkeypatch, "export", str(job.parent / "store"), "photos", *options) == 0
+    assert called(monkeypatch, "export", str(job.parent / "store"), "photos", "--executor", "local", *options) == 0
     out, err = capsys.readouterr()
     return pq.read_table(out.strip()), err
 
@@ -165,7 +165,8 @@ def test_pools_with_images_have_links_and_any_field(
     assert listed["licence"].null_count == 6
     assert err == "none of 6 samples has licence: it is null in the export\n"
     assert exported(job, monkeypatch, capsys, "--columns", "")[0].column_names == stays.column_names[:-1]
-    assert called(monkeypatch, "export", str(job.parent / "store"), "photos", "--columns", "caption") == 2
+    words = ("export", str(job.parent / "store"), "photos", "--executor", "local", "--columns", "caption")
+    assert called(monkeypatch, *words) == 2
     assert "so --columns names others, not 'caption'" in capsys.readouterr().err
 
 

@@ -43,8 +43,8 @@ class LabelledSet:
     templates: `openai`, `simple`, or a list of texts with {} for the name; a zero-shot classifier is made of them.
     """
 
-    images: str | tuple[str, ...]
-    classnames: str
+    images: storage.Files
+    classnames: storage.File
     label: str | None = None
     image: str = "image"
     templates: str | tuple[str, ...] = PROMPTS

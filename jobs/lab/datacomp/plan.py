@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -15,8 +15,10 @@ from winnow.jobs.filter_network.training import Recipe
 from winnow.jobs.job_file.job import Job, parse, read
 from winnow.jobs.lab.datacomp.labelled import LabelledSet
 from winnow.jobs.lab.datacomp.noise import Noise
+from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError
-from winnow.pipeline.storage import home
+from winnow.stages.encoders import OpenClip, Timm
+from winnow.stages.policy import CUTS
 
 _STRICT = ConfigDict(extra="forbid")
 FILTER = "filter"
@@ -30,7 +32,7 @@ class Policy:
     """One list of cuts as a winnow job has it, or several: its last cut takes each of `fractions` of the pool."""
 
     name: str
-    policy: tuple[dict[str, Any], ...] = ()
+    policy: tuple[Annotated[dict[str, Any], storage.OptionsOf(CUTS)], ...] = ()
     fractions: tuple[float, ...] = ()
 
 
@@ -63,21 +65,18 @@ class Comparison:
     evaluation: labelled images that nothing was trained on.
     """
 
-    folder: str
+    folder: storage.File
     evaluation: LabelledSet
     train: Trainings
     policies: tuple[Policy, ...]
     labelled: LabelledSet | None = None
     noise: Noise = field(default_factory=Noise)
-    pool: dict[str, Any] | None = None
-    clean: str | None = None
+    pool: Annotated[dict[str, Any], storage.OptionsOf({"shards": storage.Files})] | None = None
+    clean: storage.File | None = None
     filter: Recipe | None = None
-    embeddings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    embeddings: dict[str, Annotated[dict[str, Any], storage.OptionsOf(OpenClip | Timm)]] = field(default_factory=dict)
     encoding: dict[str, Any] = field(default_factory=dict)
     samples_per_shard: int = Field(default=500, ge=1)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", home(self.folder))
 
 
 @plain_dataclass(frozen=True)
@@ -100,7 +99,8 @@ class Outcome:
 def load(path: str, changes: Sequence[str] = ()) -> Comparison:
     """The comparison in a YAML file, with `path.to.key=value` changes; JobError for anything that it cannot be."""
     try:
-        found = TypeAdapter(Comparison).validate_json(json.dumps(read(path, changes)), strict=True)
+        values = storage.placed(Comparison, read(path, changes))
+        found = TypeAdapter(Comparison).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "the comparison"

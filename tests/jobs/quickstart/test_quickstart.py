@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from winnow.jobs.quickstart import quickstart
-from winnow.jobs.quickstart.quickstart import checks, copies_left, judged, truth_table
+from winnow.jobs.job_file.job import Job, load
+from winnow.jobs.quickstart.quickstart import checks, copies_left, judged, quickstart, truth_table
 from winnow.jobs.quickstart.world import World, planted_counts
-from winnow.jobs.run import Result
+from winnow.jobs.run import Result, laid_out, states_of
 
 SIZE = World(clean_pairs=256, clean_shards=2, pool_samples=300, pool_shards=3)
 EXACT = ("policy.1.duplicates={by: clip, exact: true}",)
@@ -49,6 +49,23 @@ def test_a_second_call_uses_what_is_there(finished: tuple[Result, Path, list[str
     stages = [line for line in said if not line.startswith("uids ")]
     assert all(line.endswith("done before") for line in stages)
     assert len(stages) == len(again.steps)
+
+
+def test_the_job_that_it_leaves_is_its_own_and_runs_from_any_folder(
+    finished: tuple[Result, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, folder, _ = finished
+    monkeypatch.chdir(tmp_path)
+    left = load(str(folder / "quickstart.yaml"), EXACT)
+    assert left.store == result.job.store
+    assert states(left) == ["done"] * len(result.steps)
+    (folder / "quickstart.yaml").write_text("changed")
+    quickstart(folder, "local", 1, lambda _: None, SIZE, 1, EXACT)
+    assert (folder / "quickstart.yaml").read_text() == "changed"
+
+
+def states(job: Job) -> list[str]:
+    return [str(state) for _, _, state in states_of(job, *laid_out(job))]
 
 
 def test_the_table_has_a_row_per_kind_of_plant(finished: tuple[Result, Path, list[str]]) -> None:

@@ -1,0 +1,42 @@
+"""Compares policies by training: `python -m winnow.jobs.lab.datacomp COMPARISON.yaml`, a small CLIP for each policy."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from winnow.jobs.cli import Address, Changes, Quiet, Workers, main, telling
+from winnow.pipeline.terminal import escape_unshown
+
+NAME = "python -m winnow.jobs.lab.datacomp"
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.command()
+def datacomp(
+    comparison_file: Annotated[str, typer.Argument(help="a comparison (YAML)", metavar="COMPARISON.yaml")],
+    change: Changes = None,
+    executor: Annotated[str, typer.Option(help="ray or local, for the policies")] = "ray",
+    address: Address = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train the same small CLIP on what each policy keeps of a pool, and compare; the same command resumes."""
+    from winnow.jobs.lab.datacomp.compare import compare
+    from winnow.jobs.lab.datacomp.plan import load
+    from winnow.jobs.lab.datacomp.table import table
+    from winnow.pipeline.executors.choose import open_executor
+
+    comparison = load(comparison_file, change or [])
+    running_on = open_executor(executor, workers, address)
+    with telling(quiet, soft_wrap=True) as say:
+        try:
+            rows = compare(comparison, running_on, say)
+        finally:
+            running_on.close()
+    Console().print(table(rows))
+
+
+if __name__ == "__main__":
+    escape_unshown()
+    main(app, NAME)

@@ -1,0 +1,186 @@
+"""Makes the file names of a job absolute: those of a job file from its folder, all others from the working directory.
+
+An option that names files says so by its type: `File`, `Files`, or another `Annotated` with a Place.
+"""
+
+import dataclasses
+import glob as globbing
+import os
+import posixpath
+import re
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from braceexpand import braceexpand
+
+from winnow.pipeline.errors import JobError, StorageError
+from winnow.pipeline.storage.urls import absolute, home, is_local, join
+
+_ROOTED = ("/", "~", "file:", "local:")
+
+
+class FromFile(str):
+    """Text of a job file. folder: where that file lies, a path or a URL."""
+
+    folder: str
+
+    def __new__(cls, text: str, folder: str) -> "FromFile":
+        """The text as it is."""
+        made = super().__new__(cls, text)
+        made.folder = folder
+        return made
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        """So that a copy knows its folder."""
+        return str(self), self.folder
+
+
+def from_file(value: Any, path: str) -> Any:
+    """The plain values of the job file `path`, each text with the folder of that file.
+
+    What is read from a pipe, such as /dev/stdin, lies nowhere: its texts stay as they are.
+    """
+    if is_local(path):
+        path = absolute(path)
+        if not os.path.isfile(path):
+            return value
+    return _from_folder(value, posixpath.dirname(path))
+
+
+def _from_folder(value: Any, folder: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _from_folder(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_from_folder(item, folder) for item in value]
+    return FromFile(value, folder) if isinstance(value, str) else value
+
+
+def rooted(text: str, prefix: str = "") -> str:
+    """The name of one file or folder as any process may use it; "" stays as it is.
+
+    prefix: what `text` begins with before the name, such as local-dir:. Raises as `absolute` does.
+    """
+    name = str(text).removeprefix(prefix)
+    if name and is_local(name) and not name.startswith(_ROOTED):
+        name = _below(_folder(text), name)
+    return prefix + (absolute(name) if name else "")
+
+
+def rooted_pattern(text: str) -> str:
+    """A pattern of `expand` that means the same from every working directory; "", URLs and absolute ones stay.
+
+    What is special in the name of the folder, such as [ or {, is escaped. Raises JobError for alternatives of which
+    some are absolute and some are not, and as `home` does.
+    """
+    pattern = str(text)
+    if not pattern or not is_local(pattern) or pattern.startswith(_ROOTED):
+        return home(pattern)
+    if pattern.startswith("{") and (absolute_ones := _absolute_alternatives(pattern)) is not None:
+        if absolute_ones:
+            return pattern
+        raise JobError(
+            f"alternatives must all be absolute or all be relative, but {pattern} has both; write two patterns"
+        )
+    folder = _folder(text)
+    if not is_local(folder):
+        return _below(folder, pattern)
+    # what braceexpand takes for its own, after what glob does
+    return _below(re.sub(r"([\\{}])", r"\\\1", globbing.escape(folder)), pattern)
+
+
+def _absolute_alternatives(pattern: str) -> bool | None:
+    """True where all alternatives of a pattern are absolute, False where some are, None where none is."""
+    try:
+        found = {name.startswith(_ROOTED) or not is_local(name) for name in braceexpand(pattern)}
+    except ValueError:  # `expand` says what is wrong with it
+        return None
+    return None if found == {False} else found == {True}
+
+
+def _folder(text: str) -> str:
+    return text.folder if isinstance(text, FromFile) else os.getcwd()
+
+
+def _below(folder: str, name: str) -> str:
+    """The name below a folder, with ./ and ../ at its beginning carried out."""
+    while name in (".", "..") or name.startswith(("./", "../")):
+        first, _, name = name.partition("/")
+        if first == "..":
+            folder = posixpath.dirname(folder.rstrip("/")) or "/"
+    return join(folder, name) if name else folder
+
+
+@dataclass(frozen=True)
+class Place:
+    """Marks the type of an option that names files. root: makes one such text absolute."""
+
+    root: Callable[[str], str]
+
+    def of(self, value: Any) -> Any:
+        """A text or a list of them, absolute; anything else as it is, for others judge it."""
+        if isinstance(value, str):
+            return self.root(value)
+        if isinstance(value, list | tuple):
+            return [self.of(item) for item in value]
+        return value
+
+
+@dataclass(frozen=True, eq=False)  # a mapping has no hash, and | of types asks for one
+class OptionsOf:
+    """Marks plain values that are the options of a dataclass, or of one of several by their keys."""
+
+    kind: Any
+
+
+File = Annotated[str, Place(rooted)]
+"""The type of an option that names one file or folder."""
+
+Files = Annotated[str | tuple[str, ...], Place(rooted_pattern)]
+"""The type of an option that names files by patterns, as `expand` takes them."""
+
+
+def placed(kind: Any, value: Any) -> Any:
+    """Plain values for a type, with the files that it names absolute; what does not fit the type stays as it is.
+
+    kind: a dataclass, or a type made of some by Annotated, |, tuple and dict. Raises JobError for a name that cannot be
+    made absolute.
+    """
+    try:
+        return _placed(kind, value)
+    except StorageError as error:
+        raise JobError(str(error)) from error
+
+
+def _placed(kind: Any, value: Any) -> Any:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        for mark in inner[1:]:
+            if isinstance(mark, Place):
+                return mark.of(value)
+            if isinstance(mark, OptionsOf):
+                return _placed(mark.kind, value)
+        return _placed(inner[0], value)
+    if origin in (Union, types.UnionType):
+        for one in inner:
+            value = _placed(one, value)
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        return [_placed(inner[0], item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    if origin is dict or isinstance(kind, Mapping):
+        kinds = kind if isinstance(kind, Mapping) else dict.fromkeys(value, inner[1])
+        return {key: _placed(kinds.get(key), item) for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        kinds = _kinds_of(kind)
+        return {key: _placed(kinds.get(key), item) for key, item in value.items()}
+    return value
+
+
+def _kinds_of(kind: Any) -> dict[str, Any]:
+    """The type of each field of a dataclass, by the name that a job file gives it."""
+    described = getattr(kind, "__pydantic_fields__", {})
+    hints = get_type_hints(kind, include_extras=True)
+    return {getattr(described.get(name), "alias", None) or name: hint for name, hint in hints.items()}
