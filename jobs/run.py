@@ -8,12 +8,13 @@ from typing import cast
 from winnow.jobs.job_file.job import Job
 from winnow.jobs.plan.inputs import look
 from winnow.pipeline import storage
+from winnow.pipeline.adoption import Readiness, state_of
 from winnow.pipeline.artifact import Artifact, write_json
 from winnow.pipeline.errors import AccountingError, JobError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.executors.watching import Watcher
-from winnow.pipeline.stage import Readiness, Run, Stage, StepResult, artifact_of, execute, state_of
+from winnow.pipeline.stage import Run, Stage, StepResult, artifact_of, execute
 from winnow.stages.budget import check_rejects
 from winnow.stages.distinct import Distinct
 from winnow.stages.embeddings import Embeddings, Precomputed

@@ -1,1 +1,1 @@
-"""The engine: storage, artifacts, fingerprints, executors, errors, progress. Knows shards, not images."""
+"""The engine: storage, artifacts, fingerprints, executors, exchange, keep_top, errors, progress. Knows no images."""

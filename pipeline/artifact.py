@@ -1,4 +1,4 @@
-"""What a stage leaves: a folder of one parquet per shard, `<name>.meta` beside it for all else, `_done.json` last.
+"""Artifacts: the folder that a stage makes in a store, with a parquet file per shard and `_done.json` written last.
 
 The first holds data files alone (00000.parquet …), so that any program reads it as one table: some read every file of
 a folder, those of hidden names and of folders in it too. Small files of the whole lie in the second.

@@ -1,4 +1,4 @@
-"""Parquet columns as numpy arrays and back, not copied where the layouts agree; refuses unexpected nulls."""
+"""Converts Parquet columns to numpy arrays and back, without a copy where the layouts agree."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""The one tree of errors; every one says the invariant, what came, and what to do.
+"""All exceptions of winnow in one tree; each message says the invariant, what came instead, and what to do.
 
 WinnowError                     exit 1
 ├── JobError                    exit 2  the job file or an option is wrong; nothing was started

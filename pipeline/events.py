@@ -1,4 +1,4 @@
-"""Lands `events/<job>-<start>-<process>.jsonl` in a store: a line for every shard of every pass; reads it as it grows.
+"""The event log of a store: one JSON line for every shard of every pass, written during a run and read as it grows.
 
 Local stores: the file grows line by line. Object stores cannot append: there the log is parts of a minute or more,
 `…-p00000.jsonl` …, and a driver that is killed takes along what came after its last part. Lines hold names of stages

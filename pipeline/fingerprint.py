@@ -1,4 +1,4 @@
-"""Names what a stage would compute: 16 hex digits of its name, version, configuration and inputs."""
+"""Computes the fingerprint in an artifact's name: a hash of stage name, version, configuration and inputs."""
 
 import dataclasses
 import hashlib

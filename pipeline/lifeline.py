@@ -1,4 +1,4 @@
-"""Ends a process when the one that started it is gone, even by SIGKILL; writes nothing."""
+"""Ends a child process when the process that started it is gone, even by SIGKILL."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Tells how much memory this machine gives this process; refuses work that needs more, and writes nothing."""
+"""Tells how much memory this process may use, and checks that some work fits into it."""
 
 import os
 from pathlib import Path

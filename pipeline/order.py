@@ -1,4 +1,4 @@
-"""The total order of samples as a key of bytes each: value descending, then uid, then place; writes nothing.
+"""The total order of samples, as sortable keys of bytes: value descending, then uid, then place in the pool.
 
 The inverted value in as many bytes as the value has, 4 or 8, then 16 of uid, 8 of shard, 8 of row, all big-endian:
 comparing bytes compares samples, and a key tells which sample it is of. No value is rounded for it.

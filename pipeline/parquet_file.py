@@ -1,4 +1,4 @@
-"""A parquet file that the calling thread reads alone, so that no thread of Arrow's touches Python while it ends.
+"""Reads a parquet file in the calling thread alone, so that no thread of Arrow touches Python while it ends.
 
 Arrow reads a Python file into buffers that belong to Python. Its own threads drop the last of them a moment after the
 table is there, and need Python's lock to do so. Where the interpreter ends in that moment, the thread is ended in a

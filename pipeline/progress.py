@@ -1,4 +1,4 @@
-"""Says how far a stage is: one live line on a terminal, a plain line now and then in a log; lands no file."""
+"""Shows the progress of a stage on stderr: one live line on a terminal, a plain line now and then in a log."""
 
 import logging
 import sys

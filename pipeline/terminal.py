@@ -1,4 +1,4 @@
-"""What a terminal or a log is given: text that it cannot show, or would obey, is escaped; no line ends a command."""
+"""Escapes text for a terminal or a log, so that a caption or a path cannot control it or end a command."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""128-bit sample names: 32 hex digits in tables, `u8,u8` pairs in memory, 16 big-endian bytes between workers.
+"""uids, the 128-bit names of samples: hex digits in tables, pairs of uint64 in memory, 16 bytes in transit.
 
 Every table that people read has the hex text, so that files join by it. The pair (high, low) is the DataComp subset
 format; structured arrays of it sort in the order of the text.

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from winnow.pipeline import storage
+from winnow.pipeline.adoption import adopt
 from winnow.pipeline.artifact import Artifact, read_schema, read_table, write_table
 from winnow.pipeline.columns import vector_column
 from winnow.pipeline.errors import AccountingError, FailedShards
 from winnow.pipeline.executors.contract import Needs, Stateless, Task
 from winnow.pipeline.executors.turns import Turn
 from winnow.pipeline.fingerprint import fingerprint
-from winnow.pipeline.stage import Run, ShardItem, Summary, adopt, total
+from winnow.pipeline.stage import Run, ShardItem, Summary, total
 from winnow.pipeline.uid import UID_ARROW, hex_of
 from winnow.stages.encoders import Encoding, OpenClip, Timm, provenance
 from winnow.stages.pools.reader import Reader

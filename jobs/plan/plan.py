@@ -16,10 +16,10 @@ from winnow.jobs.job_file.yaml_text import dumps
 from winnow.jobs.plan.inputs import Look, look
 from winnow.jobs.plan.price import Options, price
 from winnow.jobs.plan.price_table import Prices, record, show
+from winnow.pipeline.adoption import Readiness
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import PoolError, StorageError
 from winnow.pipeline.executors.choose import open_executor
-from winnow.pipeline.stage import Readiness
 from winnow.pipeline.storage import Identity
 from winnow.pipeline.terminal import escaped
 from winnow.stages.policy import Path

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from winnow.jobs.verify.findings import Findings, looked, violated
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline import storage
+from winnow.pipeline.adoption import PARTS
 from winnow.pipeline.artifact import DONE, Artifact
-from winnow.pipeline.stage import PARTS, Run
+from winnow.pipeline.stage import Run
 from winnow.stages.clusters.centroids import CENTROIDS
 from winnow.stages.clusters.clusters import SIZES as CLUSTER_SIZES
 from winnow.stages.cuts.epochs import epoch_name

@@ -1,4 +1,4 @@
-"""Says which pieces of some work go with the next call to a worker, and how many; refuses none, and writes nothing."""
+"""Adaptive batching: how many shards go with the next call to a worker, by how long the calls before took."""
 
 from collections import deque
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Opens the executor that a job asks for by name: local, Ray on this machine, or a Ray cluster that must answer."""
+"""Opens the executor that a job names: local threads, Ray on this machine, or a Ray cluster at an address."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The contract of the executors: every item is done once, retried, and accounted for; refuses to lose one.
+"""The contract of executors: every shard is done exactly once, retried after a failure, and accounted for.
 
 An item is a shard, or a group of them. Work on an item is a picklable function of it, mostly a frozen dataclass with
 `__call__`: it commits its own file and returns only something small. What a worker needs once for all of its items (a

@@ -1,4 +1,4 @@
-"""Runs tasks in threads of this process, without Ray: tests, tiny pools, a GPU box on its own."""
+"""The local executor: runs tasks in threads of this process, and exchanges tables through temporary files."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""Runs tasks in a pool of Ray actors; survives the death of any worker.
+"""The Ray executor: runs tasks in a pool of Ray actors, and exchanges tables through Ray's object store.
 
 Only references, summaries and errors reach the driver: an actor reads its shard from storage and commits its
 own file. Ray core actors, not Ray Data: docs/LOG.md has the measurement.

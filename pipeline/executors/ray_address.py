@@ -1,4 +1,4 @@
-"""Finds the Ray cluster that a run is for, and refuses one that does not answer or takes no driver in, in time."""
+"""Finds the Ray cluster for a run, and checks within seconds that it answers and accepts a driver."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Counts what a run does in Ray's own metrics, which every Ray node serves to Prometheus; writes no file.
+"""Exports counts of shards, samples and bytes as Ray metrics, which every Ray node serves to Prometheus.
 
 Names and labels are in docs/monitoring.md, and are for others to rely on: a change of any is a new major version.
 """

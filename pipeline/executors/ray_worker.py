@@ -1,4 +1,4 @@
-"""Does the items of a call one after another, in an actor of a cluster; refuses to let one that fails cost another.
+"""The worker in a Ray actor: does the shards of a call one after another, and reports each failure by itself.
 
 What a call answers: (seconds, outcomes), an outcome for each of the first items that it was sent: (True, result);
 (False, failures) where the item's data is at fault; (None, why) where the process ran out of memory.

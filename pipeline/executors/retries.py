@@ -1,4 +1,4 @@
-"""Which faults another try can mend, and when a pass over shards ends because none of them can be done."""
+"""Decides which failures are retried, and when a pass stops because every shard fails for a lasting reason."""
 
 import errno
 import sys

@@ -1,4 +1,4 @@
-"""Lets the items that one worker has under way do their main work one after another; refuses to count the waiting.
+"""A lock for workers that prefetch: of two shards under way in a worker, one at a time does its main work.
 
 So the next item opens while one is at it, and the one before ends (its upload) while the next is at it.
 """

@@ -1,4 +1,4 @@
-"""Tells watchers of every item of a stage that is done: who did it, how long, how much; refuses to lose its result."""
+"""Measures every shard of a pass (worker, seconds, rows, bytes) and tells progress, event log and metrics."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Files and objects by URL (local, memory, s3, gs …), read, listed and written; refuses to leave half a file.
+"""Storage by URL (local, memory, s3, gs …): reading, listing, and atomic writing of files and objects.
 
 This is the door to all of storage: names of files (urls.py), reading them (opening.py), what lies where (listing.py)
 and which files a pool names (shard_names.py) are called from here. Every write goes through `committing`: the bytes

@@ -1,4 +1,4 @@
-"""Which back end of fsspec has a URL, how it is asked, and its errors as ours; refuses a storage that none knows."""
+"""Chooses the fsspec back end of a URL, sets its options, and turns its errors into StorageError."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What lies in a folder, and what a file is: its size and etag or time; refuses one whose change would not be seen."""
+"""Lists folders, and identifies a file by size and etag or modification time, so that a change is seen."""
 
 import os
 from collections.abc import Iterable, Sequence

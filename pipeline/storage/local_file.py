@@ -1,4 +1,4 @@
-"""A new local file that goes to the disk while more of it comes, so that fsync at its end has little to wait for.
+"""Writes a local file to disk while it grows, so that the fsync at its end is short.
 
 It is written in small pieces: Linux keeps a file in memory in blocks as large as what is written at once, and large
 blocks are what a virtual machine gives back to its host: to fill one may then take five times as long (docs/LOG.md).

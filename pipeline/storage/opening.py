@@ -1,4 +1,4 @@
-"""Opens and reads files by URL; refuses a text that is not UTF-8. A remote read gives every byte, or an error."""
+"""Opens and reads files by URL; a remote read returns every byte, or raises an error."""
 
 import mmap
 import os

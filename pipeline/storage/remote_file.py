@@ -1,4 +1,4 @@
-"""A remote file that is read whole or not at all: what a cut connection left out is asked for again; writes nothing."""
+"""Reads a remote file over connections that break: asks again for the rest of it, up to its known size."""
 
 import io
 import time

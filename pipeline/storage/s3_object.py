@@ -1,4 +1,4 @@
-"""Reads one version of an S3 object, whose size comes with its first bytes; refuses the bytes of another version.
+"""Reads one version of an S3 object, and fails if the object is replaced meanwhile.
 
 Within `one_version` a thread asks what an object is once, however often it opens it. Writes nothing.
 """

@@ -1,4 +1,4 @@
-"""Which files a pool names: globs, braces, folders and lists of URLs; refuses a name that stands for no file, in words.
+"""Expands the shard names of a job (globs, braces, folders, lists of URLs) to the files of a pool.
 
 Names that begin with a dot or an underscore are hidden, as for Hadoop, Spark and Arrow: `.part-0.crc`, `_SUCCESS`,
 `_temporary/`. A pattern passes them over unless it spells that sign out, and so does a folder.

@@ -1,4 +1,4 @@
-"""Text files as editors and spreadsheets leave them: a byte order mark is no text, and what is not UTF-8 is refused."""
+"""Reads text files as UTF-8, without the byte order mark that editors and spreadsheets may add."""
 
 MARK = "\ufeff"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")

@@ -1,4 +1,4 @@
-"""Names of files: paths, file://, s3://, http:// and the like; refuses a URL that carries a secret or chains storages.
+"""Parses names of files (paths, file://, s3://, http:// …), and rejects secrets and chained storages in them.
 
 No file is looked at here.
 """

@@ -4,10 +4,10 @@ from functools import lru_cache
 from typing import cast
 
 from winnow.pipeline import storage
+from winnow.pipeline.adoption import PARTS
 from winnow.pipeline.artifact import Artifact, read_json
 from winnow.pipeline.errors import ShardError
 from winnow.pipeline.fingerprint import fingerprint
-from winnow.pipeline.stage import PARTS
 from winnow.stages.pools.pool import as_one
 from winnow.stages.pools.reader import Reader
 

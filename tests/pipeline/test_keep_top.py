@@ -179,7 +179,7 @@ def test_many_groups_in_many_shards():
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 200))
 def test_a_stream_of_counts_is_merged_within_bounds(cells):
-    import winnow.pipeline.keep_top as module
+    import winnow.pipeline.keep_top.scan as module
 
     part = rows(np.linspace(-1, 1, 90), group=np.arange(90) % 3)
     quota = np.array([4, 11, 29])
@@ -193,7 +193,7 @@ def test_a_stream_of_counts_is_merged_within_bounds(cells):
 
 def test_merging_takes_time_in_proportion_to_what_comes(monkeypatch):
     """400 shards with a row in each of 1,000 groups: merged into the whole each time, 40 million counts would move."""
-    import winnow.pipeline.keep_top as module
+    import winnow.pipeline.keep_top.scan as module
 
     moved, rng = 0, np.random.default_rng(0)
 

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 
 from winnow.pipeline import storage
+from winnow.pipeline.adoption import adopt, state_of
 from winnow.pipeline.artifact import DONE, Artifact, shard_name, write_table
 from winnow.pipeline.errors import AccountingError, DataError, FailedShards, ShardError
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.fingerprint import fingerprint
-from winnow.pipeline.stage import Run, ShardItem, adopt, artifact_of, execute, state_of, total
+from winnow.pipeline.stage import Run, ShardItem, artifact_of, execute, total
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Leaves `duplicates-…/`: which samples mean the same as a better one (SemDeDup), and the kept one that each repeats.
+"""The stage `duplicates` by image vectors: compares and decides in turn until every sample is kept or removed.
 
-The loop of semantic deduplication: compare the vectors of every cell, decide in rounds, and compare again for samples
-whose list of links was too short. docs/semantic.md tells why it ends. Each step leaves a folder in `steps/`, and a step
+It compares the vectors of every cell, decides in rounds, and compares again for samples whose list of links was too
+short. docs/semantic.md explains why this ends. Each step leaves a folder in `steps/`, and a step
 that is finished is not done again.
 """
 
