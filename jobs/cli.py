@@ -191,8 +191,8 @@ def verify(
     """Check a finished job again from its files alone: counts, uids, shards, sources, values; nothing is written."""
     from winnow.jobs.show.documents import verify_document
     from winnow.jobs.verify import verify as verifying
-    from winnow.jobs.verify.finished import Sample
     from winnow.pipeline.executors.choose import open_executor
+    from winnow.stages.cuts.contract.finished import Sample
 
     stdout, lines = Console(quiet=plain), []
     running_on = open_executor(executor, workers, address)

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from winnow.jobs.run import opened
-from winnow.jobs.verify.finished import Sample, read_finished
+from winnow.jobs.verify.finished import read_finished
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.stage import execute
+from winnow.stages.cuts.contract.finished import Sample
 from winnow.stages.results.exported import URL, Export
 
 

@@ -193,8 +193,16 @@ def write_table(url: str, table: pa.Table, summary: Mapping[str, object] | None 
 
 def read_summary(url: str) -> dict[str, object]:
     """The JSON summary in a parquet file's footer, {} where there is none."""
-    metadata = read_schema(url).metadata or {}
-    return dict(json.loads(metadata.get(_SUMMARY, b"{}")))
+    return _summary(read_schema(url))
+
+
+def summary_of(table: pa.Table) -> dict[str, object]:
+    """The same of a table that `read` gave."""
+    return _summary(table.schema)
+
+
+def _summary(schema: pa.Schema) -> dict[str, object]:
+    return dict(json.loads((schema.metadata or {}).get(_SUMMARY, b"{}")))
 
 
 def read_schema(url: str) -> pa.Schema:

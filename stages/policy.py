@@ -1,4 +1,4 @@
-"""The table of all cuts by name, and the list of stages that a job runs."""
+"""The stages of a whole job in order: pool, embeddings, each cut of the policy, and what is written at the end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,20 +7,7 @@ from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.stage import Stage, artifact_of
 from winnow.pipeline.storage import Identity
-from winnow.stages.cuts.coverage import Coverage
 from winnow.stages.cuts.cut import Cut
-from winnow.stages.cuts.density import Density
-from winnow.stages.cuts.duplicates import Duplicates
-from winnow.stages.cuts.epochs import Epochs
-from winnow.stages.cuts.feature_mapping import FeatureMapping
-from winnow.stages.cuts.image_based import ImageBased
-from winnow.stages.cuts.negclip import Negclip
-from winnow.stages.cuts.normsim import Normsim
-from winnow.stages.cuts.prototypes import Prototypes
-from winnow.stages.cuts.random import Random
-from winnow.stages.cuts.rules import Rules
-from winnow.stages.cuts.score import Score
-from winnow.stages.cuts.similarity import Similarity
 from winnow.stages.distinct import Distinct
 from winnow.stages.embeddings import Embeddings, Precomputed
 from winnow.stages.encoders import Encoding, OpenClip, Timm
@@ -28,26 +15,6 @@ from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.results.manifest import Manifest
 from winnow.stages.results.shards import Shards
 from winnow.stages.survivors import Survivors
-
-CUTS: dict[str, type[Cut]] = {
-    cut.kind: cut
-    for cut in (
-        Rules,
-        Duplicates,
-        Similarity,
-        Negclip,
-        Density,
-        Prototypes,
-        Coverage,
-        Normsim,
-        ImageBased,
-        FeatureMapping,
-        Random,
-        Score,
-        Epochs,
-    )
-}
-"""Every cut a policy can name. A new method is one file, one test file, and one name here."""
 
 
 @dataclass(frozen=True)

@@ -2,44 +2,84 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests import plugins
+from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.keep_top import Rows
-from winnow.pipeline.stage import ShardItem, Stage
-from winnow.stages.cuts.cut import Amount, Cut, Ranked, one_group, value_column
-from winnow.stages.policy import CUTS
+from winnow.pipeline.stage import Run, ShardItem, Stage, Summary
+from winnow.stages.cuts.cut import Amount, Cut
+from winnow.stages.cuts.keeping import Ranked, funnel, one_group, value_column, write_kept
 from winnow.stages.survivors import Survivors
 
 
 @dataclass(frozen=True)
 class Longest(Cut):
-    """Keep the samples with the longest captions: a fraction or a count of what came."""
+    """Keep the samples with the longest captions, or the shortest: a fraction or a count of what came."""
 
     fraction: float | None = None
     count: int | None = None
+    threshold: float | None = None
+    keep: Literal["longest", "shortest"] = "longest"
     kind: ClassVar[str] = "longest"
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
-        return [Ranked(self.kind, Length(survivors), survivors, Amount(self.fraction, self.count))]
+        short = self.keep == "shortest"
+        amount = Amount(self.fraction, self.count, self.threshold, lowest=short)
+        return [Ranked(self.kind, Length(survivors, -1 if short else 1), survivors, amount)]
 
 
 @dataclass(frozen=True)
 class Length:
     survivors: Survivors
+    sign: int
 
     def rows(self, item: ShardItem) -> Rows:
         captions = self.survivors.table(item.index, ["caption"])["caption"].to_pylist()
-        value = np.array([len(caption) for caption in captions], np.float32)
+        value = np.array([self.sign * len(caption) for caption in captions], np.float32)
         return Rows(value, one_group(self.survivors.mask(item.index)), self.survivors.uids(item.index), item.index)
 
     def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
-        return {"chars": value_column(rows)}
+        return {"chars": value_column(Rows(rows.value * self.sign, rows.group, rows.uid, rows.shard))}
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A policy can name it until the test ends."""
-    monkeypatch.setitem(CUTS, Longest.kind, Longest)
+@dataclass(frozen=True)
+class Odd(Cut):
+    """Keep every other sample of each shard: it orders nothing."""
+
+    kind: ClassVar[str] = "odd"
+
+    def stages(self, survivors: Survivors, store: str) -> list[Stage]:
+        return [OddStage(survivors)]
+
+
+@dataclass(frozen=True)
+class OddStage:
+    survivors: Survivors
+    name: ClassVar[str] = "odd"
+    version: ClassVar[int] = 1
+
+    def make(self, run: Run, out: Artifact) -> Summary:
+        return funnel(run.fill(_Mark(self.survivors, out), out, self.name))
+
+
+@dataclass(frozen=True)
+class _Mark:
+    survivors: Survivors
+    out: Artifact
+
+    def __call__(self, item: ShardItem) -> Summary:
+        before = self.survivors.mask(item.index)
+        place = np.arange(len(before))
+        return write_kept(self.out, item, before, before & (place % 2 == 1), {"place": pa.array(place, mask=~before)})
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, version: str = "1.0") -> None:
+    """A policy can name them until the test ends; folder: where the distribution's metadata lie."""
+    offers = {"winnow.cuts": {"longest": "tests.outside_cut:Longest", "odd": "tests.outside_cut:Odd"}}
+    plugins.install(monkeypatch, folder, "winnow-outside", offers, {}, version)

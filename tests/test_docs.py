@@ -13,10 +13,10 @@ from tests.tree import PAGE, ROOT, with_tree
 from winnow.jobs.filter_network import filter_job
 from winnow.jobs.job_file.job import Resources, load, parse
 from winnow.pipeline.stage import Limits
+from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.distinct import REPEATED
 from winnow.stages.embeddings import UNREADABLE
 from winnow.stages.encoders import Encoding
-from winnow.stages.policy import CUTS
 from winnow.stages.pools.formats import FORMATS
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")], key=lambda path: str(path))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from winnow.stages.policy import CUTS
+from winnow.stages.cuts.kinds import OWN
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ("jobs", "stages", "pipeline")  # each may import itself and those after it
@@ -57,8 +57,30 @@ BETWEEN_STAGES = {
 
 FILES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
 
-ASK_THE_CUT = ("jobs/report/", "jobs/plan/", "jobs/show/", "jobs/export.py", "jobs/run.py", "jobs/sweep.py")
-"""Files and folders that ask a cut what is special about it, so they know no kind of cut."""
+OWN_POLICIES = ("jobs/lab/", "jobs/quickstart/")
+"""Folders whose files write jobs of their own, so they name cuts as a user does."""
+
+NO_CUT = {
+    "jobs/filter_network/evaluate.py": {"score"},  # any column of scores
+    "jobs/filter_network/training.py": {"epochs"},  # of a training
+    "jobs/loader.py": {"epochs"},  # the one cut that draws a sample for each epoch of a training
+    "jobs/verify/values.py": {"similarity"},  # a column of the embeddings
+    "jobs/verify/verify.py": {"similarity"},  # the check of that column
+    "stages/clusters/clustered.py": {"random"},  # an order
+    "stages/clusters/members.py": {"random"},  # an order
+    "stages/encoders/config.py": {"random"},  # weights
+    "stages/results/selected.py": {"epochs"},  # its column
+}
+"""Texts that are the name of a cut, and mean something else or what a training reads."""
+
+CONTRACT = {"cut", "contract", "kinds", "shown", "priced", "keeping"}
+"""What of stages/cuts/ other files may import: what holds for every cut."""
+
+ASK_THE_CUT = [
+    path
+    for path in FILES
+    if not path.is_relative_to(ROOT / "stages/cuts") and not path.relative_to(ROOT).as_posix().startswith(OWN_POLICIES)
+]
 
 
 def name(path: Path) -> str:
@@ -117,12 +139,27 @@ def test_arrows_point_from_jobs_to_stages_to_pipeline():
     assert not wrong
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if at_home(path, ASK_THE_CUT)], ids=name)
+@pytest.mark.parametrize("path", ASK_THE_CUT, ids=name)
 def test_who_asks_a_cut_knows_no_kind_of_it(path: Path) -> None:
-    texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
-    assert not {text for text in texts if isinstance(text, str)} & set(CUTS)
-    cuts = {module for module in imports(path) if module.startswith("stages.cuts.")}
-    assert {module.split(".")[2] for module in cuts} <= {"cut", "shown", "priced"}
+    """No table by kind, no comparison of a kind, no class of a kind: a cut's own file holds all that is special."""
+    nodes = [*ast.walk(ast.parse(path.read_text()))]
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert texts & set(OWN) == NO_CUT.get(name(path), set())
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    assert not names & {cut.__name__ for cut in OWN.values()}
+    assert {module.split(".")[2] for module in imports(path) if module.startswith("stages.cuts.")} <= CONTRACT
+
+
+def test_a_kind_of_cut_names_no_other_in_a_comparison() -> None:
+    """In stages/cuts/ too, only the list of winnow's own cuts has more than one kind; none asks which one came."""
+    asked = re.compile(r"\b(cut|options)\.kind (==|!=|in|not in)|isinstance\((cut|options),|getattr\((cut|options), \"")
+    wrong = {name(path): lines_with(asked, path) for path in FILES if lines_with(asked, path)}
+    assert wrong == {}
+    kinds = {cut.__name__ for cut in OWN.values()}
+    for path in (ROOT / "stages/cuts").rglob("*.py"):
+        defined = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)}
+        named = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)} & kinds
+        assert named <= defined or name(path) == "stages/cuts/kinds.py", name(path)
 
 
 @pytest.mark.parametrize("library", HOMES)

@@ -23,9 +23,9 @@ from tests.trainer import loaded
 from winnow.jobs import loader
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import Result, run
-from winnow.jobs.verify.finished import Sample
 from winnow.jobs.verify.verify import verify
 from winnow.pipeline.executors.local import LocalExecutor
+from winnow.stages.cuts.contract.finished import Sample
 from winnow.stages.pools.sample import Sample as Read
 
 Pair = tuple[str, str]

@@ -22,14 +22,10 @@ from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError, StorageError
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.stage import Limits
-from winnow.stages.cuts.coverage import Coverage
+from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.cut import Cut
-from winnow.stages.cuts.duplicates import Duplicates
-from winnow.stages.cuts.epochs import Epochs
-from winnow.stages.cuts.negclip import Negclip
-from winnow.stages.cuts.similarity import Similarity
+from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.encoders import Encoding, OpenClip, Timm
-from winnow.stages.policy import CUTS
 from winnow.stages.pools.formats import FORMATS, format_of
 from winnow.stages.pools.pool import Pool
 
@@ -152,10 +148,10 @@ def _check(job: Job) -> None:
         raise JobError("this pool has no images, so no shards can be written: leave shards out and use uids.npy")
     if not names:
         raise JobError("a pool of images needs at least one encoder under embeddings")
-    for cut in job.policy:
-        _check_cut(cut, job, names)
-    if any(isinstance(cut, Epochs) for cut in job.policy[:-1]):
-        raise JobError("epochs must be the last cut of a policy, for a later one would take samples out of some epochs")
+    text = {name: _has_text(job, name) for name in names}
+    kinds = tuple(cut.kind for cut in job.policy)
+    for number, cut in enumerate(job.policy):
+        cut.check(Given(text, images, after=kinds[number + 1 :]))
     if not _NAME.fullmatch(job.name):
         raise JobError(f"a job's name must be letters, digits, dot, dash or underscore, but {job.name!r} came")
     wants = job.resources
@@ -169,19 +165,10 @@ def _check(job: Job) -> None:
         raise JobError(f"shards.samples_per_shard must be at least 1, but {job.shards.samples_per_shard} came")
 
 
-def _check_cut(cut: Cut, job: Job, names: Sequence[str]) -> None:
+def _has_text(job: Job, encoder: str) -> bool:
+    """Whether an encoder of the job has text vectors too."""
     reader = job.pool.reader
-    by = getattr(cut, "by", None)
-    if by is not None and by not in names:
-        raise JobError(f"{cut.kind}.by must be an encoder of the job ({', '.join(names)}), but {by!r} came")
-    if isinstance(cut, Similarity | Negclip | Coverage) and by is not None:
-        text = isinstance(job.embeddings[by], OpenClip) if reader.has_images else reader.has_text
-        if not text:
-            raise JobError(f"{cut.kind} compares image and text, but {by} has no text vectors; name a CLIP")
-    if isinstance(cut, Duplicates) and cut.exact and not reader.has_images:
-        raise JobError(
-            "duplicates.exact compares the bytes of images, which this pool has not: set exact: false and an epsilon"
-        )
+    return isinstance(job.embeddings[encoder], OpenClip) if reader.has_images else reader.has_text
 
 
 def _store(url: object) -> str:

@@ -10,8 +10,9 @@ import pyarrow as pa
 from pyarrow.types import is_floating, is_integer
 
 from winnow.jobs.run import job_url
-from winnow.jobs.verify.finished import Finished, FinishedCut
+from winnow.jobs.verify.finished import Finished
 from winnow.pipeline.artifact import Artifact, read_json, read_schema, read_table
+from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.cuts.shown import Shown
 
 

@@ -15,13 +15,14 @@ from winnow.jobs.report.pairs import pairs_of, partners
 from winnow.jobs.report.samples import Place, look
 from winnow.jobs.report.scan import Part, Scan, ranges, scan, spread_over
 from winnow.jobs.run import opened
-from winnow.jobs.verify.finished import Finished, Sample, read_finished
+from winnow.jobs.verify.finished import Finished, read_finished
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run, ShardItem
+from winnow.stages.cuts.contract.finished import Sample
 from winnow.stages.results.manifest import UIDS
 
 INDEX = "index.html"

@@ -1,38 +1,26 @@
 """Whether every file of a finished job is there, no other lies among them, and the pool is the one it was made from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from winnow.jobs.verify.findings import Findings, looked, violated
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline import storage
 from winnow.pipeline.adoption import PARTS
 from winnow.pipeline.artifact import DONE, Artifact
 from winnow.pipeline.stage import Run
-from winnow.stages.clusters.centroids import CENTROIDS
-from winnow.stages.clusters.clusters import SIZES as CLUSTER_SIZES
-from winnow.stages.cuts.epochs import epoch_name
-from winnow.stages.cuts.target import VECTORS
+from winnow.stages.cuts.contract.findings import Findings, looked, violated
+from winnow.stages.cuts.contract.finished import Contents
+from winnow.stages.cuts.cut import Cut
 from winnow.stages.pools.pool import as_one
 from winnow.stages.results.manifest import UIDS
 from winnow.stages.results.shards import SIZES
 
-_ALONE = {"pool": ("shards.parquet",), "target": (VECTORS,)}
-"""The data of stages that have no file for each shard."""
-
-_OF_A_STAGE = {
-    "embeddings": (PARTS,),
-    "clusters": (CENTROIDS, CLUSTER_SIZES),
-    "density": ("density.parquet",),
-    "coverage": ("strata.parquet",),
-    "image_based": ("votes.parquet",),
-    "feature_mapping": ("votes.parquet",),
-    "manifest": (UIDS,),
-    "shards": (SIZES,),
+_OF_A_STEP = {
+    "pool": Contents(by_shard=False, data=("shards.parquet",)),
+    "embeddings": Contents(beside=(PARTS,)),
+    "manifest": Contents(beside=(UIDS,)),
+    "shards": Contents(by_shard=False, beside=(SIZES,)),  # its tars have a check of their own
 }
-"""Files of a stage as a whole, beside its data."""
-
-_NOT_BY_SHARD = ("pool", "target", "shards")
-"""Stages without a file for each input shard; the tars of `shards` have a check of their own."""
+"""What the steps of every job leave that are no cuts, where it is more than a table for each shard."""
 
 
 def pool(job: Finished, run: Run) -> Findings:
@@ -55,9 +43,9 @@ def pool(job: Finished, run: Run) -> Findings:
 
 def files(job: Finished, run: Run) -> Findings:
     """Every artifact has `_done.json`, one file for each input shard and those of its stage, and no other table."""
-    found = Findings()
+    found, cuts = Findings(), {cut.name: cut.options for cut in job.cuts}
     for label, artifact in job.artifacts.items():
-        wanted = set(_wanted(job, label, artifact, len(run.shards)))
+        wanted = set(_wanted(label, artifact, cuts, len(run.shards)))
         there = {file.url for folder in (artifact.folder, artifact.meta_folder) for file in storage.listing(folder)}
         by_shard = {url for url in there if url.startswith(f"{artifact.folder}/") and url.endswith(".parquet")}
         missing, strange = sorted(wanted - there), sorted(by_shard - wanted)
@@ -67,12 +55,13 @@ def files(job: Finished, run: Run) -> Findings:
     return found
 
 
-def _wanted(job: Finished, label: str, artifact: Artifact, shards: int) -> Iterator[str]:
+def _wanted(label: str, artifact: Artifact, cuts: Mapping[str, Cut], shards: int) -> Iterator[str]:
+    """The files of one step; cuts: by name, as the labels of their steps begin."""
+    cut = cuts.get(label.partition(".")[0])
+    known = _OF_A_STEP.get(label) if cut is None else cut.contents().get(artifact.stage)
+    files = known or Contents()
     yield artifact.meta(DONE)
-    yield from (artifact.file(name) for name in _ALONE.get(artifact.stage, ()))
-    yield from (artifact.meta(name) for name in _OF_A_STAGE.get(artifact.stage, ()))
-    if artifact.stage not in _NOT_BY_SHARD:
+    yield from (artifact.file(name) for name in files.data)
+    yield from (artifact.meta(name) for name in files.beside)
+    if files.by_shard:
         yield from (artifact.shard(index) for index in range(shards))
-    for cut in job.cuts:
-        if cut.name == label and cut.kind == "epochs":
-            yield from (artifact.meta(f"{epoch_name(epoch)}.npy") for epoch in range(cut.options.epochs))

@@ -12,51 +12,15 @@ import pyarrow.compute as pc
 
 from winnow.jobs.job_file.job import Job, parse
 from winnow.jobs.run import job_url
-from winnow.jobs.verify.findings import reading
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_json, read_table
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError
-from winnow.pipeline.stage import ShardItem
-from winnow.pipeline.uid import uids_of
-from winnow.stages.kernels.uid_hash import hash64
+from winnow.stages.cuts.contract.findings import reading
+from winnow.stages.cuts.contract.finished import FinishedCut, Readable, Sample
 from winnow.stages.survivors import Survivors
 
-_SAMPLE_SEED = 1 << 61  # of no cut, for what a cut keeps by a hash has one side of it only
 _UNNAMED = ("pool", "embeddings", "distinct", "manifest", "shards")  # labels of a record that are no cuts
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Which rows are looked at where all would take long: about `rows` of a whole, or all where it is None.
-
-    By a hash of uid and seed, so the same wherever and however often it is asked for.
-    """
-
-    rows: int | None
-    seed: int = 0
-
-    def mask(self, uids: np.ndarray, whole: int) -> np.ndarray:
-        """bool (n,) of uids (n,) of dtype UID, out of `whole` in all shards."""
-        if self.rows is None or self.rows >= whole:
-            return np.ones(len(uids), bool)
-        # whole > rows, so the product is below 2^64
-        return hash64(uids, _SAMPLE_SEED + self.seed) < np.uint64((self.rows << 64) // whole)
-
-
-@dataclass(frozen=True)
-class FinishedCut:
-    """One cut. name: as the manifest has it. before: the samples that it saw. artifact: `kept` and its values."""
-
-    name: str
-    options: Any  # a Cut; its kind tells a check which options it has
-    before: Survivors
-    artifact: Artifact
-
-    @property
-    def kind(self) -> str:
-        """What the policy calls it."""
-        return str(self.options.kind)
 
 
 @dataclass(frozen=True)
@@ -90,7 +54,9 @@ class Finished:
         before = Survivors(self.embeddings, self.distinct, self.job.pool.reader)
         names = [label for label in self.artifacts if "." not in label and label not in _UNNAMED]
         for name, options in zip(names, self.job.policy, strict=True):
-            found.append(FinishedCut(name, options, before, self.artifacts[name]))
+            labels = [(*label.partition("."), made) for label, made in self.artifacts.items()]
+            prepared = {stage: made for cut, _, stage, made in labels if cut == name and stage}
+            found.append(FinishedCut(name, options, before, self.artifacts[name], prepared, self.samples))
             before = replace(before, last=self.artifacts[name])
         return tuple(found)
 
@@ -105,16 +71,10 @@ class Finished:
         """Samples of the pool that are no rejects."""
         return int(self.counts["pool"] - sum(self.counts["rejected"].values()))
 
-    def sampled(self, index: int) -> np.ndarray:
-        """Row numbers of one shard's readable samples to be looked at: int64 (m,)."""
-        uids = uids_of(self.embeddings.read(index, ["uid"])["uid"])
-        return np.flatnonzero(self.sample.mask(uids, self.readable))
-
-    def who(self, item: ShardItem, row: int) -> str:
-        """Row, key and uid of a readable sample, for messages."""
-        table = self.embeddings.read(item.index, ["key", "uid"]).slice(row, 1)
-        [key], [uid] = table["key"].to_pylist(), table["uid"].to_pylist()
-        return f"row {row}, key {key!r}, uid {uid}"
+    @property
+    def samples(self) -> Readable:
+        """The readable samples, and which of them a check looks at."""
+        return Readable(self.embeddings, self.readable, self.sample)
 
 
 def read_finished(store: str, name: str, sample: Sample) -> tuple[Finished, tuple[storage.Identity, ...]]:

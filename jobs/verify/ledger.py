@@ -8,10 +8,10 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 
-from winnow.jobs.verify.findings import Findings, looked, of_shard, over, told, unless_equal
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline.columns import column
 from winnow.pipeline.stage import Run, ShardItem
+from winnow.stages.cuts.contract.findings import Findings, looked, of_shard, over, told, unless_equal
 from winnow.stages.distinct import REPEATED
 from winnow.stages.embeddings import read_rejects
 from winnow.stages.results.manifest import Manifest, join
@@ -109,7 +109,7 @@ def _cut_of(job: Finished, item: ShardItem, name: str, inside: np.ndarray) -> tu
         sentence = f"{artifact.name} must have {len(inside)} rows of bool, but has {len(kept)} of {kept.dtype}"
         return of_shard(item, sentence), np.zeros(len(inside), bool)
     back = np.flatnonzero(kept & ~inside)
-    found = told(item, back, lambda row: f"{job.who(item, row)}: {name} must only drop, but brought it back")
+    found = told(item, back, lambda row: f"{job.samples.who(item, row)}: {name} must only drop, but brought it back")
     summary = artifact.summary(item.index)
     expected = {"rows": len(kept), "in": int(inside.sum()), "kept": int(kept.sum())}
     if any(summary.get(field) != count for field, count in expected.items()):

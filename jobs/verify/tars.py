@@ -12,12 +12,12 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import pyarrow as pa
 
-from winnow.jobs.verify.findings import Findings, looked, of_shard, over, reading, told, unless_equal, violated
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import read_json, shard_name
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.pipeline.uid import content_hash, uids_of
+from winnow.stages.cuts.contract.findings import Findings, looked, of_shard, over, reading, told, unless_equal, violated
 from winnow.stages.pools.reader import Original, Reader
 from winnow.stages.results.shards import SIZES, OutputShard, Piece, plan_shards
 from winnow.stages.results.training_members import CAPTION, PICTURES, training_key
@@ -150,7 +150,7 @@ def _in_order(job: Finished, tar: _Tar, keys: Sequence[str]) -> Findings:
     def say(place: int) -> str:
         item, row = owners[place]
         seen = repr(keys[place]) if place < len(keys) else "not there"
-        return f"sample {place} must be {job.who(item, row)} of {item.url}, but is {seen}"
+        return f"sample {place} must be {job.samples.who(item, row)} of {item.url}, but is {seen}"
 
     return told(tar.item, wrong, say)
 
@@ -196,7 +196,7 @@ def _members_of(job: Finished, tar: _Tar) -> Findings:
 
     def say(place: int) -> str:
         piece, row, said = wrong[place]
-        return f"sample {place}, {job.who(piece.item, row)} of {piece.item.url}: {'; '.join(said)}"
+        return f"sample {place}, {job.samples.who(piece.item, row)} of {piece.item.url}: {'; '.join(said)}"
 
     return found + told(tar.item, list(wrong), say)
 

@@ -1,17 +1,15 @@
-"""Whether uids.npy, and the file of each epoch, is sorted and names exactly the samples that it should.
+"""Whether uids.npy, and each subset that a cut left, is sorted and names exactly the samples that it should.
 
 Both sides are brought together by a hash of the uid, so memory follows parts of them and never the pool.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from winnow.jobs.verify.findings import Findings, looked, reading, told, unless_equal, unreadable, violated
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
@@ -19,7 +17,8 @@ from winnow.pipeline.columns import column, split_rows
 from winnow.pipeline.errors import DataError, FailedShards
 from winnow.pipeline.stage import Run, ShardItem, check_all
 from winnow.pipeline.uid import UID, bytes_of, uids_from_bytes, uids_to_bytes, uids_to_hex
-from winnow.stages.cuts.epochs import epoch_name
+from winnow.stages.cuts.contract.findings import Findings, looked, reading, told, unless_equal, unreadable, violated
+from winnow.stages.cuts.contract.finished import Named
 from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.results.manifest import UIDS
 
@@ -28,14 +27,6 @@ _PART = 2_000_000  # uids of either side that meet in one part: 32 bytes each, a
 
 _SENT = pa.schema([("row", pa.int64()), ("uid", pa.binary(16)), ("repeated", pa.int64())])
 """A row whose uid has no partner; or, where repeated > 0, how many uids come more than once."""
-
-
-class Named(Protocol):
-    """Which rows of a shard a file should name."""
-
-    def of(self, index: int) -> tuple[np.ndarray, pa.Array]:
-        """Row numbers int64 (m,) in the shard's file, and uids of 16 bytes (m,)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -48,25 +39,12 @@ class _Kept:
         return np.flatnonzero(kept), bytes_of(table["uid"].filter(pa.array(kept)))
 
 
-@dataclass(frozen=True)
-class _InEpoch:
-    embeddings: Artifact
-    artifact: Artifact
-    epoch: int
-
-    def of(self, index: int) -> tuple[np.ndarray, pa.Array]:
-        lists = self.artifact.read(index, ["epochs"])["epochs"].combine_chunks()
-        rows = np.asarray(pc.list_parent_indices(lists))[np.asarray(lists.flatten()) == self.epoch]
-        return rows, bytes_of(self.embeddings.read(index, ["uid"])["uid"]).take(pa.array(rows))
-
-
 def uids(job: Finished, run: Run) -> Findings:
     """uids.npy is sorted and has the uids of the kept rows of the manifest, each once; epochs alike."""
     found = _compared(run, job.manifest.meta(UIDS), _Kept(job.manifest))
     for cut in job.cuts:
-        for epoch in range(cut.options.epochs if cut.kind == "epochs" else 0):
-            url = cut.artifact.meta(f"{epoch_name(epoch)}.npy")
-            found += _compared(run, url, _InEpoch(job.embeddings, cut.artifact, epoch))
+        for file, named in cut.options.subsets(cut).items():
+            found += _compared(run, cut.artifact.meta(file), named)
     return found
 
 

@@ -1,17 +1,23 @@
 """Re-checks a finished job from its files alone, by a table of checks; writes nothing, and mends nothing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from winnow.jobs.run import opened
-from winnow.jobs.verify import files, ledger, orders, repeats, tars, uids, values
-from winnow.jobs.verify.findings import Findings, violated
-from winnow.jobs.verify.finished import Finished, Sample, read_finished
+from winnow.jobs.verify import files, ledger, orders, tars, uids, values
+from winnow.jobs.verify.finished import Finished, read_finished
 from winnow.pipeline.errors import WinnowError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.stage import Run
+from winnow.stages.cuts.contract.findings import Findings, violated
+from winnow.stages.cuts.contract.finished import Sample
+from winnow.stages.cuts.cut import Cut
+from winnow.stages.cuts.kinds import OWN
 
-CHECKS: dict[str, Callable[[Finished, Run], Findings | None]] = {
+_Look = Callable[[Finished, Run], Findings | None]
+
+_CHECKS: dict[str, _Look] = {
     "pool": files.pool,
     "files": files.files,
     "ledger": ledger.ledger,
@@ -20,13 +26,23 @@ CHECKS: dict[str, Callable[[Finished, Run], Findings | None]] = {
     "shards": tars.shards,
     "members": tars.members,
     "similarity": values.similarity,
-    "clusters": values.clusters,
-    "norms": values.norms,
     "values": values.values,
     "cuts": orders.cuts,
-    "duplicates": repeats.duplicates,
 }
-"""Every check, in the order of the path; its docstring is what it promises, and None that the job has none of it."""
+"""What every job is asked, in the order of the path; its docstring is what it promises, and None that it has none."""
+
+
+def checks_of(cuts: Iterable[type[Cut]]) -> dict[str, _Look]:
+    """Every check of a job by name: those of all jobs, then those that winnow's own cuts and these bring."""
+    names = dict.fromkeys(name for cut in (*OWN.values(), *cuts) for name in cut.checks())
+    return {**_CHECKS, **{name: partial(_of_cuts, name) for name in names}}
+
+
+def _of_cuts(name: str, job: Finished, run: Run) -> Findings | None:
+    """A check that cuts bring: of each cut of the job that does, in order."""
+    looks = [(cut, cut.options.checks().get(name)) for cut in job.cuts]
+    found = sum((look(cut, run) for cut, look in looks if look is not None), Findings())
+    return None if found == Findings() else found
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,7 @@ class Line:
         told = [sentence for _, _, sentence in self.findings.first]
         more = [f"and {wrong - len(told):,} more"] if wrong > len(told) else []
         lines = [f"{'ok  ' if self.holds else 'NOT '} {self.check}: {seen or 'nothing readable'}{verdict}"]
-        return "\n       ".join([*lines, *told, *more])
+        return "\n       ".join([*lines, *told, *more, *self.findings.notes])
 
 
 def verify(store: str, name: str, executor: Executor, sample: Sample) -> Iterator[Line]:
@@ -62,7 +78,7 @@ def verify(store: str, name: str, executor: Executor, sample: Sample) -> Iterato
     """
     job, shards = read_finished(store, name, sample)
     run = opened(job.job, executor, shards)
-    for check, look in CHECKS.items():
+    for check, look in checks_of(type(cut) for cut in job.job.policy).items():
         try:
             findings = look(job, run)
         except WinnowError as error:

@@ -1,16 +1,17 @@
 """Why one sample of a finished job stayed or went: the whole answer as plain values; reads files alone, writes none."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from winnow.jobs.run import opened
-from winnow.jobs.verify.finished import Finished, Sample, read_finished
-from winnow.jobs.why.cuts import Asked, Said, deciding, said
-from winnow.jobs.why.place import Place, of_key, of_uid
-from winnow.jobs.why.ranks import RANKED, mine_of, standings
+from winnow.jobs.verify.finished import Finished, read_finished
+from winnow.jobs.why.cuts import Said, deciding
+from winnow.jobs.why.place import of_key, of_uid
+from winnow.jobs.why.ranks import mine_of, standings
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import Run
+from winnow.stages.cuts.contract.explained import Asked, Place
+from winnow.stages.cuts.contract.finished import Sample
 
 
 @dataclass(frozen=True)
@@ -95,20 +96,22 @@ def explain(
 
 def _answer(job: Finished, run: Run, place: Place, ranks: bool, workers: int) -> Why:
     numbers, verdicts = deciding(job, place)
-    wanted = [number for number in numbers if ranks and job.cuts[number].kind in RANKED]
+    wanted = [number for number in numbers if ranks and job.cuts[number].options.ranks]
     mine = mine_of(job, place, wanted)
     stands = list(zip(mine, standings(job, run, mine), strict=True))
-    found = []
+    found: list[Said] = []
+    repeats: str | None = None
     for number, (values, kept) in zip(numbers, verdicts, strict=True):
         mine_here = {me.ranking: (me, standing) for me, standing in stands if me.cut == number}
-        found.append(said(Asked(job.cuts[number], place, values, kept, mine_here)))
-    return Why(job, place, tuple(found), _twin(job, run, found, workers) if ranks else None)
+        asked = Asked(job.cuts[number], place, values, kept, mine_here)
+        explained = asked.cut.options.explain(asked)
+        found.append(Said.of(asked, explained))
+        repeats = repeats or explained.repeats
+    twin = None if repeats is None or not ranks else _twin(job, run, repeats, workers)
+    return Why(job, place, tuple(found), twin)
 
 
-def _twin(job: Finished, run: Run, found: Sequence[Said], workers: int) -> Twin | None:
-    named = next((cut.values["duplicate_of"] for cut in found if cut.values.get("duplicate_of")), None)
-    if named is None:
-        return None
+def _twin(job: Finished, run: Run, named: str, workers: int) -> Twin:
     try:
         place = of_uid(job, run.items, named, workers)
     except JobError as error:  # the file names the sample, not who asks

@@ -6,7 +6,6 @@ the search: 16 bytes a sample are read at most. A shard and a key are looked for
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,41 +15,13 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import ShardItem
 from winnow.pipeline.uid import is_uid_hex, uids_from_hex, uids_of
+from winnow.stages.cuts.contract.explained import Place, Rejected
 from winnow.stages.embeddings import read_rejects
 from winnow.stages.pools.sample import Sample
 from winnow.stages.pools.unchanged import check_unchanged
 
 _AHEAD = 4  # times the workers: shards that are read beyond the first that may have the uid
 _COLUMNS = ("position", "key", "uid", "caption", "width", "height")
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """Why a sample could not be read or named."""
-
-    kind: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Place:
-    """One sample, and what is known of it before any cut.
-
-    item: its input shard. position: in the shard. row: of the embeddings file, None where it was rejected before.
-    uid: 32 hex digits; it, caption, width and height are None where they are not known.
-    rejected: None for a sample that the cuts saw. alike: other samples of that key in the shard.
-    """
-
-    item: ShardItem
-    position: int
-    key: str
-    row: int | None
-    uid: str | None = None
-    caption: str | None = None
-    width: int | None = None
-    height: int | None = None
-    rejected: Rejected | None = None
-    alike: int = 0
 
 
 def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) -> Place:

@@ -8,57 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from winnow.jobs.verify.finished import Finished, FinishedCut
-from winnow.jobs.verify.orders import RANKINGS, Ranking, wide
-from winnow.jobs.why.place import Place
+from winnow.jobs.verify.finished import Finished
 from winnow.pipeline.order import WIDE_KEY, order_keys
 from winnow.pipeline.stage import Run, ShardItem
-
-RANKED = ("similarity", "negclip", "density", "prototypes", "coverage", "normsim", "random", "score")
-"""Kinds of cut that order single samples; `epochs` does so once for each epoch, which is left out."""
-
-
-@dataclass(frozen=True)
-class Mine:
-    """The sample in one ranking: (value, group), and its key in the total order of samples."""
-
-    cut: int
-    ranking: int
-    value: np.generic
-    group: int
-    key: bytes
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A group of samples, and one of them in it.
-
-    size: samples in the group. before: how many of them come before this one. kept: how many stay.
-    last: the lowest value that stays, first: the highest that goes; None where there is none. Values are those that
-    the order goes by: the highest first.
-    """
-
-    size: int = 0
-    before: int = 0
-    kept: int = 0
-    last: int | float | None = None
-    first: int | float | None = None
-
-    def __add__(self, other: "Standing") -> "Standing":
-        last = [end for end in (self.last, other.last) if end is not None]
-        first = [end for end in (self.first, other.first) if end is not None]
-        return Standing(
-            self.size + other.size,
-            self.before + other.before,
-            self.kept + other.kept,
-            min(last, default=None),
-            max(first, default=None),
-        )
-
-    @property
-    def rank(self) -> int:
-        """1 for the first."""
-        return self.before + 1
+from winnow.stages.cuts.contract.explained import Mine, Place, Standing
+from winnow.stages.cuts.contract.finished import CutRows, FinishedCut
+from winnow.stages.cuts.contract.orders import Ranking, wide
 
 
 @dataclass(frozen=True)
@@ -68,19 +23,19 @@ class _Look:
 
     def __call__(self, item: ShardItem) -> list[Standing]:
         cuts, found = self.job.cuts, []
-        seen: dict[int, tuple[list[Ranking], np.ndarray]] = {}
+        seen: dict[int, tuple[list[Ranking], CutRows]] = {}
         for me in self.mine:
             if me.cut not in seen:
                 seen[me.cut] = rankings(cuts[me.cut], item)
-            every, uids = seen[me.cut]
-            found.append(_standing(every[me.ranking], uids, item, me))
+            every, rows = seen[me.cut]
+            found.append(_standing(every[me.ranking], rows.uids, item, me))
         return found
 
 
-def rankings(cut: FinishedCut, item: ShardItem) -> tuple[list[Ranking], np.ndarray]:
-    """The orders of a cut over one shard, and the uids of its rows."""
-    uids = cut.before.uids(item.index)
-    return [*RANKINGS[cut.kind](cut, cut.artifact.read(item.index), cut.before.mask(item.index), uids)], uids
+def rankings(cut: FinishedCut, item: ShardItem) -> tuple[list[Ranking], CutRows]:
+    """The orders of a cut over one shard, and the rows that they are of."""
+    rows = cut.rows(item.index)
+    return [*(cut.options.rankings(cut, rows) or ())], rows
 
 
 def _standing(ranking: Ranking, uids: np.ndarray, item: ShardItem, me: Mine) -> Standing:
@@ -100,13 +55,13 @@ def mine_of(job: Finished, place: Place, cuts: Sequence[int]) -> list[Mine]:
         return []
     found = []
     for number in cuts:
-        every, uids = rankings(job.cuts[number], place.item)
+        every, rows = rankings(job.cuts[number], place.item)
         for which, ranking in enumerate(every):
             group = int(ranking.group[place.row])
             if group >= 0:
                 at = np.array([place.row])
                 value = wide(ranking.value[at])
-                key = order_keys(value, uids[at], place.item.index, at)
+                key = order_keys(value, rows.uids[at], place.item.index, at)
                 found.append(Mine(number, which, value[0], group, bytes(key[0]).ljust(WIDE_KEY.itemsize, b"\0")))
     return found
 

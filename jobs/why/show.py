@@ -4,10 +4,11 @@ from typing import Any
 
 from rich.console import Console
 
-from winnow.jobs.why.cuts import Limit, Said
+from winnow.jobs.why.cuts import Said
 from winnow.jobs.why.explain import Why
-from winnow.jobs.why.place import Place, shown_shard
+from winnow.jobs.why.place import shown_shard
 from winnow.pipeline.terminal import escaped
+from winnow.stages.cuts.contract.explained import Limit, Place
 
 _LONG = 600  # characters of a caption
 
@@ -47,8 +48,7 @@ def verdict_of(why: Why) -> str:
     last = why.said[-1]
     if (decided := last.missed) is not None:
         return f"dropped by {last.cut}: {said_limit(decided)}"
-    broken = last.values.get("broken")  # a rule without a number, such as caption_matches
-    return f"dropped by {last.cut}" + (f": {broken}" if broken else "")
+    return f"dropped by {last.cut}" + (f": {last.decided}" if last.decided else "")
 
 
 def lines_of(cut: Said) -> list[str]:
@@ -73,7 +73,7 @@ def said_limit(limit: Limit) -> str:
         return f"{limit.what} {_number(limit.value)}"
     beyond = "inside" if limit.margin >= 0 else "outside"
     how = "on it, where uids decide" if limit.margin == 0 else f"{_number(abs(limit.margin))} {beyond}"
-    if limit.margin == 0 and isinstance(limit.value, int):
+    if limit.margin == 0 and (isinstance(limit.value, int) or not limit.ties):
         how = "on it"
     value, end = _number(limit.value), _number(limit.limit)
     if value == end and limit.margin != 0:

@@ -16,9 +16,8 @@ from winnow.pipeline.keep_top import Thresholds, kept
 from winnow.pipeline.machine import check_memory, memory_bytes
 from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
-from winnow.stages.cuts.cut import select
+from winnow.stages.cuts.keeping import UidHash, select
 from winnow.stages.kernels.kmeans import fit, fit_bytes, imported
-from winnow.stages.kernels.uid_hash import UidHash
 from winnow.stages.pools.vector_blocks import npy_blocks
 from winnow.stages.survivors import Survivors
 

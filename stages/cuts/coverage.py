@@ -1,7 +1,7 @@
 """Leaves `coverage-…/`: strata.parquet (a row per range of the score: size, quota), and who stays of each by chance."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from typing import ClassVar, Literal, cast
@@ -11,19 +11,29 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from winnow.pipeline.artifact import Artifact, write_table
+from winnow.pipeline.artifact import Artifact, read_table, write_table
+from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.keep_top import Rows, Thresholds, kept
 from winnow.pipeline.order import reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.pipeline.storage import Files
-from winnow.stages.cuts.cut import Amount, Cut, Number, Of, Source, funnel, keep_by_quota, select
-from winnow.stages.cuts.score import Joined, join_of
+from winnow.stages.cuts.contract.explained import Asked, Explained, at_least, at_most
+from winnow.stages.cuts.contract.findings import Findings, unless_equal, violated
+from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut
+from winnow.stages.cuts.contract.given import Given
+from winnow.stages.cuts.contract.orders import Ranking, Standings, by_group, by_its_quotas, in_order
+from winnow.stages.cuts.cut import Amount, Cut, Number, Of
+from winnow.stages.cuts.keeping import Source, funnel, keep_by_quota, one_group, select
+from winnow.stages.cuts.score import Joined, JoinStage, join_of, joined_value
 from winnow.stages.cuts.score_names import Names
 from winnow.stages.cuts.shown import Shown
-from winnow.stages.cuts.similarity import Cosine
+from winnow.stages.cuts.similarity import Cosine, stored_cosine
+from winnow.stages.kernels.strata import budgets, edges_of, stratum_of
 from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.survivors import Survivors
+
+STRATA = "strata.parquet"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True))
@@ -82,50 +92,62 @@ class Coverage(Cut):
         value = ("value", "your score") if self.by is None else ("cosine", "image-text cosine")
         return Shown(about, *value)
 
+    @property
+    def _score(self) -> str:
+        """The column that has its score."""
+        return "value" if self.by is None else "cosine"
 
-def stratum_of(value: np.ndarray, low: Number, high: Number, strata: int) -> np.ndarray:
-    """Which of `strata` ranges of equal width over [low, high] each value is in: int32 (n,).
+    def check(self, given: Given) -> None:
+        """See Cut.check; the cosine of `by` needs text."""
+        super().check(given)
+        if self.by is not None:
+            given.check_text(self.kind, self.by)
 
-    value: (n,) of any dtype that is ordered, in [low, high]. A value on an edge is in the upper range, `high` in the
-    last; low = high: all 0.
-    """
-    if not low < high:
-        return np.zeros(len(value), np.int32)
-    if value.dtype.kind == "f":
-        above = value.astype(np.float64) - low
-    else:  # whole numbers of any size: what is above the lowest is below 2^64, whatever their sign
-        above = (value.view(np.uint64) - np.uint64(int(low) % (1 << 64))).astype(np.float64)
-    at = above / float(high - low) * strata
-    return np.minimum(at.astype(np.int32), strata - 1)
+    def explain(self, asked: Asked) -> Explained:
+        """See Cut.explain: its place by hash in its stratum, or that it was among the hardest."""
+        stratum, value, high = asked.values["stratum"], asked.values[self._score], self.hardest == "highest"
+        if stratum is None:  # beta goes by an order that has the lowest first where the highest are the hardest
+            limit = (at_most if high else at_least)(self._score, value, asked.last(high, ranking=1))
+            return Explained((limit,), {"note": f"among the hardest {self.beta:.0%}, which beta drops"})
+        [row] = read_table(asked.cut.artifact.meta(STRATA)).slice(stratum, 1).to_pylist()
+        note = "a hash of the uid draws in a stratum"
+        return Explained(facts={**row, **asked.rank_facts("stratum_"), "note": note})
 
+    def contents(self) -> Mapping[str, Contents]:
+        """See Cut.contents."""
+        return {self.kind: Contents(beside=(STRATA,))}
 
-def edges_of(value: np.dtype, low: Number, high: Number, strata: int) -> np.ndarray:
-    """(strata + 1,): where the ranges of `stratum_of` begin, and where the last one ends; the two ends are exact.
+    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
+        """See Cut.made_again: the score and, where `beta` left the sample, its range of it."""
+        found = joined_value(cut, item, JoinStage.name) if self.by is None else stored_cosine(cut, item, self.by)
+        strata = read_table(cut.artifact.meta(STRATA))
+        ends = np.concatenate([column(strata, "low"), column(strata, "high")])
+        ease = np.asarray(found[self._score].fill_null(0))
+        if self.hardest == "highest":
+            ends, ease = reversed_order(ends), reversed_order(ease)
+        left = np.asarray(cut.artifact.read(item.index, ["stratum"])["stratum"].is_valid())
+        stratum = np.zeros(len(left), np.int32)
+        stratum[left] = stratum_of(ease[left], ends.min().item(), ends.max().item(), len(strata))
+        return {**found, "stratum": pa.array(stratum, mask=~left)}
 
-    value: dtype of the values. Of floats the edges are float64; of whole numbers their type, each the next one above
-    the edge.
-    """
-    if value.kind == "f":
-        return np.linspace(low, high, strata + 1)
-    whole = [int(low) - int(low - high) * number // strata for number in range(strata + 1)]
-    return np.array(whole, value)
+    def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterator[Ranking]:
+        """See Cut.rankings: in each stratum by hash; then those that `beta` left among all, the easiest first."""
+        stratum = column(rows.table, "stratum", null=-1)
+        yield Ranking(hash_values(rows.uids, self.seed), np.where(rows.before, stratum, -1), rows.kept)
+        ease, there = rows.numbers(self._score, self.hardest == "highest")
+        yield Ranking(ease, one_group(rows.before & there), stratum >= 0)
 
-
-def budgets(size: np.ndarray, total: int) -> np.ndarray:
-    """Samples to keep of each stratum: smallest first, each min(size, remaining // strata that are left).
-
-    size: int64 (s,). total: 0 to Σ size. Returns int64 (s,), Σ = total: small strata stay whole, the others share
-    what is left evenly. Equal sizes: the lowest index first. Cost O(s log s).
-    Raises DataError for a total that the strata cannot hold.
-    """
-    if not 0 <= total <= size.sum():
-        raise DataError(f"the strata must hold the total, but {total} came and they hold {size.sum()}; ask for less")
-    budget = np.zeros(len(size), np.int64)
-    remaining = total
-    for done, stratum in enumerate(np.argsort(size, kind="stable")):
-        budget[stratum] = min(int(size[stratum]), remaining // (len(size) - done))
-        remaining -= int(budget[stratum])
-    return budget
+    def laws(self, cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
+        """See Cut.laws; `beta` drops its share of all, and each stratum keeps the budget of the method."""
+        strata, left = standings
+        came, stayed = int(left.size.sum()), int(left.kept.sum())
+        found = in_order(cut, run, standings) + by_its_quotas(cut, STRATA, strata)
+        found += unless_equal(f"{cut.name}: what beta leaves of {came}", came - int(self.beta * came), stayed)
+        table = read_table(cut.artifact.meta(STRATA))
+        size, wanted = column(table, "size"), self.amount().number(cut.before)
+        if int(size.sum()) != stayed:
+            return found + violated(f"{cut.name}: {STRATA} must hold {stayed} samples, but holds {size.sum()}")
+        return found + by_group(cut, STRATA, table, strata, budgets(size, min(wanted, stayed)))
 
 
 @plain_dataclass(frozen=True)
@@ -164,7 +186,7 @@ class CoverageStage:
             size += sizes
         wanted = self.amount.number(self.survivors)
         quota = budgets(size, min(wanted, extent.rows))
-        write_table(out.meta("strata.parquet"), _table(parts, extent.ends.dtype, size, quota))
+        write_table(out.meta(STRATA), _table(parts, extent.ends.dtype, size, quota))
         summaries = keep_by_quota(run, out, parts, quota, self.name)
         return funnel(summaries, asked=wanted, hardest=dropped, strata=int((size > 0).sum()))
 

@@ -1,46 +1,34 @@
-"""What every cut shares: how much to keep, and the passes that keep exactly that; leaves `kept` beside each row.
+"""What a cut is: its options, the stages that decide it, and its answers when it is explained, checked and shown."""
 
-A cut is (value, group, quota). What differs between cuts is one pure function from a shard's columns to values, so
-that is what a cut's own file holds.
-"""
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, Self
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import ClassVar, Literal, Protocol, Self, cast
-
-import numpy as np
 import pyarrow as pa
 
-from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.columns import scattered
-from winnow.pipeline.errors import AccountingError, JobError
-from winnow.pipeline.keep_top import Merging, Partial, Pass, Rows, Selection, Thresholds, kept
-from winnow.pipeline.order import beyond, reversed_order
-from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, total
+from winnow.pipeline.stage import Run, ShardItem, Stage
+from winnow.stages.cuts.contract.amount import Amount, Number, Of
+from winnow.stages.cuts.contract.explained import Asked, Explained, explain_by_first_column
+from winnow.stages.cuts.contract.findings import Findings
+from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut, Named
+from winnow.stages.cuts.contract.given import Given
+from winnow.stages.cuts.contract.orders import Ranking, Standings, as_many_as_asked, by_first_column, in_order
 from winnow.stages.cuts.priced import smaller
 from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
-Of = Literal["survivors", "pool"]
-
-Number = int | float
-"""A threshold of a user's column: a whole number stays one, for not every one is a float."""
-
-_BITS = 64
-_TOGETHER = 64  # selections that share their passes: each shard returns a few KB for each
-_CANDIDATES = 1_000_000  # gathered by all of them at once: 52 MB
-_CELLS = 4_000_000  # counts that wait to be merged, of all of them: 64 MB
+__all__ = ["Amount", "Cut", "Number", "Of"]  # what a cut's file needs
 
 
 class Cut:
     """One entry of a job's policy: a frozen dataclass of its options, and all that is special about this kind of cut.
 
-    kind: its name in a job file. A cut must say which stages decide it; the rest has defaults that hold for any cut
-    whose artifact has `kept` beside every row.
+    kind: its name in a job file. ranks: whether `winnow why` tells where a sample stands in each of its rankings.
+    A cut must say which stages decide it. The rest has defaults that hold for any cut whose artifact has `kept` beside
+    every row. Where the last stage is `Ranked`, they check its order and its count, and explain it.
     """
 
     kind: ClassVar[str]
+    ranks: ClassVar[bool] = True
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """The stages that decide it, in order; the last one's artifact has `kept` beside every row."""
@@ -57,269 +45,53 @@ class Cut:
         """
         return smaller(self, rows, samples)
 
-
-@dataclass(frozen=True)
-class Amount:
-    """How much of what is still in a cut keeps: exactly one of a fraction, a count, or values above a threshold.
-
-    of: what the fraction is of: the samples that are still in, or the whole pool with its rejects.
-    lowest: whether the lowest values stay, so those below the threshold; the source of the values turns their order.
-    """
-
-    fraction: float | None = None
-    count: int | None = None
-    threshold: Number | None = None
-    of: Of = "survivors"
-    lowest: bool = field(default=False, metadata={"fingerprint": False})
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("fraction", "count", "threshold") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise JobError(f"a cut keeps one of fraction, count or threshold, but {given or 'none'} came")
-        if self.fraction is not None and not 0 <= self.fraction <= 1:
-            raise JobError(f"a fraction is between 0 and 1, but {self.fraction} came; 0.3 keeps 30 %")
-        if self.count is not None and self.count < 0:
-            raise JobError(f"a count is at least 0, but {self.count} came")
-        if isinstance(self.threshold, int) and self.threshold.bit_length() > _BITS:
-            raise JobError(
-                f"a whole number as threshold has at most {_BITS} bits, as values have, but one of more came"
-            )
-
-    def number(self, survivors: Survivors) -> int:
-        """How many samples that is: int(fraction · total), never more than are still in.
-
-        The fraction is the decimal that was written: in floats, 0.29 of 100 would be 28.
-        """
-        here = survivors.count()
-        if self.count is not None:
-            return min(self.count, here)
-        base = survivors.pool_count() if self.of == "pool" else here
-        return min(int(Fraction(str(self.fraction)) * base), here)
-
-
-class Source(Protocol):
-    """A cut's values, shard by shard; picklable."""
-
-    @property
-    def survivors(self) -> Survivors:
-        """The samples that the cut sees."""
-        ...
-
-    def rows(self, item: ShardItem) -> Rows:
-        """Value, group and uid of every row of the shard; group -1 where it cannot stay."""
-        ...
-
-    def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
-        """What the manifest shall say of each row of the shard, null where it was out already."""
-        ...
-
-
-class Rankings(Protocol):
-    """Several orders of one shard's samples, by number; picklable."""
-
-    def rows(self, item: ShardItem, wanted: Sequence[int]) -> Iterator[Rows]:
-        """The rows of the shard by each wanted order in turn, so that the shard is read once for all of them."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Scan:
-    source: Source
-    step: Pass
-
-    def __call__(self, item: ShardItem) -> Partial:
-        return self.step.scan(self.source.rows(item))
-
-
-@dataclass(frozen=True)
-class _ScanEach:
-    """One pass of many selections; steps: (number of the order, its pass)."""
-
-    rankings: Rankings
-    steps: tuple[tuple[int, Pass], ...]
-
-    def __call__(self, item: ShardItem) -> list[Partial]:
-        wanted = list(dict.fromkeys(number for number, _ in self.steps))
-        found: dict[int, Partial] = {}
-        for number, rows in zip(wanted, self.rankings.rows(item, wanted), strict=True):
-            found |= {at: step.scan(rows) for at, (mine, step) in enumerate(self.steps) if mine == number}
-        return [found[at] for at in range(len(self.steps))]
-
-
-@dataclass(frozen=True)
-class _Mark:
-    """Commits `kept` and the cut's values of one shard, by exact thresholds or by a rule on the values.
-
-    last: whether the summary tells the last sample that stays: its value, and the first of its columns.
-    """
-
-    source: Source
-    keep: Callable[[Rows], np.ndarray]
-    out: Artifact
-    last: bool = False
-
-    def __call__(self, item: ShardItem) -> Summary:
-        rows = self.source.rows(item)
-        before = self.source.survivors.mask(item.index)
-        after, columns = self.keep(rows), self.source.columns(item, rows)
-        more = {"last": _last(rows, after, next(iter(columns.values())))} if self.last else {}
-        return write_kept(self.out, item, before, after, columns, **more)
-
-
-def _last(rows: Rows, after: np.ndarray, shown: pa.Array) -> list[Number] | None:
-    at = np.flatnonzero(after)
-    if not len(at):
+    def amount(self) -> Amount | None:
+        """How much it keeps; None where that is no one number, or is what `Ranked` was told anyway."""
         return None
-    lowest = int(at[rows.value[at].argmin()])
-    return [rows.value[lowest].item(), shown[lowest].as_py()]
 
+    def check(self, given: Given) -> None:
+        """Raises JobError where the job lacks what it needs; by default, an option `by` names an encoder of the job."""
+        by = getattr(self, "by", None)
+        if by is not None:
+            given.check_encoder(self.kind, by)
 
-@dataclass(frozen=True)
-class _Within:
-    thresholds: Thresholds
+    def explain(self, asked: Asked) -> Explained:
+        """What it says of one sample; by default its first column beside the threshold."""
+        return explain_by_first_column(asked)
 
-    def __call__(self, rows: Rows) -> np.ndarray:
-        return kept(rows, self.thresholds)
+    def contents(self) -> Mapping[str, Contents]:
+        """What its stages leave, by name of the stage; one that is absent has a table for each shard and no more."""
+        return {}
 
+    def subsets(self, cut: FinishedCut) -> Mapping[str, Named]:
+        """The files of uids beside its own, by name: each is sorted and has the uids of these rows, each once."""
+        return {}
 
-@dataclass(frozen=True)
-class _Beyond:
-    threshold: Number
-    lowest: bool
+    @classmethod
+    def checks(cls) -> Mapping[str, Check]:
+        """What `winnow verify` looks at beside its columns and orders, by the name that it prints."""
+        return {}
 
-    def __call__(self, rows: Rows) -> np.ndarray:
-        value = reversed_order(rows.value) if self.lowest else rows.value
-        found: np.ndarray = (rows.group >= 0) & beyond(value, self.threshold, self.lowest)
-        return found
+    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array] | None:
+        """Its columns of one shard made again, (n,) each; `kept` too where a row alone decides it.
 
-
-def write_kept(
-    out: Artifact,
-    item: ShardItem,
-    before: np.ndarray,
-    after: np.ndarray,
-    columns: Mapping[str, pa.Array],
-    **more: object,
-) -> Summary:
-    """Commit one shard's verdicts; before, after: bool (n,), in before and after this cut; more: for its summary."""
-    if (after & ~before).any():
-        raise AccountingError(
-            f"{out.name}, {item.url}: a cut may only drop, but it brought back {(after & ~before).sum()}"
-        )
-    summary = {"rows": len(before), "in": int(before.sum()), "kept": int(after.sum()), **more}
-    out.write(item.index, pa.table({"kept": pa.array(after), **columns}), summary)
-    return summary
-
-
-def funnel(summaries: list[Summary], **more: object) -> Summary:
-    """The report of a cut from its shards' summaries."""
-    came, stayed = total(summaries, "in"), total(summaries, "kept")
-    return {"in": came, "kept": stayed, "dropped": came - stayed, **more}
-
-
-def select(run: Run, source: Source, quota: np.ndarray, label: str) -> Thresholds:
-    """Exact thresholds for quota int64 (groups,), in as many passes over the shards as ties need (mostly two)."""
-    selection = Selection(quota)
-    count = 0
-    while (step := selection.next_pass()) is not None:
-        count += 1
-        partials = run.each(_Scan(source, step), run.items, f"{label} (pass {count})")
-        selection.absorb(partial for _, partial in partials)
-    return selection.thresholds()
-
-
-def select_each(run: Run, rankings: Rankings, quotas: Sequence[tuple[int, np.ndarray]], label: str) -> list[Thresholds]:
-    """Exact thresholds of many selections, each shard read once a pass for up to 64 of them.
-
-    quotas: (number of the order, int64 (groups,) samples to keep) of each selection. Passes: as many as the selection
-    that needs most (mostly two or three), for every 64. Cost O(n) a pass for every order and for every selection that
-    still needs it; equal passes, such as the first of one order, are done once.
-    """
-    found: list[Thresholds] = []
-    for first in range(0, len(quotas), _TOGETHER):
-        found += _select_together(run, rankings, quotas[first : first + _TOGETHER], f"{label}, from {first}")
-    return found
-
-
-def _select_together(
-    run: Run, rankings: Rankings, quotas: Sequence[tuple[int, np.ndarray]], label: str
-) -> list[Thresholds]:
-    selections = [Selection(quota, max(1, _CANDIDATES // len(quotas))) for _, quota in quotas]
-    count = 0
-    while steps := {i: step for i, s in enumerate(selections) if (step := s.next_pass()) is not None}:
-        count += 1
-        keys = {i: _same(quotas[i][0], step) for i, step in steps.items()}
-        distinct = {keys[i]: (quotas[i][0], step) for i, step in steps.items()}
-        merging = [Merging(_CELLS // len(distinct)) for _ in distinct]
-        task = _ScanEach(rankings, tuple(distinct.values()))
-        for _, partials in run.each(task, run.items, f"{label} (pass {count})"):
-            for merged, partial in zip(merging, partials, strict=True):
-                merged.add(partial)
-        results = dict(zip(distinct, (found.merged() for found in merging), strict=True))
-        for i, key in keys.items():
-            result = results[key]
-            selections[i].absorb([] if result is None else [result])
-    return [selection.thresholds() for selection in selections]
-
-
-def _same(number: int, step: Pass) -> tuple[int, bytes, bytes, bool]:
-    """Passes of the same key read the same rows for the same answer."""
-    return number, step.live.tobytes(), step.prefix.tobytes(), step.gather
-
-
-def keep_by_quota(
-    run: Run, out: Artifact, source: Source, quota: np.ndarray, label: str, last: bool = False
-) -> list[Summary]:
-    """Keep exactly min(quota_g, size_g) in every group and commit the verdicts; raises AccountingError otherwise.
-
-    last: whether the summaries tell the last sample that stays.
-    """
-    thresholds = select(run, source, quota, label)
-    summaries = run.fill(_Mark(source, _Within(thresholds), out, last), out, label)
-    if total(summaries, "kept") != int(thresholds.count.sum()):
-        raise AccountingError(
-            f"{out.name}: {int(thresholds.count.sum())} samples must stay, but {total(summaries, 'kept')} did; "
-            f"delete this folder and run again"
-        )
-    return summaries
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """The stage of a cut with one group: the highest values of all that is still in.
-
-    source: the first of its columns is the value, as people know it.
-    """
-
-    name: str
-    source: Source
-    survivors: Survivors
-    amount: Amount
-    version: ClassVar[int] = 1
-
-    def make(self, run: Run, out: Artifact) -> Summary:
-        """Two passes for the threshold and one that commits.
-
-        The report's `threshold` is the last kept sample's value as the manifest has it, None where none is kept.
+        What they have for rows that were out before does not matter. None, the default: it does not say how, so
+        `winnow verify` tells that they are taken as they are; {} where `checks` or `rankings` hold all of them.
         """
-        if self.amount.threshold is not None:
-            asked = {}
-            keep = _Beyond(self.amount.threshold, self.amount.lowest)
-            summaries = run.fill(_Mark(self.source, keep, out, last=True), out, self.name)
-        else:
-            asked = {"asked": self.amount.number(self.survivors)}
-            quota = np.array([asked["asked"]], np.int64)
-            summaries = keep_by_quota(run, out, self.source, quota, self.name, last=True)
-        last = [cast(list[Number], found["last"]) for found in summaries if found["last"] is not None]
-        return funnel(summaries, **asked, threshold=min(last)[1] if last else None)
+        return None
 
+    def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking] | None:
+        """The orders that it went by in one shard; as many in each shard, `rows` is read when it is asked.
 
-def value_column(rows: Rows) -> pa.Array:
-    """A cut's values for the manifest: null where the row was out already."""
-    at = np.flatnonzero(rows.group >= 0)
-    return scattered(rows.value[at], at, len(rows.value))
+        None: it does not say, and `winnow verify` tells so; () where it has no order. By default that of `Ranked`.
+        """
+        return by_first_column(cut, rows)
 
+    def laws(self, cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
+        """Whether what it kept of the whole pool is right; standings: of each ranking. Not asked of a threshold.
 
-def one_group(mask: np.ndarray) -> np.ndarray:
-    """Group 0 for rows that are in, -1 for the others: int32 (n,)."""
-    return np.where(mask, 0, -1).astype(np.int32)
+        By default none that is kept comes after one that is not, in each group, and of one group the amount stays.
+        """
+        found = in_order(cut, run, standings)
+        alone = [standing for standing in standings if len(standing.size) <= 1]
+        return found + (as_many_as_asked(cut, alone[0]) if len(alone) == len(standings) == 1 else Findings())

@@ -1,6 +1,6 @@
 """Leaves `density-…/`: density.parquet (a row per cluster: complexity, share, quota), and who stays in each."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import ClassVar, Literal
 
@@ -9,17 +9,31 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from winnow.pipeline.artifact import Artifact, write_table
+from winnow.pipeline.artifact import Artifact, read_table, write_table
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
+from winnow.stages.clusters.clustered import (
+    CLUSTER_FILES,
+    CLUSTERS,
+    by_distance,
+    check_clusters,
+    explain_distance,
+    member_columns,
+)
 from winnow.stages.clusters.clusters import ClustersOption, Members, clusters_of, read_centroids
 from winnow.stages.clusters.members import MemberDistance
-from winnow.stages.cuts.cut import Amount, Cut, Of, funnel, keep_by_quota
+from winnow.stages.cuts.contract.explained import Asked, Explained
+from winnow.stages.cuts.contract.findings import Findings
+from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
+from winnow.stages.cuts.contract.orders import Ranking, Standings, as_many_as_asked, by_its_quotas, in_order
+from winnow.stages.cuts.cut import Amount, Cut, Of
+from winnow.stages.cuts.keeping import funnel, keep_by_quota
 from winnow.stages.cuts.shown import Shown
 from winnow.stages.kernels.quota import complexity, inter_distance, quotas
 from winnow.stages.survivors import Survivors
 
 CONCEPTS = "density.parquet"
+_TOLD = ("size", "quota", "complexity", "share")  # of a sample's cluster, by `winnow why`
 _FIXED_POINT = 1 << 30
 
 Moments = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -74,6 +88,33 @@ class Density(Cut):
         """See Cut.shown."""
         about = "Concepts that hold much to learn keep more, and in each the samples far from its centroid stay."
         return Shown(about, "distance", "distance to the own centroid", concepts=CONCEPTS)
+
+    def explain(self, asked: Asked) -> Explained:
+        """See Cut.explain; its cluster's row of density.parquet too."""
+        [row] = read_table(asked.cut.artifact.meta(CONCEPTS)).slice(asked.values["cluster"], 1).to_pylist()
+        return explain_distance(asked, self.keep, {name: row[name] for name in _TOLD})
+
+    def contents(self) -> Mapping[str, Contents]:
+        """See Cut.contents."""
+        return {**CLUSTER_FILES, self.kind: Contents(beside=(CONCEPTS,))}
+
+    @classmethod
+    def checks(cls) -> Mapping[str, Check]:
+        """See Cut.checks."""
+        return {CLUSTERS: check_clusters}
+
+    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
+        """See Cut.made_again."""
+        return member_columns(cut, item)
+
+    def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking]:
+        """See Cut.rankings: in each cluster by distance."""
+        return [by_distance(rows, self.keep, self.seed)]
+
+    def laws(self, cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
+        """See Cut.laws; each cluster keeps its quota."""
+        found = in_order(cut, run, standings) + as_many_as_asked(cut, standings[0])
+        return found + by_its_quotas(cut, CONCEPTS, standings[0])
 
 
 @plain_dataclass(frozen=True)

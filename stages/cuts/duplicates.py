@@ -5,10 +5,10 @@ The cut `duplicates`: exact duplicates are found over the whole pool by the hash
 Rows that must be compared are brought together by the executor's regroup, so no table passes through the driver.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,16 +21,25 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.order import key_places, key_uids, keys_from_bytes, keys_to_bytes, order_keys
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
+from winnow.stages.clusters.clustered import CLUSTER_FILES, CLUSTERS, check_clusters
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of
-from winnow.stages.cuts.cut import Cut, funnel
+from winnow.stages.cuts.contract.explained import Asked, Explained, at_most
+from winnow.stages.cuts.contract.findings import Findings
+from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
+from winnow.stages.cuts.contract.given import Given
+from winnow.stages.cuts.contract.orders import Ranking
+from winnow.stages.cuts.cut import Cut
+from winnow.stages.cuts.keeping import funnel
 from winnow.stages.cuts.semantic.compare import quality_of
 from winnow.stages.cuts.semantic.fixpoint import Method, SemanticStage
 from winnow.stages.cuts.semantic.naming import DUPLICATES, commit_duplicates
+from winnow.stages.cuts.semantic.repeats import Dropping, check_dropping
 from winnow.stages.cuts.shown import Pairs, Shown
 from winnow.stages.survivors import Survivors
 
 _PART_ROWS = 2_000_000  # of (hash, key): 52 bytes each
 _PROBES = 2
+_EXACT = "exact"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -73,7 +82,7 @@ class Duplicates(Cut):
         found: list[Stage] = []
         exact: Artifact | None = None
         if self.exact:
-            name = self.kind if self.epsilon is None else "exact"
+            name = self.kind if self.epsilon is None else _EXACT
             found.append(ExactStage(name, survivors, self.by))
             exact = artifact_of(found[0], store)
             survivors = replace(survivors, last=exact)
@@ -95,6 +104,62 @@ class Duplicates(Cut):
             label="cosine with the sample that it repeats",
             pairs=Pairs("duplicate_of", "Where epsilon is too wide, it shows here first."),
         )
+
+    def check(self, given: Given) -> None:
+        """See Cut.check; bytes are compared where there are any."""
+        super().check(given)
+        if self.exact and not given.images:
+            raise JobError(
+                "duplicates.exact compares the bytes of images, which this pool has not: set exact: false and an "
+                "epsilon"
+            )
+
+    def explain(self, asked: Asked) -> Explained:
+        """See Cut.explain: the cosine with the better sample, where it was compared by vectors."""
+        cosine, repeats = asked.values["cosine"], asked.values["duplicate_of"]
+        if cosine is None:
+            near = "no sample has the same bytes"
+            if self.epsilon is not None:
+                near = f"no better sample is above {1 - self.epsilon:g}"
+            note = f"{near} that it was compared with; how near the nearest is was not stored"
+            return Explained(facts={"note": note})
+        if self.epsilon is None or cosine >= 1:
+            note = "the same bytes, or the same vector, as a better sample"
+            return Explained(facts={"note": note}, repeats=repeats)
+        return Explained((at_most("cosine", cosine, 1 - self.epsilon),), repeats=repeats)
+
+    def contents(self) -> Mapping[str, Contents]:
+        """See Cut.contents."""
+        return CLUSTER_FILES
+
+    @classmethod
+    def checks(cls) -> Mapping[str, Check]:
+        """See Cut.checks."""
+        return {CLUSTERS: _check_clusters, cls.kind: _check_droppings}
+
+    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
+        """See Cut.made_again; `checks` holds its columns against those of the samples that they name."""
+        return {}
+
+    def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking]:
+        """See Cut.rankings; sets of duplicates have no common order."""
+        return ()
+
+
+def _check_clusters(cut: FinishedCut, run: Run) -> Findings:
+    """Those of what the exact stage leaves."""
+    return check_clusters(cut, run, cut.prepared.get(_EXACT))
+
+
+def _check_droppings(cut: FinishedCut, run: Run) -> Findings:
+    """What the exact stage dropped, then what the semantic one did."""
+    options, exact = cast(Duplicates, cut.options), cut.prepared.get(_EXACT)
+    found = Findings()
+    if exact is not None:
+        found += check_dropping(run, Dropping(cut, exact))
+    limit = None if options.epsilon is None else 1.0 - options.epsilon
+    last = Dropping(cut, cut.artifact, options.by, limit, exact, options.method == "semdedup")
+    return found + check_dropping(run, last)
 
 
 @plain_dataclass(frozen=True)

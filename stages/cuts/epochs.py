@@ -1,6 +1,6 @@
 """Leaves `epochs-…/`: another random sample for each epoch of training, `epoch_000.npy` …, and who is in which."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import ClassVar
 
@@ -15,7 +15,13 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.keep_top import Rows, Thresholds, kept
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary
 from winnow.pipeline.uid import bytes_of
-from winnow.stages.cuts.cut import Amount, Cut, Of, funnel, one_group, select_each, write_kept
+from winnow.stages.cuts.contract.explained import Asked, Explained
+from winnow.stages.cuts.contract.findings import Findings, unless_equal
+from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut, Named
+from winnow.stages.cuts.contract.given import Given
+from winnow.stages.cuts.contract.orders import Ranking, Standings, in_order
+from winnow.stages.cuts.cut import Amount, Cut, Of
+from winnow.stages.cuts.keeping import funnel, one_group, select_each, write_kept
 from winnow.stages.cuts.shown import Shown
 from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.results.subset import Subset, write_subsets
@@ -39,6 +45,7 @@ class Epochs(Cut):
     seed: int = Field(default=0, ge=0, lt=1 << 31)
     of: Of = "survivors"
     kind: ClassVar[str] = "epochs"
+    ranks: ClassVar[bool] = False  # a rank for each epoch says little
 
     def __post_init__(self) -> None:
         if 0 in (self.fraction, self.count):
@@ -60,10 +67,63 @@ class Epochs(Cut):
         """See Cut.shown."""
         return Shown("The samples stay that some epoch of training has.")
 
+    def check(self, given: Given) -> None:
+        """See Cut.check; nothing may follow it."""
+        if given.after:
+            raise JobError(
+                "epochs must be the last cut of a policy, for a later one would take samples out of some epochs"
+            )
+
+    def explain(self, asked: Asked) -> Explained:
+        """See Cut.explain."""
+        return Explained(facts={"note": f"in {len(asked.values['epochs'])} of {self.epochs} epochs"})
+
+    def contents(self) -> Mapping[str, Contents]:
+        """See Cut.contents."""
+        return {self.kind: Contents(beside=tuple(epoch_file(epoch) for epoch in range(self.epochs)))}
+
+    def subsets(self, cut: FinishedCut) -> Mapping[str, Named]:
+        """See Cut.subsets."""
+        return {epoch_file(epoch): _InEpoch(cut.before.embeddings, cut.artifact, epoch) for epoch in range(self.epochs)}
+
+    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
+        """See Cut.made_again; `rankings` and the files of `subsets` hold its lists."""
+        return {}
+
+    def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterator[Ranking]:
+        """See Cut.rankings: for each epoch those of its shuffle that it has reached, its window and those before."""
+        windows = self._windows(cut)
+        lists = rows.table["epochs"].combine_chunks()
+        at, epochs = np.repeat(np.arange(len(lists)), np.diff(np.asarray(lists.offsets))), np.asarray(lists.values)
+        group = one_group(rows.before)
+        for epoch in range(self.epochs):
+            shuffle, window = divmod(epoch, windows)
+            reached = np.zeros(len(rows.before), bool)
+            reached[at[(epochs >= epoch - window) & (epochs <= epoch)]] = True
+            yield Ranking(hash_values(rows.uids, shuffle_seed(self.seed, shuffle)), group, reached)
+
+    def laws(self, cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
+        """See Cut.laws; each epoch has its size, so as many windows of a shuffle as it has reached are full."""
+        size, windows = self.amount().number(cut.before), self._windows(cut)
+        found = in_order(cut, run, standings)
+        for epoch, standing in enumerate(standings):
+            reached = (epoch % windows + 1) * size
+            found += unless_equal(f"{cut.name}: samples up to epoch {epoch}", reached, int(standing.kept.sum()))
+        return found
+
+    def _windows(self, cut: FinishedCut) -> int:
+        """How many epochs one shuffle has."""
+        return 1 if self.replacement else cut.before.count() // self.amount().number(cut.before)
+
 
 def epoch_name(epoch: int) -> str:
     """Name of an epoch's subset: three digits or more."""
     return f"epoch_{epoch:03d}"
+
+
+def epoch_file(epoch: int) -> str:
+    """The file of its uids."""
+    return f"{epoch_name(epoch)}.npy"
 
 
 def shuffle_seed(seed: int, shuffle: int) -> int:
@@ -155,6 +215,20 @@ def _lists(members: Sequence[np.ndarray], before: np.ndarray) -> tuple[np.ndarra
     offsets = pa.array(np.r_[0, np.cumsum(counts)], pa.int32())
     values = pa.array(epochs[np.argsort(rows, kind="stable")])
     return counts, pa.ListArray.from_arrays(offsets, values, mask=pa.array(~before))
+
+
+@plain_dataclass(frozen=True)
+class _InEpoch:
+    """See Named: the rows whose list has the epoch."""
+
+    embeddings: Artifact
+    artifact: Artifact
+    epoch: int
+
+    def of(self, index: int) -> tuple[np.ndarray, pa.Array]:
+        lists = self.artifact.read(index, ["epochs"])["epochs"].combine_chunks()
+        rows = np.asarray(pc.list_parent_indices(lists))[np.asarray(lists.flatten()) == self.epoch]
+        return rows, bytes_of(self.embeddings.read(index, ["uid"])["uid"]).take(pa.array(rows))
 
 
 @plain_dataclass(frozen=True)

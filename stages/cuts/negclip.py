@@ -14,7 +14,10 @@ from winnow.pipeline.columns import column, matrix, scattered, split_rows, vecto
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
-from winnow.stages.cuts.cut import Amount, Cut, Of, Ranked, one_group, value_column
+from winnow.stages.cuts.contract.finished import FinishedCut
+from winnow.stages.cuts.contract.given import Given
+from winnow.stages.cuts.cut import Amount, Cut, Of
+from winnow.stages.cuts.keeping import Ranked, one_group, value_column
 from winnow.stages.cuts.shown import Shown
 from winnow.stages.kernels.contrast import contrasts
 from winnow.stages.kernels.uid_hash import hash64
@@ -55,6 +58,11 @@ class Negclip(Cut):
         """How much to keep."""
         return Amount(self.fraction, self.count, self.threshold, self.of)
 
+    def check(self, given: Given) -> None:
+        """See Cut.check; it compares text too."""
+        super().check(given)
+        given.check_text(self.kind, self.by)
+
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """One stage a partition, so that a later job with more of them uses these again; then the selection."""
         each = [
@@ -68,6 +76,14 @@ class Negclip(Cut):
         """See Cut.shown."""
         about = "The pairs stay that are more alike than their image and text are to others."
         return Shown(about, "contrast", "image-text cosine, less what random pairs have")
+
+    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
+        """See Cut.made_again: the mean over the partitions, added in their order."""
+        value = np.zeros(len(cut.before.mask(item.index)))
+        for partition in range(self.partitions):
+            made = cut.prepared[f"contrast_{partition}"]
+            value += column(made.read(item.index, ["contrast"]), "contrast", null=0.0)
+        return {"contrast": pa.array((value / self.partitions).astype(np.float32))}
 
 
 def batch_of(uids: np.ndarray, seed: int, partition: int, batches: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Leaves `norms-…/`: how strongly a target set aligns with each sample (NormSim); the highest stay in `normsim-…/`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass as plain_dataclass
 from functools import partial
 from typing import ClassVar, Literal, cast
@@ -12,12 +12,15 @@ from pydantic.dataclasses import dataclass
 
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, array_if_whole
-from winnow.pipeline.columns import scattered
+from winnow.pipeline.columns import column, scattered
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
-from winnow.stages.cuts.cut import Amount, Cut, Of, Ranked
-from winnow.stages.cuts.score import Joined
+from winnow.stages.cuts.contract.findings import Findings, looked, over, unequal
+from winnow.stages.cuts.contract.finished import Check, Contents, FinishedCut
+from winnow.stages.cuts.cut import Amount, Cut, Of
+from winnow.stages.cuts.keeping import Ranked
+from winnow.stages.cuts.score import Joined, joined_value
 from winnow.stages.cuts.shown import Shown
-from winnow.stages.cuts.target import check_width, read_target, target_of
+from winnow.stages.cuts.target import TARGET_FILES, Target, check_width, read_target, target_of
 from winnow.stages.kernels.float16 import widened
 from winnow.stages.survivors import Survivors
 
@@ -71,6 +74,40 @@ class Normsim(Cut):
         """See Cut.shown."""
         about = "The samples stay whose images are most like a target set."
         return Shown(about, "value", "norm of its products with the target set")
+
+    def contents(self) -> Mapping[str, Contents]:
+        """See Cut.contents."""
+        return TARGET_FILES
+
+    @classmethod
+    def checks(cls) -> Mapping[str, Check]:
+        """See Cut.checks."""
+        return {NormsStage.name: check_norms}
+
+    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
+        """See Cut.made_again."""
+        return joined_value(cut, item, NormsStage.name)
+
+
+def check_norms(cut: FinishedCut, run: Run) -> Findings:
+    """NormSim of a sample's vectors and the target is as stored."""
+    return over(run, partial(_norms_of, cut, cast(Normsim, cut.options)), run.items, f"{cut.name}.{NormsStage.name}")
+
+
+def _norms_of(cut: FinishedCut, options: Normsim, item: ShardItem) -> Findings:
+    artifact = cut.prepared[NormsStage.name]
+    stored = artifact.read(item.index, ["value"])
+    rows = np.intersect1d(cut.pool.sampled(item.index), np.flatnonzero(cut.before.mask(item.index)))
+    if not len(rows):
+        return looked(samples=0)
+    vectors = cut.before.vectors(item.index, item.url, options.by, "image", rows)
+    if options.p == 2:
+        made = lengths(vectors, _read_gram(artifact)).astype(np.float32)
+    else:
+        made = largest(vectors, read_target(cut.prepared[Target.name]))
+    values = column(stored, "value", null=np.nan)[rows]
+    found = unequal(item, f"{cut.name}.{NormsStage.name}", rows, made, values, cut.pool.who)
+    return looked(samples=len(rows)) + found
 
 
 def largest(vectors: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -162,6 +199,11 @@ class _Gram:
         return {"rows": len(target)}
 
 
+def _read_gram(norms: Artifact) -> np.ndarray:
+    with storage.open_read(norms.meta(GRAM)) as file:
+        return cast(np.ndarray, np.load(file, allow_pickle=False))
+
+
 @plain_dataclass(frozen=True)
 class _Norms:
     """Commits `value` of one shard: float32."""
@@ -174,8 +216,7 @@ class _Norms:
 
     def _against(self) -> np.ndarray:
         if self.stage.p == 2:
-            with storage.open_read(self.out.meta(GRAM)) as file:
-                return cast(np.ndarray, np.load(file, allow_pickle=False))
+            return _read_gram(self.out)
         target = read_target(self.stage.target)
         new = np.r_[True, (target[1:] != target[:-1]).any(axis=1)]  # they are in order, so equal rows are neighbours
         return target[new]

@@ -1,6 +1,6 @@
 """Leaves `prototypes-…/`: the samples that are farthest from the centroid of their own cluster, or the nearest."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from typing import ClassVar, Literal
@@ -13,10 +13,31 @@ from pydantic.dataclasses import dataclass
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.keep_top import Rows, Thresholds, kept
+from winnow.pipeline.order import WIDE_KEY
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
+from winnow.stages.clusters.clustered import (
+    CLUSTER_FILES,
+    CLUSTERS,
+    by_distance,
+    check_clusters,
+    explain_distance,
+    member_columns,
+)
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of, read_sizes
 from winnow.stages.clusters.members import MemberDistance
-from winnow.stages.cuts.cut import Amount, Cut, Of, funnel, keep_by_quota, select
+from winnow.stages.cuts.contract.explained import Asked, Explained
+from winnow.stages.cuts.contract.findings import Findings, violated
+from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
+from winnow.stages.cuts.contract.orders import (
+    LAST,
+    Ranking,
+    Standings,
+    as_many_as_asked,
+    comes_first,
+    in_order,
+)
+from winnow.stages.cuts.cut import Amount, Cut, Of
+from winnow.stages.cuts.keeping import funnel, keep_by_quota, select
 from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
@@ -63,6 +84,32 @@ class Prototypes(Cut):
         about = "Samples stay by their distance to the centroid of their cluster."
         return Shown(about, "distance", "distance to the own centroid")
 
+    def explain(self, asked: Asked) -> Explained:
+        """See Cut.explain."""
+        return explain_distance(asked, self.keep, {})
+
+    def contents(self) -> Mapping[str, Contents]:
+        """See Cut.contents."""
+        return CLUSTER_FILES
+
+    @classmethod
+    def checks(cls) -> Mapping[str, Check]:
+        """See Cut.checks."""
+        return {CLUSTERS: check_clusters}
+
+    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
+        """See Cut.made_again."""
+        return member_columns(cut, item)
+
+    def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking]:
+        """See Cut.rankings: in each cluster by distance."""
+        return [by_distance(rows, self.keep)]
+
+    def laws(self, cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
+        """See Cut.laws; each cluster has its floor, and of what stays beyond none comes after one that any drops."""
+        found = in_order(cut, run, standings) + as_many_as_asked(cut, standings[0])
+        return found + _above_floors(cut, run, standings[0], self.amount().number(cut.before), self.balance)
+
 
 def floors(size: np.ndarray, total: int, balance: float) -> np.ndarray:
     """int64 (k,): the least that each cluster keeps, int(balance · (total · size_j // Σ size)).
@@ -73,6 +120,17 @@ def floors(size: np.ndarray, total: int, balance: float) -> np.ndarray:
     n = max(1, int(size.sum()))
     equal = [total * int(members) // n for members in size]  # Python's integers: total · size may pass 2^63
     return np.array([int(balance * share) for share in equal], np.int64)
+
+
+def _above_floors(cut: FinishedCut, run: Run, standing: Standings, total: int, balance: float) -> Findings:
+    least = floors(standing.size, total, balance)
+    first = np.array([min(standing.first.tolist(), default=LAST)], WIDE_KEY)
+    found = Findings()
+    for group in np.flatnonzero(standing.kept < least):
+        found += violated(f"{cut.name}, group {group}: {least[group]} must stay, but {standing.kept[group]} do")
+    for group in np.flatnonzero((standing.kept > least) & (standing.last > first[0])):
+        found += comes_first(cut, run, f"group {group}", standing.last[group : group + 1], first)
+    return found
 
 
 @plain_dataclass(frozen=True)

@@ -1,14 +1,18 @@
 """Leaves `random-…/`: a uniform sample by a hash of the uid, the same for any sharding; every method's baseline."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
+import pyarrow as pa
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from winnow.pipeline.stage import Stage
-from winnow.stages.cuts.cut import Amount, Cut, Of, Ranked
+from winnow.pipeline.stage import ShardItem, Stage
+from winnow.stages.cuts.contract.finished import FinishedCut
+from winnow.stages.cuts.cut import Amount, Cut, Of
+from winnow.stages.cuts.keeping import Ranked, UidHash
 from winnow.stages.cuts.shown import Shown
-from winnow.stages.kernels.uid_hash import UidHash
+from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.survivors import Survivors
 
 
@@ -36,3 +40,7 @@ class Random(Cut):
     def shown(self) -> Shown:
         """See Cut.shown."""
         return Shown("A uniform sample stays.", "hash", "hash of the uid")
+
+    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
+        """See Cut.made_again."""
+        return {"hash": pa.array(hash_values(cut.before.uids(item.index), self.seed))}

@@ -1,6 +1,8 @@
 """Leaves `rules-…/`: which samples pass plain rules on caption and size, and the first rule that others break."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -13,11 +15,16 @@ from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, total
-from winnow.stages.cuts.cut import Cut, funnel, write_kept
+from winnow.stages.cuts.contract.explained import Asked, Explained, at_least, at_most
+from winnow.stages.cuts.contract.finished import CutRows, FinishedCut
+from winnow.stages.cuts.contract.orders import Ranking
+from winnow.stages.cuts.cut import Cut
+from winnow.stages.cuts.keeping import funnel, write_kept
 from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
 _COLUMNS = ("caption", "width", "height")
+_UNSIZED = "the size of its image is not known, and a rule on it does not let that pass"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -55,6 +62,47 @@ class Rules(Cut):
     def shown(self) -> Shown:
         """See Cut.shown."""
         return Shown(about="Samples stay that pass every rule given.", broken="broken")
+
+    def explain(self, asked: Asked) -> Explained:
+        """See Cut.explain: every rule that it has, with the sample's own number."""
+        limits, place = [], asked.place
+        limit = partial(at_least, ties=False), partial(at_most, ties=False)  # what is on its limit passes
+        for what, number in _counts(place.caption or "").items():
+            for says, most in zip(limit, (getattr(self, f"min_{what}"), getattr(self, f"max_{what}")), strict=True):
+                if most is not None:
+                    limits.append(says(what, number, most))
+        found = Explained(tuple(limits), decided=asked.values.get("broken"))
+        short, long = sorted((place.width or 0, place.height or 0))
+        if not short and (self.min_side is not None or self.max_aspect is not None):
+            return replace(found, facts={"note": _UNSIZED})
+        if self.min_side is not None:
+            limits.append(limit[0]("min_side", short, self.min_side))
+        if self.max_aspect is not None:
+            limits.append(limit[1]("max_aspect", long / short, self.max_aspect))
+        return replace(found, limits=tuple(limits))
+
+    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
+        """See Cut.made_again: the first rule that each sample breaks; what breaks none stays."""
+        broken = broken_rules(self, cut.before.table(item.index, _COLUMNS))
+        n = len(cut.before.mask(item.index))
+        first: list[str | None] = [None] * n
+        for rule, mask in reversed([*broken.items()]):
+            for row in np.flatnonzero(mask):
+                first[row] = rule
+        named = pa.array(first, pa.string())
+        return {"broken": named, "kept": named.is_null()}
+
+    def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking]:
+        """See Cut.rankings; each sample stays or goes by itself."""
+        return ()
+
+
+def _counts(caption: str) -> Mapping[str, int]:
+    """What the rules count of a caption: words and chars."""
+    text = pa.array([caption])
+    trimmed = pc.utf8_trim_whitespace(text)
+    words = len(pc.utf8_split_whitespace(trimmed)[0]) if len(trimmed[0].as_py()) else 0
+    return {"words": words, "chars": pc.utf8_length(text)[0].as_py()}
 
 
 def broken_rules(rules: Rules, table: pa.Table) -> Mapping[str, np.ndarray]:

@@ -17,7 +17,9 @@ from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.order import reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
 from winnow.pipeline.uid import uids_to_hex
-from winnow.stages.cuts.cut import Amount, Cut, Number, Of, Ranked, one_group
+from winnow.stages.cuts.contract.finished import FinishedCut
+from winnow.stages.cuts.cut import Amount, Cut, Number, Of
+from winnow.stages.cuts.keeping import Ranked, one_group
 from winnow.stages.cuts.score_files import ScoreTable, check_columns, load_scores
 from winnow.stages.cuts.score_names import Names
 from winnow.stages.cuts.shown import Shown
@@ -68,6 +70,10 @@ class Score(Cut):
         about = "Samples stay by a score that another program made."
         return Shown(about, "value", "your score", lowest=self.keep == "lowest")
 
+    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
+        """See Cut.made_again."""
+        return joined_value(cut, item, JoinStage.name)
+
 
 def join_of(
     survivors: Survivors, source: str | tuple[str, ...], column: str, names: Names, missing: Literal["error", "drop"]
@@ -75,6 +81,11 @@ def join_of(
     """The join with a user's files; lists them, so that a changed file makes another artifact."""
     patterns = (source,) if isinstance(source, str) else source
     return JoinStage(survivors, tuple(storage.identify(storage.expand(patterns, ".parquet"))), column, names, missing)
+
+
+def joined_value(cut: FinishedCut, item: ShardItem, stage: str) -> Mapping[str, pa.Array]:
+    """Column `value` of every row of a shard, as a stage that prepares the cut has it."""
+    return {"value": cut.prepared[stage].read(item.index, ["value"])["value"]}
 
 
 @dataclass(frozen=True)

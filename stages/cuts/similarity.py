@@ -10,7 +10,10 @@ from pydantic.dataclasses import dataclass
 from winnow.pipeline.columns import column
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.stage import ShardItem, Stage
-from winnow.stages.cuts.cut import Amount, Cut, Of, Ranked, one_group, value_column
+from winnow.stages.cuts.contract.finished import FinishedCut
+from winnow.stages.cuts.contract.given import Given
+from winnow.stages.cuts.cut import Amount, Cut, Of
+from winnow.stages.cuts.keeping import Ranked, one_group, value_column
 from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
@@ -37,6 +40,11 @@ class Similarity(Cut):
         """How much to keep."""
         return Amount(self.fraction, self.count, self.threshold, self.of)
 
+    def check(self, given: Given) -> None:
+        """See Cut.check; it compares text too."""
+        super().check(given)
+        given.check_text(self.kind, self.by)
+
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """One stage over the stored cosines; no vector is read."""
         return [Ranked(self.kind, Cosine(survivors, self.by), survivors, self.amount())]
@@ -45,6 +53,15 @@ class Similarity(Cut):
         """See Cut.shown."""
         about = "The pairs stay whose image and text vectors are most alike."
         return Shown(about, "cosine", "image-text cosine")
+
+    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
+        """See Cut.made_again."""
+        return stored_cosine(cut, item, self.by)
+
+
+def stored_cosine(cut: FinishedCut, item: ShardItem, by: str) -> Mapping[str, pa.Array]:
+    """Column `cosine` of every row of a shard, as the embeddings have it."""
+    return {"cosine": cut.before.table(item.index, [f"{by}.similarity"]).column(0)}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run, Summary
+from winnow.stages.cuts.contract.finished import Contents
 from winnow.stages.embeddings import Embeddings
 from winnow.stages.pools.brought import brought_schema
 from winnow.stages.pools.columns import whole_shard
@@ -37,6 +38,10 @@ from winnow.stages.pools.vector_blocks import Blocks, list_blocks, npy_blocks, n
 from winnow.stages.survivors import Survivors
 
 VECTORS = "vectors.npy"
+
+TARGET_FILES = {"target": Contents(by_shard=False, data=(VECTORS,))}
+"""For Cut.contents of a cut that has a target."""
+
 _IMAGE_COLUMN = "image"
 
 Kind = Literal["images", "vectors"]

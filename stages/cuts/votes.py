@@ -8,16 +8,22 @@ from typing import ClassVar, Protocol
 import numpy as np
 import pyarrow as pa
 
-from winnow.pipeline.artifact import Artifact, write_table
-from winnow.pipeline.columns import scattered
+from winnow.pipeline.artifact import Artifact, read_table, write_table
+from winnow.pipeline.columns import column, scattered
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.stage import Run, ShardItem, Summary
+from winnow.stages.clusters.clustered import cluster_of
 from winnow.stages.clusters.clusters import Members, read_centroids, read_sizes
-from winnow.stages.cuts.cut import funnel, write_kept
-from winnow.stages.cuts.target import check_width, read_target, target_shape
+from winnow.stages.cuts.contract.explained import Asked, Explained, at_least
+from winnow.stages.cuts.contract.findings import Findings, unless_equal
+from winnow.stages.cuts.contract.finished import CutRows, FinishedCut
+from winnow.stages.cuts.contract.orders import Ranking, Standings, by_group
+from winnow.stages.cuts.keeping import funnel, write_kept
+from winnow.stages.cuts.target import Target, check_width, read_target, target_shape
 from winnow.stages.kernels.kmeans import assign
 from winnow.stages.survivors import Survivors
 
+VOTES = "votes.parquet"
 _TARGETS = 1 << 16  # vectors that one worker lets vote at a time
 
 
@@ -27,6 +33,33 @@ class Rule(Protocol):
     def kept(self, votes: np.ndarray) -> np.ndarray:
         """bool (k,) of votes int64 (k,)."""
         ...
+
+
+def whole_clusters(rows: CutRows) -> Ranking:
+    """A group for each cluster, without an order in it."""
+    group = cluster_of(rows)
+    return Ranking(np.zeros(len(group), np.float32), group, rows.kept)
+
+
+def by_votes(cut: FinishedCut, rule: Rule, standing: Standings) -> Findings:
+    """Each vector of the target voted once; the clusters of votes.parquet that stay do so whole, the others not."""
+    table = read_table(cut.artifact.meta(VOTES))
+    votes, kept = column(table, "votes"), column(table, "kept")
+    voters, _ = target_shape(cut.prepared[Target.name])
+    found = unless_equal(f"{cut.name}: votes of {VOTES}", voters, int(votes.sum()))
+    wrong = np.flatnonzero(rule.kept(votes) != kept).tolist()
+    found += unless_equal(f"{cut.name}: clusters that {VOTES} keeps against its votes", [], wrong)
+    return found + by_group(cut, VOTES, table, standing, np.where(kept, column(table, "size"), 0))
+
+
+def explain_votes(asked: Asked, least: int | None) -> Explained:
+    """Votes for its cluster; least: how many are asked for, None where it is the fewest of a cluster that stays."""
+    table = read_table(asked.cut.artifact.meta(VOTES))
+    [row] = table.slice(asked.values["cluster"], 1).to_pylist()
+    if least is None:
+        stay = column(table, "votes")[column(table, "kept")]
+        least = int(stay.min()) if len(stay) else None
+    return Explained((at_least("votes", row["votes"], least),), row)
 
 
 @dataclass(frozen=True)
@@ -58,7 +91,7 @@ class VotesStage:
             votes[found] += count
         size = read_sizes(self.clusters)
         stays = self.rule.kept(votes)
-        write_table(out.meta("votes.parquet"), _table(size, votes, stays))
+        write_table(out.meta(VOTES), _table(size, votes, stays))
         summaries = run.fill(_Keep(self, stays, out), out, self.name)
         report = funnel(summaries, clusters=len(stays), voted=int((votes > 0).sum()), clusters_kept=int(stays.sum()))
         if report["kept"] != int(size[stays].sum()):

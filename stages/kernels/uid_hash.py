@@ -1,15 +1,6 @@
 """Hashes uids to uniform values, the same for any sharding."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
-import pyarrow as pa
-
-from winnow.pipeline.keep_top import Rows
-from winnow.pipeline.stage import ShardItem
-from winnow.stages.cuts.cut import one_group, value_column
-from winnow.stages.survivors import Survivors
 
 
 def hash_values(uids: np.ndarray, seed: int) -> np.ndarray:
@@ -37,20 +28,3 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: np.ndarray = x ^ (x >> np.uint64(31))
     return mixed
-
-
-@dataclass(frozen=True)
-class UidHash:
-    """A hash of each uid as its value."""
-
-    survivors: Survivors
-    seed: int
-
-    def rows(self, item: ShardItem) -> Rows:
-        """See Source.rows."""
-        uids = self.survivors.uids(item.index)
-        return Rows(hash_values(uids, self.seed), one_group(self.survivors.mask(item.index)), uids, item.index)
-
-    def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
-        """See Source.columns."""
-        return {"hash": value_column(rows)}

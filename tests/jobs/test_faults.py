@@ -18,11 +18,11 @@ from tests.faults import FaultyProxy
 from tests.pools import Samples, normed, unit, write_vectors
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import Result, run
-from winnow.jobs.verify.finished import Sample
 from winnow.jobs.verify.verify import verify
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.local import LocalExecutor
+from winnow.stages.cuts.contract.finished import Sample
 
 ROOT = Path(__file__).parents[2]
 POLICY: list[dict[str, Any]] = [

@@ -13,10 +13,10 @@ import pytest
 from tests.pools import jpeg, members, pair, read_tar, tiny_clip, unit, write_tar
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import Result, run
-from winnow.jobs.verify.finished import Sample
 from winnow.jobs.verify.verify import verify
 from winnow.pipeline.errors import RejectsError
 from winnow.pipeline.executors.local import LocalExecutor
+from winnow.stages.cuts.contract.finished import Sample
 
 RAW = [bytes([n + 1]) * 16 for n in range(6)]
 

@@ -15,7 +15,7 @@ from winnow.jobs.run import run
 from winnow.pipeline import storage
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
-from winnow.stages.policy import CUTS
+from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.results.manifest import UIDS
 
 POLICY = [

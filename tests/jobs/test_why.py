@@ -19,14 +19,15 @@ from tests.jobs.verify.test_verify import every_cut, near_sets
 from tests.pools import jpeg, members, pair, unit, write_datacomp, write_parquet, write_tar
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import Result, run
-from winnow.jobs.verify.finished import FinishedCut
-from winnow.jobs.why.cuts import Asked, Limit, Said, said
+from winnow.jobs.why.cuts import Said
 from winnow.jobs.why.explain import Why, explain
 from winnow.jobs.why.show import escaped, show, verdict_of
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.local import LocalExecutor
+from winnow.stages.cuts.contract.explained import Asked, Limit
+from winnow.stages.cuts.contract.finished import FinishedCut
+from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.cuts.rules import Rules
-from winnow.stages.policy import CUTS
 
 HOSTILE = "[bold]red[/] \x1b[2J\x1b]0;owned\x07 \u202egnp.exe :smile:"
 
@@ -160,17 +161,18 @@ def test_a_rule_says_by_how_much(tars: Finished) -> None:
 
 def test_a_rule_without_a_number_is_named_and_not_one_that_is_met_exactly(tars: Finished) -> None:
     found = tars.why(uid=f"{USELESS[0] + 1:032x}")
-    exact = Limit("words", 3, 3, 0, "at least")
-    by = Said("rules", "rules", False, {"broken": "caption_matches"}, (exact,))
+    exact = Limit("words", 3, 3, 0, "at least", ties=False)
+    by = Said("rules", "rules", False, {"broken": "caption_matches"}, (exact,), decided="caption_matches")
     assert by.missed is None
     assert verdict_of(replace(found, said=(by,))) == "dropped by rules: caption_matches"
-    assert replace(by, kind="random").missed == exact
+    tied = replace(exact, ties=True)
+    assert replace(by, limits=(tied,)).missed == tied
 
 
 def test_a_picture_that_is_not_known_in_size_has_no_margin(every: Finished) -> None:
     place = replace(every.why(uid=every.rows[0]["uid"]).place, width=None, height=None)
     cut = replace(every_rules(every), options=Rules(min_words=1, min_side=200, max_aspect=3))
-    found = said(Asked(cut, place, {}, False, {}))
+    found = cut.options.explain(Asked(cut, place, {}, False, {}))
     assert [limit.what for limit in found.limits] == ["words"]
     assert "is not known" in found.facts["note"]
 

@@ -14,13 +14,14 @@ from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.density import Density
 from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.cuts.image_based import ImageBased
+from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
 from winnow.stages.cuts.score import Score
 from winnow.stages.cuts.similarity import Similarity
 from winnow.stages.encoders import Encoding
-from winnow.stages.policy import CUTS, lay_out
 from winnow.stages.policy import Path as Stages
+from winnow.stages.policy import lay_out
 from winnow.stages.pools.pool import Pool
 from winnow.stages.pools.webdataset import Webdataset
 

@@ -17,8 +17,8 @@ from winnow.jobs.lab.datacomp.labelled import LabelledSet
 from winnow.jobs.lab.datacomp.noise import Noise
 from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError
+from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.encoders import OpenClip, Timm
-from winnow.stages.policy import CUTS
 
 _STRICT = ConfigDict(extra="forbid")
 FILTER = "filter"

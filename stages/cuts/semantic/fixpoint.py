@@ -19,7 +19,7 @@ from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.executors.contract import Regroup
 from winnow.pipeline.stage import Run, ShardItem, Summary, total
 from winnow.stages.clusters.clusters import Members, read_centroids, read_sizes
-from winnow.stages.cuts.cut import funnel
+from winnow.stages.cuts.keeping import funnel
 from winnow.stages.cuts.semantic.buckets import Buckets
 from winnow.stages.cuts.semantic.compare import Compare, Comparison, appearances
 from winnow.stages.cuts.semantic.decide import Decide

@@ -15,7 +15,7 @@ from winnow.pipeline.columns import column, places_in, split_rows
 from winnow.pipeline.order import key_uids, keys_from_bytes
 from winnow.pipeline.stage import ShardItem, Summary
 from winnow.pipeline.uid import UID_ARROW, bytes_of, hex_of, uids_from_bytes, uids_to_bytes
-from winnow.stages.cuts.cut import write_kept
+from winnow.stages.cuts.keeping import write_kept
 from winnow.stages.cuts.semantic.state import REMOVED, read_state
 from winnow.stages.survivors import Survivors
 

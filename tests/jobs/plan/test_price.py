@@ -218,7 +218,7 @@ def test_a_pool_out_of_reach_is_priced_on_another(
 
 
 def test_a_cut_from_outside_has_its_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch)
+    install(monkeypatch, tmp_path / "installed")
     urls = list(write_vectors(str(tmp_path / "pool"), Samples.drawn(400), 4))
     pool = {"shards": urls, "format": "vectors", "text": "text", "encoder": "clip"}
     job = parse({"name": "a", "store": str(tmp_path / "store"), "pool": pool, "policy": [{"longest": {"count": 200}}]})

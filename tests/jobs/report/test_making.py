@@ -18,9 +18,10 @@ from tests.jobs.verify.test_verify import every_cut, near_sets
 from tests.outside_cut import install
 from tests.pools import Samples, unit, write_datacomp, write_parquet, write_vectors
 from winnow.jobs.report import making
-from winnow.jobs.verify.finished import Sample, read_finished
+from winnow.jobs.verify.finished import read_finished
 from winnow.pipeline.errors import JobError
-from winnow.stages.policy import CUTS
+from winnow.stages.cuts.contract.finished import Sample
+from winnow.stages.cuts.kinds import CUTS
 
 LARGEST = 15_000_000
 KNOWN = """
@@ -282,7 +283,7 @@ def test_every_cut_has_its_section(tmp_path: Path) -> None:
 
 def test_a_cut_from_outside_has_a_whole_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shortest caption is "a thing 60", the longest "a red boat on <i>water</i> 10"."""
-    install(monkeypatch)
+    install(monkeypatch, tmp_path / "installed")
     values = vectors_job(tmp_path, policy=[{"longest": {"fraction": 0.5}}, {"random": {"fraction": 0.5}}])
     assert done(values)["dropped"] == {"longest": 45, "random": 23}
     page = made(values, tmp_path / "index.html")

@@ -36,20 +36,20 @@ from tests.pools import (
 )
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import opened, run
-from winnow.jobs.verify.findings import Findings, looked, told
-from winnow.jobs.verify.finished import Sample, read_finished
-from winnow.jobs.verify.orders import LAWS, RANKINGS, Ranking, Standing
-from winnow.jobs.verify.values import COLUMNS
-from winnow.jobs.verify.verify import CHECKS, Line, verify
+from winnow.jobs.verify.finished import read_finished
+from winnow.jobs.verify.verify import Line, checks_of, verify
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import JobError, StorageError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import ShardItem
 from winnow.pipeline.uid import UID, uids_from_hex
-from winnow.stages.policy import CUTS
+from winnow.stages.cuts.contract.findings import Findings, looked, told
+from winnow.stages.cuts.contract.finished import Sample
+from winnow.stages.cuts.contract.orders import Ranking, Standings
 
 EVERY = Sample(None)
+CHECKS = checks_of([])
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,6 @@ def tars(tar_job: Done, tmp_path: Path) -> Done:
 @pytest.fixture
 def vectors(vectors_job: Done, tmp_path: Path) -> Done:
     return vectors_job.copied(tmp_path)
-
-
-def test_every_cut_has_its_checks() -> None:
-    assert set(COLUMNS) == set(CUTS) - {"duplicates", "epochs"}
-    assert set(RANKINGS) == set(LAWS) == set(CUTS) - {"duplicates", "rules"}
 
 
 def test_an_undamaged_job_passes_and_says_what_was_looked_at(tar_job: Done, vectors_job: Done) -> None:
@@ -729,7 +724,7 @@ def test_standings_of_any_shards_add_up_to_that_of_all(data: st.DataObject) -> N
     group, uids = draw.integers(-1, 3, n), np.zeros(n, UID)
     edges = sorted(data.draw(st.lists(st.integers(0, n), max_size=3)))
     parts = [Ranking(*(x[a:b] for x in (value, group, kept))) for a, b in itertools.pairwise([0, *edges, n])]
-    standing = sum((Standing.of(part, uids[: len(part.value)], i) for i, part in enumerate(parts)), Standing.empty())
+    standing = sum((Standings.of(part, uids[: len(part.value)], i) for i, part in enumerate(parts)), Standings.empty())
     assert standing.size.tolist() == [(group == g).sum() for g in range(len(standing.size))]
     assert standing.kept.tolist() == [((group == g) & kept).sum() for g in range(len(standing.size))]
     for g in range(len(standing.size)):  # equal uids: of equal values the first place is the best

@@ -13,9 +13,10 @@ from tests.pools import Samples, answers, asked, filtered, write_parquet
 from winnow.pipeline.artifact import read_table
 from winnow.pipeline.errors import DataError, FailedShards, JobError
 from winnow.pipeline.uid import uids_from_hex
-from winnow.stages.cuts.coverage import Coverage, budgets, stratum_of
+from winnow.stages.cuts.coverage import Coverage
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
+from winnow.stages.kernels.strata import budgets, stratum_of
 from winnow.stages.kernels.uid_hash import hash_values
 
 SAMPLES = Samples.drawn(60)

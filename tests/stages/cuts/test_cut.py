@@ -18,7 +18,7 @@ from winnow.pipeline.stage import Run, ShardItem, execute
 from winnow.pipeline.storage import Identity
 from winnow.pipeline.uid import uids_from_pairs
 from winnow.stages.cuts import cut
-from winnow.stages.cuts.cut import select_each
+from winnow.stages.cuts.keeping import select_each
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.score import Score
 from winnow.stages.cuts.similarity import Similarity

@@ -6,7 +6,7 @@ import pytest
 
 from tests.outside_cut import Longest
 from winnow.jobs.job_file.job import options_of
-from winnow.stages.policy import CUTS
+from winnow.stages.cuts.kinds import CUTS
 
 ROWS, SAMPLES = 1_000, 1_000_000.0
 

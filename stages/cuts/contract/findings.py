@@ -36,12 +36,16 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class Findings:
-    """looked: how many of what. wrong: violations in all; first: some of them. sums: for the driver to compare."""
+    """looked: how many of what. wrong: violations in all; first: some of them. sums: for the driver to compare.
+
+    notes: what was not checked, and why; no violation.
+    """
 
     looked: Mapping[str, int] = field(default_factory=dict)
     wrong: int = 0
     first: tuple[Violation, ...] = ()
     sums: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __add__(self, other: "Findings") -> "Findings":
         return Findings(
@@ -49,6 +53,7 @@ class Findings:
             self.wrong + other.wrong,
             tuple(sorted([*self.first, *other.first])[:MOST]),
             _added(self.sums, other.sums),
+            tuple(dict.fromkeys([*self.notes, *other.notes])),
         )
 
 
@@ -69,6 +74,29 @@ def violated(*sentences: str) -> Findings:
 def unless_equal(what: str, expected: object, came: object) -> Findings:
     """A violation of the job as a whole where the two differ."""
     return violated(f"{what} must be {expected}, but is {came}") if expected != came else Findings()
+
+
+def unequal(
+    item: ShardItem,
+    what: str,
+    rows: np.ndarray,
+    made: np.ndarray,
+    stored: np.ndarray,
+    who: Callable[[ShardItem, int], str],
+) -> Findings:
+    """A violation for each of rows (m,) whose number as made (m, …) anew is not the stored one (m, …).
+
+    who: names a row of the shard.
+    """
+    differs = made != stored
+    at = np.flatnonzero(differs.any(axis=tuple(range(1, differs.ndim))))
+    by_row = dict(zip(rows[at].tolist(), at.tolist(), strict=True))
+
+    def say(row: int) -> str:
+        wanted, seen = made[by_row[row]].tolist(), stored[by_row[row]].tolist()
+        return f"{who(item, row)}: {what} must be {wanted!r}, but is {seen!r}"
+
+    return told(item, rows[at], say)
 
 
 def told(item: ShardItem, rows: Sequence[int] | np.ndarray, say: Callable[[int], str]) -> Findings:

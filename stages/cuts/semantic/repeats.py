@@ -4,20 +4,20 @@ Who is named is brought together with who names it by a hash of the uid, and the
 vectors of a sample of them travel, and nothing comes back but findings.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from winnow.jobs.verify.findings import Findings, looked, reading, told, unreadable
-from winnow.jobs.verify.finished import Finished, FinishedCut
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column, split_rows
 from winnow.pipeline.errors import DataError, FailedShards
 from winnow.pipeline.stage import Run, ShardItem, check_all
 from winnow.pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
+from winnow.stages.cuts.contract.findings import Findings, looked, reading, told, unreadable
+from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.kernels.uid_hash import hash64
 
 _PART = 2_000_000  # uids that meet in one part
@@ -44,15 +44,17 @@ _ASKED = pa.schema([("mine", pa.int64()), *(_SENT.field(name) for name in ("shar
 class Dropping:
     """One artifact that drops duplicates.
 
-    limit: cosines are above it; None where only bytes are compared. exact: the artifact before it that compared
-    bytes, whose verdicts it carries on. chained: the paper's rule, whose cosine is not with the sample that is named.
+    limit: cosines of `by`'s vectors are above it; None where only bytes are compared. exact: the artifact before it
+    that compared bytes, whose verdicts it carries on. chained: the paper's rule, whose cosine is not with the sample
+    that is named.
     """
 
     cut: FinishedCut
     artifact: Artifact
-    limit: float | None
-    exact: Artifact | None
-    chained: bool
+    by: str | None = None
+    limit: float | None = None
+    exact: Artifact | None = None
+    chained: bool = False
 
     @property
     def dropped(self) -> int:
@@ -61,27 +63,9 @@ class Dropping:
         return int(str(report.get("dropped", 0)))
 
 
-def _droppings(job: Finished) -> Iterator[Dropping]:
-    for cut in job.cuts:
-        if cut.kind != "duplicates":
-            continue
-        exact = job.artifacts.get(f"{cut.name}.exact")
-        if exact is not None:
-            yield Dropping(cut, exact, None, None, False)
-        limit = None if cut.options.epsilon is None else 1.0 - cut.options.epsilon
-        yield Dropping(cut, cut.artifact, limit, exact, cut.options.method == "semdedup")
-
-
-def duplicates(job: Finished, run: Run) -> Findings | None:
-    """Each dropped sample names one that stays, of equal bytes or of a cosine above 1 - epsilon, as the vectors say."""
-    found: Findings | None = None
-    for dropping in _droppings(job):
-        found = (found or Findings()) + _dropping(job, run, dropping)
-    return found
-
-
-def _dropping(job: Finished, run: Run, dropping: Dropping) -> Findings:
-    work = _Meet(job, dropping, dropping.dropped, max(1, -(-job.readable // _PART)))
+def check_dropping(run: Run, dropping: Dropping) -> Findings:
+    """Each dropped sample names one that stays, of equal bytes or of a cosine above the limit, as the vectors say."""
+    work = _Meet(dropping, dropping.dropped, max(1, -(-dropping.cut.pool.count // _PART)))
     label = f"verify: {dropping.artifact.stage}"
     results: list[tuple[int, Findings]] = []
     try:
@@ -99,7 +83,6 @@ def _dropping(job: Finished, run: Run, dropping: Dropping) -> Findings:
 class _Meet:
     """Samples that stay and those that name one, by a hash of the uid."""
 
-    job: Finished
     dropping: Dropping
     dropped: int
     parts: int
@@ -156,18 +139,18 @@ class _Meet:
         Bytes are compared for all, vectors for a sample; not where the one that is named is not the one compared with.
         """
         by_bytes, renamed = self._by_bytes(item, table)
-        before, options = self.dropping.cut.before, self.dropping.cut.options
+        before = self.dropping.cut.before
         kind = np.where(by_bytes[gone], _HASH, 0).astype(np.int8)
         hashed = np.flatnonzero(kind == _HASH)
         found: dict[int, bytes] = {}
         if len(hashed):
             hashes = before.table(item.index, ["image_hash"])["image_hash"].take(pa.array(gone[hashed]))
             found |= zip(hashed.tolist(), hashes.to_pylist(), strict=True)
-        if not self.dropping.chained and self.dropping.limit is not None:
-            sampled = self.job.sample.mask(before.uids(item.index)[gone], self.dropped)
+        if not self.dropping.chained and self.dropping.limit is not None and self.dropping.by is not None:
+            sampled = self.dropping.cut.pool.sample.mask(before.uids(item.index)[gone], self.dropped)
             drawn = np.flatnonzero(sampled & (kind == 0) & ~renamed[gone])
             kind[drawn] = _VECTOR
-            vectors = before.vectors(item.index, item.url, options.by, "image", gone[drawn])
+            vectors = before.vectors(item.index, item.url, self.dropping.by, "image", gone[drawn])
             found |= {int(at): vector.tobytes() for at, vector in zip(drawn, vectors, strict=True)}
         return kind, found
 
@@ -205,7 +188,8 @@ class _Meet:
 
     def _said(self, item: ShardItem, row: int) -> str:
         name = self.dropping.artifact.read(item.index, ["duplicate_of"])["duplicate_of"][row].as_py()
-        return f"{self.job.who(item, row)}: {self.dropping.artifact.stage} dropped it for {name or 'none'}, but it"
+        who = self.dropping.cut.pool.who(item, row)
+        return f"{who}: {self.dropping.artifact.stage} dropped it for {name or 'none'}, but it"
 
     def _stated(self, item: ShardItem) -> Findings:
         """What the columns say by themselves: who is dropped, and nobody else, names another with a cosine for it."""
@@ -228,10 +212,10 @@ class _Meet:
         return looked(compared=len(asked)) + self._wrong(item, asked, wrong, ["other bytes"] * len(asked))
 
     def _vectors(self, item: ShardItem, asked: pa.Table) -> Findings:
-        if not len(asked) or self.dropping.limit is None:
+        by = self.dropping.by
+        if not len(asked) or self.dropping.limit is None or by is None:
             return Findings()
         rows, back = np.unique(column(asked, "mine"), return_inverse=True)
-        by = self.dropping.cut.options.by
         mine = self.dropping.cut.before.vectors(item.index, item.url, by, "image", rows)[back]
         theirs = np.frombuffer(b"".join(asked["proof"].to_pylist()), np.float16).reshape(len(asked), -1)
         made = (mine.astype(np.float64) * theirs.astype(np.float64)).sum(axis=1)
@@ -245,7 +229,9 @@ class _Meet:
 
         def say_of(at: int) -> str:
             mine, shard, row = (asked[name][at].as_py() for name in ("mine", "shard", "row"))
-            other = self.job.who(ShardItem(shard, ""), row)
-            return f"{self.job.who(item, mine)}: {other} of shard {shard} must repeat it, but has {say[at]}"
+            other = self.dropping.cut.pool.who(ShardItem(shard, ""), row)
+            return (
+                f"{self.dropping.cut.pool.who(item, mine)}: {other} of shard {shard} must repeat it, but has {say[at]}"
+            )
 
         return told(item, wrong, say_of)

@@ -1,0 +1,94 @@
+"""What cuts on clusters share: how a cluster and a distance are checked, and how an order in a cluster is told."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+import pyarrow as pa
+
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.columns import column, scattered
+from winnow.pipeline.stage import Run, ShardItem
+from winnow.stages.clusters.centroids import CENTROIDS
+from winnow.stages.clusters.clusters import SIZES, Members, read_centroids
+from winnow.stages.cuts.contract.explained import Asked, Explained, at_least, at_most
+from winnow.stages.cuts.contract.findings import Findings, looked, of_shard, over, unequal
+from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut
+from winnow.stages.cuts.contract.orders import Ranking
+from winnow.stages.kernels.kmeans import assign_near
+from winnow.stages.kernels.uid_hash import hash_values
+from winnow.stages.survivors import Survivors
+
+CLUSTERS = "clusters"
+"""Name of the stage that makes them."""
+
+CLUSTER_FILES = {CLUSTERS: Contents(beside=(CENTROIDS, SIZES))}
+"""For Cut.contents of a cut that prepares clusters."""
+
+Keep = Literal["hard", "easy", "random"]
+
+
+class _Clustered(Protocol):
+    @property
+    def by(self) -> str: ...
+
+
+def check_clusters(cut: FinishedCut, run: Run, last: Artifact | None = None) -> Findings:
+    """Clusters hold what was still in; a sample's nearest centroids and its distance are as stored.
+
+    last: the artifact whose survivors were clustered, where it is not that of the cut before.
+    """
+    if CLUSTERS not in cut.prepared:
+        return Findings()
+    survivors = Survivors(cut.before.embeddings, last or cut.before.last, cut.before.reader)
+    label = f"{cut.name}.{CLUSTERS}"
+    return over(run, partial(_clusters_of, cut, survivors, label), run.items, label)
+
+
+def _clusters_of(cut: FinishedCut, survivors: Survivors, label: str, item: ShardItem) -> Findings:
+    artifact = cut.prepared[CLUSTERS]
+    members, centroids = Members.read(artifact, item.index), read_centroids(artifact)
+    inside = np.flatnonzero(survivors.mask(item.index))
+    if not np.array_equal(members.rows, inside):
+        return of_shard(item, f"{artifact.name} must have the {len(inside)} rows that were in, but has others")
+    chosen = np.flatnonzero(np.isin(members.rows, cut.pool.sampled(item.index)))
+    rows = members.rows[chosen]
+    found = looked(samples=len(rows), centroids=0 if item.index else len(centroids))
+    if not len(rows):  # a shard without vectors has none to compare with the centroids
+        return found
+    by = cast(_Clustered, cut.options).by
+    vectors = survivors.vectors(item.index, item.url, by, "image", rows)
+    probes = np.empty((len(inside), 0), np.int32) if members.probes is None else members.probes
+    cluster, distance, near = assign_near(vectors, centroids, probes.shape[1])
+    told = partial(unequal, item, who=cut.pool.who)
+    found += told(f"{label}: cluster", rows, cluster, members.cluster[chosen])
+    found += told(f"{label}: distance", rows, distance, members.distance[chosen])
+    return found + told(f"{label}: probes", rows, near, probes[chosen])
+
+
+def member_columns(cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
+    """`cluster` and `distance` of every row of a shard, from the clusters artifact; null for rows that were out."""
+    members, n = Members.read(cut.prepared[CLUSTERS], item.index), len(cut.before.mask(item.index))
+    found = {"cluster": members.cluster, "distance": members.distance}
+    return {name: scattered(values, members.rows, n) for name, values in found.items()}
+
+
+def by_distance(rows: CutRows, keep: Keep, seed: int = 0) -> Ranking:
+    """A group for each cluster: the farthest first (hard), the nearest (easy), or any by a hash of uid and seed."""
+    value, _ = rows.numbers("distance", keep == "easy")
+    return Ranking(hash_values(rows.uids, seed) if keep == "random" else value, cluster_of(rows), rows.kept)
+
+
+def cluster_of(rows: CutRows) -> np.ndarray:
+    """The cluster of every row, -1 where it was out before: (n,)."""
+    return np.where(rows.before, column(rows.table, "cluster", null=-1), -1)
+
+
+def explain_distance(asked: Asked, keep: Keep, facts: Mapping[str, Any]) -> Explained:
+    """Its distance in its cluster, and the distance of the last that stays there, where the pass was made."""
+    facts = {"cluster": asked.values["cluster"], **asked.rank_facts("cluster_"), **facts}
+    if keep == "random":
+        return Explained(facts=facts)
+    limit = at_most if keep == "easy" else at_least
+    return Explained((limit("distance", asked.values["distance"], asked.last(keep == "easy")),), facts)

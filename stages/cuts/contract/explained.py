@@ -1,0 +1,185 @@
+"""How a cut explains what became of one sample: its numbers beside the cut's limits, and where it stands among others.
+
+`winnow why` asks each cut that saw the sample. The numbers are those of the cut's files.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, cast
+
+import numpy as np
+
+from winnow.pipeline.order import reversed_order
+from winnow.pipeline.stage import ShardItem
+from winnow.stages.cuts.contract.finished import FinishedCut
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Why a sample could not be read or named."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """One sample, and what is known of it before any cut.
+
+    item: its input shard. position: in the shard. row: of the embeddings file, None where it was rejected before.
+    uid: 32 hex digits; it, caption, width and height are None where they are not known.
+    rejected: None for a sample that the cuts saw. alike: other samples of that key in the shard.
+    """
+
+    item: ShardItem
+    position: int
+    key: str
+    row: int | None
+    uid: str | None = None
+    caption: str | None = None
+    width: int | None = None
+    height: int | None = None
+    rejected: Rejected | None = None
+    alike: int = 0
+
+
+@dataclass(frozen=True)
+class Mine:
+    """The sample in one ranking: (value, group), and its key in the total order of samples."""
+
+    cut: int
+    ranking: int
+    value: np.generic
+    group: int
+    key: bytes
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A group of samples, and one of them in it.
+
+    size: samples in the group. before: how many of them come before this one. kept: how many stay.
+    last: the lowest value that stays, first: the highest that goes; None where there is none. Values are those that
+    the order goes by: the highest first.
+    """
+
+    size: int = 0
+    before: int = 0
+    kept: int = 0
+    last: int | float | None = None
+    first: int | float | None = None
+
+    def __add__(self, other: "Standing") -> "Standing":
+        last = [end for end in (self.last, other.last) if end is not None]
+        first = [end for end in (self.first, other.first) if end is not None]
+        return Standing(
+            self.size + other.size,
+            self.before + other.before,
+            self.kept + other.kept,
+            min(last, default=None),
+            max(first, default=None),
+        )
+
+    @property
+    def rank(self) -> int:
+        """1 for the first."""
+        return self.before + 1
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One number that a cut compares. margin: how far inside the limit it is; below 0 on the far side.
+
+    limit: None where the cut has none that is known. rule: what stays, such as "at least". ties: whether a sample that
+    is on the limit may go, because uids decide between equal numbers.
+    """
+
+    what: str
+    value: int | float
+    limit: int | float | None
+    margin: int | float | None
+    rule: str
+    ties: bool = True
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What a cut says of one sample. limits: its numbers beside theirs. facts: what else the cut's files tell.
+
+    facts may have a `note`, a sentence for people. decided: what decided against it where that is no limit.
+    repeats: uid of the sample that stays in its place.
+    """
+
+    limits: tuple[Limit, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    decided: str | None = None
+    repeats: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One cut and one sample. values: the cut's columns of it. kept: whether it stayed.
+
+    ranks: where it stands in the cut's rankings, by their number; empty where no pass over all shards was made.
+    """
+
+    cut: FinishedCut
+    place: Place
+    values: Mapping[str, Any]
+    kept: bool
+    ranks: Mapping[int, tuple[Mine, Standing]]
+
+    def rank_facts(self, prefix: str = "", ranking: int = 0) -> dict[str, Any]:
+        """Rank, size and kept of its group, under names with that prefix."""
+        if ranking not in self.ranks:
+            return {}
+        _, standing = self.ranks[ranking]
+        return {f"{prefix}rank": standing.rank, f"{prefix}size": standing.size, f"{prefix}kept": standing.kept}
+
+    def last(self, lowest: bool = False, ranking: int = 0) -> int | float | None:
+        """The last value that stays in its group, None where it is not known; lowest: whether the lowest stay."""
+        if ranking not in self.ranks or (last := self.ranks[ranking][1].last) is None:
+            return None
+        if not lowest:
+            return last
+        kind = self.ranks[ranking][0].value.dtype
+        return cast(int | float, reversed_order(np.array([last], kind))[0].item())
+
+
+def at_least(what: str, value: float, limit: float | None, rule: str = "at least", *, ties: bool = True) -> Limit:
+    """A limit from below; numbers that are equal to the last digit have margin 0."""
+    return Limit(what, value, limit, None if limit is None else _difference(value, limit), rule, ties)
+
+
+def at_most(what: str, value: float, limit: float | None, rule: str = "at most", *, ties: bool = True) -> Limit:
+    """A limit from above."""
+    return Limit(what, value, limit, None if limit is None else _difference(limit, value), rule, ties)
+
+
+def _difference(a: float, b: float) -> float:
+    """a - b, whose sign is right for whole numbers that no float holds too."""
+    whole = isinstance(a, int) and isinstance(b, int)
+    return a - b if whole or not (math.isfinite(a) and math.isfinite(b)) else float(Fraction(a) - Fraction(b))
+
+
+def explain_by_first_column(asked: Asked) -> Explained:
+    """What can be said of a cut that says nothing itself.
+
+    Where it cut one order of all, its first column beside the threshold asked for, or that of the last sample that
+    stays; with a column `group`, beside the last that stays in the sample's group.
+    """
+    amount, report = asked.cut.amount, asked.cut.artifact.done() or {}
+    names = [name for name in asked.values if name != "group"]
+    grouped = "group" in asked.values
+    if amount is None or not names or not (grouped or "threshold" in report):
+        return Explained(facts={"note": "it does not say what it goes by, beyond its columns"})
+    name, facts = names[0], asked.rank_facts("group_" if grouped else "")
+    value, limit = asked.values[name], at_most if amount.lowest else at_least
+    if value is None:
+        return Explained(facts={**facts, "note": "it has no value, and is dropped for that"})
+    if amount.threshold is not None:
+        return Explained((limit(name, value, amount.threshold, "below" if amount.lowest else "above"),), facts)
+    last = asked.last(amount.lowest) if grouped else cast(float | None, report["threshold"])
+    return Explained((limit(name, value, last),), facts)

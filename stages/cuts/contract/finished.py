@@ -1,0 +1,182 @@
+"""One cut of a finished job with its artifacts, as the checks of `winnow verify` and the answers of `why` see it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+import pyarrow as pa
+
+from winnow.pipeline.artifact import Artifact, summary_of
+from winnow.pipeline.columns import column
+from winnow.pipeline.order import reversed_order
+from winnow.pipeline.stage import Run, ShardItem
+from winnow.pipeline.uid import uids_of
+from winnow.stages.cuts.contract.amount import Amount
+from winnow.stages.cuts.contract.findings import Findings
+from winnow.stages.kernels.uid_hash import hash64
+from winnow.stages.survivors import Survivors
+
+if TYPE_CHECKING:
+    from winnow.stages.cuts.cut import Cut
+
+_COMPLEMENTS = (-1, (1 << 64) - 1)  # sums of a whole number and its reverse, of int64 and of uint64
+_SAMPLE_SEED = 1 << 61  # of no cut, for what a cut keeps by a hash has one side of it only
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which rows are looked at where all would take long: about `rows` of a whole, or all where it is None.
+
+    By a hash of uid and seed, so the same wherever and however often it is asked for.
+    """
+
+    rows: int | None
+    seed: int = 0
+
+    def mask(self, uids: np.ndarray, whole: int) -> np.ndarray:
+        """bool (n,) of uids (n,) of dtype UID, out of `whole` in all shards."""
+        if self.rows is None or self.rows >= whole:
+            return np.ones(len(uids), bool)
+        # whole > rows, so the product is below 2^64
+        return hash64(uids, _SAMPLE_SEED + self.seed) < np.uint64((self.rows << 64) // whole)
+
+
+@dataclass(frozen=True)
+class Readable:
+    """The readable samples of a finished job's pool. embeddings: a row for each. count: in all shards.
+
+    sample: which of them a check looks at where all would take long.
+    """
+
+    embeddings: Artifact
+    count: int
+    sample: Sample
+
+    def sampled(self, index: int) -> np.ndarray:
+        """Row numbers of one shard's samples to be looked at: int64 (m,)."""
+        return np.flatnonzero(self.sample.mask(uids_of(self.embeddings.read(index, ["uid"])["uid"]), self.count))
+
+    def who(self, item: ShardItem, row: int) -> str:
+        """Row, key and uid of a sample, for messages."""
+        table = self.embeddings.read(item.index, ["key", "uid"]).slice(row, 1)
+        [key], [uid] = table["key"].to_pylist(), table["uid"].to_pylist()
+        return f"row {row}, key {key!r}, uid {uid}"
+
+
+@dataclass(frozen=True)
+class FinishedCut:
+    """One cut. name: as the manifest has it. before: the samples that it saw. artifact: `kept` and its values.
+
+    options: the cut itself. prepared: the artifacts of the stages before the one that decides, by the stage's name.
+    pool: all samples that could be read.
+    """
+
+    name: str
+    options: "Cut"
+    before: Survivors
+    artifact: Artifact
+    prepared: Mapping[str, Artifact]
+    pool: Readable
+
+    @property
+    def kind(self) -> str:
+        """What the policy calls it."""
+        return self.options.kind
+
+    @cached_property
+    def amount(self) -> Amount | None:
+        """How much it keeps: as the cut says, or else as the stage was told that cut one order of all; else None.
+
+        Which end of that order stays is told by the last kept sample, whose value the footers have as it is ordered
+        and as it is shown. Reads `_done.json` and footers up to the first shard that keeps a sample, once.
+        """
+        said, done = self.options.amount(), self.artifact.done() or {}
+        if said is not None or "threshold" not in done:
+            return said
+        told = cast(Mapping[str, Mapping[str, Any]], done["config"]).get("amount")
+        lowest = self._lowest() if done["kept"] else False
+        if told is None or lowest is None:
+            return None
+        return Amount(told["fraction"], told["count"], told["threshold"], told["of"], lowest)
+
+    def _lowest(self) -> bool | None:
+        """Whether the lowest of its first column stay; None where its order is not that of the column."""
+        lasts = (self.artifact.summary(index).get("last") for index in sorted(self.artifact.present()))
+        ordered, shown = cast(list[Any], next(last for last in lasts if last is not None))
+        if repr(ordered) == repr(shown):  # as texts, for 0.0 equals -0.0, and 5 equals 5.0
+            return False
+        if isinstance(ordered, int) and isinstance(shown, int):
+            return True if ordered + shown in _COMPLEMENTS else None
+        return True if repr(-ordered) == repr(shown) else None
+
+    def rows(self, index: int) -> "CutRows":
+        """Its file of one shard."""
+        return CutRows(self, index)
+
+
+@dataclass(frozen=True)
+class CutRows:
+    """A cut's file of one shard, n rows; each part is read when it is asked for."""
+
+    cut: FinishedCut
+    index: int
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """`kept` and the cut's columns."""
+        return self.cut.artifact.read(self.index)
+
+    @cached_property
+    def before(self) -> np.ndarray:
+        """Which rows the cut saw: bool (n,)."""
+        return self.cut.before.mask(self.index)
+
+    @cached_property
+    def uids(self) -> np.ndarray:
+        """(n,) of dtype UID."""
+        return self.cut.before.uids(self.index)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """bool (n,)."""
+        return column(self.table, "kept")
+
+    @property
+    def names(self) -> list[str]:
+        """The cut's own columns, in their order."""
+        return [name for name in self.table.column_names if name != "kept"]
+
+    @property
+    def in_one_order(self) -> bool:
+        """Whether the stage says that it cut one order of all, that of its first column (see keeping.py, Ranked)."""
+        return "last" in summary_of(self.table)
+
+    def numbers(self, name: str, lowest: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """A column with 0 for null, its order reversed where the lowest come first; and where it is not null."""
+        value = column(self.table, name, null=0)
+        return reversed_order(value) if lowest else value, np.asarray(self.table[name].is_valid())
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a stage's artifact holds. by_shard: a table for each input shard. data: files beside those, or in their
+    place. beside: files in the folder beside it, such as a table of clusters.
+    """
+
+    by_shard: bool = True
+    data: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+
+Check = Callable[[FinishedCut, Run], Findings]
+"""A check of one finished cut."""
+
+
+class Named(Protocol):
+    """Which rows of a shard a file of uids should name; picklable."""
+
+    def of(self, index: int) -> tuple[np.ndarray, pa.Array]:
+        """Row numbers int64 (m,) in the shard's file, and uids of 16 bytes (m,)."""
+        ...

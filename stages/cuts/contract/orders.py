@@ -1,0 +1,166 @@
+"""The orders that cuts go by, and the laws of what they keep: none below one that goes, as many as were asked for.
+
+Each shard says, for each group, how many there are and are kept, the last that is kept and the first that is dropped,
+in the order of value, uid and place. These add up to those of the whole pool.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from winnow.pipeline.artifact import read_table
+from winnow.pipeline.columns import column
+from winnow.pipeline.order import WIDE_KEY, key_places, key_uids, order_keys
+from winnow.pipeline.stage import Run
+from winnow.pipeline.uid import uids_to_hex
+from winnow.stages.cuts.contract.findings import Findings, unless_equal, violated
+from winnow.stages.cuts.contract.finished import CutRows, FinishedCut
+
+_FIRST, LAST = b"", b"\xff" * WIDE_KEY.itemsize
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One order of a shard's rows that a cut went by.
+
+    value: (n,) of a dtype that is ordered, highest first. group: (n,), -1 takes no part. kept: bool (n,).
+    """
+
+    value: np.ndarray
+    group: np.ndarray
+    kept: np.ndarray
+
+
+@dataclass
+class Standings:
+    """Groups 0 to g - 1 over all shards seen so far; all arrays (g,).
+
+    size, kept: int64, rows. last: the key of the last row that is kept, first: of the first that is dropped.
+    """
+
+    size: np.ndarray
+    kept: np.ndarray
+    last: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def empty(cls, groups: int = 0) -> "Standings":
+        """No rows yet."""
+        none = np.zeros(groups, np.int64)
+        return cls(none, none.copy(), np.full(groups, _FIRST, WIDE_KEY), np.full(groups, LAST, WIDE_KEY))
+
+    @classmethod
+    def of(cls, ranking: Ranking, uids: np.ndarray, shard: int) -> "Standings":
+        """Those of one shard. Cost O(n log n)."""
+        at = np.flatnonzero(ranking.group >= 0)
+        group, kept = ranking.group[at].astype(np.int64), ranking.kept[at]
+        keys = order_keys(wide(ranking.value[at]), uids[at], shard, at)
+        made = cls.empty(int(group.max(initial=-1)) + 1)
+        made.size += np.bincount(group, minlength=len(made.size))
+        made.kept += np.bincount(group[kept], minlength=len(made.size))
+        order = np.lexsort((keys, group))
+        stays, goes = order[kept[order]], order[~kept[order]][::-1]
+        made.last[group[stays]] = keys[stays]  # of several assignments the last one counts
+        made.first[group[goes]] = keys[goes]
+        return made
+
+    def __add__(self, other: "Standings") -> "Standings":
+        mine, theirs = (part.widened(max(len(self.size), len(other.size))) for part in (self, other))
+        return Standings(
+            mine.size + theirs.size,
+            mine.kept + theirs.kept,
+            np.where(mine.last > theirs.last, mine.last, theirs.last),
+            np.where(mine.first < theirs.first, mine.first, theirs.first),
+        )
+
+    def widened(self, groups: int) -> "Standings":
+        """With empty groups at the end, so that there are as many, or as it is where there are more."""
+        more = Standings.empty(max(0, groups - len(self.size)))
+        names = ("size", "kept", "last", "first")
+        return Standings(*(np.concatenate([getattr(self, name), getattr(more, name)]) for name in names))
+
+
+def wide(value: np.ndarray) -> np.ndarray:
+    """The same values in 8 bytes, so that keys of every cut have one length: float32 as float64."""
+    return value.astype(np.float64) if value.dtype == np.float32 else value
+
+
+def in_one_group(mask: np.ndarray) -> np.ndarray:
+    """Group 0 for rows that take part, -1 for the others: int32 (n,)."""
+    return np.where(mask, 0, -1).astype(np.int32)
+
+
+def by_first_column(cut: FinishedCut, rows: CutRows) -> list[Ranking] | None:
+    """The ranking of a cut that says nothing itself: by its first column, the highest or the lowest first.
+
+    One group where its stage says that it cut one order of all, or those of an int32 column `group`; None where it has
+    neither, no amount, or no column of numbers.
+    """
+    amount = cut.amount
+    if amount is None:
+        return None
+    names = [name for name in rows.names if name != "group"]
+    grouped = "group" in rows.names and pa.types.is_int32(rows.table.schema.field("group").type)
+    if not names or not (grouped or rows.in_one_order):
+        return None
+    kind = rows.table.schema.field(names[0]).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return None
+    value, there = rows.numbers(names[0], amount.lowest)
+    group = column(rows.table, "group", null=-1) if grouped else np.zeros(len(value), np.int32)
+    return [Ranking(value, np.where(rows.before & there, group, -1), rows.kept)]
+
+
+def in_order(cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
+    """In each group, none that is dropped comes before one that is kept."""
+    found = Findings()
+    for number, standing in enumerate(standings):
+        for group in np.flatnonzero(standing.last > standing.first):
+            pair = standing.last[group : group + 1], standing.first[group : group + 1]
+            of = f"ranking {number}, group {group}" if len(standings) > 1 else f"group {group}"
+            found += comes_first(cut, run, of, *pair)
+    return found
+
+
+def comes_first(cut: FinishedCut, run: Run, group: str, kept: np.ndarray, dropped: np.ndarray) -> Findings:
+    """A violation: the sample of key `kept` (1,) stays, and that of key `dropped` (1,), which comes first, goes."""
+    stays, goes = (_who(run, key) for key in (kept, dropped))
+    return violated(f"{cut.name}, {group}: {stays} is kept, so {goes}, which comes first, must be too")
+
+
+def _who(run: Run, key: np.ndarray) -> str:
+    [shard], [row] = key_places(key)
+    [uid] = uids_to_hex(key_uids(key))
+    return f"{run.shards[shard].url}, row {row}, uid {uid}"
+
+
+def as_many_as_asked(cut: FinishedCut, standing: Standings) -> Findings:
+    """What was asked for stays, or all that there is."""
+    amount = cut.amount
+    if amount is None:
+        return Findings()
+    wanted = min(amount.number(cut.before), int(standing.size.sum()))
+    return unless_equal(f"{cut.name}: the samples that it keeps", wanted, int(standing.kept.sum()))
+
+
+def by_its_quotas(cut: FinishedCut, file: str, standing: Standings) -> Findings:
+    """Sizes and quotas of a table beside the cut are met in each group, and the quotas sum to what stays."""
+    table = read_table(cut.artifact.meta(file))
+    return by_group(cut, file, table, standing, column(table, "quota"))
+
+
+def by_group(cut: FinishedCut, file: str, table: pa.Table, standing: Standings, quota: np.ndarray) -> Findings:
+    """Each group has the size that the table says, and keeps its quota int64 (g,)."""
+    size = column(table, "size")
+    standing = standing.widened(len(size))
+    found = unless_equal(f"{cut.name}: groups of {file}", len(size), len(standing.size))
+    if found.wrong:
+        return found
+    for group in np.flatnonzero((standing.size != size) | (standing.kept != quota)):
+        found += violated(
+            f"{cut.name}, group {group}: {file} has size {size[group]} and quota {quota[group]}, but "
+            f"{standing.size[group]} samples are in it and {standing.kept[group]} are kept"
+        )
+    return found

@@ -1,0 +1,62 @@
+"""The cuts that a policy can name: winnow's own, a file each, and those of installed plugins."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from winnow.pipeline.plugins import Offered
+from winnow.stages.cuts.coverage import Coverage
+from winnow.stages.cuts.cut import Cut
+from winnow.stages.cuts.density import Density
+from winnow.stages.cuts.duplicates import Duplicates
+from winnow.stages.cuts.epochs import Epochs
+from winnow.stages.cuts.feature_mapping import FeatureMapping
+from winnow.stages.cuts.image_based import ImageBased
+from winnow.stages.cuts.negclip import Negclip
+from winnow.stages.cuts.normsim import Normsim
+from winnow.stages.cuts.prototypes import Prototypes
+from winnow.stages.cuts.random import Random
+from winnow.stages.cuts.rules import Rules
+from winnow.stages.cuts.score import Score
+from winnow.stages.cuts.similarity import Similarity
+
+GROUP = "winnow.cuts"
+"""The group of entry points by which other distributions offer cuts."""
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*")  # no number at the end, for a second cut has one
+_TAKEN = ("pool", "embeddings", "distinct", "manifest", "shards")  # steps of every job, which are named beside cuts
+
+OWN: Mapping[str, type[Cut]] = {
+    cut.kind: cut
+    for cut in (
+        Rules,
+        Duplicates,
+        Similarity,
+        Negclip,
+        Density,
+        Prototypes,
+        Coverage,
+        Normsim,
+        ImageBased,
+        FeatureMapping,
+        Random,
+        Score,
+        Epochs,
+    )
+}
+"""Winnow's own. A new one is one file, one test file, and one name here."""
+
+
+def _wrong(name: str, found: object) -> str | None:
+    """What keeps an object that a plugin offers from being a cut of that name."""
+    if not (isinstance(found, type) and issubclass(found, Cut) and dataclasses.is_dataclass(found)):
+        return "must be a dataclass that inherits winnow.stages.cuts.cut.Cut"
+    if getattr(found, "kind", None) != name:
+        return f"must have the name of its entry point as kind, but has {getattr(found, 'kind', None)!r}"
+    if not _NAME.fullmatch(name) or name in _TAKEN:
+        return f"must be named by lower-case words, such as my_cut, and none of {', '.join(_TAKEN)}"
+    return None
+
+
+CUTS: Mapping[str, type[Cut]] = Offered(GROUP, OWN, _wrong)
+"""Every cut by its name; a plugin's is imported when a job names it."""
