@@ -240,7 +240,7 @@ def train_filter(
     from winnow.pipeline.executors.choose import open_executor
 
     running_on = open_executor("local", workers, None)
-    job = filter_job.load(job_file, change or [])
+    job = filter_job.load_filter_job(job_file, change or [])
     with telling(quiet) as say:
         made = training.train_filter(job, running_on, say)
     console = Console()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-from winnow.jobs.run import opened
+from winnow.jobs.run import run_of
 from winnow.jobs.verify.finished import read_finished
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.executors.contract import Executor
@@ -29,7 +29,7 @@ def export(
     """
     job, shards = read_finished(store, name, Sample(None))
     stage = Export(job.embeddings, job.manifest, job.job.pool.reader, tuple(columns), dropped)
-    result = execute(stage, opened(job.job, executor, shards))
+    result = execute(stage, run_of(job.job, executor, shards))
     kept = job.counts["kept"]
     wanted, count = job.counts["pool"] - kept if dropped else kept, cast(int, result.report["named"])
     if wanted != count:

@@ -68,7 +68,7 @@ def run(
     path, identities = laid_out(job)
     if looked:
         look(job, path, identities, again=False)
-    shared = opened(job, executor, identities, watchers)
+    shared = run_of(job, executor, identities, watchers)
     steps = [(label, step(label, stage, shared, say)) for label, stage in path.stages]
     counts = _counts(dict(steps)["manifest"].report)
     if path.shards is not None:
@@ -77,7 +77,7 @@ def run(
     return Result(job, path, counts, tuple(steps))
 
 
-def opened(
+def run_of(
     job: Job, executor: Executor, identities: tuple[storage.Identity, ...], watchers: tuple[Watcher, ...] = ()
 ) -> Run:
     """What the stages of a job share; JobError where the executor's workers could not see the store."""

@@ -17,7 +17,7 @@ import numpy as np
 from winnow.jobs.job_file.changes import put
 from winnow.jobs.job_file.job import Job, parse
 from winnow.jobs.job_file.yaml_text import dumps, loads
-from winnow.jobs.run import opened, stages_of, step
+from winnow.jobs.run import run_of, stages_of, step
 from winnow.pipeline.errors import AccountingError, JobError, WinnowError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.stage import Run, ShardItem, StepResult, artifact_of
@@ -57,7 +57,7 @@ class Variation:
 
 
 @dataclass(frozen=True)
-class Policy:
+class Variant:
     """One policy of a sweep. number: from 1. values: what stands at each path that varies. job: it as a whole."""
 
     number: int
@@ -65,16 +65,16 @@ class Policy:
     job: Job
 
     def __str__(self) -> str:
-        return " ".join(f"{path}={shown(value)}" for path, value in self.values.items())
+        return " ".join(f"{path}={as_option(value)}" for path, value in self.values.items())
 
 
-def shown(value: object) -> str:
+def as_option(value: object) -> str:
     """A value as one would write it after `--set`."""
     text = dumps(value, default_flow_style=True, width=math.inf)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def policies(values: Mapping[str, Any], variations: Sequence[Variation]) -> list[Policy]:
+def policies(values: Mapping[str, Any], variations: Sequence[Variation]) -> list[Variant]:
     """Every combination, the last path varying fastest; `values` are the plain values of a job.
 
     Raises JobError for two variations of one place, more than MOST policies, and one that is no policy.
@@ -93,19 +93,19 @@ def policies(values: Mapping[str, Any], variations: Sequence[Variation]) -> list
         changed = copy.deepcopy(dict(values))
         for path, value in zip(paths, chosen, strict=True):
             put(changed, path, copy.deepcopy(value), "--vary")
-        found.append(Policy(number, dict(zip(paths, chosen, strict=True)), parse(changed)))
+        found.append(Variant(number, dict(zip(paths, chosen, strict=True)), parse(changed)))
     return found
 
 
 @dataclass(frozen=True)
-class Outcome:
+class VariantResult:
     """What one policy came to.
 
     dropped: by cut. thresholds: the value of the last kept, of the cuts that have one. steps: its stages by label.
     seconds: what this run took for each stage by label; what an earlier policy made is not among them.
     """
 
-    policy: Policy
+    policy: Variant
     kept: int
     dropped: Mapping[str, int]
     thresholds: Mapping[str, int | float | None]
@@ -123,7 +123,7 @@ class Sweep:
 
     pool: int
     rejected: Mapping[str, int]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[VariantResult, ...]
     both: np.ndarray
     seconds: float
 
@@ -149,7 +149,7 @@ class Sweep:
         }
 
 
-def _record(outcome: Outcome) -> Mapping[str, object]:
+def _record(outcome: VariantResult) -> Mapping[str, object]:
     return {
         "values": dict(outcome.policy.values),
         "kept": outcome.kept,
@@ -161,7 +161,7 @@ def _record(outcome: Outcome) -> Mapping[str, object]:
     }
 
 
-def sweep(found: Sequence[Policy], executor: Executor, say: Callable[[str], None]) -> Sweep:
+def sweep(found: Sequence[Variant], executor: Executor, say: Callable[[str], None]) -> Sweep:
     """Run every stage that decides one of the policies, then count what each two of them keep.
 
     say: is told one line per policy and per stage. Raises WinnowError that names the policy; what finished stays,
@@ -171,7 +171,7 @@ def sweep(found: Sequence[Policy], executor: Executor, say: Callable[[str], None
     identities = job.pool.identities()
     paths = [stages_of(policy.job, identities) for policy in found]
     _check_differ(found, paths)
-    shared = opened(job, executor, identities)
+    shared = run_of(job, executor, identities)
     made: dict[str, StepResult] = {}
     outcomes = []
     for policy, path in zip(found, paths, strict=True):
@@ -185,7 +185,7 @@ def sweep(found: Sequence[Policy], executor: Executor, say: Callable[[str], None
     embedded, distinct = (outcomes[0].steps[name] for name in ("embeddings", "distinct"))
     started = time.monotonic()
     last = [path.cuts[-1][1] if path.cuts else distinct.artifact for path in paths]
-    both = overlap(shared, [Survivors(embedded.artifact, cut, job.pool.reader) for cut in last])
+    both = overlaps(shared, [Survivors(embedded.artifact, cut, job.pool.reader) for cut in last])
     kept = [outcome.kept for outcome in outcomes]
     if np.diag(both).tolist() != kept:
         raise AccountingError(f"policies that keep {kept} samples must be compared, but {np.diag(both)} were found")
@@ -193,8 +193,8 @@ def sweep(found: Sequence[Policy], executor: Executor, say: Callable[[str], None
     return Sweep(_pool(embedded), {**kinds[0], **kinds[1]}, tuple(outcomes), both, time.monotonic() - started)
 
 
-def _check_differ(found: Sequence[Policy], paths: Sequence[Path]) -> None:
-    first: dict[str, Policy] = {}
+def _check_differ(found: Sequence[Variant], paths: Sequence[Path]) -> None:
+    first: dict[str, Variant] = {}
     for policy, path in zip(found, paths, strict=True):
         same = first.setdefault(path.manifest.name, policy)
         if same is not policy:
@@ -202,8 +202,8 @@ def _check_differ(found: Sequence[Policy], paths: Sequence[Path]) -> None:
 
 
 def _decide(
-    policy: Policy, path: Path, shared: Run, made: dict[str, StepResult], say: Callable[[str], None]
-) -> Outcome:
+    policy: Variant, path: Path, shared: Run, made: dict[str, StepResult], say: Callable[[str], None]
+) -> VariantResult:
     """One policy's stages, those that are not in `made` (by artifact) yet."""
     steps: dict[str, StepResult] = {}
     seconds: dict[str, float] = {}
@@ -226,14 +226,14 @@ def _decide(
     thresholds = {
         name: cast(int | float | None, report["threshold"]) for name, report in reports.items() if "threshold" in report
     }
-    return Outcome(policy, kept, dropped, thresholds, steps, seconds)
+    return VariantResult(policy, kept, dropped, thresholds, steps, seconds)
 
 
 def _pool(embedded: StepResult) -> int:
     return cast(int, embedded.report["kept"]) + cast(int, embedded.report["rejected"])
 
 
-def overlap(shared: Run, survivors: Sequence[Survivors]) -> np.ndarray:
+def overlaps(shared: Run, survivors: Sequence[Survivors]) -> np.ndarray:
     """How many samples each two of p policies keep: int64 (p, p), by one pass over the shards."""
     both = np.zeros((len(survivors), len(survivors)), np.int64)
     for _, part in shared.each(_Overlap(tuple(survivors)), shared.items, "overlap"):

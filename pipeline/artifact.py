@@ -160,7 +160,7 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
                 raise StorageError(
                     f"{url} must have columns {sorted(lost)}, but it has {', '.join(parquet.schema_arrow.names)}"
                 )
-            expect(file, lambda: spans_of(parquet.metadata, names))
+            expect(file, lambda: column_spans(parquet.metadata, names))
             return parquet.read(names).select(names)
         except MemoryError:
             raise  # Arrow's is an ArrowException too
@@ -168,7 +168,7 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
             raise _torn(url, error) from error
 
 
-def spans_of(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterator[tuple[int, int]]:
+def column_spans(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterator[tuple[int, int]]:
     """The bytes of these columns in a parquet file: first, and the one after the last, of each row group's."""
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)

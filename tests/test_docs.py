@@ -72,7 +72,7 @@ def test_snippets_are_jobs_that_parse(path: Path) -> None:
     for snippet in re.findall(r"^```yaml\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
         written = yaml.safe_load(snippet)
         if "clean" in written:  # of `winnow train-filter`
-            filter_job.parse({"name": "snippet", **written})
+            filter_job.parse_filter_job({"name": "snippet", **written})
             continue
         job = {"name": "snippet", "store": "store", "pool": IMAGES, **written}
         if "embeddings" not in job and job["pool"].get("format") in (None, "webdataset", "parquet"):
@@ -133,7 +133,7 @@ def test_options_of_a_job(title: str, kind: type) -> None:
 
 @named(JOBS)
 def test_job_files_parse_and_promise(path: Path) -> None:
-    found = filter_job.load(str(path)) if "\nclean:" in path.read_text() else load(str(path))
+    found = filter_job.load_filter_job(str(path)) if "\nclean:" in path.read_text() else load(str(path))
     assert found.name == path.stem.replace("_", "-")
     header = path.read_text().partition("\nname:")[0]
     assert all(line.startswith("#") for line in header.splitlines())

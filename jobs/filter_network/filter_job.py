@@ -47,12 +47,12 @@ class FilterJob:
         return dict(plain) if isinstance(plain, Mapping) else {}
 
 
-def load(path: str, changes: Sequence[str] = ()) -> FilterJob:
+def load_filter_job(path: str, changes: Sequence[str] = ()) -> FilterJob:
     """The job in a YAML file, with `path.to.key=value` changes applied; JobError for anything it does not know."""
-    return parse(read(path, changes))
+    return parse_filter_job(read(path, changes))
 
 
-def parse(values: Mapping[str, object]) -> FilterJob:
+def parse_filter_job(values: Mapping[str, object]) -> FilterJob:
     """The job of plain values, as a YAML file holds them."""
     for key in ("name", "folder", "model", "clean"):
         if not values.get(key):

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from winnow.jobs.filter_network.filter_job import FilterJob
-from winnow.jobs.filter_network.training import RECIPE, Recipe, train
+from winnow.jobs.filter_network.training import RECIPE, Recipe, run_training
 from winnow.jobs.filter_network.training_pairs import Source, Task, pattern, write_pairs
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import DONE, json_if_whole, write_json
@@ -112,7 +112,7 @@ def _step(
     parent = provenance(OpenClip(recipe.model, recipe.pretrained or RANDOM))
     mark = fingerprint([mark, dataclasses.replace(recipe, model="", pretrained=None), parent])
     out = Path(job.folder, f"{name}-{mark}")
-    checkpoint = train(pattern(pairs), out, recipe, lambda line: say(f"{name:8} {line}"))
+    checkpoint = run_training(pattern(pairs), out, recipe, lambda line: say(f"{name:8} {line}"))
     seconds = (json_if_whole(str(out / DONE)) or {}).get("seconds")
     say(f"{name:8} {out.name} {seconds} s")
     facts = {

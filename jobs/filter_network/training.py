@@ -89,7 +89,7 @@ class Recipe:
             )
 
 
-def train(shards: str, out: Path, recipe: Recipe, say: Callable[[str], None] | None = None) -> Path:
+def run_training(shards: str, out: Path, recipe: Recipe, say: Callable[[str], None] | None = None) -> Path:
     """Train by a recipe until its end; return the path of the last checkpoint, `out/checkpoints/epoch_<epochs>.pt`.
 
     shards: tars of jpg and txt as open_clip takes them: a path, a brace pattern, several joined by `::`, or `pipe:`;

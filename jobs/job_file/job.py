@@ -175,14 +175,14 @@ def _store(url: object) -> str:
     if not isinstance(url, str):
         raise JobError(f"store must be a URL or a folder, but {url!r} came")
     if url.startswith(("http://", "https://")):
-        raise JobError(f"store must be where files can be written, but {storage.shown(url)} came, of a web server")
+        raise JobError(f"store must be where files can be written, but {storage.redacted(url)} came, of a web server")
     try:
         store = storage.rooted(url).rstrip("/") or "/"
     except StorageError as error:
         raise JobError(f"store: {error}") from error
     if found := next((mark for mark in _PATTERNS if mark in store), None):
         raise JobError(
-            f"store must be a name that training can open as it is, but {storage.shown(store)} holds {found}, which "
+            f"store must be a name that training can open as it is, but {storage.redacted(store)} holds {found}, which "
             f"webdataset takes for a list of names; name another folder"
         )
     return store

@@ -128,7 +128,7 @@ def _lines(values: Mapping[str, Any], folder: Path, wrong: Sequence[float], seed
 
 def _in_one_precision(values: Mapping[str, Any], folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     after: dict[str, Any] = copy.deepcopy(dict(values))
-    job = filter_job.parse(values)
+    job = filter_job.parse_filter_job(values)
     recipes = {"training": job.training, "finetune.training": None if job.finetune is None else job.finetune.training}
     for path, recipe in recipes.items():
         if recipe is not None and recipe.precision == AUTO:
@@ -157,7 +157,7 @@ def _line(line: _Line, judged: Judged, store: str, say: Callable[[str], None]) -
         result = line.folder / f"judged-{number}.json"
         row = json_if_whole(str(result))
         if row is None:
-            made = train_filter(filter_job.parse(values), LocalExecutor(1), lambda _: None)
+            made = train_filter(filter_job.parse_filter_job(values), LocalExecutor(1), lambda _: None)
             job = f"{line.folder.name}-{number}"
             row = {"filter": name, "seed": line.seed, **judged.numbers(made, store, job)}
             write_json(str(result), row)
@@ -202,7 +202,7 @@ def main(
 ) -> None:
     """Train every filter for every seed, judge it, and print the tables; the same command resumes."""
     values = read(job_file, change or [])
-    filter_job.parse(values)  # refused before anything is trained
+    filter_job.parse_filter_job(values)  # refused before anything is trained
     judged = Judged(pool, Truth.read(truth, "what", [good], [bad]), held_out, values["clean"].get("captions", "txt"))
     stderr = Console(stderr=True)
     shares = (0.05, 0.25, 0.5) if wrong is None else wrong

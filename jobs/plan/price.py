@@ -17,7 +17,7 @@ from winnow.jobs.plan import price_kernels as kernels
 from winnow.jobs.plan.miniature import Miniature, Shrunk, drawn, job_of, shrink
 from winnow.jobs.plan.price_model import Estimate, Measured, Pool, Rates, estimate, files_of
 from winnow.jobs.plan.timing import Call, Timing, bytes_read
-from winnow.jobs.run import laid_out, opened, stages_of
+from winnow.jobs.run import laid_out, run_of, stages_of
 from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.contract import Executor
@@ -119,7 +119,7 @@ def _run(
     """Every stage of the miniature in order, measured."""
     path, identities = laid_out(small.job)
     as_asked = dict(stages_of(replace(small.job, policy=job.policy), identities).stages)
-    run = opened(small.job, timing, identities)
+    run = run_of(small.job, timing, identities)
     found = []
     for label, stage in path.stages:
         say(f"  {label}")

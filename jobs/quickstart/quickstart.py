@@ -59,7 +59,7 @@ def quickstart(
         say(f"rendered a world of captioned pictures under {rendered} ({time.monotonic() - started:.0f} s)")
     now, trained_before = time.monotonic(), (trained / DONE).exists()
     shards = f"{rendered}/clean/{{00000..{size.clean_shards - 1:05d}}}.tar"
-    checkpoint = training.train(shards, trained, pocket.recipe(epochs))
+    checkpoint = training.run_training(shards, trained, pocket.recipe(epochs))
     if not trained_before:
         say(f"trained a filter network on its clean pairs ({time.monotonic() - now:.0f} s)")
     _leave_job_file(folder, checkpoint)

@@ -14,7 +14,7 @@ from winnow.jobs.report.overlap import Overlap, overlap
 from winnow.jobs.report.pairs import pairs_of, partners
 from winnow.jobs.report.samples import Place, look
 from winnow.jobs.report.scan import Part, Scan, ranges, scan, spread_over
-from winnow.jobs.run import opened
+from winnow.jobs.run import run_of
 from winnow.jobs.verify.finished import Finished, read_finished
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
@@ -53,7 +53,7 @@ def report(store: str, name: str, executor: Executor, compare: str | None = None
     """
     started = time.monotonic()
     finished, identities = read_finished(store, name, Sample(None))
-    run = opened(finished.job, executor, identities)
+    run = run_of(finished.job, executor, identities)
     facts = gather(finished)
     view = page.View(
         facts=facts,

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from winnow.jobs.sweep import Sweep, shown
+from winnow.jobs.sweep import Sweep, as_option
 
 WHOLE_MATRIX = 12
 """Policies whose overlaps a person still reads as a matrix, and a terminal of 80 columns shows; more go by pairs."""
@@ -30,7 +30,7 @@ def kept_table(result: Sweep) -> Table:
     cuts = _names(outcome.thresholds for outcome in result.outcomes)
     table = _table("", *short(paths), "kept", "of the\npool", *[f"{name}\nthreshold" for name in cuts], "seconds")
     for outcome in result.outcomes:
-        values = [shown(value) for value in outcome.policy.values.values()]
+        values = [as_option(value) for value in outcome.policy.values.values()]
         share = f"{100 * outcome.kept / result.pool:.1f} %" if result.pool else "–"
         ends = [_number(outcome.thresholds.get(name)) for name in cuts]
         number, seconds = str(outcome.policy.number), f"{sum(outcome.seconds.values()):.1f}"

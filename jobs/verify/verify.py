@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from winnow.jobs.run import opened
+from winnow.jobs.run import run_of
 from winnow.jobs.verify import files, ledger, orders, tars, uids, values
 from winnow.jobs.verify.finished import Finished, read_finished
 from winnow.pipeline.errors import WinnowError
@@ -77,7 +77,7 @@ def verify(store: str, name: str, executor: Executor, sample: Sample) -> Iterato
     the record and the list of shards, cannot be read.
     """
     job, shards = read_finished(store, name, sample)
-    run = opened(job.job, executor, shards)
+    run = run_of(job.job, executor, shards)
     for check, look in checks_of(type(cut) for cut in job.job.policy).items():
         try:
             findings = look(job, run)

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from winnow.jobs.run import opened
+from winnow.jobs.run import run_of
 from winnow.jobs.verify.finished import Finished, read_finished
 from winnow.jobs.why.cuts import Said, deciding
 from winnow.jobs.why.place import of_key, of_uid
@@ -88,7 +88,7 @@ def explain(
     if (uid is None) == (shard is None) or (shard is None) != (key is None):
         raise JobError("a sample is named by its uid, or by --shard and --key together; give one of the two")
     job, identities = read_finished(store, name, Sample(None))
-    run = opened(job.job, LocalExecutor(workers), identities)
+    run = run_of(job.job, LocalExecutor(workers), identities)
     items = run.items
     place = of_key(job, items, str(shard), str(key)) if uid is None else of_uid(job, items, uid, workers)
     return _answer(job, run, place, ranks, workers)

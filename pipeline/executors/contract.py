@@ -146,7 +146,7 @@ class Forwarding:
         self._inner.close()
 
 
-def describe(item: object) -> str:
+def item_name(item: object) -> str:
     """What an error message calls an item: its url where it has one."""
     return str(getattr(item, "url", item))
 

@@ -13,7 +13,7 @@ from typing import Generic
 import pyarrow as pa
 
 from winnow.pipeline.errors import WinnowError
-from winnow.pipeline.executors.contract import Item, Needs, Regroup, Result, Task, check_part, describe
+from winnow.pipeline.executors.contract import Item, Needs, Regroup, Result, Task, check_part, item_name
 from winnow.pipeline.executors.retries import Account, failure
 
 _Place = tuple[str, int, int]
@@ -62,7 +62,7 @@ class LocalExecutor:
             worker: _Worker[Item, Result] = thread.worker
             return worker.function()(item)
 
-        calls = [(describe(item), partial(run, item)) for item in items]
+        calls = [(item_name(item), partial(run, item)) for item in items]
         yield from self._drive(calls, label, needs, 2 * workers if needs.prefetch else workers)
 
     def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
@@ -82,11 +82,11 @@ class LocalExecutor:
             def settle(index: int, item: Item) -> Result:
                 return work.settle(item, [_mapped(place) for place in decided[index]])
 
-            scatters = [(describe(item), partial(scatter, i, item)) for i, item in enumerate(items)]
+            scatters = [(item_name(item), partial(scatter, i, item)) for i, item in enumerate(items)]
             parts = _by_receiver(self._drive(scatters, f"{label} (scatter)", needs))
             decides = [(f"part {part}", partial(decide, part)) for part in sorted(parts)]
             decided = _by_receiver(self._drive(decides, f"{label} (decide)", needs))
-            settles = [(describe(item), partial(settle, i, item)) for i, item in enumerate(items)]
+            settles = [(item_name(item), partial(settle, i, item)) for i, item in enumerate(items)]
             yield from self._drive(settles, label, needs)
 
     def _drive(

@@ -16,7 +16,7 @@ from ray.exceptions import ObjectLostError
 
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.batching import AIM_S, Pieces
-from winnow.pipeline.executors.contract import Item, Needs, Regroup, Result, Task, describe
+from winnow.pipeline.executors.contract import Item, Needs, Regroup, Result, Task, item_name
 from winnow.pipeline.executors.ray_dispatch import Dispatcher, Notice
 from winnow.pipeline.executors.ray_worker import PREFETCHING, Worker
 
@@ -64,7 +64,7 @@ class RayExecutor:
             run = actor.run.options(concurrency_group=PREFETCHING) if needs.prefetch else actor.run
             return run.remote(number, shared, [items[piece] for piece in pieces], _SLICE_S)
 
-        pieces = Pieces(len(items), lambda piece: describe(items[piece]), send, together=True)
+        pieces = Pieces(len(items), lambda piece: item_name(items[piece]), send, together=True)
         yield from self._dispatch(pieces, label, needs)
 
     def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
@@ -107,7 +107,7 @@ class RayExecutor:
             return actor.settle.remote(shared, starts[block], blocks[block], *tables)
 
         def of(block: int) -> str:
-            return describe(blocks[block][0])
+            return item_name(blocks[block][0])
 
         list(self._dispatch(Pieces(count, of, scatter), f"{label} (scatter)", needs))
         list(self._dispatch(Pieces(work.parts, lambda part: f"part {part}", decide), f"{label} (decide)", needs))

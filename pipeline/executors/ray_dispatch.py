@@ -106,7 +106,7 @@ class Dispatcher:
             ready, _ = ray.wait(pending, num_returns=1, timeout=_QUIET_S if idle else None)
             if not ready:
                 self._notice.given = True
-                print(f"winnow: waiting for a worker; {room(self._needs)}", file=sys.stderr, flush=True)
+                print(f"winnow: waiting for a worker; {room_in_cluster(self._needs)}", file=sys.stderr, flush=True)
                 ray.wait(pending, num_returns=1)
             found: list[Any] = ray.wait(pending, num_returns=len(pending), timeout=0)[0]
         except KeyboardInterrupt:
@@ -164,7 +164,7 @@ class Dispatcher:
             self._account.failed(failures)
 
 
-def room(needs: Needs) -> str:
+def room_in_cluster(needs: Needs) -> str:
     """What a worker takes and what the cluster has, in words."""
     free, total = ray.available_resources(), ray.cluster_resources()
     found = {name: f"{free.get(name, 0):g} of {total.get(name, 0):g}" for name in ("CPU", "GPU")}

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from winnow.pipeline.errors import WinnowError
-from winnow.pipeline.executors.contract import Regroup, Task, check_part, describe
+from winnow.pipeline.executors.contract import Regroup, Task, check_part, item_name
 from winnow.pipeline.executors.retries import Failure, failure
 
 PREFETCHING = "prefetching"
@@ -80,7 +80,7 @@ class Worker:
         try:
             return True, self._opened(call, task)(item)
         except (WinnowError, OSError) as error:
-            return False, [_failure(describe(item), error)]
+            return False, [_failure(item_name(item), error)]
 
     def _opened(self, call: int, task: Task[Any, Any]) -> Any:
         with self._opening:
@@ -98,10 +98,10 @@ class Worker:
         for item in block:
             try:
                 for part, table in work.scatter(item).items():
-                    check_part(describe(item), part, work.parts)
+                    check_part(item_name(item), part, work.parts)
                     parts[part].append(table)
             except (WinnowError, OSError) as error:
-                failures.append(_failure(describe(item), error))
+                failures.append(_failure(item_name(item), error))
         return _answer(not failures, failures), *parts
 
     @_told_as_it_is()
@@ -127,7 +127,7 @@ class Worker:
             try:
                 results.append(work.settle(item, [tables[index] for tables in decided if index in tables]))
             except (WinnowError, OSError) as error:
-                failures.append(_failure(describe(item), error))
+                failures.append(_failure(item_name(item), error))
         return _answer(not failures, failures or results)
 
 

@@ -60,7 +60,7 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen(Generic[R]):
+class Measured(Generic[R]):
     """The result of a task, and what doing it took."""
 
     result: R
@@ -70,24 +70,24 @@ class Seen(Generic[R]):
 
 
 @dataclass(frozen=True)
-class Watched(Generic[Item, Result]):
+class MeasuredTask(Generic[Item, Result]):
     """A task that measures itself; for the executor it is the same work."""
 
     task: Task[Item, Result]
 
-    def open(self) -> Callable[[Item], Seen[Result]]:
+    def open(self) -> Callable[[Item], Measured[Result]]:
         """See Task.open."""
         return partial(_seen, self.task.open())
 
 
-def _seen(function: Callable[[Item], Result], item: Item) -> Seen[Result]:
+def _seen(function: Callable[[Item], Result], item: Item) -> Measured[Result]:
     clock = _Clock()
     with one_version():
         return clock.seen(function(item))
 
 
 @dataclass(frozen=True)
-class WatchedRegroup(Generic[Item, Result]):
+class MeasuredRegroup(Generic[Item, Result]):
     """A regroup whose last step measures itself."""
 
     work: Regroup[Item, Result]
@@ -106,7 +106,7 @@ class WatchedRegroup(Generic[Item, Result]):
         """See Regroup.decide."""
         return self.work.decide(part, tables)
 
-    def settle(self, item: Item, tables: Sequence[pa.Table]) -> Seen[Result]:
+    def settle(self, item: Item, tables: Sequence[pa.Table]) -> Measured[Result]:
         """See Regroup.settle."""
         clock = _Clock()
         with one_version():
@@ -121,9 +121,9 @@ class _Clock:
         self._waited = waited_s()
         self._started = time.perf_counter()
 
-    def seen(self, result: R) -> Seen[R]:
+    def seen(self, result: R) -> Measured[R]:
         seconds = time.perf_counter() - self._started - (waited_s() - self._waited)
-        return Seen(result, _worker(), seconds, storage.committed_bytes() - self._committed)
+        return Measured(result, _worker(), seconds, storage.committed_bytes() - self._committed)
 
 
 def _worker() -> str:
@@ -144,16 +144,16 @@ class Watch:
         self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs, ready: int = 0
     ) -> Generator[tuple[int, Result], None, None]:
         """Executor.map. ready: how many more items an earlier run finished."""
-        results = self.executor.map(Watched(task), items, label, needs)
+        results = self.executor.map(MeasuredTask(task), items, label, needs)
         return self._told(results, items, label, ready, retried=True)
 
     def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
         """Executor.regroup."""
-        return self._told(self.executor.regroup(WatchedRegroup(work), items, label), items, label, 0, retried=False)
+        return self._told(self.executor.regroup(MeasuredRegroup(work), items, label), items, label, 0, retried=False)
 
     def _told(
         self,
-        results: Iterator[tuple[int, Seen[Result]]],
+        results: Iterator[tuple[int, Measured[Result]]],
         items: Sequence[Item],
         label: str,
         ready: int,

@@ -36,13 +36,45 @@ from winnow.pipeline.storage.opening import local_view, open_exact, open_read, r
 from winnow.pipeline.storage.places import File, Files, OptionsOf, Place, from_file, placed, rooted, rooted_pattern
 from winnow.pipeline.storage.s3_object import forget
 from winnow.pipeline.storage.shard_names import expand
-from winnow.pipeline.storage.urls import absolute, home, is_shared, join, name_of, parent_of, shown
+from winnow.pipeline.storage.urls import absolute, home, is_shared, join, name_of, parent_of, redacted
 
 __all__ = [
-    "File", "Files", "Identity", "OptionsOf", "Place", "absolute", "check_distinct", "committed_bytes", "committing",
-    "copy", "exists", "expand", "folders", "from_file", "home", "identify", "identity_of", "is_shared", "join",
-    "listing", "local_path", "local_view", "name_of", "open_exact", "open_read", "parent_of", "placed", "present",
-    "read_bytes", "read_if_there", "read_text", "remove_abandoned", "rooted", "rooted_pattern", "shown", "write_bytes",
+    "File",
+    "Files",
+    "Identity",
+    "OptionsOf",
+    "Place",
+    "absolute",
+    "check_distinct",
+    "committed_bytes",
+    "committing",
+    "copy",
+    "exists",
+    "expand",
+    "folders",
+    "from_file",
+    "home",
+    "identify",
+    "identity_of",
+    "is_shared",
+    "join",
+    "listing",
+    "local_path",
+    "local_view",
+    "name_of",
+    "open_exact",
+    "open_read",
+    "parent_of",
+    "placed",
+    "present",
+    "read_bytes",
+    "read_if_there",
+    "read_text",
+    "redacted",
+    "remove_abandoned",
+    "rooted",
+    "rooted_pattern",
+    "write_bytes",
 ]  # fmt: skip
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")

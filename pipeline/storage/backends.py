@@ -10,7 +10,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from winnow.pipeline.errors import StorageError
-from winnow.pipeline.storage.urls import HTTP, STORAGES, absolute, checked, is_local, shown
+from winnow.pipeline.storage.urls import HTTP, STORAGES, absolute, checked, is_local, redacted
 
 S3 = ("s3://", "s3a://")
 _S3_RETRIES = {"mode": "legacy", "max_attempts": 6}
@@ -70,7 +70,7 @@ def answering(verb: str, url: str) -> Iterator[None]:
             raise  # no folder is an answer
         # of a web server whatever goes wrong is no file, and the cause says what it was
         why = error.__cause__ if url.startswith(HTTP) and error.__cause__ else "there is no such file"
-        raise StorageError(f"cannot read {shown(url)}: {why}") from error
+        raise StorageError(f"cannot read {redacted(url)}: {why}") from error
     except Exception as error:
         # botocore's and google's errors, such as missing credentials, are no OSError
-        raise StorageError(f"cannot {verb} {shown(url)}: {error or type(error).__name__}") from error
+        raise StorageError(f"cannot {verb} {redacted(url)}: {error or type(error).__name__}") from error

@@ -10,7 +10,7 @@ from typing import Any, cast
 from winnow.pipeline.errors import PoolError, StorageError
 from winnow.pipeline.storage.backends import S3, answering, resolve
 from winnow.pipeline.storage.s3_object import info_of
-from winnow.pipeline.storage.urls import HTTP, is_local, join, name_of, parent_of, shown
+from winnow.pipeline.storage.urls import HTTP, is_local, join, name_of, parent_of, redacted
 
 _STAMPS = (
     "ETag", "etag", "md5Hash", "Content-MD5", "Digest", "blob_id", "mtime", "LastModified", "Last-Modified",
@@ -135,14 +135,14 @@ def identity_of(url: str) -> Identity:
 
 def _identity(url: str, info: dict[str, Any]) -> Identity:
     if info["size"] is None:
-        raise StorageError(f"{shown(url)}: the server does not say how many bytes it has; read a copy of it")
+        raise StorageError(f"{redacted(url)}: the server does not say how many bytes it has; read a copy of it")
     for field in _STAMPS:
         if info.get(field):
             # one back end tells the same time as a number when it lists, and as a date when it is asked for one file
             stamp = info[field].timestamp() if isinstance(info[field], datetime) else info[field]
             return Identity(url, int(info["size"]), str(stamp).strip('"'))
     raise StorageError(
-        f"{shown(url)}: the store gives neither an etag nor a time, so a change could not be seen; read a copy"
+        f"{redacted(url)}: the store gives neither an etag nor a time, so a change could not be seen; read a copy"
     )
 
 

@@ -11,9 +11,9 @@ from fsspec.implementations.memory import MemoryFile
 from winnow.pipeline.errors import StorageError, WinnowError
 from winnow.pipeline.storage.backends import S3, answering, in_memory, lies_here, resolve
 from winnow.pipeline.storage.remote_file import Fetching, RemoteFile, Seeking
-from winnow.pipeline.storage.s3_object import opened
+from winnow.pipeline.storage.s3_object import open_object
 from winnow.pipeline.storage.text import utf8
-from winnow.pipeline.storage.urls import HTTP, shown
+from winnow.pipeline.storage.urls import HTTP, redacted
 
 
 def open_read(url: str) -> BinaryIO:
@@ -35,9 +35,9 @@ def _open(url: str, ahead: int, whole: bool = False) -> BinaryIO:
         if lies_here(filesystem):
             return open(path, "rb")
         if url.startswith(S3):
-            return cast(BinaryIO, RemoteFile(opened(filesystem, path, whole), url, ahead))
+            return cast(BinaryIO, RemoteFile(open_object(filesystem, path, whole), url, ahead))
         if url.startswith(HTTP):
-            return cast(BinaryIO, RemoteFile(Fetching(filesystem, path), shown(url), ahead))
+            return cast(BinaryIO, RemoteFile(Fetching(filesystem, path), redacted(url), ahead))
         file = filesystem.open(path, "rb", cache_type="none")
     if in_memory(filesystem):
         # all readers of a file in memory are given the same object, and would share its position
@@ -67,7 +67,7 @@ def read_text(url: str, refused: type[WinnowError] = StorageError) -> str:
     """The whole text, without a byte order mark; raises `refused` where it is not UTF-8, and as read_bytes."""
     data = read_bytes(url)
     try:
-        return utf8(data, shown(url))
+        return utf8(data, redacted(url))
     except ValueError as error:
         raise refused(str(error)) from error
 

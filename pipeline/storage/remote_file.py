@@ -58,7 +58,7 @@ class RemoteFile(io.RawIOBase):
 
     def expect(self, spans: Iterable[Span]) -> None:
         """What will be read: reads within it are of it alone, up to 16 MiB at once, neighbours in one request."""
-        self._spans = joined(spans)
+        self._spans = joined_spans(spans)
 
     def readable(self) -> bool:
         """True."""
@@ -217,7 +217,7 @@ def expect(file: BinaryIO, spans: Callable[[], Iterable[Span]]) -> None:
         file.expect(spans())
 
 
-def joined(spans: Iterable[Span]) -> list[Span]:
+def joined_spans(spans: Iterable[Span]) -> list[Span]:
     """The same bytes in ascending spans; those with up to a MiB between them are one."""
     found: list[Span] = []
     for start, stop in sorted(spans):

@@ -114,7 +114,7 @@ def one_version() -> Iterator[None]:
         _SEEN.objects = None
 
 
-def opened(filesystem: Any, path: str, whole: bool = False) -> S3Object:
+def open_object(filesystem: Any, path: str, whole: bool = False) -> S3Object:
     """The object as this thread's block saw it, else as it is now. whole: see S3Object; those are not remembered."""
     objects: dict[str, S3Object] | None = getattr(_SEEN, "objects", None)
     if objects is not None and path in objects:
@@ -130,7 +130,7 @@ def opened(filesystem: Any, path: str, whole: bool = False) -> S3Object:
 def info_of(filesystem: Any, path: str) -> dict[str, Any]:
     """What the object is, as s3fs says it; within a block it is opened for it, for it will be read."""
     within = getattr(_SEEN, "objects", None) is not None
-    info: dict[str, Any] = opened(filesystem, path).info if within else filesystem.info(path)
+    info: dict[str, Any] = open_object(filesystem, path).info if within else filesystem.info(path)
     return info
 
 

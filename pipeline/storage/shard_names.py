@@ -19,7 +19,7 @@ from winnow.pipeline.storage.listing import exists, is_folder
 from winnow.pipeline.storage.opening import read_text
 from winnow.pipeline.storage.places import FromFile, rooted
 from winnow.pipeline.storage.text import MARK
-from winnow.pipeline.storage.urls import HTTP, absolute, checked, is_local, join, parent_of, shown
+from winnow.pipeline.storage.urls import HTTP, absolute, checked, is_local, join, parent_of, redacted
 
 _LIST = ".txt"
 _ESCAPED = re.compile(r"\[([*?[])\]")  # as glob.escape writes it
@@ -53,7 +53,7 @@ def expand(patterns: Iterable[str], suffix: str | None = None) -> list[str]:
                 urls.append(absolute(name))
     repeated = [url for url, times in Counter(urls).items() if times > 1]
     if repeated:
-        raise PoolError(f"a shard may be in a pool once, but {shown(repeated[0])} is named more often")
+        raise PoolError(f"a shard may be in a pool once, but {redacted(repeated[0])} is named more often")
     return urls
 
 
@@ -123,7 +123,7 @@ def _from_the_root(pattern: str) -> str:
         checked(pattern)
         if _path(pattern) != pattern:
             raise PoolError(
-                f"a web server lists nothing by a query, but a pattern has one: {shown(pattern)}?…; name files"
+                f"a web server lists nothing by a query, but a pattern has one: {redacted(pattern)}?…; name files"
             )
         return pattern
     here = "" if pattern.startswith(("/", "~")) or "://" in pattern else globbing.escape(os.getcwd()) + "/"

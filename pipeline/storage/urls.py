@@ -90,24 +90,24 @@ def checked(url: str) -> None:
     bare = _IP6.sub("//", url)
     wrapper = next((name for name in _WRAPPERS if url.startswith(f"{name}://")), None)
     if wrapper or _CHAIN.match(bare):
-        outer, last = wrapper or re.split("::|://", bare)[0], shown(bare.rpartition("::")[2])
+        outer, last = wrapper or re.split("::|://", bare)[0], redacted(bare.rpartition("::")[2])
         said = f"goes through {outer}" if outer in _WRAPPERS else "has ::, which chains storages"
         cached = "cache" in outer and last != bare
         remedy = f"give {last} itself" if cached else "unpack or copy the files to one of these"
-        raise StorageError(f"a URL must name a file of one storage, but {shown(url)} {said}; {STORAGES}: {remedy}")
+        raise StorageError(f"a URL must name a file of one storage, but {redacted(url)} {said}; {STORAGES}: {remedy}")
     if _PASSWORD.search(url):
         raise StorageError(
-            f"a URL must carry no password, for results and logs repeat it, but that of {shown(url)} does; "
+            f"a URL must carry no password, for results and logs repeat it, but that of {redacted(url)} does; "
             f"give credentials by the environment"
         )
     if url.startswith(HTTP) and (secret := _SECRET.search(url)):
         raise StorageError(
-            f"a URL must carry no signature or key, for results and logs repeat it, but that of {shown(url)} has "
+            f"a URL must carry no signature or key, for results and logs repeat it, but that of {redacted(url)} has "
             f"{secret[1]}=…; give an s3://, gs:// or az:// URL with credentials by the environment, or download it"
         )
 
 
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """The URL for people: without the part before an @ that may be a password, and without a query."""
     bare = url.rpartition("@")[2] if _PASSWORD.search(url) else url
     return bare.partition("?")[0] if url.startswith(HTTP) else bare

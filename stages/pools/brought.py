@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from winnow.pipeline.artifact import spans_of
+from winnow.pipeline.artifact import column_spans
 from winnow.pipeline.errors import DataError
 from winnow.pipeline.parquet_file import ParquetFile
 from winnow.pipeline.storage import open_read
@@ -37,7 +37,7 @@ def read_brought(url: str, columns: Sequence[str]) -> pa.Table:
     """
     with _opened(url) as (file, parquet):
         check_names(parquet.schema_arrow, columns, url)
-        expect(file, lambda: spans_of(parquet.metadata, columns))
+        expect(file, lambda: column_spans(parquet.metadata, columns))
         wanted = list(dict.fromkeys(columns))
         return parquet.read(wanted).select(wanted)
 

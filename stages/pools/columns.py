@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, UInt8
 
-from winnow.pipeline.artifact import spans_of
+from winnow.pipeline.artifact import column_spans
 from winnow.pipeline.errors import PoolError, ShardError
 from winnow.pipeline.parquet_file import ParquetFile
 from winnow.pipeline.storage import open_read
@@ -53,7 +53,7 @@ def open_parquet(url: str, columns: Sequence[str] = ()) -> Iterator[ParquetFile]
     """
     with whole_shard(url), open_read(url) as file:
         parquet = parquet_of(file, url)
-        expect(file, lambda: spans_of(parquet.metadata, columns))
+        expect(file, lambda: column_spans(parquet.metadata, columns))
         yield parquet
 
 

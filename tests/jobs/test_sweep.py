@@ -18,7 +18,7 @@ from winnow.jobs import cli
 from winnow.jobs.job_file.job import Job, parse
 from winnow.jobs.run import run
 from winnow.jobs.show import comparison
-from winnow.jobs.sweep import MOST, Outcome, Policy, Sweep, Variation, intersections, policies, shown, sweep
+from winnow.jobs.sweep import MOST, Sweep, Variant, VariantResult, Variation, as_option, intersections, policies, sweep
 from winnow.pipeline.errors import JobError, WinnowError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
@@ -153,7 +153,7 @@ def test_intersections_are_a_product_and_add_over_shards(p: int, n: int, seed: i
 )
 def test_values_are_yaml(text: str, expected: tuple[object, ...]) -> None:
     assert Variation.parse(text) == Variation(text.partition("=")[0], expected)
-    assert [yaml.safe_load(shown(value)) for value in expected] == list(expected)
+    assert [yaml.safe_load(as_option(value)) for value in expected] == list(expected)
 
 
 MANY = ",".join(map(str, range(MOST + 1)))
@@ -264,7 +264,7 @@ def compared(count: int) -> Sweep:
     vectors = {"shards": "a.parquet", "format": "vectors", "encoder": "clip"}
     job = parse({"name": "a", "store": "s", "pool": vectors})
     outcomes = [
-        Outcome(Policy(n, {"policy.0.random.count": 10 * n}, job), 10 * n, {"random": 0}, {}, {}, {})
+        VariantResult(Variant(n, {"policy.0.random.count": 10 * n}, job), 10 * n, {"random": 0}, {}, {}, {})
         for n in range(1, count + 1)
     ]
     return Sweep(10 * count, {}, tuple(outcomes), intersections(kept), 0.0)

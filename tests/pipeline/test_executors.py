@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tests.conftest import CPUS
 from winnow.pipeline.errors import FailedShards, FullError, JobError, ModelError, PoolError, ShardError, StorageError
 from winnow.pipeline.executors.choose import open_executor
-from winnow.pipeline.executors.contract import Needs, Stateless, describe
+from winnow.pipeline.executors.contract import Needs, Stateless, item_name
 from winnow.pipeline.executors.local import LocalExecutor
 
 ROOT = Path(__file__).parents[2]
@@ -199,8 +199,8 @@ def test_the_executor_works_on_after_a_failure(executor, tmp_path):
 
 
 def test_a_failed_item_goes_by_its_url():
-    assert describe(Named("s3://pool/0.tar")) == "s3://pool/0.tar"
-    assert describe(7) == "7"
+    assert item_name(Named("s3://pool/0.tar")) == "s3://pool/0.tar"
+    assert item_name(7) == "7"
 
 
 def test_a_killed_worker_costs_its_item_one_more_attempt(ray_executor, tmp_path):
@@ -626,11 +626,12 @@ def test_waiting_for_room_in_the_cluster_is_said_once(ray_executor, tmp_path, mo
 
 
 def test_room_that_a_cluster_can_only_grow_to_have_is_said(ray_cluster):
-    from winnow.pipeline.executors.ray_dispatch import room
+    from winnow.pipeline.executors.ray_dispatch import room_in_cluster
 
-    assert room(Needs(cpus=CPUS + 1)).startswith(f"each takes {CPUS + 1} cores and 0 GPUs, and of the cluster's cores ")
-    assert room(Needs(cpus=CPUS + 1)).endswith("it begins once the cluster has grown")
-    assert room(Needs(gpus=99)).endswith("it begins once the cluster has grown")
+    said = room_in_cluster(Needs(cpus=CPUS + 1))
+    assert said.startswith(f"each takes {CPUS + 1} cores and 0 GPUs, and of the cluster's cores ")
+    assert said.endswith("it begins once the cluster has grown")
+    assert room_in_cluster(Needs(gpus=99)).endswith("it begins once the cluster has grown")
 
 
 @dataclass(frozen=True)

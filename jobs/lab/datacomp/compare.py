@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from winnow.jobs.filter_network.evaluate import Truth, filter_quality
-from winnow.jobs.filter_network.training import train
+from winnow.jobs.filter_network.training import run_training
 from winnow.jobs.lab.datacomp import noise
 from winnow.jobs.lab.datacomp.plan import FILTER, Comparison, Outcome, job_of, outcomes
 from winnow.jobs.lab.datacomp.table import Row, markdown, rows
@@ -92,7 +92,7 @@ def _encoders(comparison: Comparison, source: _Source, folder: Path, say: Callab
         return comparison.embeddings
     made = folder / f"filter-{fingerprint({'recipe': comparison.filter, 'clean': source.clean})}"
     started = time.monotonic()
-    checkpoint = train(source.clean, made, comparison.filter, say)
+    checkpoint = run_training(source.clean, made, comparison.filter, say)
     say(f"filter network: {checkpoint} ({time.monotonic() - started:.0f} s)")
     return {FILTER: {"model": comparison.filter.model, "pretrained": str(checkpoint)}, **comparison.embeddings}
 

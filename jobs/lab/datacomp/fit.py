@@ -12,7 +12,7 @@ from types import FrameType
 
 from pydantic import TypeAdapter
 
-from winnow.jobs.filter_network.training import Recipe, train
+from winnow.jobs.filter_network.training import Recipe, run_training
 from winnow.pipeline.errors import WinnowError
 from winnow.pipeline.lifeline import WATCHED, end_self, end_with_starter
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if WATCHED in watched:
             end_with_starter(end_self)
-        train(shards, Path(folder), TypeAdapter(Recipe).validate_json(recipe))
+        run_training(shards, Path(folder), TypeAdapter(Recipe).validate_json(recipe))
     except WinnowError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -40,7 +40,7 @@ _BORDER = 1e-3  # slack of the border's distance: more visits than float32 could
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Closeness:
     """What is compared with what, and which of two is better.
 
     clusters: artifact with `probes` where samples visit. order: `quality` puts the highest image-text cosine first,
@@ -64,7 +64,7 @@ class Compare:
     cells: bool (k,), the cells that a sample which is CUT_OFF is seen in; None for all.
     """
 
-    what: Comparison
+    what: Closeness
     buckets: Buckets
     target: str
     links: str | None = None
@@ -145,7 +145,7 @@ class Compare:
         return {**write_state(self.target, item.index, state), "links": len(links)}
 
 
-def _values(what: Comparison, index: int, members: Members) -> np.ndarray:
+def _values(what: Closeness, index: int, members: Members) -> np.ndarray:
     """What puts samples in order, the highest first: float32 (m,)."""
     if what.order == "distance":  # the paper goes through a cluster from the farthest sample inwards
         return members.distance
@@ -161,7 +161,7 @@ def quality_of(survivors: Survivors, by: str | None, index: int) -> np.ndarray:
     return column(survivors.table(index, [name]), name)
 
 
-def appearances(vectors: np.ndarray, members: Members, what: Comparison) -> tuple[np.ndarray, np.ndarray]:
+def appearances(vectors: np.ndarray, members: Members, what: Closeness) -> tuple[np.ndarray, np.ndarray]:
     """The cells that each sample must be seen in: (entry of the sample, cell), int64 (a,) each, at home first.
 
     A sample visits the cell of a probe only where a sample close to it could lie in it. Centroids a (own) and b have

@@ -45,7 +45,7 @@ class Resolved:
 
 
 @dataclass(frozen=True)
-class Known:
+class Told:
     """What is known of samples of other cells: key (m,) sorted, status int8 (m,), named (m,)."""
 
     key: Shaped[np.ndarray, "m"]
@@ -53,11 +53,11 @@ class Known:
     named: Shaped[np.ndarray, "m"]
 
 
-def resolve(
+def follow_links(
     worse: Shaped[np.ndarray, "l"],
     better: Shaped[np.ndarray, "l"],
     cosine: Float32[np.ndarray, "l"],
-    known: Known,
+    known: Told,
     most: int,
     chained: bool,
 ) -> Resolved:
@@ -145,12 +145,12 @@ class Decide:
         told = table.filter(pc.not_equal(table["status"], WAITING))
         # more than one cell of this part may have asked
         key, once = np.unique(keys_from_bytes(told["key"]), return_index=True)
-        known = Known(key, column(told, "status")[once], keys_from_bytes(told["other"])[once])
+        known = Told(key, column(told, "status")[once], keys_from_bytes(told["other"])[once])
         links = table.filter(pc.equal(table["status"], WAITING))
         worse, better = keys_from_bytes(links["key"]), keys_from_bytes(links["other"])
         order = np.lexsort((better, worse))
         cosine = column(links, "cosine")[order]
-        found = resolve(worse[order], better[order], cosine, known, self.most, self.chained)
+        found = follow_links(worse[order], better[order], cosine, known, self.most, self.chained)
         new = np.flatnonzero(found.status != WAITING)
         shard, row = key_places(found.key[new])
         columns = [pa.array(row), pa.array(found.status[new]), keys_to_bytes(found.named[new])]

@@ -21,7 +21,7 @@ from winnow.pipeline.stage import Run, ShardItem, Summary, total
 from winnow.stages.clusters.clusters import Members, read_centroids, read_sizes
 from winnow.stages.cuts.keeping import funnel
 from winnow.stages.cuts.semantic.buckets import Buckets
-from winnow.stages.cuts.semantic.compare import Compare, Comparison, appearances
+from winnow.stages.cuts.semantic.compare import Closeness, Compare, appearances
 from winnow.stages.cuts.semantic.decide import Decide
 from winnow.stages.cuts.semantic.naming import Name
 from winnow.stages.cuts.semantic.state import CUT_OFF, read_state
@@ -65,7 +65,7 @@ class SemanticStage:
         """
         chained = self.method == "semdedup"
         order = "distance" if chained else "quality"
-        what = Comparison(self.survivors, self.clusters, self.by, self.epsilon, order, 1 if chained else _LINKS)
+        what = Closeness(self.survivors, self.clusters, self.by, self.epsilon, order, 1 if chained else _LINKS)
         steps = _Steps(run, out)
         buckets = self._buckets(run)
         links = state = cells = None
@@ -104,7 +104,7 @@ class SemanticStage:
         part_rows = max(1, _PART_BYTES // row_bytes, int(rows.sum()) // _PARTS)
         return Buckets.of(rows, max(1, _BLOCK_BYTES // row_bytes), part_rows)
 
-    def _cells_of_cut_off(self, run: Run, what: Comparison, state: str, k: int) -> np.ndarray:
+    def _cells_of_cut_off(self, run: Run, what: Closeness, state: str, k: int) -> np.ndarray:
         """Which cells see a sample that is CUT_OFF: bool (k,)."""
         cells = np.zeros(k, bool)
         for _, found in run.each(_CutOff(what, state), run.items, "duplicates: who is cut off"):
@@ -140,7 +140,7 @@ class _Steps:
 class _CutOff:
     """The cells that samples of one shard which are CUT_OFF are seen in, at home or as visitors."""
 
-    what: Comparison
+    what: Closeness
     state: str
 
     def __call__(self, item: ShardItem) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from winnow.jobs.filter_network.precision import PRECISION, _measured, settled, settled_once
-from winnow.jobs.filter_network.training import RECIPE, Precision, Recipe, train
+from winnow.jobs.filter_network.training import RECIPE, Precision, Recipe, run_training
 from winnow.jobs.quickstart import pocket
 from winnow.pipeline.artifact import write_json
 from winnow.pipeline.errors import ModelError, TrainingError
@@ -76,14 +76,14 @@ def test_a_training_writes_what_it_came_to_and_goes_on_in_it(tmp_path: Path) -> 
         return found
 
     with pytest.raises(TrainingError, match="took longer"):
-        train("nowhere/00000.tar", tmp_path, ASKED)
+        run_training("nowhere/00000.tar", tmp_path, ASKED)
     assert recipe()["precision"] == "fp32"
     write_json(str(tmp_path / RECIPE), {**recipe(), "precision": "amp_bf16"})  # as on another machine
     with pytest.raises(TrainingError, match="took longer"):
-        train("nowhere/00000.tar", tmp_path, ASKED)
+        run_training("nowhere/00000.tar", tmp_path, ASKED)
     assert recipe()["precision"] == "amp_bf16"
     with pytest.raises(ModelError, match="precision was 'amp_bf16' and is 'fp32'; take a fresh folder"):
-        train("nowhere/00000.tar", tmp_path, replace(ASKED, precision="fp32"))
+        run_training("nowhere/00000.tar", tmp_path, replace(ASKED, precision="fp32"))
 
 
 @pytest.mark.usefixtures("no_units")

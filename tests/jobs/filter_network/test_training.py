@@ -17,7 +17,7 @@ from open_clip_train.params import parse_args
 from pydantic import ValidationError
 
 from winnow.jobs.filter_network import training
-from winnow.jobs.filter_network.training import LOG, RECIPE, Recipe, train
+from winnow.jobs.filter_network.training import LOG, RECIPE, Recipe, run_training
 from winnow.jobs.quickstart import pocket
 from winnow.pipeline.artifact import DONE, write_json
 from winnow.pipeline.errors import ModelError, TrainingError
@@ -29,7 +29,7 @@ SHORT = Recipe(model=str(pocket.CONFIG), epochs=2, precision="fp32", timeout_s=0
 def started(out: Path, recipe: Recipe = SHORT) -> str:
     """What a training that has no time at all leaves is a folder of its own, and this error."""
     with pytest.raises((ModelError, TrainingError)) as caught:
-        train("nowhere/00000.tar", out, recipe)
+        run_training("nowhere/00000.tar", out, recipe)
     return str(caught.value)
 
 
@@ -88,7 +88,7 @@ def test_a_trainer_that_fails_is_an_error_with_the_end_of_the_log(
     lines = f"[print(n) for n in range(40_000)]; {code}"
     monkeypatch.setattr(training, "_command", lambda *_: [sys.executable, "-c", lines])
     with pytest.raises(TrainingError) as caught:
-        train("nowhere/00000.tar", tmp_path, replace(SHORT, timeout_s=60))
+        run_training("nowhere/00000.tar", tmp_path, replace(SHORT, timeout_s=60))
     told, *tail = str(caught.value).splitlines()
     assert told.startswith("open_clip's trainer must leave a checkpoint of nowhere/00000.tar, but it " + message)
     assert str(tmp_path / LOG) in told
@@ -139,7 +139,7 @@ def test_a_folder_takes_one_recipe(tmp_path: Path) -> None:
     later = replace(SHORT, epochs=3, timeout_s=5, workers=2, threads=1)
     assert "epochs was 2 and is 3; take a fresh folder" in started(tmp_path, later)
     with pytest.raises(ModelError, match=r"shards was 'nowhere/00000\.tar' and is 'other\.tar'"):
-        train("other.tar", tmp_path, SHORT)
+        run_training("other.tar", tmp_path, SHORT)
 
 
 def test_how_it_is_run_is_no_part_of_the_recipe(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_finished_training_is_returned_at_once(tmp_path: Path) -> None:
     last = checkpoint(tmp_path, 2)
     assert "took longer" in started(tmp_path)  # not finished without its last file
     write_json(str(tmp_path / DONE), {})
-    assert train("nowhere/00000.tar", tmp_path, SHORT) == last
+    assert run_training("nowhere/00000.tar", tmp_path, SHORT) == last
 
 
 def test_half_a_checkpoint_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tests.pools import members, pair, write_tar
 from winnow.jobs.filter_network.evaluate import Truth
-from winnow.jobs.filter_network.filter_job import parse
+from winnow.jobs.filter_network.filter_job import parse_filter_job
 from winnow.jobs.filter_network.precision import PRECISION
 from winnow.jobs.job_file.job import read
 from winnow.jobs.lab import ablation
@@ -34,7 +34,7 @@ def values_in(folder: Path) -> dict[str, Any]:
 def test_each_filter_lacks_one_thing_and_takes_as_many_steps(tmp_path: Path) -> None:
     values = values_in(tmp_path)
     lines = list(ablation._lines(values, tmp_path / "out", [0.25], 1))
-    jobs = {name: parse(changed) for line in lines for name, changed in line.steps}
+    jobs = {name: parse_filter_job(changed) for line in lines for name, changed in line.steps}
     assert list(jobs) == [*ablation.ADDED, *ablation.TAKEN_AWAY, "25% wrong captions"]
     steps = {(job.training.epochs, job.training.samples_per_epoch, job.training.seed) for job in jobs.values()}
     assert steps == {(values["training"]["epochs"], values["training"]["samples_per_epoch"], 1)}
@@ -57,7 +57,7 @@ def test_all_filters_of_one_ablation_run_in_one_precision(tmp_path: Path) -> Non
     write_json(str(tmp_path / "out" / PRECISION), {"precision": "amp_bf16"})  # of another machine
     for line in ablation._lines(ablation._in_one_precision(values, tmp_path / "out", pytest.fail), tmp_path, [0.5], 0):
         for _, changed in line.steps:
-            job = parse(changed)
+            job = parse_filter_job(changed)
             recipes = [job.training] + ([] if job.finetune is None else [job.finetune.training])
             assert {recipe.precision for recipe in recipes} == {"amp_bf16"}
 

@@ -35,7 +35,7 @@ from tests.pools import (
     write_vectors,
 )
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import opened, run
+from winnow.jobs.run import run, run_of
 from winnow.jobs.verify.finished import read_finished
 from winnow.jobs.verify.verify import Line, checks_of, verify
 from winnow.pipeline.artifact import Artifact
@@ -70,7 +70,7 @@ class Done:
     def told(self, check: str) -> str:
         """What one check says, "" where it holds."""
         job, shards = read_finished(str(self.store), self.name, EVERY)
-        findings = CHECKS[check](job, opened(job.job, LocalExecutor(1), shards))
+        findings = CHECKS[check](job, run_of(job.job, LocalExecutor(1), shards))
         return "" if findings is None or not findings.wrong else str(Line(check, findings))
 
     def broken(self) -> list[str]:

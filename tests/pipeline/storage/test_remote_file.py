@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from winnow.pipeline.errors import StorageError
 from winnow.pipeline.storage import remote_file as reading
-from winnow.pipeline.storage.remote_file import RemoteFile, Seeking, joined
+from winnow.pipeline.storage.remote_file import RemoteFile, Seeking, joined_spans
 
 CONTENT = bytes(range(256)) * 4
 
@@ -79,8 +79,8 @@ def test_what_is_expected_comes_in_few_requests_and_nothing_else_does(monkeypatc
 
 def test_neighbours_are_one_span(monkeypatch):
     monkeypatch.setattr(reading, "GAP_BYTES", 20)
-    assert joined([(50, 60), (0, 10), (30, 35), (5, 8), (81, 90)]) == [(0, 60), (81, 90)]
-    assert joined([]) == []
+    assert joined_spans([(50, 60), (0, 10), (30, 35), (5, 8), (81, 90)]) == [(0, 60), (81, 90)]
+    assert joined_spans([]) == []
 
 
 def test_a_file_that_seeks_answers_by_ranges():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from winnow.pipeline.errors import JobError, StorageError, WinnowError
-from winnow.pipeline.storage.urls import absolute, checked, home, shown
+from winnow.pipeline.storage.urls import absolute, checked, home, redacted
 
 
 def test_a_local_path_has_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -68,6 +68,6 @@ def test_what_names_no_file_of_one_storage_is_refused(url: str, error: type[Winn
 
 
 def test_people_are_shown_no_query():
-    assert shown("https://h/x.tar?id=7") == "https://h/x.tar"
-    assert shown("s3://b/what?.tar") == "s3://b/what?.tar"
+    assert redacted("https://h/x.tar?id=7") == "https://h/x.tar"
+    assert redacted("s3://b/what?.tar") == "s3://b/what?.tar"
     checked("https://h/x.tar?id=7")

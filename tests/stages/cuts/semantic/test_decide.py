@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from winnow.pipeline.order import KEY, order_keys
 from winnow.pipeline.uid import UID
-from winnow.stages.cuts.semantic.decide import Known, resolve
+from winnow.stages.cuts.semantic.decide import Told, follow_links
 from winnow.stages.cuts.semantic.state import CUT_OFF, KEPT, REMOVED, WAITING
 
-NONE = Known(np.empty(0, KEY), np.empty(0, np.int8), np.empty(0, KEY))
+NONE = Told(np.empty(0, KEY), np.empty(0, np.int8), np.empty(0, KEY))
 
 
 def keys(n: int) -> np.ndarray:
@@ -30,10 +30,10 @@ def plain(n: int, links: list[tuple[int, int]], chained: bool) -> list[int]:
     return named
 
 
-def known_of(named: list[int], which: list[int], key: np.ndarray) -> Known:
+def known_of(named: list[int], which: list[int], key: np.ndarray) -> Told:
     """What is known of samples `which`."""
     status = [KEPT if named[i] == i else REMOVED for i in which]
-    return Known(key[which], np.array(status, np.int8), key[[named[i] for i in which]])
+    return Told(key[which], np.array(status, np.int8), key[[named[i] for i in which]])
 
 
 @st.composite
@@ -54,7 +54,7 @@ def test_all_at_once(graph: tuple[int, list[tuple[int, int]]], chained: bool) ->
     without = sorted(set(range(n)) - {w for w, _ in links})
     worse, better = ([x[i] for x in links] for i in (0, 1))
     cosine = np.linspace(0.5, 1, len(links)).astype(np.float32)
-    found = resolve(key[worse], key[better], cosine, known_of(named, without, key), 99, chained)
+    found = follow_links(key[worse], key[better], cosine, known_of(named, without, key), 99, chained)
     of = sorted(set(worse))
     assert found.key.tolist() == key[of].tolist()
     assert found.status.tolist() == [KEPT if named[i] == i else REMOVED for i in of]
@@ -77,9 +77,9 @@ def test_in_rounds_by_parts(graph: tuple[int, list[tuple[int, int]]], seed: int)
             mine = [(w, b) for w, b in links if part[w] == number and w not in known]
             told = sorted(known)
             status = np.array([known[i][0] for i in told], np.int8)
-            before = Known(key[told], status, key[[known[i][1] for i in told]])
+            before = Told(key[told], status, key[[known[i][1] for i in told]])
             worse, better = ([x[i] for x in mine] for i in (0, 1))
-            found = resolve(key[worse], key[better], np.zeros(len(mine), np.float32), before, 99, False)
+            found = follow_links(key[worse], key[better], np.zeros(len(mine), np.float32), before, 99, False)
             for i, state, name in zip(sorted(set(worse)), found.status.tolist(), found.named, strict=True):
                 if state != WAITING:
                     news[i] = (state, i if state == KEPT else key.tolist().index(name))
@@ -92,12 +92,13 @@ def test_as_many_links_as_may_be_are_cut_off_when_all_go() -> None:
     links = [(1, 0), (2, 1), (3, 1), (3, 2)]
     known = known_of([0], [0], key)
     worse, better = key[[w for w, _ in links]], key[[b for _, b in links]]
-    assert resolve(worse, better, np.ones(4, np.float32), known, 2, False).status.tolist() == [REMOVED, KEPT, REMOVED]
-    more = resolve(worse[:2], better[:2], np.ones(2, np.float32), known, 1, False)
+    found = follow_links(worse, better, np.ones(4, np.float32), known, 2, False)
+    assert found.status.tolist() == [REMOVED, KEPT, REMOVED]
+    more = follow_links(worse[:2], better[:2], np.ones(2, np.float32), known, 1, False)
     assert more.status.tolist() == [REMOVED, CUT_OFF]
 
 
 def test_who_hangs_on_an_unknown_waits() -> None:
     key = keys(3)
-    found = resolve(key[[1, 2]], key[[0, 1]], np.ones(2, np.float32), NONE, 9, False)
+    found = follow_links(key[[1, 2]], key[[0, 1]], np.ones(2, np.float32), NONE, 9, False)
     assert found.status.tolist() == [WAITING, WAITING]
