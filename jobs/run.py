@@ -14,6 +14,7 @@ from winnow.pipeline.errors import AccountingError, JobError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.executors.watching import Watcher
+from winnow.pipeline.plugins import origin_of
 from winnow.pipeline.stage import Run, Stage, StepResult, artifact_of, execute
 from winnow.stages.budget import check_rejects
 from winnow.stages.distinct import Distinct
@@ -137,13 +138,15 @@ def _record(job: Job, counts: Mapping[str, object], steps: list[tuple[str, StepR
         "counts": counts,
         "seconds": {label: cast(float, result.report["seconds"]) for label, result in steps},
         "seconds_now": {label: round(result.seconds, 3) for label, result in steps},
-        "versions": _versions(),
+        "versions": _versions(job),
         "job": job.resolved,
     }
 
 
-def _versions() -> Mapping[str, str]:
-    found = {}
+def _versions(job: Job) -> Mapping[str, str]:
+    """Of winnow, of the libraries that results depend on, and of the plugins that the job names."""
+    used = [origin_of(type(part)) for part in (job.pool.reader, *job.embeddings.values(), *job.policy)]
+    found = {origin.name: origin.version for origin in used if origin is not None}
     for name in ("winnow", *_VERSIONS):
         try:
             found[name] = version(name)

@@ -63,6 +63,7 @@ def verify_document(store: str, name: str, lines: Sequence[Line]) -> Mapping[str
             "looked": {} if line.findings is None else dict(line.findings.looked),
             "violations": 0 if line.findings is None else line.findings.wrong,
             "first": [] if line.findings is None else [sentence for _, _, sentence in line.findings.first],
+            "notes": [] if line.findings is None else list(line.findings.notes),
         }
         for line in lines
     ]

@@ -29,7 +29,7 @@ from winnow.stages.cuts.score import Joined, JoinStage, join_of, joined_value
 from winnow.stages.cuts.score_names import Names
 from winnow.stages.cuts.shown import Shown
 from winnow.stages.cuts.similarity import Cosine, stored_cosine
-from winnow.stages.kernels.strata import budgets, edges_of, stratum_of
+from winnow.stages.kernels.strata import Extent, budgets, edges_of, stratum_of
 from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.survivors import Survivors
 
@@ -191,25 +191,9 @@ class CoverageStage:
         return funnel(summaries, asked=wanted, hardest=dropped, strata=int((size > 0).sum()))
 
 
-@plain_dataclass(frozen=True)
-class _Extent:
-    """How many rows take part, and their lowest and highest value in their own type; none where there are none."""
-
-    rows: int
-    ends: np.ndarray
-
-    def __add__(self, other: "_Extent") -> "_Extent":
-        ends = np.concatenate([part.ends for part in (self, other) if len(part.ends)] or [self.ends])
-        return _Extent(self.rows + other.rows, _ends(ends))
-
-
-def _ends(value: np.ndarray) -> np.ndarray:
-    return np.array([value.min(), value.max()]) if len(value) else value
-
-
-def _extent(run: Run, source: Source, label: str) -> _Extent:
+def _extent(run: Run, source: Source, label: str) -> Extent:
     """That of all shards."""
-    whole = _Extent(0, np.empty(0, np.float32))
+    whole = Extent(0, np.empty(0, np.float32))
     for _, part in run.each(_Measure(source), run.items, label):
         whole += part
     return whole
@@ -237,10 +221,10 @@ def _table(parts: "_Strata", value: np.dtype, size: np.ndarray, quota: np.ndarra
 class _Measure:
     source: Source
 
-    def __call__(self, item: ShardItem) -> _Extent:
+    def __call__(self, item: ShardItem) -> Extent:
         rows = self.source.rows(item)
         value = rows.value[rows.group >= 0]
-        return _Extent(len(value), _ends(value))
+        return Extent.of(value)
 
 
 @plain_dataclass(frozen=True)

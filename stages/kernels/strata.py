@@ -1,5 +1,7 @@
 """Ranges of equal width over a score, and how many samples each of them keeps."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from winnow.pipeline.errors import DataError
@@ -50,3 +52,24 @@ def budgets(size: np.ndarray, total: int) -> np.ndarray:
         budget[stratum] = min(int(size[stratum]), remaining // (len(size) - done))
         remaining -= int(budget[stratum])
     return budget
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How many values there are, and the lowest and highest in their own type: (2,), or (0,) where there are none."""
+
+    rows: int
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, value: np.ndarray) -> "Extent":
+        """That of values (n,)."""
+        return cls(len(value), _ends(value))
+
+    def __add__(self, other: "Extent") -> "Extent":
+        ends = np.concatenate([part.ends for part in (self, other) if len(part.ends)] or [self.ends])
+        return Extent(self.rows + other.rows, _ends(ends))
+
+
+def _ends(value: np.ndarray) -> np.ndarray:
+    return np.array([value.min(), value.max()]) if len(value) else value

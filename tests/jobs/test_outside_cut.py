@@ -1,5 +1,6 @@
 """A cut of another distribution is whole: it runs, is planned, explained and checked; its version is in its name."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.outside_cut import install
 from tests.pools import Samples, write_datacomp
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import laid_out, run
+from winnow.jobs.show.documents import verify_document
 from winnow.jobs.verify.verify import verify
 from winnow.jobs.why.explain import Why, explain
 from winnow.jobs.why.show import lines_of, verdict_of
@@ -112,6 +114,10 @@ def test_a_cut_that_orders_nothing_is_told_and_never_passed_in_silence(
     assert not [line for line in printed.values() if line.startswith("NOT")]
     assert "odd: it has no order that could be checked here, so which samples it keeps is taken" in printed["cuts"]
     assert "random: " not in printed["cuts"] + printed["values"]
+    checked = list(verify(values["store"], values["name"], LocalExecutor(1), Sample(None)))
+    notes = {check["check"]: check["notes"] for check in verify_document("", "", checked)["checks"]}
+    assert len(notes["cuts"]) == len(notes["values"]) == 1
+    assert notes["ledger"] == []
     [dropped] = [row for row in rows if row["reason"] == "odd"][:1]
     found = why(values, dropped)
     assert verdict_of(found) == "dropped by odd"
@@ -128,6 +134,9 @@ def test_the_version_of_a_plugin_is_in_the_name_of_what_it_makes(
             values = values_of(tmp_path, {"random": {"fraction": 0.9}}, {"longest": {"fraction": 0.5}})
             path, _ = laid_out(parse(values))
             found.append({label: artifact_of(stage, values["store"]).name for label, stage in path.stages})
+            run(parse(values), LocalExecutor(1), lambda line: None)
+            record = json.loads((tmp_path / "store/jobs/outside.json").read_text())
+            assert record["versions"]["winnow-outside"] == version
     assert {label for label in found[0] if found[0][label] != found[1][label]} == {"longest", "manifest"}
 
 
