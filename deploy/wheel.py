@@ -12,3 +12,4 @@ class WinnowFirst(BuildHookInterface):  # type: ignore[type-arg]
         """version: "standard" or "editable"."""
         if version == "standard":
             build_data["force_include"]["winnow.py"] = "winnow/__init__.py"
+            build_data["force_include"]["py.typed"] = "winnow/py.typed"

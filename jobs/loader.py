@@ -1,6 +1,6 @@
 """Reads the kept samples of a finished job for training, from the pool's own shards and without a copy.
 
-    from winnow.jobs.loader import samples
+    from winnow import samples
     data = samples("s3://bucket/winnow", "laion-dbp", shuffle=epoch).compose(wds.shuffle(5000), wds.decode("pilrgb"))
 
 Imports neither torch nor what runs a job, for `winnow cat` starts once for every shard.
@@ -50,7 +50,7 @@ def opened(store: str, name: str, *, epoch: int | None = None, gap_bytes: int | 
     gap_bytes: as for Selected. Raises JobError where there is no such job or epoch, and for a pool without images.
     """
     store = storage.absolute(store.rstrip("/"))
-    record = _record(store, name)
+    record = record_of(store, name)
     try:
         artifacts = {label: Artifact.named(store, folder) for label, folder in record["artifacts"].items()}
         pool = artifacts["pool"]
@@ -115,7 +115,8 @@ class _Samples:
             yield from self.kept.samples(shard)
 
 
-def _record(store: str, name: str) -> dict[str, Any]:
+def record_of(store: str, name: str) -> dict[str, Any]:
+    """The record of a finished job of a store; JobError where there is none."""
     folder = storage.join(store, "jobs")
     url = storage.join(folder, f"{name}.json")
     if not storage.exists(url):

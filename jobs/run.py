@@ -9,11 +9,12 @@ from winnow.jobs.job_file.job import Job
 from winnow.jobs.plan.inputs import look
 from winnow.pipeline import storage
 from winnow.pipeline.adoption import Readiness, state_of
-from winnow.pipeline.artifact import Artifact, write_json
+from winnow.pipeline.artifact import Artifact, json_if_whole, write_json
 from winnow.pipeline.errors import AccountingError, JobError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.executors.watching import Watcher
+from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.plugins import origin_of
 from winnow.pipeline.stage import Run, Stage, StepResult, artifact_of, execute
 from winnow.stages.budget import check_rejects
@@ -74,7 +75,10 @@ def run(
     counts = _counts(dict(steps)["manifest"].report)
     if path.shards is not None:
         _check_shards(dict(steps)["shards"].report, counts)
-    write_json(job_url(job.store, job.name), _record(job, counts, steps))
+    record = _record(job, counts, steps)
+    if former := keep_former(job.store, record):
+        say(f"{'record':22} the former result of {job.name}, of other options, is now called {former}")
+    write_json(job_url(job.store, job.name), record)
     return Result(job, path, counts, tuple(steps))
 
 
@@ -112,6 +116,21 @@ def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> S
 def job_url(store: str, name: str) -> str:
     """Where the record of a job lies."""
     return storage.join(store, "jobs", f"{name}.json")
+
+
+def keep_former(store: str, record: Mapping[str, object]) -> str | None:
+    """Keep the record that `record` is about to replace under a name of its own, where it is of other options.
+
+    Returns that name, `<name>.<8 digits>`, the digits a fingerprint of its resolved job. None where there is no such
+    record, or where its options or its artifacts are the same, so that nothing is lost.
+    """
+    name = str(record["name"])
+    former = json_if_whole(job_url(store, name))
+    if former is None or former.get("job") == record["job"] or former.get("artifacts") == record["artifacts"]:
+        return None
+    kept = f"{name}.{fingerprint(former.get('job'), 8)}"
+    write_json(job_url(store, kept), {**former, "name": kept})
+    return kept
 
 
 def states_of(job: Job, path: Path, identities: tuple[storage.Identity, ...]) -> list[tuple[str, Artifact, Readiness]]:

@@ -146,3 +146,35 @@ def _big_endian(uids: np.ndarray) -> bytes:
     pairs[:, 0] = uids["f0"]
     pairs[:, 1] = uids["f1"]
     return pairs.tobytes()
+
+
+def uids_from(plain: object) -> np.ndarray:
+    """Array of dtype UID from uids as people have them, in their order.
+
+    plain: an array of dtype UID, as in uids.npy; unsigned 64-bit integers (n, 2), high and low; or 32 hex digits, UUIDs
+    or 16 big-endian bytes each, as a list, a numpy or an Arrow array. Raises DataError for anything else.
+    """
+    if isinstance(plain, pa.Array | pa.ChunkedArray):
+        return uids_from_bytes(plain) if plain.type == UID_ARROW else uids_of(plain.cast(pa.string()))
+    array = plain if isinstance(plain, np.ndarray) else np.asarray(plain, object)
+    if array.dtype == UID:
+        return array
+    if array.dtype == np.uint64 and array.ndim == 2 and array.shape[1] == 2:
+        return uids_from_pairs(array[:, 0], array[:, 1])
+    if array.dtype == np.dtype("S16"):  # as bytes one by one, they would lose zeros at their ends
+        halves = np.ascontiguousarray(array).view(">u8").reshape(-1, 2)
+        return uids_from_pairs(halves[:, 0], halves[:, 1])
+    if len(array) == 0:
+        return np.empty(0, UID)
+    values = [value.hex if isinstance(value, UUID) else value for value in array.tolist()]
+    try:
+        return uids_of(pa.array(values, pa.string())) if isinstance(values[0], str) else _from_bytes_list(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(
+            f"uids are 32 hex digits, 16 bytes or pairs of unsigned 64-bit integers, one kind in a list, but "
+            f"{values[0]!r} came first: {error}"
+        ) from error
+
+
+def _from_bytes_list(values: list[object]) -> np.ndarray:
+    return uids_from_bytes(pa.array(values, UID_ARROW))

@@ -172,7 +172,8 @@ def test_arrow_gets_no_threads_that_could_outlive_the_interpreter():
     # of what the house uses, these start some; a join does too, unless it is told
     threaded = re.compile(r"\bpq\.(read_\w+|Parquet\w+)\(|pyarrow\.dataset|\.(to_pandas|group_by)\(|\.join\(.*\bkeys=")
     users = {name(path) for path in FILES for line in lines_with(threaded, path) if "use_threads=False" not in line}
-    assert users == set(), "a parquet file is read by winnow.pipeline.parquet_file, which says why"
+    # a dataset that people ask for: its file says how it stays clear of Python's buffers
+    assert users == {"jobs/finished_job.py"}, "a parquet file is read by winnow.pipeline.parquet_file, which says why"
 
 
 def test_stages_meet_in_their_artifacts():

@@ -31,6 +31,8 @@ from tests.pools import (
 )
 from winnow.jobs.job_file.job import Job, parse
 from winnow.jobs.run import Result, laid_out, run, states_of
+from winnow.jobs.verify.finished import Sample
+from winnow.jobs.verify.verify import verify
 from winnow.pipeline.artifact import Artifact, is_artifact
 from winnow.pipeline.errors import FailedShards, JobError, RejectsError
 from winnow.pipeline.executors.contract import Executor
@@ -452,3 +454,34 @@ def test_too_many_rejects_end_the_run_and_the_raised_limit_goes_on_from_there(tm
     result, _ = done(parse({**job, "limits": {"max_reject_fraction": 0.05}}))
     assert dict(result.steps)["embeddings"].reused
     assert {int(row["key"]) for row in manifest(result) if row["kept"]} == survivors()
+
+
+def test_a_record_of_other_options_keeps_a_name(tmp_path: Path) -> None:
+    """A result is not lost to a run of the same name with another policy; the same job renews its own record."""
+    write_vectors(tmp_path / "pool", Samples.drawn(60), 2)
+    options = {"format": "vectors", "text": "text", "encoder": "clip"}
+    pool = {"shards": str(tmp_path / "pool"), **options}
+    values: dict[str, Any] = {"name": "v", "store": str(tmp_path / "s"), "pool": pool}
+    said: list[str] = []
+
+    def ran(fraction: float, **more: Any) -> dict[str, Any]:
+        policy = [{"similarity": {"by": "clip", "fraction": fraction}}]
+        run(parse({**values, "policy": policy, **more}), LocalExecutor(1), said.append)
+        found: dict[str, Any] = json.loads((tmp_path / "s/jobs/v.json").read_text())
+        return found
+
+    first = ran(0.5)
+    assert ran(0.5, resources={"workers": 3})["artifacts"] == first["artifacts"]
+    assert [path.name for path in (tmp_path / "s/jobs").iterdir()] == ["v.json"]
+    assert not [line for line in said if line.startswith("record")]
+    second = ran(0.25)
+    [former] = [path for path in (tmp_path / "s/jobs").iterdir() if path.name != "v.json"]
+    assert said[-1].endswith(f"the former result of v, of other options, is now called {former.stem}")
+    kept = json.loads(former.read_text())
+    assert kept["name"] == former.stem
+    assert {**kept, "name": "v", "job": first["job"], "seconds_now": {}} == {**first, "seconds_now": {}}
+    assert all(line.holds for line in verify(str(tmp_path / "s"), former.stem, LocalExecutor(1), Sample(None)))
+    assert ran(0.5)["artifacts"] == first["artifacts"]  # both have a name, whichever ran last
+    records = [json.loads(path.read_text()) for path in (tmp_path / "s/jobs").iterdir()]
+    assert {record["counts"]["kept"] for record in records} == {30, 15}
+    assert second["counts"]["kept"] == 15

@@ -1,0 +1,100 @@
+"""The Python API behind `import winnow`: loads, plans and runs a job, and keeps the top of plain arrays."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from winnow.jobs import run as running
+from winnow.jobs.finished_job import FinishedJob, open
+from winnow.jobs.job_file.changes import put
+from winnow.jobs.job_file.job import Job, parse, read
+from winnow.jobs.plan.inputs import look
+from winnow.jobs.watch import recorded
+from winnow.pipeline import keep_top as selecting
+from winnow.pipeline.errors import DataError
+from winnow.pipeline.executors.choose import open_executor
+from winnow.pipeline.progress import hushed
+from winnow.pipeline.uid import uids_from
+
+
+def load(job: str | Mapping[str, Any], set: Mapping[str, object] | None = None) -> Job:
+    """A job from a YAML file or from plain values as such a file holds them, checked whole.
+
+    set: values by their place, such as {"policy.3.density.fraction": 0.3}. Paths in a file are relative to its folder,
+    all others to the working directory. Raises JobError for anything that a job cannot be.
+    """
+    values = read(job) if isinstance(job, str) else _copied(job)
+    for path, value in (set or {}).items():
+        put(values, path, value, "set")
+    return parse(values)
+
+
+def plan(job: Job, looked: bool = True) -> Mapping[str, str]:
+    """The state of every stage by label, in order: `done`, or how far it is; nothing is run.
+
+    looked: whether the first samples of the pool are read too. Raises what a run would raise before it starts:
+    JobError, PoolError, ModelError, DataError.
+    """
+    path, identities = running.laid_out(job)
+    if looked:
+        look(job, path, identities)
+    return {label: str(state) for label, _, state in running.states_of(job, path, identities)}
+
+
+def run(
+    job: Job,
+    executor: str = "ray",
+    workers: int | None = None,
+    address: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> FinishedJob:
+    """Run a job to its end; what is done is not done again, so the same call resumes.
+
+    executor: `ray` or `local` (this process). workers: None for those of the job, else one per core or GPU. address: of
+    a running Ray cluster. say: is told one line for each stage; None is silent. Raises WinnowError; what finished
+    stays.
+    """
+    running_on = open_executor(executor, workers or job.resources.workers, address)
+    try:
+        with hushed(say is None), recorded(job.store, job.name, executor) as watchers:
+            running.run(job, running_on, say or _silent, watchers)
+    finally:
+        running_on.close()
+    return open(job.store, job.name)
+
+
+def keep_top(
+    values: Sequence[float] | np.ndarray,
+    uids: object,
+    quota: int | Sequence[int] | np.ndarray,
+    groups: Sequence[int] | np.ndarray | None = None,
+) -> np.ndarray:
+    """Which rows stay where each group keeps its `quota` rows of highest value: bool (n,), exact.
+
+    Ties go to the lower uid, then to the earlier row. values: (n,), int or float, no NaN in a row that takes part.
+    uids: (n,) as 32 hex digits or 16 bytes each, or of dtype u8,u8. groups: int (n,), indices into quota; -1 takes no
+    part; None is one group. quota: (g,), or one number for one group. Raises DataError for what breaks this.
+    """
+    value = np.asarray(values)
+    if value.dtype.kind in "iub" and value.dtype != np.uint64:
+        value = value.astype(np.int64)
+    elif value.dtype == np.float16:
+        value = value.astype(np.float32)
+    group = np.zeros(len(value), np.int32) if groups is None else np.asarray(groups).astype(np.int32)
+    limits = np.atleast_1d(np.asarray(quota, np.int64))
+    if (limits < 0).any():
+        raise DataError(f"a quota is a number of rows, 0 or more, but {limits.min()} came")
+    [kept] = selecting.keep_top([selecting.Rows(value, group, uids_from(uids), 0)], limits)
+    return kept
+
+
+def _silent(line: str) -> None:
+    del line
+
+
+def _copied(value: Any) -> Any:
+    """Plain values of their own, so that `set` changes none of the caller's."""
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list | tuple) else value
