@@ -23,7 +23,8 @@ from winnow.pipeline.executors.turns import Turn
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run, ShardItem, Summary, total
 from winnow.pipeline.uid import UID_ARROW, hex_of
-from winnow.stages.encoders import Encoding, OpenClip, Timm, provenance
+from winnow.stages.encoders import Encoding
+from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.pools.unchanged import check_unchanged
@@ -80,7 +81,7 @@ class Embeddings:
 
     pool: Artifact
     reader: Reader
-    encoders: tuple[tuple[str, OpenClip | Timm], ...] = field(metadata={"fingerprint": False})
+    encoders: tuple[tuple[str, Encoder], ...] = field(metadata={"fingerprint": False})
     provenance: tuple[tuple[str, Mapping[str, str]], ...]
     batch_size: int
     preprocess: str
@@ -96,7 +97,7 @@ class Embeddings:
         cls,
         pool: Artifact,
         reader: Reader,
-        encoders: Mapping[str, OpenClip | Timm],
+        encoders: Mapping[str, Encoder],
         encoding: Encoding,
         needs: Needs,
     ) -> "Embeddings":
@@ -106,7 +107,7 @@ class Embeddings:
             pool=pool,
             reader=reader,
             encoders=tuple(encoders.items()),
-            provenance=tuple((name, provenance(encoder)) for name, encoder in encoders.items()),
+            provenance=tuple((name, encoder.identity()) for name, encoder in encoders.items()),
             batch_size=encoding.batch_size,
             preprocess=_PIXELS[encoding.preprocess],
             precision=encoding.precision,
@@ -153,7 +154,7 @@ def report(summaries: list[Summary]) -> Summary:
 @dataclass(frozen=True)
 class _Embed:
     reader: Reader
-    encoders: tuple[tuple[str, OpenClip | Timm], ...]
+    encoders: tuple[tuple[str, Encoder], ...]
     encoding: Encoding
     out: Artifact
 

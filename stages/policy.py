@@ -10,7 +10,8 @@ from winnow.pipeline.storage import Identity
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.distinct import Distinct
 from winnow.stages.embeddings import Embeddings, Precomputed
-from winnow.stages.encoders import Encoding, OpenClip, Timm
+from winnow.stages.encoders import Encoding
+from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.results.manifest import Manifest
 from winnow.stages.results.shards import Shards
@@ -47,7 +48,7 @@ def lay_out(
     store: str,
     pool: Pool,
     shards: tuple[Identity, ...],
-    embeddings: Mapping[str, OpenClip | Timm],
+    embeddings: Mapping[str, Encoder],
     encoding: Encoding,
     needs: Needs,
     policy: Sequence[Cut],

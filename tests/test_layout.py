@@ -2,12 +2,14 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from winnow.stages.cuts.kinds import OWN
+from winnow.stages.encoders.kinds import ENCODERS
+from winnow.stages.pools.formats import FORMATS
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ("jobs", "stages", "pipeline")  # each may import itself and those after it
@@ -68,7 +70,7 @@ NO_CUT = {
     "jobs/verify/verify.py": {"similarity"},  # the check of that column
     "stages/clusters/clustered.py": {"random"},  # an order
     "stages/clusters/members.py": {"random"},  # an order
-    "stages/encoders/config.py": {"random"},  # weights
+    "stages/encoders/weights.py": {"random"},  # weights
     "stages/results/selected.py": {"epochs"},  # its column
 }
 """Texts that are the name of a cut, and mean something else or what a training reads."""
@@ -208,6 +210,66 @@ def test_what_is_public_is_documented(path):
         if not ast.get_docstring(node)
     ]
     assert silent == []
+
+
+READERS_AND_ENCODERS = {kind.__name__: name for table in (FORMATS, ENCODERS) for name, kind in table.items()}
+TABLES = {"stages/pools/formats.py", "stages/encoders/kinds.py"}
+"""Where the classes themselves are listed and told from other things."""
+
+
+def questions(source: str, kinds: Mapping[str, str]) -> list[str]:
+    """Where a text asks which kind something is: isinstance, comparisons with classes or names, tables by them.
+
+    kinds: names in a job file, by names of classes.
+    """
+
+    def words(node: ast.AST) -> set[str]:
+        """Every name in an expression, the last part of dotted ones."""
+        nodes = list(ast.walk(node))
+        return {n.id for n in nodes if isinstance(n, ast.Name)} | {
+            n.attr for n in nodes if isinstance(n, ast.Attribute)
+        }
+
+    def texts(node: ast.AST) -> set[object]:
+        return {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+
+    def named(node: ast.AST) -> bool:
+        return bool(words(node) & {*kinds} or texts(node) & {*kinds.values()})
+
+    def asks(node: ast.AST) -> bool:
+        match node:
+            case ast.Call(func=ast.Name(id="isinstance" | "issubclass"), args=[_, kind]) | ast.MatchClass(cls=kind):
+                return bool(words(kind) & {*kinds, "Reader", "Encoder"})
+            case ast.Compare():
+                return bool(words(node) & {*kinds} or (words(node) & {"kind", "format"} and named(node)))
+            case ast.Dict(keys=keys):
+                return sum(named(key) for key in keys if key is not None) > 1
+        return False
+
+    return [ast.unparse(node) for node in ast.walk(ast.parse(source)) if asks(node)]
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "isinstance(job.pool.reader, Parquet | Webdataset)",
+        "isinstance(encoder, encoders.OpenClip)",
+        "issubclass(found, Reader)",
+        "type(reader) is Datacomp",
+        "kind in (Timm, OpenClip)",
+        "reader.kind == 'webdataset'",
+        "pool.format in ('datacomp', 'vectors')",
+        "{'webdataset': 1, 'parquet': 2}[reader.kind]",
+        "{Webdataset: 1, Parquet: 2}[type(reader)]",
+    ],
+)
+def test_a_question_for_the_kind_is_seen(planted: str):
+    assert questions(planted, READERS_AND_ENCODERS)
+
+
+def test_nobody_asks_which_kind_a_reader_or_an_encoder_is():
+    asked = {name(path): found for path in FILES if (found := questions(path.read_text(), READERS_AND_ENCODERS))}
+    assert {path: found for path, found in asked.items() if path not in TABLES} == {}
 
 
 def test_every_test_mirrors_a_file():

@@ -12,7 +12,8 @@ from winnow.jobs.job_file.options import options_of
 from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.fingerprint import canonical
-from winnow.stages.encoders.config import Model, Weights
+from winnow.stages.encoders.clip_model import Model
+from winnow.stages.encoders.weights import Weights
 
 _KEYS = ("name", "folder", "model", "pretrained", "clean", "training", "finetune", "ensemble")
 

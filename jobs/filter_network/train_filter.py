@@ -19,8 +19,8 @@ from winnow.pipeline.artifact import DONE, json_if_whole, write_json
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.fingerprint import fingerprint
-from winnow.stages.encoders import OpenClip, provenance
-from winnow.stages.encoders.config import RANDOM
+from winnow.stages.encoders import OpenClip
+from winnow.stages.encoders.weights import RANDOM
 
 WEIGHTS = "filter.pt"
 CONFIG = "filter.json"
@@ -84,7 +84,7 @@ def train_filter(job: FilterJob, executor: Executor, say: Callable[[str], None])
     record: dict[str, object] = {
         "name": job.name,
         "fingerprint": asked,
-        "filter": provenance(made.encoder),
+        "filter": made.encoder.provenance(),
         "weights": shares_of,
         "steps": steps,
         "versions": _versions(),
@@ -109,7 +109,7 @@ def _step(
     pairs = storage.join(job.folder, f"pairs-{mark}")
     report = write_pairs(sources, pairs, executor)
     say(f"{name:8} {storage.name_of(pairs)} {report['pictures']:,} pictures, {report['pairs']:,} pairs")
-    parent = provenance(OpenClip(recipe.model, recipe.pretrained or RANDOM))
+    parent = OpenClip(recipe.model, recipe.pretrained or RANDOM).provenance()
     mark = fingerprint([mark, dataclasses.replace(recipe, model="", pretrained=None), parent])
     out = Path(job.folder, f"{name}-{mark}")
     checkpoint = run_training(pattern(pairs), out, recipe, lambda line: say(f"{name:8} {line}"))
@@ -121,7 +121,7 @@ def _step(
         "pairs": {"folder": storage.name_of(pairs), **report},
         "parent": parent,
         "precision": (json_if_whole(str(out / RECIPE)) or {}).get("precision"),
-        "checkpoint": provenance(OpenClip(recipe.model, str(checkpoint)))["pretrained"],
+        "checkpoint": OpenClip(recipe.model, str(checkpoint)).provenance()["pretrained"],
         "seconds": seconds,
     }
     return Trained(checkpoint, facts)

@@ -26,7 +26,8 @@ from winnow.pipeline.errors import ModelError, TrainingError
 from winnow.pipeline.fingerprint import canonical
 from winnow.pipeline.lifeline import WATCHED
 from winnow.pipeline.storage import home
-from winnow.stages.encoders.config import Model, Weights
+from winnow.stages.encoders.clip_model import Model
+from winnow.stages.encoders.weights import Weights
 
 LOG = "train.log"
 """File of a training that holds everything its trainer said, of every call."""

@@ -25,7 +25,9 @@ from winnow.pipeline.stage import Limits
 from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.kinds import CUTS
-from winnow.stages.encoders import Encoding, OpenClip, Timm
+from winnow.stages.encoders import Encoding
+from winnow.stages.encoders.encoder import Encoder
+from winnow.stages.encoders.kinds import ENCODERS, chosen_by
 from winnow.stages.pools.formats import FORMATS, format_of
 from winnow.stages.pools.pool import Pool
 
@@ -66,7 +68,7 @@ class Job:
     name: str
     store: str
     pool: Pool
-    embeddings: Mapping[str, OpenClip | Timm]
+    embeddings: Mapping[str, Encoder]
     encoding: Encoding
     policy: tuple[Cut, ...]
     shards: ShardOptions | None
@@ -168,7 +170,7 @@ def _check(job: Job) -> None:
 def _has_text(job: Job, encoder: str) -> bool:
     """Whether an encoder of the job has text vectors too."""
     reader = job.pool.reader
-    return isinstance(job.embeddings[encoder], OpenClip) if reader.has_images else reader.has_text
+    return job.embeddings[encoder].has_text if reader.has_images else reader.has_text
 
 
 def _store(url: object) -> str:
@@ -200,11 +202,16 @@ def _pool(values: Mapping[str, object]) -> Pool:
     return Pool(tuple(map(storage.rooted_pattern, patterns)), options_of(FORMATS[kind], "pool", options))
 
 
-def _encoder(name: str, values: Mapping[str, object]) -> OpenClip | Timm:
+def _encoder(name: str, values: Mapping[str, object]) -> Encoder:
     if not isinstance(name, str) or not name or "." in name:
         raise JobError(f"an encoder's name must be text without a dot, but {name!r} came")
-    kind: type[OpenClip] | type[Timm] = Timm if "timm" in values else OpenClip
-    return options_of(kind, f"embeddings.{name}", values)
+    where = f"embeddings.{name}"
+    if (kind := values.get("kind")) is None:
+        return options_of(chosen_by(values), where, values)
+    if kind not in ENCODERS:
+        known = ", ".join(ENCODERS)
+        raise JobError(f"{where}.kind must be one of {known}, but {kind!r} came{nearest(str(kind), ENCODERS)}")
+    return options_of(ENCODERS[str(kind)], where, {key: value for key, value in values.items() if key != "kind"})
 
 
 def _cut(number: int, entry: object) -> Cut:
@@ -232,7 +239,7 @@ def _resolved(job: Job) -> Mapping[str, object]:
             "format": job.pool.reader.kind,
             **plain(job.pool.reader),
         },
-        "embeddings": {name: plain(encoder) for name, encoder in job.embeddings.items()},
+        "embeddings": {name: {**_kind(encoder), **plain(encoder)} for name, encoder in job.embeddings.items()},
         "encoding": plain(job.encoding),
         "policy": [{cut.kind: plain(cut)} for cut in job.policy],
         "shards": None if job.shards is None else plain(job.shards),
@@ -250,7 +257,7 @@ def changed(job: Job) -> Mapping[str, object]:
             **{name: cast(Any, job.resolved["pool"])[name] for name in ("shards", "format")},
             **changed_fields(job.pool.reader),
         },
-        "embeddings": {name: changed_fields(encoder) for name, encoder in job.embeddings.items()},
+        "embeddings": {name: {**_kind(encoder), **changed_fields(encoder)} for name, encoder in job.embeddings.items()},
         "encoding": changed_fields(job.encoding),
         "policy": [{cut.kind: changed_fields(cut)} for cut in job.policy],
         "resources": changed_fields(job.resources),
@@ -258,3 +265,8 @@ def changed(job: Job) -> Mapping[str, object]:
     }
     written = {} if job.shards is None else {"shards": plain(job.shards)}  # that there are any is the choice
     return {**{name: value for name, value in parts.items() if value}, **written}
+
+
+def _kind(encoder: Encoder) -> dict[str, object]:
+    """What a job must say to get this kind of encoder, beside its options."""
+    return {} if encoder.key else {"kind": encoder.kind}

@@ -15,7 +15,6 @@ from winnow.pipeline.artifact import DONE
 from winnow.pipeline.errors import PoolError, ShardError, StorageError
 from winnow.pipeline.stage import artifact_of, spread
 from winnow.pipeline.terminal import escaped
-from winnow.stages.encoders.known import check_model
 from winnow.stages.policy import Path
 from winnow.stages.preview.look import Looking, Seen, check_readable, first_samples, none_readable
 
@@ -88,7 +87,7 @@ def look(job: Job, path: Path, shards: tuple[storage.Identity, ...], again: bool
     models: dict[str, str] = {}
     if "embeddings" in labels and shards:
         seen, unread = _pool(job, shards)
-        models = {name: check_model(encoder) for name, encoder in job.embeddings.items()}
+        models = {name: encoder.check() for name, encoder in job.embeddings.items()}
     vectors = cast(Mapping[str, Any], seen.first.get("vectors", {}) if seen is not None else {})
     widths = {column.rpartition(".")[0]: width for column, (width, _) in vectors.items()}
     files = {label: stage.look(widths) for label, stage in stages if isinstance(stage, Looking)}

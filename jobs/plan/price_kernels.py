@@ -20,7 +20,8 @@ from winnow.pipeline import storage
 from winnow.pipeline.events import EventLog
 from winnow.pipeline.executors.contract import Executor, Needs, Stateless
 from winnow.pipeline.executors.watching import Watch
-from winnow.stages.encoders import Encoding, OpenClip, Timm
+from winnow.stages.encoders import Encoding
+from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.kernels.close_pairs import close_pairs
 from winnow.stages.kernels.kmeans import Nearest, fit
 from winnow.stages.pools.reader import Reader
@@ -133,7 +134,7 @@ class Alone:
     """Decoding and models, each by itself, on a worker like those that embed."""
 
     reader: Reader
-    encoders: tuple[tuple[str, OpenClip | Timm], ...]
+    encoders: tuple[tuple[str, Encoder], ...]
     encoding: Encoding
 
     def open(self) -> Callable[[Shrunk], tuple[int, float, float]]:

@@ -10,7 +10,6 @@ from rich.table import Table
 from winnow.jobs.run import Result
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_json
-from winnow.stages.encoders import OpenClip
 from winnow.stages.results.manifest import UIDS
 
 
@@ -56,9 +55,7 @@ def training_command(result: Result) -> str:
     if not samples or not result.job.pool.reader.has_images:
         return ""
     count, data = _in_place(result) if result.path.shards is None else _exported(result, result.path.shards)
-    model = next((e.model for e in result.job.embeddings.values() if isinstance(e, OpenClip)), "ViT-B-32")
-    if model.endswith(".json"):
-        model = "ViT-B-32"
+    model = next((name for e in result.job.embeddings.values() if (name := e.trained_as)), "ViT-B-32")
     words = ["python", "-m", "open_clip_train.main", "--dataset-type", "webdataset"]
     words += ["--train-data", data, "--train-num-samples", str(samples)]
     batch, workers = loading(samples, count)

@@ -6,12 +6,14 @@ The configuration is imported at once and without torch, so that reading a job s
 
 from typing import TYPE_CHECKING
 
-from winnow.stages.encoders.config import Encoding, OpenClip, Timm, provenance
+from winnow.stages.encoders.clip_model import OpenClip
+from winnow.stages.encoders.encoding import Encoding
+from winnow.stages.encoders.timm_model import Timm
 
 if TYPE_CHECKING:
     from winnow.stages.encoders.bank import Bank, EncodedBatch
 
-__all__ = ["Bank", "EncodedBatch", "Encoding", "OpenClip", "Timm", "provenance"]
+__all__ = ["Bank", "EncodedBatch", "Encoding", "OpenClip", "Timm"]
 
 
 def __getattr__(name: str) -> object:

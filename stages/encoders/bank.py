@@ -20,8 +20,9 @@ from PIL import Image
 
 from winnow.pipeline.errors import JobError, ModelError, SampleError
 from winnow.pipeline.executors.turns import Turns
-from winnow.stages.encoders import bf16, clip, timm_image
-from winnow.stages.encoders.config import Encoding, OpenClip, Timm
+from winnow.stages.encoders import bf16
+from winnow.stages.encoders.encoder import Encoder
+from winnow.stages.encoders.encoding import Encoding
 from winnow.stages.encoders.pixels import Picture, decode_all
 from winnow.stages.encoders.towers import Towers
 from winnow.stages.pools.sample import Reject, Sample
@@ -108,7 +109,7 @@ class Bank:
         self._columns = self._widths()
 
     @classmethod
-    def open(cls, encoders: Mapping[str, OpenClip | Timm], encoding: Encoding) -> "Bank":
+    def open(cls, encoders: Mapping[str, Encoder], encoding: Encoding) -> "Bank":
         """Load every encoder onto the device that `encoding` names.
 
         Raises: ModelError where a model or its weights cannot be loaded; JobError where the device or the
@@ -119,7 +120,7 @@ class Bank:
         if device.type == "cpu" and dtype == torch.bfloat16:
             _tell_where_slow()
         with _LOADING:
-            towers = {name: _load(encoder, device) for name, encoder in encoders.items()}
+            towers = {name: encoder.load(device) for name, encoder in encoders.items()}
         return cls(towers, encoding, device, dtype)
 
     def columns(self) -> dict[str, int]:
@@ -290,10 +291,6 @@ def _decoded(sample: Sample, found: Picture | SampleError) -> Decoded | Reject:
 
 def _reject(sample: Sample, kind: str, message: str) -> Reject:
     return Reject(sample.position, sample.key, kind, message, sample.offset)
-
-
-def _load(encoder: OpenClip | Timm, device: torch.device) -> Towers:
-    return clip.load(encoder, device) if isinstance(encoder, OpenClip) else timm_image.load(encoder, device)
 
 
 def _device(name: str) -> torch.device:

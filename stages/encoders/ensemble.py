@@ -13,7 +13,7 @@ import torch
 
 from winnow.pipeline import storage
 from winnow.pipeline.errors import ModelError
-from winnow.stages.encoders.config import OpenClip, config_file
+from winnow.stages.encoders.clip_model import OpenClip, config_file
 
 _PREFIX = "module."  # what a trainer of several processes writes before each name
 

@@ -15,7 +15,7 @@ import torch
 
 from winnow.pipeline.errors import JobError
 from winnow.stages.encoders import clip
-from winnow.stages.encoders.config import OpenClip
+from winnow.stages.encoders.clip_model import OpenClip
 from winnow.stages.encoders.pixels import decode
 
 TEMPLATES = {"openai": open_clip.OPENAI_IMAGENET_TEMPLATES, "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES}

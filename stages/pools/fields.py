@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from winnow.pipeline.columns import column
 from winnow.stages.pools.columns import first_column, open_parquet
-from winnow.stages.pools.plain import json_value
+from winnow.stages.pools.plain import is_text, json_value
 
 _BATCH_ROWS = 1024
 _LARGEST = 1 << 63  # of what int64 holds
@@ -32,6 +32,17 @@ def columns_at(url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Map
                         yield {name: json_value(found[row]) for name, found in values.items()}
                     start += batch.num_rows
             start = end
+
+
+def caption_column(url: str, table: pa.Table) -> str | None:
+    """Which column of the parquet the captions are, by what it holds."""
+    captions = table["caption"].to_pylist()
+    with open_parquet(url) as file:
+        schema = file.schema_arrow
+        for name in [field.name for field in schema if is_text(field.type) and schema.names.count(field.name) == 1]:
+            if file.read(columns=[name])[name].take(table["position"]).to_pylist() == captions:
+                return str(name)
+    return None
 
 
 def typed(values: Sequence[Any]) -> pa.Array:

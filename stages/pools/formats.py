@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from winnow.pipeline.plugins import Offered
 from winnow.stages.pools.clip_retrieval import ClipRetrieval
 from winnow.stages.pools.datacomp import Datacomp
 from winnow.stages.pools.parquet import Parquet
@@ -13,7 +14,14 @@ _OWN: dict[str, type[Reader]] = {
     reader.kind: reader for reader in (Webdataset, Parquet, Datacomp, ClipRetrieval, Vectors)
 }
 
-FORMATS: Mapping[str, type[Reader]] = _OWN
+
+def _wrong(name: str, found: object) -> str | None:
+    if not (isinstance(found, type) and issubclass(found, Reader)):
+        return "must be a subclass of winnow.stages.pools.reader.Reader, but is none"
+    return None if found.kind == name else f"must have this name as its kind, but has {found.kind!r}"
+
+
+FORMATS: Mapping[str, type[Reader]] = Offered("winnow.pools", _OWN, _wrong)
 """Every format a pool can name."""
 
 

@@ -22,7 +22,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.uid import stated_uid
-from winnow.stages.pools.fields import columns_at
+from winnow.stages.pools.fields import caption_column, columns_at
 from winnow.stages.pools.precomputed import (
     BY_VECTOR,
     Faults,
@@ -239,6 +239,10 @@ class Reader:
             return table_head(url, more, rows, folder)
         size = sum(found.size for found in storage.identify([url, *more]))
         return Head(url, url, (), 0, size, 0, size)
+
+    def caption_from(self, url: str, table: pa.Table) -> str | None:
+        """What in a shard of vectors the captions of a row table are; None where it is not known."""
+        return caption_column(url, table) if self.suffix == TABLE else None
 
     def head_samples(self, head: Head) -> Iterable[Sample | Reject]:
         """The samples of a head; what its end cuts is none of them."""

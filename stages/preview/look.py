@@ -13,14 +13,10 @@ from math import inf
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import pyarrow as pa
-
 from winnow.pipeline import storage
 from winnow.pipeline.errors import PoolError, SampleError, ShardError, StorageError
 from winnow.pipeline.stage import Limits, nearly_whole, spread
 from winnow.stages.encoders.opening import opened
-from winnow.stages.pools.columns import open_parquet
-from winnow.stages.pools.plain import is_text
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import NOT_DOWNLOADED, Reject, Sample
 from winnow.stages.preview.early import Rejected, example, joined, refusal
@@ -157,21 +153,14 @@ def _of_vectors(reader: Reader, head: Head) -> Seen:
     if table.num_rows:
         row = table.slice(0, 1).to_pylist()[0]
         first = {name: row[name] for name in ("key", "caption", "width", "height")}
-        first |= {"uid": row["uid"].hex(), "uid_from": row["named"], "caption_from": _caption_column(head.url, table)}
+        first |= {
+            "uid": row["uid"].hex(),
+            "uid_from": row["named"],
+            "caption_from": reader.caption_from(head.url, table),
+        }
     return Seen(
         head.source, table.num_rows + len(rejects), dict(kinds), examples, {**first, "vectors": vectors}, head.whole
     )
-
-
-def _caption_column(url: str, table: pa.Table) -> str | None:
-    """Which column of the parquet the captions are, by what it holds."""
-    captions = table["caption"].to_pylist()
-    with open_parquet(url) as file:
-        schema = file.schema_arrow
-        for name in [field.name for field in schema if is_text(field.type) and schema.names.count(field.name) == 1]:
-            if file.read(columns=[name])[name].take(table["position"]).to_pylist() == captions:
-                return str(name)
-    return None
 
 
 def none_readable(reader: Reader, urls: Sequence[str]) -> bool:

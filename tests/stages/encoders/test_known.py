@@ -9,15 +9,14 @@ import pytest
 
 from tests.pools import tiny_clip
 from winnow.pipeline.errors import ModelError
-from winnow.stages.encoders.config import OpenClip, Timm
-from winnow.stages.encoders.known import _configurations, _tags, _timm_names, check_model
+from winnow.stages.encoders.clip_model import OpenClip, _configurations, _tags
+from winnow.stages.encoders.timm_model import Timm, _timm_names
 
 CHECK = """
 import sys
-from winnow.stages.encoders.config import OpenClip, Timm
-from winnow.stages.encoders.known import check_model
-check_model(OpenClip("ViT-B-32", "openai")), check_model(OpenClip("ViT-B/16-SigLIP", "webli"))
-check_model(Timm("vit_large_patch14_dinov2.lvd142m")), check_model(OpenClip("hf-hub:apple/DFN-public"))
+from winnow.stages.encoders import OpenClip, Timm
+OpenClip("ViT-B-32", "openai").check(), OpenClip("ViT-B/16-SigLIP", "webli").check()
+Timm("vit_large_patch14_dinov2.lvd142m").check(), OpenClip("hf-hub:apple/DFN-public").check()
 sys.exit(sorted({"torch", "open_clip", "timm"} & set(sys.modules)) != [])
 """
 
@@ -56,22 +55,22 @@ def test_what_the_sources_say_is_what_the_libraries_say() -> None:
 )
 def test_an_unknown_model_is_told_as_its_library_tells_it(encoder: OpenClip | Timm, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        check_model(encoder)
+        encoder.check()
 
 
 def test_files_are_looked_into(tmp_path: Path) -> None:
     tiny = tiny_clip(tmp_path)
-    assert check_model(tiny) == "tiny.json, random weights"
+    assert tiny.check() == "tiny.json, random weights"
     pointer = tmp_path / "epoch_1.pt"
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n")
     with pytest.raises(ModelError, match=r"epoch_1\.pt begins with b'version https://git-lfs\.'.*git lfs pull"):
-        check_model(OpenClip(tiny.model, str(pointer)))
+        OpenClip(tiny.model, str(pointer)).check()
     pointer.write_bytes(b"")
     with pytest.raises(ModelError, match="a checkpoint must be a file of torch"):
-        check_model(OpenClip(tiny.model, str(pointer)))
+        OpenClip(tiny.model, str(pointer)).check()
     (tmp_path / "half.json").write_text('{"embed_dim": 16}')
     with pytest.raises(ModelError, match=r"half\.json lacks \['text_cfg', 'vision_cfg'\]"):
-        check_model(OpenClip(str(tmp_path / "half.json"), "random"))
+        OpenClip(str(tmp_path / "half.json"), "random").check()
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors", "npz", "tar"])
@@ -83,7 +82,7 @@ def test_weights_of_every_kind_are_taken(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"weights.{suffix}"
     if suffix == "pt":
         torch.save({"a": torch.zeros(2)}, file)
-        assert "weights.pt" in check_model(OpenClip("ViT-B-32", str(file)))
+        assert "weights.pt" in OpenClip("ViT-B-32", str(file)).check()
         torch.save({"a": torch.zeros(2)}, file, _use_new_zipfile_serialization=False)
     elif suffix == "safetensors":
         safetensors.numpy.save_file({"a": np.zeros(2)}, file)
@@ -91,4 +90,4 @@ def test_weights_of_every_kind_are_taken(tmp_path: Path, suffix: str) -> None:
         np.savez(file, a=np.zeros(2))
     else:
         torch.save({"a": torch.zeros(2)}, file)
-    assert f"weights.{suffix}" in check_model(OpenClip("ViT-B-32", str(file)))
+    assert f"weights.{suffix}" in OpenClip("ViT-B-32", str(file)).check()

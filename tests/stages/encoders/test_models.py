@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from winnow.pipeline.errors import ModelError
-from winnow.stages.encoders import Bank, Encoding, OpenClip, Timm, clip, provenance, timm_image
+from winnow.stages.encoders import Bank, Encoding, OpenClip, Timm, clip, timm_image
 
 CPU = torch.device("cpu")
 
@@ -64,25 +64,25 @@ def test_provenance_hears_of_content_and_not_of_places(tiny_clip: OpenClip, tiny
     for path in (tiny_clip.model, tiny_clip.pretrained, tiny_timm.checkpoint):
         shutil.copy(str(path), tmp_path)
     moved = OpenClip(str(tmp_path / "tiny-clip.json"), str(tmp_path / "epoch_3.pt"))
-    assert provenance(moved) == provenance(tiny_clip)
-    assert provenance(Timm("test_vit", str(tmp_path / "weights.pth"))) == provenance(tiny_timm)
-    assert str(tmp_path) not in str(provenance(moved))
+    assert moved.provenance() == tiny_clip.provenance()
+    assert Timm("test_vit", str(tmp_path / "weights.pth")).provenance() == tiny_timm.provenance()
+    assert str(tmp_path) not in str(moved.provenance())
     with (tmp_path / "epoch_3.pt").open("ab") as file:
         file.write(b"\0")
-    assert provenance(moved)["pretrained"] != provenance(tiny_clip)["pretrained"]
-    assert provenance(moved)["model"] == provenance(tiny_clip)["model"]
-    assert provenance(OpenClip("ViT-B-32", "openai")) == {"model": "ViT-B-32", "pretrained": "openai"}
-    assert provenance(Timm("test_vit")) != provenance(Timm("test_vit", image_size=96))
+    assert moved.provenance()["pretrained"] != tiny_clip.provenance()["pretrained"]
+    assert moved.provenance()["model"] == tiny_clip.provenance()["model"]
+    assert OpenClip("ViT-B-32", "openai").provenance() == {"model": "ViT-B-32", "pretrained": "openai"}
+    assert Timm("test_vit").provenance() != Timm("test_vit", image_size=96).provenance()
 
 
 def test_provenance_of_a_folder_follows_its_weights(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"one")
-    first = provenance(OpenClip(f"local-dir:{tmp_path}"))
+    first = OpenClip(f"local-dir:{tmp_path}").provenance()
     (tmp_path / "README.md").write_text("hello")
-    assert provenance(OpenClip(f"local-dir:{tmp_path}")) == first
+    assert OpenClip(f"local-dir:{tmp_path}").provenance() == first
     (tmp_path / "model.safetensors").write_bytes(b"two, longer")
-    assert provenance(OpenClip(f"local-dir:{tmp_path}")) != first
+    assert OpenClip(f"local-dir:{tmp_path}").provenance() != first
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_provenance_of_a_folder_follows_its_weights(tmp_path: Path) -> None:
 )
 def test_planning_refuses_what_is_missing(encoder: OpenClip | Timm, says: str) -> None:
     with pytest.raises(ModelError, match=says):
-        provenance(encoder)
+        encoder.provenance()
 
 
 @pytest.mark.parametrize(

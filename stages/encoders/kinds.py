@@ -1,0 +1,25 @@
+"""The table of encoders by the name that a job gives them: winnow's own, and those of installed plugins."""
+
+from collections.abc import Mapping
+
+from winnow.pipeline.plugins import Offered
+from winnow.stages.encoders.clip_model import OpenClip
+from winnow.stages.encoders.encoder import Encoder
+from winnow.stages.encoders.timm_model import Timm
+
+_OWN: dict[str, type[Encoder]] = {encoder.kind: encoder for encoder in (OpenClip, Timm)}
+
+
+def _wrong(name: str, found: object) -> str | None:
+    if not (isinstance(found, type) and issubclass(found, Encoder)):
+        return "must be a subclass of winnow.stages.encoders.encoder.Encoder, but is none"
+    return None if found.kind == name else f"must have this name as its kind, but has {found.kind!r}"
+
+
+ENCODERS: Mapping[str, type[Encoder]] = Offered("winnow.encoders", _OWN, _wrong)
+"""Every encoder that a job can name by `kind`."""
+
+
+def chosen_by(options: Mapping[str, object]) -> type[Encoder]:
+    """The encoder whose key is among the options of one that says no kind; open_clip's where none is."""
+    return next((encoder for encoder in reversed(_OWN.values()) if encoder.key in options), OpenClip)

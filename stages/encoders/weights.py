@@ -1,0 +1,93 @@
+"""Files of weights: which one an option names, its hash, and whether it can be one; nothing here imports torch."""
+
+import functools
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+from winnow.pipeline.errors import ModelError
+from winnow.pipeline.storage import Place, rooted
+
+RANDOM = "random"
+"""In place of weights: seeded random ones, the same in every worker. For benchmarks only."""
+
+_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar", ".npz"}
+_BEGINNINGS = (b"PK\x03\x04", b"\x80", b"\x1f\x8b")
+"""Of torch's archives, pickles and compressed tars; safetensors begin with the length of a json, npz are archives."""
+
+_TAR_MAGIC = slice(257, 262)
+
+
+def checkpoint_file(weights: str) -> Path | None:
+    """The file that `weights` names, or None where it is a tag or `random`.
+
+    Raises: ModelError where it names a file that is not there.
+    """
+    return existing(weights) if _names_a_file(weights) else None
+
+
+def _names_a_file(weights: str) -> bool:
+    return "/" in weights or "\\" in weights or Path(weights).suffix in _SUFFIXES
+
+
+def _place(weights: str) -> str:
+    return rooted(weights) if _names_a_file(weights) else str(weights)
+
+
+Weights = Annotated[str, Place(_place)]
+"""The type of an option that is a tag, a checkpoint file, or `random`."""
+
+
+def existing(name: str) -> Path:
+    """The file of this name. Raises ModelError where there is none."""
+    path = Path(name)
+    if not path.is_file():
+        raise ModelError(
+            f"a model's file must be there, but {name} is not a file on this machine; "
+            "put it where every worker sees it under this path"
+        )
+    return path
+
+
+def hash_of(weights: str) -> str:
+    """sha256 of the file that `weights` names; a tag or `random` as it is."""
+    path = checkpoint_file(weights)
+    return weights if path is None else sha256(path)
+
+
+def sha256(path: Path) -> str:
+    """sha256 of a file that is read once in a process, as long as it stays as it is."""
+    found = path.stat()
+    return _sha256_of_state(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)  # a sweep asks for the same gigabytes once a job
+def _sha256_of_state(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def told(file: Path | None, weights: str) -> str:
+    """What the weights are, in words; file: that they name, None where they are a tag or `random`."""
+    if file is not None:
+        return f"weights {file.name}, {file.stat().st_size / 1e6:,.0f} MB"
+    return "random weights" if weights == RANDOM else f"weights {weights!r}, a tag"
+
+
+def check_weights(path: Path) -> None:
+    """A pointer that git-lfs left, a page that a proxy sent, an empty file: told before a cluster is started for it."""
+    with path.open("rb") as file:
+        begins = file.read(512)
+    tensors = begins[8:9] == b"{" and int.from_bytes(begins[:8], "little") < path.stat().st_size
+    if not (begins.startswith(_BEGINNINGS) or tensors or begins[_TAR_MAGIC] == b"ustar"):
+        raise ModelError(
+            f"a checkpoint must be a file of torch, safetensors or numpy, but {path} begins with {begins[:24]!r}; "
+            "fetch the weights again (a text that begins with `version https://git-lfs` stands for them: git lfs pull)"
+        )
+
+
+def package_folder(package: str) -> Path | None:
+    """Where a package lies; it is not imported."""
+    found = importlib.util.find_spec(package)
+    return None if found is None or found.origin is None else Path(found.origin).parent
