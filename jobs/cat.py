@@ -12,7 +12,7 @@ from winnow.pipeline.errors import JobError, StorageError, WinnowError
 from winnow.pipeline.terminal import escaped
 
 READER_LEFT = 141
-"""Exit code where who reads the pipe had enough: that of a shell for SIGPIPE, which webdataset takes as no error."""
+"""Exit code if the reader closes the pipe: a shell's code for SIGPIPE, which webdataset does not treat as an error."""
 
 
 _HELD_BYTES = 512 << 10
@@ -57,7 +57,7 @@ def cat(store: str, name: str, shard: int, epoch: int | None = None, gap: int | 
     where stdout does not take all.
     """
     if gap is not None and gap < 0:
-        raise JobError(f"a gap must be 0 bytes or more, but {gap} came")
+        raise JobError(f"a gap must be 0 bytes or more, got {gap}")
     kept = loader.opened(store, name, epoch=epoch, gap_bytes=gap)
     plan = kept.plan(shard)
     if sys.stdout is None:

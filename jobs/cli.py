@@ -1,6 +1,6 @@
 """The `winnow` command line: every command with its options. Results go to stdout, progress and errors to stderr.
 
-What a command does is imported when it is called, so that --help and completion need not wait for it.
+Each command imports what it needs when it is called, so that --help and completion are fast.
 """
 
 import json
@@ -26,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Filter web-scale image-text pools: embed once, decide exactly, train on what stays.",
+    help="Filter image-text datasets for CLIP training. Start with `winnow run JOB.yaml`.",
 )
 
 app.add_typer(evaluate_app, name="evaluate")
@@ -48,10 +48,10 @@ def _options(
 
 
 Executor = Annotated[str, typer.Option(help="ray or local")]  # ray by default: all but report read whole shards
-Address = Annotated[str | None, typer.Option(help="of a running Ray cluster: auto, or ray://…")]
-Workers = Annotated[int | None, typer.Option(min=1, help="how many; one per core or GPU by default")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="nothing on stderr but errors")]
-AsJson = Annotated[bool, typer.Option("--json", help="all of it as one JSON document on stdout")]
+Address = Annotated[str | None, typer.Option(help="address of a running Ray cluster: auto, or ray://…")]
+Workers = Annotated[int | None, typer.Option(min=1, help="number of workers; default: one per core or GPU")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only errors on stderr")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 JobFile = Annotated[str, typer.Argument(help="a job file (YAML)", metavar="JOB.yaml")]
 Changes = Annotated[
     list[str] | None,
@@ -65,7 +65,7 @@ def _print_json(document: object) -> None:
 
 @contextmanager
 def telling(quiet: bool, soft_wrap: bool | None = None) -> Iterator[Callable[[str], None]]:
-    """Who is told one line for each stage: stderr, or nobody; then no progress is shown either."""
+    """Print one line per stage and the progress on stderr; with `quiet`, print neither."""
     from winnow.pipeline.progress import hushed
 
     stderr = Console(stderr=True, quiet=quiet)
@@ -86,7 +86,7 @@ def run(
     plain: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a job; what is done already is not done again, so the same command resumes."""
+    """Run a job. Finished stages are used again, so the same command resumes."""
     from winnow.jobs import run as running
     from winnow.jobs.job_file.job import load
     from winnow.jobs.show import funnel
@@ -117,16 +117,18 @@ def sweep(
     job_file: JobFile,
     vary: Annotated[
         list[str],
-        typer.Option("--vary", metavar="PATH=VALUES", help="such as policy.3.density.fraction=0.1,0.2,0.3; repeatable"),
+        typer.Option(
+            "--vary", metavar="PATH=VALUES", help="values, as in policy.3.density.fraction=0.1,0.2; repeatable"
+        ),
     ],
     change: Changes = None,
     executor: Executor = "ray",
     address: Address = None,
     workers: Workers = None,
-    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="leave all of it there too")] = None,
+    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="also write a JSON file")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare policies: every combination of the varied values, over scores that are made once; no manifest."""
+    """Compare policies: run every combination of the given values over one store; writes no manifest."""
     from winnow.jobs import sweep as sweeping
     from winnow.jobs.job_file.job import read
     from winnow.jobs.show import comparison
@@ -152,14 +154,14 @@ def status(
     refreshes: Annotated[int | None, typer.Option(min=1, help="with --watch: look so many times at most")] = None,
     plain: AsJson = False,
 ) -> None:
-    """Show the finished jobs of a store, and its artifacts."""
+    """Show the finished jobs and the artifacts of a store; with --watch, follow the newest run."""
     from winnow.jobs.show import documents, funnel
 
     if live:
         from winnow.jobs.watch import watch
 
         if plain:
-            raise JobError("--watch is for people and --json for programs, which read the events: give one of them")
+            raise JobError("--watch and --json exclude each other; give one of them")
         watch(store, Console(), refreshes)
         return
     if plain:
@@ -188,7 +190,7 @@ def verify(
     plain: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check a finished job again from its files alone: counts, uids, shards, sources, values; nothing is written."""
+    """Check the files of a finished job: counts, uids, shards, sources, values; writes nothing."""
     from winnow.jobs.show.documents import verify_document
     from winnow.jobs.verify import verify as verifying
     from winnow.pipeline.executors.choose import open_executor
@@ -218,7 +220,7 @@ def cat(
     epoch: Annotated[int | None, typer.Option(help="only samples of this epoch of the cut `epochs`")] = None,
     gap: Annotated[int | None, typer.Option(help="bytes read over rather than asked for around them")] = None,
 ) -> None:
-    """Write the kept samples of one input shard to stdout, a tar that webdataset reads through `pipe:`."""
+    """Stream the kept samples of one input shard to stdout as a tar, for webdataset's `pipe:`."""
     from winnow.jobs import cat as streaming
 
     raise typer.Exit(streaming.cat(store, name, shard, epoch, gap))
@@ -234,7 +236,7 @@ def train_filter(
     workers: Annotated[int | None, typer.Option(min=1, help="to write pairs; one per core by default")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a filter network: clean pairs, fine-tuning, the average of both; the same command resumes."""
+    """Train a filter network: train on clean pairs, fine-tune, average both; the same command resumes."""
     from winnow.jobs.filter_network import filter_job
     from winnow.jobs.filter_network import train_filter as training
     from winnow.pipeline.executors.choose import open_executor
@@ -262,7 +264,7 @@ def export(
     dropped: Annotated[bool, typer.Option("--dropped", help="what does not stay, with the reason")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Name what a finished job keeps in parquet files: uid, key, caption, url; img2dataset and datasets read them."""
+    """List the kept samples of a finished job in parquet files: uid, key, caption, url."""
     from winnow.jobs import export as exporting
     from winnow.pipeline.executors.choose import open_executor
 
@@ -290,7 +292,7 @@ def report(
     workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make one HTML page of a finished job: funnel, histograms, concepts, samples; it opens from disk, offline."""
+    """Make an HTML page about a finished job: funnel, histograms, concepts, samples; it opens offline."""
     from winnow.jobs import report as reporting  # the library of plots is 5 MB
     from winnow.pipeline.executors.choose import open_executor
 
@@ -312,7 +314,7 @@ def quickstart(
     workers: Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Render a world, train a filter network on it, filter its noisy pool, compare with the planted truth."""
+    """Try winnow without data: render a small pool, train a filter network, filter the pool, check the result."""
     from winnow.jobs.quickstart import quickstart as whole
     from winnow.jobs.show import funnel
 

@@ -20,12 +20,12 @@ def export(
     dropped: bool = False,
     say: Callable[[str], None] = lambda _line: None,
 ) -> str:
-    """URL of the folder with the export of job `name` of a store, which is made unless it is there.
+    """Make the export of job `name` of a store, unless it exists; return the URL of its folder.
 
-    columns: of the pool, beside uid, key, caption and sizes: fields of the json in tars, columns of parquet. dropped:
-    name the samples that do not stay, with their reason, in place of those that do. say: is told of a column that no
-    sample has. Raises JobError where there is no such job and for columns that an export has anyway, AccountingError
-    where it is not as many samples as the job keeps, or leaves out.
+    columns: of the pool, besides uid, key, caption and sizes: json fields in tars, columns of parquet. dropped: list
+    the dropped and rejected samples with their reason instead of the kept ones. say: is called for a column that no
+    sample has. Raises JobError for an unknown job and for columns that every export has; AccountingError if the
+    number of samples differs from the job's count.
     """
     job, shards = read_finished(store, name, Sample(None))
     stage = Export(job.embeddings, job.manifest, job.job.pool.reader, tuple(columns), dropped)

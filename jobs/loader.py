@@ -3,7 +3,7 @@
     from winnow import samples
     data = samples("s3://bucket/winnow", "laion-dbp", shuffle=epoch).compose(wds.shuffle(5000), wds.decode("pilrgb"))
 
-Imports neither torch nor what runs a job, for `winnow cat` starts once for every shard.
+It does not import torch or the engine, because `winnow cat` starts once for every shard.
 """
 
 import random
@@ -34,7 +34,7 @@ class Kept:
     def plan(self, shard: int) -> Plan:
         """The plan of one input shard. Raises JobError where the pool has no such shard."""
         if not 0 <= shard < self.shards:
-            raise JobError(f"a shard of {self.name} must be 0 to {self.shards - 1}, but {shard} came")
+            raise JobError(f"a shard of {self.name} must be 0 to {self.shards - 1}, got {shard}")
         return self.selected.plan(shard)
 
     def samples(self, shard: int) -> Iterator[dict[str, object]]:
@@ -45,9 +45,9 @@ class Kept:
 
 
 def opened(store: str, name: str, *, epoch: int | None = None, gap_bytes: int | None = None) -> Kept:
-    """What job `name` of a store keeps; in epoch `epoch` where its policy ends with `epochs`, by default in any.
+    """The kept samples of job `name` of a store; with `epoch`, only those of that epoch of the cut `epochs`.
 
-    gap_bytes: as for Selected. Raises JobError where there is no such job or epoch, and for a pool without images.
+    gap_bytes: see Selected. Raises JobError for an unknown job or epoch, and for a pool without images.
     """
     store = storage.absolute(store.rstrip("/"))
     record = record_of(store, name)
@@ -67,7 +67,7 @@ def opened(store: str, name: str, *, epoch: int | None = None, gap_bytes: int | 
         report = _done(drawn) if drawn else {"epochs": 0, "asked": 0}
         if not 0 <= epoch < report["epochs"]:
             have = f"has epochs 0 to {report['epochs'] - 1}" if drawn else "has no cut `epochs`"
-            raise JobError(f"an epoch must be one of those that {name} drew, but {epoch} came, and it {have}")
+            raise JobError(f"an epoch must be one of those that {name} drew, got {epoch}, and it {have}")
         selected = Selected(selected.embeddings, selected.manifest, reader, drawn, epoch, gap_bytes)
         count = report["asked"]
     return Kept(name, selected, shards, count)
@@ -79,10 +79,10 @@ def samples(
     """The kept samples of a job as a webdataset pipeline, which a torch DataLoader takes as it is, with workers.
 
     Samples are dicts of __key__, __url__ and bytes by suffix. Shards are divided among nodes and workers as webdataset
-    does, so that together they give every sample once, and as often as its weight says; append what comes after with
-    `.compose(...)`. One shard's plan and two pieces of 8 MiB are held at a time. shuffle: seed of the order of the
-    shards, such as the number of the epoch that trains; None for the order of the pool. epoch, gap_bytes: see opened.
-    Raises as opened; while it is read, ShardError where a shard is no longer the file that the job read.
+    does, so together they give each sample as often as its weight says. Append further steps with `.compose(...)`.
+    Memory: one shard's plan and two pieces of 8 MiB. shuffle: seed for the order of the shards, such as the number of
+    the training epoch; None for the order of the pool. epoch, gap_bytes: see opened.
+    Raises the errors of opened; while reading, ShardError if a shard is no longer the file that the job read.
     """
     import webdataset  # it imports torch, which nothing else here waits for
 

@@ -27,7 +27,7 @@ _VERSIONS = ("torch", "open_clip_torch", "faiss-gpu", "faiss-cpu", "ray", "pyarr
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished job came to.
+    """The result of a finished job.
 
     counts: pool, kept, dropped by cut, rejected by kind. steps: every stage by label, in order.
     """
@@ -39,13 +39,13 @@ class Result:
 
 
 def laid_out(job: Job) -> tuple[Path, tuple[storage.Identity, ...]]:
-    """The stages of a job and its listed input shards; nothing is run."""
+    """The stages of a job and its listed input shards; runs nothing."""
     identities = job.pool.identities()
     return stages_of(job, identities), identities
 
 
 def stages_of(job: Job, identities: tuple[storage.Identity, ...]) -> Path:
-    """The stages of a job over input shards that are listed already."""
+    """The stages of a job over input shards that are already listed."""
     return lay_out(
         store=job.store,
         pool=job.pool,
@@ -63,8 +63,8 @@ def run(
 ) -> Result:
     """Run every stage that is not done, check the accounting, and commit jobs/<name>.json.
 
-    say: is told one line per stage. watchers: are told of every shard. looked: whether what is read is looked at first,
-    so that a job which cannot succeed ends before a worker starts. Raises WinnowError; what finished stays, and the
+    say: is called with one line per stage. watchers: see every shard. looked: whether to read the first samples first,
+    so that a job that cannot succeed ends before a worker starts. Raises WinnowError; finished work stays, and the
     same call resumes.
     """
     path, identities = laid_out(job)
@@ -85,16 +85,16 @@ def run(
 def run_of(
     job: Job, executor: Executor, identities: tuple[storage.Identity, ...], watchers: tuple[Watcher, ...] = ()
 ) -> Run:
-    """What the stages of a job share; JobError where the executor's workers could not see the store."""
+    """What the stages of a job share; JobError if the executor's workers cannot see the store."""
     if not storage.is_shared(job.store) and not isinstance(executor, LocalExecutor):
-        raise JobError(f"{job.store} is seen by one process only, so it goes with the local executor")
+        raise JobError(f"{job.store} is visible to one process only; use --executor local")
     return Run(job.store, executor, identities, job.needs, job.limits, watchers)
 
 
 def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> StepResult:
-    """Run one stage unless it is done, and say in one line what became of it.
+    """Run one stage unless it is done, and say the result in one line.
 
-    Raises RejectsError after a stage that rejects samples, where more of them are than the job bears.
+    Raises RejectsError after a stage that rejects more samples than the job's limits allow.
     """
     result = execute(stage, shared)
     if isinstance(stage, Embeddings | Precomputed):
@@ -114,7 +114,7 @@ def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> S
 
 
 def job_url(store: str, name: str) -> str:
-    """Where the record of a job lies."""
+    """The URL of the record of a job."""
     return storage.join(store, "jobs", f"{name}.json")
 
 
@@ -134,7 +134,7 @@ def keep_former(store: str, record: Mapping[str, object]) -> str | None:
 
 
 def states_of(job: Job, path: Path, identities: tuple[storage.Identity, ...]) -> list[tuple[str, Artifact, Readiness]]:
-    """(label, artifact, state) of every stage of a job, in order; nothing is run or written."""
+    """(label, artifact, state) of every stage of a job, in order; runs and writes nothing."""
     found = [(label, artifact_of(stage, job.store), stage) for label, stage in path.stages]
     return [(label, made, state_of(made, identities, getattr(stage, "recipe", None))) for label, made, stage in found]
 

@@ -1,7 +1,7 @@
 """`winnow sweep`: runs many policies over one store and compares what they keep.
 
-Scores are made once. What several policies share has one fingerprint, so it runs once; a later `winnow run` of
-the policy that is chosen finds every cut of it done.
+Scores are made once. Stages that several policies share have one fingerprint, so they run once. A later `winnow run`
+of the chosen policy uses its cuts again.
 """
 
 import copy
@@ -25,12 +25,12 @@ from winnow.stages.policy import Path
 from winnow.stages.survivors import Survivors
 
 MOST = 200
-"""Policies of one sweep; each shard's overlap is a table of so many rows and columns."""
+"""Most policies of one sweep; each shard's overlap is a table with this many rows and columns."""
 
 
 @dataclass(frozen=True)
 class Variation:
-    """One place of the policy, such as `policy.3.density.fraction`, and what shall stand there in turn."""
+    """One place of the policy, such as `policy.3.density.fraction`, and the values to try there."""
 
     path: str
     values: tuple[object, ...]
@@ -40,25 +40,23 @@ class Variation:
         """`path=1,2,3` or `path=[1, 2, 3]`, values in YAML; JobError for anything else."""
         path, separator, listed = text.partition("=")
         if not separator:
-            raise JobError(f"a variation must be path=value,value, but {text!r} came")
+            raise JobError(f"a variation must be path=value,value, got {text!r}")
         if path.partition(".")[0] != "policy":
             raise JobError(
-                f"a sweep decides again over one pool and its scores, so it varies what is under policy, but {path} "
-                f"came; use --set for that, and one sweep for each"
+                f"--vary must name a place under policy, because all policies share one pool and its scores, got {path}"
+                "; use --set for that, and one sweep for each value"
             )
         values = loads(f"[{listed}]", f"--vary {text}")
         if len(values) == 1 and isinstance(values[0], list):
             [values] = values
         if len(values) < 2:
-            raise JobError(
-                f"--vary {path}: it takes two values or more to vary, but {listed!r} came; a single one goes with --set"
-            )
+            raise JobError(f"--vary {path} must have two values or more, got {listed!r}; for a single one use --set")
         return cls(path, tuple(values))
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One policy of a sweep. number: from 1. values: what stands at each path that varies. job: it as a whole."""
+    """One policy of a sweep. number: from 1. values: the value at each path that varies. job: the whole job."""
 
     number: int
     values: Mapping[str, object]
@@ -69,7 +67,7 @@ class Variant:
 
 
 def as_option(value: object) -> str:
-    """A value as one would write it after `--set`."""
+    """A value as written after `--set`."""
     text = dumps(value, default_flow_style=True, width=math.inf)
     return text.removesuffix("\n").removesuffix("\n...")
 
@@ -77,16 +75,16 @@ def as_option(value: object) -> str:
 def policies(values: Mapping[str, Any], variations: Sequence[Variation]) -> list[Variant]:
     """Every combination, the last path varying fastest; `values` are the plain values of a job.
 
-    Raises JobError for two variations of one place, more than MOST policies, and one that is no policy.
+    Raises JobError for two variations of one place, more than MOST policies, and a policy that is not valid.
     """
     paths = [variation.path for variation in variations]
     for path, inner in itertools.permutations(paths, 2):
         if f"{inner}.".startswith(f"{path}."):
-            raise JobError(f"a place may be varied once, but --vary {path} and --vary {inner} both set it")
+            raise JobError(f"a place may vary only once, but --vary {path} and --vary {inner} both set it")
     count = math.prod(len(variation.values) for variation in variations)
     if not variations or count > MOST:
         raise JobError(
-            f"a sweep is of 2 to {MOST} policies, but {count:,} came; sweep parts of them: what they share is made once"
+            f"a sweep must have 2 to {MOST} policies, got {count:,}; make several sweeps: shared stages run only once"
         )
     found = []
     for number, chosen in enumerate(itertools.product(*[variation.values for variation in variations]), 1):
@@ -99,10 +97,10 @@ def policies(values: Mapping[str, Any], variations: Sequence[Variation]) -> list
 
 @dataclass(frozen=True)
 class VariantResult:
-    """What one policy came to.
+    """The result of one policy.
 
-    dropped: by cut. thresholds: the value of the last kept, of the cuts that have one. steps: its stages by label.
-    seconds: what this run took for each stage by label; what an earlier policy made is not among them.
+    dropped: by cut. thresholds: value of the last kept sample, for the cuts that have one. steps: its stages by label.
+    seconds: of this run, by label, without the stages that an earlier policy made.
     """
 
     policy: Variant
@@ -115,10 +113,10 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What all policies came to.
+    """The result of all policies.
 
-    pool: samples, rejected ones as well. rejected: by kind. both: int64 (p, p), samples that each two policies keep.
-    seconds: of comparing them.
+    pool: all samples, including rejects. rejected: by kind. both: int64 (p, p), samples that each two policies keep.
+    seconds: of the comparison.
     """
 
     pool: int
@@ -162,10 +160,10 @@ def _record(outcome: VariantResult) -> Mapping[str, object]:
 
 
 def sweep(found: Sequence[Variant], executor: Executor, say: Callable[[str], None]) -> Sweep:
-    """Run every stage that decides one of the policies, then count what each two of them keep.
+    """Run the stages of all policies, then count the samples that each two of them keep.
 
-    say: is told one line per policy and per stage. Raises WinnowError that names the policy; what finished stays,
-    and the same call resumes.
+    say: is called with one line per policy and per stage. Raises a WinnowError that names the policy; finished work
+    stays, and the same call resumes.
     """
     job = found[0].job
     identities = job.pool.identities()
@@ -198,7 +196,7 @@ def _check_differ(found: Sequence[Variant], paths: Sequence[Path]) -> None:
     for policy, path in zip(found, paths, strict=True):
         same = first.setdefault(path.manifest.name, policy)
         if same is not policy:
-            raise JobError(f"every policy of a sweep must be another one, but ({same}) and ({policy}) are the same")
+            raise JobError(f"the policies of a sweep must differ, but ({same}) and ({policy}) are the same")
 
 
 def _decide(

@@ -1,6 +1,6 @@
 """`winnow status --watch`: follows the event log of the newest run of a store and shows its progress.
 
-Any process that can read the store can watch: it asks nothing of the driver.
+Any process that can read the store can watch. It does not contact the driver.
 """
 
 import time
@@ -24,7 +24,7 @@ EVERY_S = 2.0
 
 @contextmanager
 def recorded(store: str, job: str, executor: str) -> Iterator[tuple[Watcher, ...]]:
-    """The watchers of a run that starts now: its event log, and Ray's metrics where Ray runs it."""
+    """The watchers of a run that starts now: its event log and, on Ray, Ray's metrics."""
     log, state = EventLog.of(store, job), "failed"
     try:
         yield (log, *open_metrics(executor, job))
@@ -67,7 +67,7 @@ class Passing:
 
 @dataclass
 class Standing:
-    """What the events so far come to; memory follows stages, never shards."""
+    """The state that the events so far describe; memory grows with stages, not with shards."""
 
     job: str = ""
     start: str = ""
@@ -77,7 +77,7 @@ class Standing:
     now: Passing | None = None
 
     def take(self, event: dict[str, Any]) -> None:
-        """One more event; those of kinds that are not known change nothing."""
+        """Add one event; unknown kinds of events change nothing."""
         kind, self.seconds = event["event"], event["t"]
         if kind == "run":
             self.job, self.start, self.state, self.made, self.now = event["job"], event["start"], "running", {}, None
@@ -97,7 +97,7 @@ class Standing:
             self.state = event["state"]
 
     def table(self) -> Table:
-        """A row for each stage that is done, and one for the present pass."""
+        """One row for each finished stage, and one for the current pass."""
         title = Text(f"{self.job}, started {self.start}, {self.state} after {self.seconds:,.0f} s")
         table = Table("stage", "shards", "samples/s", "rejects", "retries", "time", title=title)
         for column in table.columns[1:]:
@@ -117,9 +117,9 @@ class Standing:
 def watch(
     store: str, console: Console, refreshes: int | None = None, wait: Callable[[float], None] = time.sleep
 ) -> Standing:
-    """Show the newest run until it ends, or so many times; a run that was killed never ends, so Ctrl-C does.
+    """Show the newest run until it ends, or a number of times; use Ctrl-C for a run that was killed.
 
-    Raises JobError where the store has no event log. Cost of a look: one list request and the bytes that are new.
+    Raises JobError if the store has no event log. Cost per look: one list request and the new bytes.
     """
     reader, standing, looks = EventReader(store), Standing(), 0
     with Live(console=console, auto_refresh=False) as live:

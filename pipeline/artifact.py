@@ -45,7 +45,7 @@ class Artifact:
     def named(cls, store: str, folder: str) -> "Artifact":
         """The artifact of a folder such as `embeddings-3fa2c17bb71c2af3`. Raises ValueError for any other name."""
         if not is_artifact(folder):
-            raise ValueError(f"a folder must be named as an artifact is, but {folder!r} came")
+            raise ValueError(f"a folder must be named as an artifact is, got {folder!r}")
         stage, _, mark = folder.rpartition("-")
         return cls(store, stage, mark)
 

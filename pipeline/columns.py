@@ -11,7 +11,7 @@ def column(table: pa.Table, name: str, null: object = None) -> np.ndarray:
     values = table[name]
     if values.null_count:
         if null is None:
-            raise DataError(f"column {name} must have no nulls here, but {values.null_count} came")
+            raise DataError(f"column {name} must have no nulls here, got {values.null_count}")
         values = values.fill_null(null)
     return np.asarray(values.to_numpy())
 
@@ -19,7 +19,7 @@ def column(table: pa.Table, name: str, null: object = None) -> np.ndarray:
 def matrix(vectors: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """A column of fixed-size lists as an array (n, d); DataError for nulls."""
     if vectors.null_count:
-        raise DataError(f"every row must have its vector here, but {vectors.null_count} nulls came")
+        raise DataError(f"every row must have its vector here, got {vectors.null_count} nulls")
     array = vectors.combine_chunks() if isinstance(vectors, pa.ChunkedArray) else vectors
     width = array.type.list_size
     flat = array.values.slice(array.offset * width, len(array) * width)

@@ -104,7 +104,7 @@ class FailedShards(WinnowError):
             failed, left = f"{count} of {total} failed", "The others are kept"
         super().__init__(
             f"{label}: every shard must finish, but {failed}:\n{shown}{more}\n"
-            f"{left}; mend the cause and run the same command again to resume."
+            f"{left}; fix the cause and run the same command again to resume."
         )
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -164,4 +164,4 @@ def _event(line: bytes, url: str) -> dict[str, Any]:
         found = json.loads(line)
         return {"event": found["event"], "t": found["t"], **found}
     except (ValueError, TypeError, KeyError) as error:
-        raise TornError(f"{url} must hold an event a line, but {line[:80]!r} came; delete it") from error
+        raise TornError(f"{url} must hold an event a line, got {line[:80]!r}; delete it") from error

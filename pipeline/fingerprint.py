@@ -33,7 +33,7 @@ def canonical(value: object) -> object:
         return value
     if isinstance(value, Sequence):
         return [canonical(item) for item in value]
-    raise TypeError(f"configuration is plain values, dataclasses and artifacts, but {type(value)} came")
+    raise TypeError(f"configuration is plain values, dataclasses and artifacts, got {type(value)}")
 
 
 def _named(kind: type) -> str:

@@ -129,8 +129,8 @@ class Offered(Mapping[str, type[_T]]):
         except Exception as error:  # whatever the plugin's module raises as it is imported
             raise JobError(
                 f"{name} of {offer.origin} must be imported from {offer.entry.value}, but: {type(error).__name__}: "
-                f"{error}; mend or uninstall {offer.origin.name}"
+                f"{error}; fix or uninstall {offer.origin.name}"
             ) from error
         if (problem := self._wrong(name, found)) is not None:
-            raise JobError(f"{name} of {offer.origin} ({offer.entry.value}) {problem}; mend {offer.origin.name}")
+            raise JobError(f"{name} of {offer.origin} ({offer.entry.value}) {problem}; fix {offer.origin.name}")
         return cast(type[_T], found)

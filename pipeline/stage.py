@@ -204,7 +204,7 @@ class _FooterIfWhole:
 def check_all(label: str, done: Sequence[int], total: int) -> None:
     """Raises AccountingError unless each index in [0, total) came back once."""
     if sorted(done) != list(range(total)):
-        raise AccountingError(f"{label}: {total} items must come back once each, but {len(done)} came")
+        raise AccountingError(f"{label}: {total} items must come back once each, got {len(done)}")
 
 
 def total(summaries: Sequence[Summary], field: str) -> int:

@@ -14,10 +14,10 @@ from winnow.stages.preview.early import example
 
 
 def check_rejects(run: Run, embeddings: Artifact, distinct: Artifact | None = None) -> None:
-    """Raises RejectsError, with a table of the kinds, unless the rejects of the pool are within the run's limits.
+    """Raise RejectsError, with a table of the kinds, unless the rejects of the pool are within the run's limits.
 
-    distinct: with what it rejects too, once it is done. Nothing of the artifacts is lost when the limits are raised.
-    Cost: nothing where all is well; else one footer a shard, and one file of rejects a kind.
+    distinct: also count its rejects, once it is done. Raising the limits keeps all artifacts.
+    Cost: nothing within the limits; else one footer per shard, and one file of rejects per kind.
     """
     limits, kinds = run.limits, Counter[str]()
     rejecting = [embeddings] if distinct is None else [embeddings, distinct]
@@ -30,14 +30,14 @@ def check_rejects(run: Run, embeddings: Artifact, distinct: Artifact | None = No
         raise RejectsError(
             f"{embeddings.name}: {unreadable} shards could not be read, but limits.max_failed_shards is "
             f"{limits.max_failed_shards}:\n{_table(run, rejecting, kinds, pool)}\n"
-            f"Raise it to go on without them. To read them again, mend them, or delete {embeddings.folder} and what "
+            f"Raise it to go on without them. To read them again, repair them, or delete {embeddings.folder} and what "
             f"was made from it."
         )
     if rejected > Fraction(str(limits.max_reject_fraction)) * pool:
         raise RejectsError(
             f"{embeddings.name}: {rejected:,} of {pool:,} samples are rejected, {rejected / pool:.2%}, but "
             f"limits.max_reject_fraction is {limits.max_reject_fraction}:\n{_table(run, rejecting, kinds, pool)}\n"
-            f"Mend what they have in common (pool.image and pool.caption name what is read), or raise the limit; all "
+            f"Fix what they have in common (pool.image and pool.caption name what is read), or raise the limit; all "
             f"that was embedded is kept, and the same command goes on from there."
         )
 
@@ -50,7 +50,7 @@ def _report(artifact: Artifact) -> Summary:
 
 
 def _table(run: Run, rejecting: Sequence[Artifact], kinds: Mapping[str, int], pool: int) -> str:
-    """One line a kind, the most frequent first: count, share of the pool, and the first example."""
+    """One line per kind, the most frequent first: count, share of the pool, and the first example."""
     kinds = {kind: count for kind, count in kinds.items() if count}
     examples: dict[str, str] = {}
     for artifact in rejecting:

@@ -1,7 +1,7 @@
 """The stage `distinct`: rejects samples that have the same uid as an earlier one.
 
-Everything after this names samples by uid: cuts decide ties by it, uids.npy lists it, training data is joined by it. So
-a uid names one sample of the pool, and this is where that becomes true.
+All later stages name samples by uid: cuts break ties by it, uids.npy lists it, and training data is joined by it. So a
+uid must name exactly one sample of the pool, and this stage makes sure of that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ _FIRST = pa.schema([("position", pa.int64()), ("first_shard", pa.int64()), ("fir
 class Distinct:
     """Of the samples with one uid, the first in the order of the pool stays; the others are rejects.
 
-    Where the uid is a hash of image and caption, these are the same pair again; where the pool brings its uids, they
-    may be other pairs, and a sample that no name tells from another cannot be accounted for. Cost: one regroup.
+    If the uid is a hash of image and caption, these are copies of the same pair. If the pool has its own uids, they may
+    be different pairs, but samples with the same name cannot be accounted for. Cost: one exchange.
     """
 
     embeddings: Artifact
@@ -112,7 +112,7 @@ class _Compare:
 
 
 def _perhaps_repeated(uid: np.ndarray) -> np.ndarray:
-    """Row numbers, in order, of every uid whose 64-bit hash another row has too: mostly none, for one plain sort."""
+    """Row numbers, in order, of all uids whose 64-bit hash another row has too: mostly none, at the cost of a sort."""
     hashes = hash64(uid, 0)
     ordered = np.sort(hashes)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]

@@ -43,7 +43,7 @@ REJECTS = pa.schema(
         ("message", pa.string()),
     ]
 )
-"""Columns of a rejects file; offset is -1 where the shard is no tar."""
+"""Columns of a rejects file; offset is -1 if the shard is no tar."""
 
 _PLACE = pa.schema(
     [
@@ -60,7 +60,7 @@ _PLACE = pa.schema(
 )
 
 UNREADABLE = "shard-unreadable"
-"""Kind of the one reject that stands for a shard which cannot be read, however many samples it has."""
+"""Kind of the one reject that stands for a shard that cannot be read, however many samples it has."""
 
 LIKE = "like"
 """In the summary of such a shard: the URL of one that can be read, whose vectors are as wide."""
@@ -138,7 +138,7 @@ def _resolved(encoding: Encoding, needs: Needs) -> Encoding:
 
 
 def report(summaries: list[Summary]) -> Summary:
-    """Counts over all shards: kept (readable samples), rejected, rejects by kind, and what the uids come from."""
+    """Counts over all shards: kept (readable samples), rejected, rejects by kind, and the sources of the uids."""
     kinds, named = Counter[str](), Counter[str]()
     for summary in summaries:
         kinds.update(cast(Mapping[str, int], summary["rejects"]))

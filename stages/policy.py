@@ -20,9 +20,9 @@ from winnow.stages.survivors import Survivors
 
 @dataclass(frozen=True)
 class Path:
-    """The stages of a job in order, and which of them decide what.
+    """The stages of a job in order, and the artifact of each cut.
 
-    stages: (label, stage); the stages that prepare a cut are labelled `<cut>.<stage>`, such as `density.clusters`.
+    stages: (label, stage); a stage that prepares a cut has the label `<cut>.<stage>`, such as `density.clusters`.
     cuts: (name, artifact) of each cut of the policy; a second cut of one kind is named `<kind>_2`.
     """
 
@@ -54,7 +54,7 @@ def lay_out(
     policy: Sequence[Cut],
     samples_per_shard: int | None,
 ) -> Path:
-    """Every stage of a job; only fingerprints are computed, nothing is run. Cost O(shards) for their identities."""
+    """Every stage of a job; computes fingerprints and runs nothing. Cost O(shards) for their identities."""
     listing = PoolStage(shards)
     listed = artifact_of(listing, store)
     first: Stage

@@ -1,6 +1,6 @@
 """Reads columns of the samples that earlier cuts kept.
 
-Files of every cut lie row by row beside the embeddings file of the same shard, so a join is an index.
+The files of every cut have the rows of the embeddings file of the same shard, so a join is an index.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ _BLOCK_ROWS = 1024
 
 @dataclass(frozen=True)
 class Survivors:
-    """Where the rows that a cut sees come from.
+    """The source of the rows that a cut sees.
 
     embeddings: one row per readable sample. last: the artifact of the cut before (column `kept`), None at first.
     vectors are read from the embeddings files, or in place from the pool where they were precomputed.
@@ -47,11 +47,11 @@ class Survivors:
         return self.last or self.embeddings
 
     def count(self) -> int:
-        """How many samples are still in."""
+        """The number of samples that are still in."""
         return cast(int, self._report(self.source)["kept"])
 
     def pool_count(self) -> int:
-        """How many samples the pool has, rejected ones as well; links that were never downloaded are none."""
+        """The number of samples of the pool, including rejects; links that were never downloaded do not count."""
         report = self._report(self.embeddings)
         dead = cast(Mapping[str, int], report["rejects"]).get(NOT_DOWNLOADED, 0)
         return cast(int, report["kept"]) + cast(int, report["rejected"]) - dead

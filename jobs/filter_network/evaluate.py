@@ -31,7 +31,7 @@ _BLOCK = 512  # rows of a similarity matrix at a time
 
 @dataclass(frozen=True)
 class Truth:
-    """What each sample of a pool really is.
+    """The known kind of each sample of a pool.
 
     uid: 32 hex digits, as a manifest has it. good: right pairs. kind: what each one is.
     """
@@ -42,15 +42,15 @@ class Truth:
 
     @classmethod
     def read(cls, url: str, what: str, good: Sequence[str], bad: Sequence[str]) -> "Truth":
-        """From parquet with `uid` and a column `what`; rows whose kind is neither good nor bad are left out.
+        """Read parquet with `uid` and a column `what`; rows whose kind is neither good nor bad are left out.
 
-        bad: empty for every kind that is not good. Raises JobError for a missing column, or where nothing is good or
-        nothing bad; DataError for a file that is no parquet.
+        bad: if empty, every kind that is not good. Raises JobError for a missing column, and if no sample is good or
+        none is bad; DataError for a file that is not parquet.
         """
         try:
             names = brought_schema(url).names
         except StorageError as error:
-            raise JobError(f"a truth is a parquet file, but: {error}") from error
+            raise JobError(f"the truth must be a parquet file, but: {error}") from error
         if lost := {"uid", what} - set(names):
             raise JobError(f"{url} must have columns {', '.join(sorted(lost))}, but it has {', '.join(names)}")
         table = read_brought(url, ["uid", what])
@@ -71,17 +71,17 @@ class Truth:
 def roc_auc(score: Float[np.ndarray, "n"], good: Bool[np.ndarray, "n"]) -> float:
     """P(score of a good sample > score of a bad one) + P(equal) / 2, by average ranks (Mann and Whitney 1947).
 
-    NaN where either kind is missing. Cost O(n log n).
+    NaN if either kind is missing. Cost O(n log n).
     """
     _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    rank = (last - (counts - 1) / 2)[place]  # of equal scores the mean, counted from 1
+    rank = (last - (counts - 1) / 2)[place]  # from 1; equal scores share their mean rank
     n, m = int(good.sum()), int((~good).sum())
     return float((rank[good].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
 
 
 def precision_at(score: Float[np.ndarray, "n"], good: Bool[np.ndarray, "n"], fraction: float) -> float:
-    """Share of good samples among the int(fraction · n) of the highest score; ties share their place evenly."""
+    """Share of good samples among the int(fraction · n) highest scores; ties at the end count in proportion."""
     kept = int(fraction * len(score))
     if not kept:
         return float("nan")
@@ -93,22 +93,22 @@ def precision_at(score: Float[np.ndarray, "n"], good: Bool[np.ndarray, "n"], fra
 def filter_quality(
     store: str, name: str, score: str | None, truth: Truth, fractions: Sequence[float] = FRACTIONS
 ) -> dict[str, object]:
-    """What a score of a finished job makes of a pool with known truth.
+    """ROC AUC and precision of a score of a finished job, on a pool with known truth.
 
-    score: a number column of the job's embeddings or manifest; None for the cosine of its only encoder. Samples that
-    the pool's reader rejected have no score and are counted as unread. Memory: some 300 bytes a sample of the truth.
+    score: a numeric column of the job's embeddings or manifest; None for the cosine of its only encoder. Rejected
+    samples have no score and are counted as unread. Memory: some 300 bytes per sample of the truth.
     Fractions that keep no sample are left out.
-    Raises JobError for a job or column that is not there, DataError where no sample is in both, or none of one kind.
+    Raises JobError for a missing job or column; DataError if job and truth share no sample, or one kind is missing.
     """
     record = read_json(job_url(store, name)) if storage.exists(job_url(store, name)) else None
     if record is None:
-        raise JobError(f"a filter is judged by a finished job, but {store} has none called {name!r}; run it first")
+        raise JobError(f"the job must be finished, but {store} has no finished job {name!r}; run it first")
     url_of = dict(_places(store, record))
     embeddings = url_of["embeddings"]
     if score is None:
         found = [column for column in embeddings.columns(0) if column.endswith(".similarity")]
         if len(found) != 1:
-            raise JobError(f"name the score of {name}: it has {', '.join(found) or 'no cosine'}")
+            raise JobError(f"{name} has no single cosine ({', '.join(found) or 'none'}); name a column with --score")
         score = found[0]
     source = next((made for made in (embeddings, url_of["manifest"]) if score in made.columns(0)), None)
     if source is None:
@@ -120,8 +120,8 @@ def filter_quality(
     values, good, kind = values[read], truth.good[read], truth.kind[read]
     if good.all() or not good.any():
         raise DataError(
-            f"{score} of {name} is judged by good samples and bad ones, but of {len(good)} that have it "
-            f"{int(good.sum())} are good; judge a score that more samples have"
+            f"{score} of {name} must have good and bad samples, but of {len(good)} with this score "
+            f"{int(good.sum())} are good; name a score that more samples have"
         )
     bad = sorted(set(kind[~good].tolist()))
     return {
@@ -142,11 +142,11 @@ def _places(store: str, record: Mapping[str, object]) -> Iterator[tuple[str, Art
 
 
 def _joined(source: Artifact, score: str, truth: Truth) -> np.ndarray:
-    """float64 score of each sample of the truth, NaN where the artifact has none; one file in memory at a time."""
+    """float64 score of each sample of the truth, NaN if the artifact has none; one file in memory at a time."""
     place = {uid: row for row, uid in enumerate(truth.uid.to_pylist())}
     values = np.full(len(place), np.nan)
     if len(place) != len(truth.uid):
-        raise DataError("a truth names each sample once, but a uid came twice")
+        raise DataError("a truth must name each sample once, but a uid is there twice")
     for index in sorted(source.present()):
         table = source.read(index, ["uid", score])
         rows = np.asarray([place.get(uid, -1) for uid in table["uid"].to_pylist()], np.int64)
@@ -158,11 +158,11 @@ def _joined(source: Artifact, score: str, truth: Truth) -> np.ndarray:
 def zero_shot(
     judge: "Judge", urls: Sequence[str], classnames: str, templates: Sequence[str], label: str | None, image: str
 ) -> dict[str, object]:
-    """Accuracy of the nearest class name, on labelled images in tars or parquet; see labelled_images for the columns.
+    """Zero-shot accuracy on labelled images in tars or parquet; see labelled_images for the columns.
 
-    top1, top5: of all images; mean_per_class: the mean over classes of their own top1. Ties go to the lower class.
-    Raises StorageError for a sample that cannot be read, SampleError for an image that cannot be decoded: a set to
-    judge by is whole. DataError for a set of none.
+    top1, top5: over all images; mean_per_class: mean of the top1 of each class. Ties go to the lower class.
+    A test set must be complete: raises StorageError for a sample that cannot be read, SampleError for an image that
+    cannot be decoded, and DataError for an empty set.
     """
     names = read_classnames(classnames)
     weights = judge.classifier(names, templates)  # (d, c)
@@ -176,7 +176,7 @@ def zero_shot(
 
     ranks = [_ranks(vectors @ weights, labels, done) for done, vectors in _counted(judge.images(images()))]
     if not ranks:
-        raise DataError(f"a model is judged by images, but {', '.join(urls)} have none")
+        raise DataError(f"a test set must have images, but {', '.join(urls)} have none")
     rank, known = np.concatenate(ranks), np.asarray(labels)
     own = [float((rank[known == number] == 0).mean()) for number in np.unique(known)]
     return {
@@ -196,7 +196,7 @@ def _counted(batches: Iterator[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _ranks(scores: np.ndarray, labels: Sequence[int], done: int) -> np.ndarray:
-    """Of each row of (b, c), how many classes stand before its label: those of a higher score, or equal and lower."""
+    """Rank of the label in each row of (b, c): how many classes have a higher score, or the same and a lower index."""
     known = np.asarray(labels[done : done + len(scores)])
     own = scores[np.arange(len(scores)), known][:, None]
     ahead = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < known[:, None]))
@@ -205,10 +205,10 @@ def _ranks(scores: np.ndarray, labels: Sequence[int], done: int) -> np.ndarray:
 
 
 def retrieval(judge: "Judge", urls: Sequence[str], captions: str, recalls: Sequence[int] = (1, 5)) -> dict[str, object]:
-    """Recall at k among all pairs of a set: any of a picture's captions for it, its own picture for each caption.
+    """Recall at k over all pairs of a set: an image must find any of its captions, a caption its image.
 
-    captions: see captioned_images. Memory: 4 d bytes a picture and a caption; cost: pictures x captions x d.
-    Raises: as zero_shot.
+    captions: see captioned_images. Memory: 4 d bytes per image and per caption; cost: images x captions x d.
+    Raises the same errors as zero_shot.
     """
     texts: list[str] = []
     owner: list[int] = []
@@ -222,7 +222,7 @@ def retrieval(judge: "Judge", urls: Sequence[str], captions: str, recalls: Seque
 
     batches = list(judge.images(images()))
     if not batches:
-        raise DataError(f"a model is judged by pictures with captions, but {', '.join(urls)} have none")
+        raise DataError(f"a test set must have pictures with captions, but {', '.join(urls)} have none")
     pictures = np.concatenate(batches)  # (n, d)
     said, owners = judge.texts(texts), np.asarray(owner)  # (m, d), (m,)
     to_text = _best(pictures, said, lambda rows: rows[:, None] == owners)
@@ -236,7 +236,7 @@ def retrieval(judge: "Judge", urls: Sequence[str], captions: str, recalls: Seque
 
 
 def _best(queries: np.ndarray, items: np.ndarray, own: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """For each query, how many items of others score higher than the best of its own, or as high."""
+    """Rank of the best of a query's own items: how many other items score at least as high."""
     found = []
     for start in range(0, len(queries), _BLOCK):
         scores = queries[start : start + _BLOCK] @ items.T  # (b, m)
@@ -249,6 +249,6 @@ def _best(queries: np.ndarray, items: np.ndarray, own: Callable[[np.ndarray], np
 def _whole(found: Iterator[object], url: str) -> Iterator[tuple]:  # type: ignore[type-arg]  # of either reader
     for item in found:
         if isinstance(item, Reject):
-            raise StorageError(f"{url}: a set to judge by must be whole, but {item.key}: {item.message}")
+            raise StorageError(f"{url}: a test set must be complete, but {item.key}: {item.message}")
         if isinstance(item, tuple):
             yield item

@@ -20,7 +20,7 @@ _KEYS = ("name", "folder", "model", "pretrained", "clean", "training", "finetune
 
 @dataclass(frozen=True)
 class Finetune:
-    """Further training of what the clean pairs gave, on labelled images with prompts, captioned pairs, or both."""
+    """Fine-tuning after the training on clean pairs: on labelled images with prompts, captioned pairs, or both."""
 
     sources: tuple[Task | Pairs, ...]
     training: Recipe
@@ -28,10 +28,10 @@ class Finetune:
 
 @dataclass(frozen=True)
 class FilterJob:
-    """How one filter network is made.
+    """The job of one filter network.
 
-    folder: where all of it lands. clean: pairs that are right. training: of the model on them. finetune: None leaves
-    it out. ensemble: share of the fine-tuned weights in the filter, 0 to 1; the rest are those of before.
+    folder: local folder for all results. clean: correct pairs. training: the recipe for these pairs. finetune: None
+    to train once. ensemble: share of the fine-tuned weights in the average, 0 to 1.
     """
 
     name: str
@@ -49,7 +49,7 @@ class FilterJob:
 
 
 def load_filter_job(path: str, changes: Sequence[str] = ()) -> FilterJob:
-    """The job in a YAML file, with `path.to.key=value` changes applied; JobError for anything it does not know."""
+    """Read the job from a YAML file and apply `path.to.key=value` changes; JobError for unknown keys."""
     return parse_filter_job(read(path, changes))
 
 
@@ -61,7 +61,7 @@ def parse_filter_job(values: Mapping[str, object]) -> FilterJob:
     asked = options_of(_Asked, "the job", values)
     finetune = None if asked.finetune is None else _finetune(asked)
     if not 0 <= asked.ensemble <= 1:
-        raise JobError(f"ensemble is the share of the fine-tuned weights, 0 to 1, but {asked.ensemble} came")
+        raise JobError(f"ensemble must be between 0 and 1 (share of the fine-tuned weights), got {asked.ensemble}")
     return FilterJob(
         name=asked.name,
         folder=storage.rooted(asked.folder.rstrip("/")),
@@ -98,7 +98,7 @@ def _finetune(asked: _Asked) -> Finetune:
     task = [options_of(Task, "finetune.task", parts.task)] if parts.task is not None else []
     pairs = [options_of(Pairs, "finetune.pairs", parts.pairs)] if parts.pairs is not None else []
     if not task and not pairs:
-        raise JobError("finetune needs a task (labelled images), pairs (captioned ones), or both, but neither came")
+        raise JobError("finetune must have task (labelled images), pairs (captioned images), or both, got neither")
     return Finetune((*task, *pairs), _recipe("finetune.training", asked, parts.training, None))
 
 

@@ -1,6 +1,6 @@
 """Chooses the precision of a training: the one that its file names, else the faster one on this machine.
 
-The measuring is a process of its own: it imports torch and may take memory of a GPU, which the trainer needs whole.
+The measurement runs in its own process, because it imports torch and may take GPU memory that the trainer needs.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 PRECISION = "precision.json"
-"""File of a folder whose trainings are compared with each other, and so run in one precision."""
+"""File with the precision that all trainings of a folder share, because they are compared with each other."""
 
 _BF16 = ("amp_bf16", "amp_bfloat16", "bf16", "pure_bf16")
 _FP16 = ("amp", "fp16", "pure_fp16")

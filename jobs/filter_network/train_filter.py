@@ -1,8 +1,8 @@
 """`winnow train-filter`: trains, fine-tunes and averages a filter network into filter.pt and filter.json.
 
-The way of Fang et al. 2023 (arXiv 2309.17425): clean pairs, each picture with its captions in turn; training;
-fine-tuning on a task set whose captions are prompts; the average of the weights before and after. Every step has a
-folder whose name carries a fingerprint of all that it is made from: what is done is not done again.
+The method of Fang et al. 2023 (arXiv 2309.17425): train on clean pairs, each image with all of its captions;
+fine-tune on a task whose captions are prompts; average the weights before and after. Each step has a folder whose
+name carries a fingerprint of its inputs, so finished steps are used again.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ _VERSIONS = ("winnow", "open_clip_torch", "torch", "webdataset", "pillow")
 
 @dataclass(frozen=True)
 class Trained:
-    """One finished training. facts: what provenance.json says of it."""
+    """One finished training. facts: its entry in provenance.json."""
 
     checkpoint: Path
     facts: Mapping[str, object]
@@ -39,7 +39,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Filter:
-    """A finished filter network. reused: whether it was there before."""
+    """A finished filter network. reused: whether an earlier call made it."""
 
     weights: Path
     config: Path
@@ -48,19 +48,19 @@ class Filter:
 
     @property
     def encoder(self) -> OpenClip:
-        """As a job's `embeddings:` takes it."""
+        """The encoder for `embeddings:` of a job."""
         return OpenClip(str(self.config), str(self.weights))
 
 
 def train_filter(job: FilterJob, executor: Executor, say: Callable[[str], None]) -> Filter:
-    """Carry out a filter's job, each step that is not done; the same call resumes.
+    """Run the steps of a filter's job that are not done; the same call resumes.
 
-    executor: for the training pairs; the trainer is a process of its own on this machine.
-    Raises JobError for a folder that is not local, TrainingError where a training fails, PoolError where no picture can
-    be read.
+    executor: writes the training pairs; the trainer is a process on this machine.
+    Raises JobError for a folder that is not local, TrainingError if a training fails, PoolError if no image can be
+    read.
     """
     if "://" in job.folder:
-        raise JobError(f"the trainer writes to this machine, but folder is {job.folder}; name a local one, copy later")
+        raise JobError(f"folder must be local, got {job.folder}; train into a local folder, then copy it")
     folder = Path(job.folder)
     base = _step(job, "base", (job.clean,), job.training, executor, say)
     parts, steps = [(base.checkpoint, 1.0)], {"base": base.facts}
@@ -128,7 +128,7 @@ def _step(
 
 
 def _inputs(sources: Sequence[Source]) -> list[Mapping[str, object]]:
-    """What each source was when it was listed: a fingerprint of every file's size and etag (or time)."""
+    """The identity of each source: number of files, bytes, and a fingerprint of their sizes and etags (or times)."""
     found: list[Mapping[str, object]] = []
     for source in sources:
         files = storage.identify([*source.urls(), *([source.classnames] if isinstance(source, Task) else [])])
@@ -138,7 +138,7 @@ def _inputs(sources: Sequence[Source]) -> list[Mapping[str, object]]:
 
 
 def _without_places(source: Source) -> Source:
-    """A source that does not say where it lies; its files' identities say what it is."""
+    """The source without its paths, so that moving the files does not change the fingerprint."""
     if isinstance(source, Task):
         return dataclasses.replace(source, images="", classnames="")
     return dataclasses.replace(source, shards="")

@@ -1,7 +1,7 @@
 """One training by open_clip's trainer in a folder of its own; resumes from its last checkpoint.
 
-The trainer is a process of its own: one Python, or torchrun with several. It ends with the process that started it, and
-is resumed from its last whole checkpoint; a finished training is not done again, and a folder takes one recipe only.
+The trainer runs in its own process: one Python, or torchrun with several. It ends with the process that started it and
+resumes from its last complete checkpoint. A finished training is used again, and a folder takes one recipe only.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ from winnow.stages.encoders.clip_model import Model
 from winnow.stages.encoders.weights import Weights
 
 LOG = "train.log"
-"""File of a training that holds everything its trainer said, of every call."""
+"""The log file of a training: all output of its trainer, over all calls."""
 
 RECIPE = "recipe.json"
 MODEL = "model.json"
@@ -47,20 +47,21 @@ Precision = Literal["auto", "fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Recipe:
-    """How a CLIP is trained; the words are open_clip_train's, the sizes those of the whole training.
+    """How to train a CLIP; names are those of open_clip_train, sizes are for the whole training.
 
     model: a name of open_clip or a model configuration `.json`.
-    pretrained: weights to begin with, a checkpoint file or a tag of open_clip; None begins with random ones.
-    epochs: how often a checkpoint is left; an epoch is samples_per_epoch pairs, or every pair of sizes.json once.
-    batch_size: pairs per step over all processes, and so the captions that each picture is told apart from.
+    pretrained: initial weights, a checkpoint file or a tag of open_clip; None for random weights.
+    epochs: number of checkpoints; an epoch is samples_per_epoch pairs, or every pair of sizes.json once.
+    batch_size: pairs per step over all processes, so each image is contrasted with this many captions.
     learning_rate: peak of the cosine schedule, after warmup_steps of linear rise.
     augmentation: fields of open_clip's AugmentationCfg, such as scale, color_jitter with color_jitter_prob.
-    seed: of the initial weights and the order of the shards; the order inside the trainer's shuffle buffer follows the
+    seed: of the initial weights and the order of the shards. The order in the trainer's shuffle buffer depends on the
         clock, so two runs differ a little.
-    precision: open_clip_train's, or `auto`: amp_bf16 where the GPU has it or it is measured to be faster on this CPU,
-        else amp on a GPU and fp32 on a CPU. What it came to stands in recipe.json, and a resumed training keeps to it.
-    processes: trainers side by side, one per GPU; more than one go through torchrun on this machine.
-    workers: processes that decode, for each trainer. threads: of each trainer (OMP_NUM_THREADS), None as it is set.
+    precision: a precision of open_clip_train, or `auto`: amp_bf16 if the GPU has it or if it is measured to be faster
+        on this CPU, else amp on a GPU and fp32 on a CPU. recipe.json records the choice, and a resumed training keeps
+        it.
+    processes: trainers side by side, one per GPU; torchrun starts more than one on this machine.
+    workers: decoding processes per trainer. threads: of each trainer (OMP_NUM_THREADS); None leaves it as set.
     timeout_s: of one call of `train`, in seconds.
     """
 
@@ -86,21 +87,22 @@ class Recipe:
         object.__setattr__(self, "pretrained", self.pretrained and home(self.pretrained))
         if self.batch_size % self.processes:
             raise ValueError(
-                f"batch_size is shared out evenly, but {self.batch_size} pairs came for {self.processes} processes"
+                f"batch_size must be a multiple of processes, got {self.batch_size} pairs for {self.processes} "
+                "processes"
             )
 
 
 def run_training(shards: str, out: Path, recipe: Recipe, say: Callable[[str], None] | None = None) -> Path:
-    """Train by a recipe until its end; return the path of the last checkpoint, `out/checkpoints/epoch_<epochs>.pt`.
+    """Train to the end of a recipe; return the path of the last checkpoint, `out/checkpoints/epoch_<epochs>.pt`.
 
-    shards: tars of jpg and txt as open_clip takes them: a path, a brace pattern, several joined by `::`, or `pipe:`;
-        where the recipe has no samples_per_epoch, sizes.json (tar name to samples) lies beside them.
-    out: the folder of this training alone. What an earlier call left there is gone on with, or returned if finished.
-    say: is told which precision was chosen, and why.
-    Only the last checkpoint is kept: an older one goes when its successor is there.
-    Raises: ModelError where the recipe's GPU is not here; where `out` holds the training of another recipe, another
-        model under the same name or of other shards. TrainingError where another call still trains there, and with the
-        log's tail where the trainer fails, leaves no checkpoint or exceeds timeout_s.
+    shards: tars of jpg and txt as open_clip takes them: a path, a brace pattern, several joined by `::`, or `pipe:`.
+        Without samples_per_epoch in the recipe, sizes.json (samples by tar name) must be beside them.
+    out: the folder of this training alone. The call resumes an earlier one there, or returns its result if finished.
+    say: is called with the chosen precision and the reason.
+    Only the last checkpoint is kept.
+    Raises: ModelError if this machine lacks the recipe's GPU, or if `out` has a training of another recipe, another
+        model under the same name, or other shards. TrainingError if another call still trains there; also, with the
+        end of the log, if the trainer fails, writes no checkpoint or exceeds timeout_s.
     """
     out = out.absolute()
     recipe = settled(recipe, out / RECIPE, say)
@@ -117,7 +119,7 @@ def run_training(shards: str, out: Path, recipe: Recipe, say: Callable[[str], No
             fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise TrainingError(
-                f"one trainer works in a folder, but another still writes {log}; wait for it, or stop it"
+                f"a folder takes one trainer at a time, but another writes {log}; wait for it or stop it"
             ) from error
         _remove_torn(checkpoint.parent)
         try:
@@ -162,7 +164,7 @@ def claim_model(folder: Path, model: str) -> None:
     try:
         config = json.loads(Path(model).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"a model is a name of open_clip or a configuration .json, but {model}: {error}") from error
+        raise ModelError(f"a model is a name of open_clip or a configuration .json, got {model}: {error}") from error
     claim(folder / MODEL, config, "trainings of one model")
 
 
@@ -243,6 +245,6 @@ def _failure(what: str, shards: str, log: Path) -> str:
         file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
         tail = "\n".join(file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
     return (
-        f"open_clip's trainer must leave a checkpoint of {shards}, but it {what}; mend what its log's end "
-        f"({log}) names and run the same again, which goes on from its last checkpoint:\n{tail}"
+        f"open_clip's trainer must write a checkpoint of {shards}, but it {what}; fix the error at the end of its log "
+        f"({log}), and run the same command again to resume:\n{tail}"
     )

@@ -1,7 +1,7 @@
 """Builds training tars of images with captions or prompts, one tar for each caption of an image.
 
-Every input file becomes `layers` tars. A layer holds every picture once, each layer with another caption of it, so a
-tar never holds a picture twice, and however many captions a picture has, it is seen as often as any other.
+Every input file becomes `layers` tars. A layer holds every picture once, with another of its captions. So a tar never
+holds a picture twice, and every picture is seen equally often, however many captions it has.
 """
 
 import io
@@ -30,12 +30,12 @@ _MIX = 0x9E3779B97F4A7C15  # any odd number of 64 bits: spreads the first templa
 
 @dataclass(frozen=True, config=_STRICT)
 class Pairs:
-    """Pictures with captions that somebody vouches for.
+    """Pictures with captions that are known to be correct.
 
     shards: tars. captions: suffix of the caption's member, or json:FIELD of one caption or a list of them.
     layers: how many tars each shard becomes; with as many layers as there are captions, all of them are used.
-    side: pictures with a longer shorter side are stored at this side in pixels, which spares the trainer most of its
-        decoding; None keeps every picture byte for byte.
+    side: larger pictures are stored with this shorter side in pixels, which saves the trainer most of its decoding;
+        None keeps every picture byte for byte.
     """
 
     shards: storage.Files
@@ -44,7 +44,7 @@ class Pairs:
     side: int | None = Field(default=None, ge=16)
 
     def urls(self) -> list[str]:
-        """The files, in order; raises PoolError where there are none."""
+        """The files, in order; raises PoolError if there are none."""
         return storage.expand([self.shards] if isinstance(self.shards, str) else self.shards, ".tar")
 
     def read(self, url: str) -> Iterator[tuple[Sample, tuple[str, ...]] | Reject]:
@@ -70,7 +70,7 @@ class Task:
     side: int | None = Field(default=None, ge=16)
 
     def urls(self) -> list[str]:
-        """The files, in order; raises PoolError where there are none."""
+        """The files, in order; raises PoolError if there are none."""
         return storage.expand([self.images] if isinstance(self.images, str) else self.images)
 
     def read(self, url: str) -> Iterator[tuple[Sample, tuple[str, ...]] | Reject]:
@@ -92,10 +92,10 @@ Source = Pairs | Task
 
 
 def write_pairs(sources: Sequence[Source], folder: str, executor: Executor) -> dict[str, object]:
-    """Make the training tars of all sources; returns what `_done.json` says, and does nothing where that is there.
+    """Make the training tars of all sources and return the content of `_done.json`; does nothing if that exists.
 
-    Every input file is a task; no task holds more than the pictures of one file. Raises PoolError where no picture of a
-    source could be read. What cannot be read is counted by kind.
+    Every input file is a task that holds the pictures of one file. Pictures that cannot be read are counted by kind.
+    Raises PoolError if no picture of a source can be read.
     """
     done = json_if_whole(storage.join(folder, DONE))
     if done is not None:

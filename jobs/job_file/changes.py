@@ -13,7 +13,7 @@ def change(values: dict[str, Any], text: str) -> None:
     """Apply one `path.to.key=value`; values are YAML."""
     path, separator, value = text.partition("=")
     if not separator:
-        raise JobError(f"a change must be path=value, but {text!r} came")
+        raise JobError(f"a change must be path=value, got {text!r}")
     put(values, path, loads(value, f"--set {text}"), "--set")
 
 

@@ -104,7 +104,7 @@ def read(path: str, changes: Sequence[str] = ()) -> dict[str, Any]:
         raise JobError(f"{path} must be a mapping with {', '.join(_KEYS)}, but it holds {type(values).__name__}")
     paths = [text.partition("=")[0] for text in changes]
     if twice := next((path for path in paths if paths.count(path) > 1), None):
-        raise JobError(f"--set must name a place once, but {twice} came {paths.count(twice)} times")
+        raise JobError(f"--set must name a place once, but {twice} is set {paths.count(twice)} times")
     for text in changes:
         change(values, text)
     return values
@@ -117,7 +117,7 @@ def parse(values: Mapping[str, object]) -> Job:
         if not values.get(key):
             raise JobError(f"a job must have {key}")
     if not isinstance(values["name"], str):
-        raise JobError(f"name must be text, but {values['name']!r} came; quote it")
+        raise JobError(f"name must be text, got {values['name']!r}; quote it")
     pool = _pool(mapping_of("pool", values["pool"]))
     embeddings = {
         name: _encoder(name, mapping_of(f"embeddings.{name}", options))
@@ -155,16 +155,16 @@ def _check(job: Job) -> None:
     for number, cut in enumerate(job.policy):
         cut.check(Given(text, images, after=kinds[number + 1 :]))
     if not _NAME.fullmatch(job.name):
-        raise JobError(f"a job's name must be letters, digits, dot, dash or underscore, but {job.name!r} came")
+        raise JobError(f"a job's name must be letters, digits, dot, dash or underscore, got {job.name!r}")
     wants = job.resources
     if (wants.workers is not None and wants.workers < 1) or wants.retries < 0:
-        raise JobError(f"resources need workers >= 1 and retries >= 0, but {wants} came")
+        raise JobError(f"resources need workers >= 1 and retries >= 0, got {wants}")
     if not (0 <= wants.cpus < float("inf") and 0 <= wants.gpus < float("inf") and wants.cpus + wants.gpus > 0):
-        raise JobError(f"resources need cpus >= 0 and gpus >= 0, not both 0, but {wants} came")
+        raise JobError(f"resources need cpus >= 0 and gpus >= 0, not both 0, got {wants}")
     if not 0 <= job.limits.max_reject_fraction <= 1 or job.limits.max_failed_shards < 0:
-        raise JobError(f"limits need 0 <= max_reject_fraction <= 1 and max_failed_shards >= 0, but {job.limits} came")
+        raise JobError(f"limits need 0 <= max_reject_fraction <= 1 and max_failed_shards >= 0, got {job.limits}")
     if job.shards is not None and job.shards.samples_per_shard < 1:
-        raise JobError(f"shards.samples_per_shard must be at least 1, but {job.shards.samples_per_shard} came")
+        raise JobError(f"shards.samples_per_shard must be at least 1, got {job.shards.samples_per_shard}")
 
 
 def _has_text(job: Job, encoder: str) -> bool:
@@ -175,9 +175,9 @@ def _has_text(job: Job, encoder: str) -> bool:
 
 def _store(url: object) -> str:
     if not isinstance(url, str):
-        raise JobError(f"store must be a URL or a folder, but {url!r} came")
+        raise JobError(f"store must be a URL or a folder, got {url!r}")
     if url.startswith(("http://", "https://")):
-        raise JobError(f"store must be where files can be written, but {storage.redacted(url)} came, of a web server")
+        raise JobError(f"store must be where files can be written, got {storage.redacted(url)}, of a web server")
     try:
         store = storage.rooted(url).rstrip("/") or "/"
     except StorageError as error:
@@ -194,33 +194,33 @@ def _pool(values: Mapping[str, object]) -> Pool:
     shards = values.get("shards")
     patterns = [shards] if isinstance(shards, str) else shards
     if not isinstance(patterns, list | tuple) or not patterns or not all(isinstance(p, str) and p for p in patterns):
-        raise JobError(f"pool.shards must be a pattern or a list of them, but {shards!r} came")
+        raise JobError(f"pool.shards must be a pattern or a list of them, got {shards!r}")
     kind = str(values.get("format") or format_of(patterns[0]))
     if kind not in FORMATS:
-        raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, but {kind!r} came{nearest(kind, FORMATS)}")
+        raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, got {kind!r}{nearest(kind, FORMATS)}")
     options = {key: value for key, value in values.items() if key not in ("shards", "format")}
     return Pool(tuple(map(storage.rooted_pattern, patterns)), options_of(FORMATS[kind], "pool", options))
 
 
 def _encoder(name: str, values: Mapping[str, object]) -> Encoder:
     if not isinstance(name, str) or not name or "." in name:
-        raise JobError(f"an encoder's name must be text without a dot, but {name!r} came")
+        raise JobError(f"an encoder's name must be text without a dot, got {name!r}")
     where = f"embeddings.{name}"
     if (kind := values.get("kind")) is None:
         return options_of(chosen_by(values), where, values)
     if kind not in ENCODERS:
         known = ", ".join(ENCODERS)
-        raise JobError(f"{where}.kind must be one of {known}, but {kind!r} came{nearest(str(kind), ENCODERS)}")
+        raise JobError(f"{where}.kind must be one of {known}, got {kind!r}{nearest(str(kind), ENCODERS)}")
     return options_of(ENCODERS[str(kind)], where, {key: value for key, value in values.items() if key != "kind"})
 
 
 def _cut(number: int, entry: object) -> Cut:
     values = mapping_of(f"policy.{number}", entry)
     if len(values) != 1:
-        raise JobError(f"policy.{number} must be one cut, such as rules: {{min_words: 3}}, but {list(values)} came")
+        raise JobError(f"policy.{number} must be one cut, such as rules: {{min_words: 3}}, got {list(values)}")
     [(kind, options)] = values.items()
     if kind not in CUTS:
-        raise JobError(f"policy.{number} must be one of {', '.join(CUTS)}, but {kind!r} came{nearest(str(kind), CUTS)}")
+        raise JobError(f"policy.{number} must be one of {', '.join(CUTS)}, got {kind!r}{nearest(str(kind), CUTS)}")
     where = f"policy.{number}.{kind}"
     known = mapping_of(where, {} if options is None else options)
     try:

@@ -25,16 +25,14 @@ def options_of(kind: type[_T], where: str, values: Mapping[str, object]) -> _T:
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join([where, *[str(part) for part in problem["loc"]]])
-        raise JobError(
-            f"{place}: {problem['msg'].removeprefix('Value error, ')}, but {problem['input']!r} came"
-        ) from error
+        raise JobError(f"{place}: {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}") from error
 
 
 def _json(where: str, values: Mapping[str, object]) -> str:
     try:
         return json.dumps(values, default=_mapping_as_dict)
     except TypeError as error:
-        raise JobError(f"{where} must be plain values, as YAML holds them, but {values!r} came: {error}") from error
+        raise JobError(f"{where} must be plain values, as YAML holds them, got {values!r}: {error}") from error
 
 
 def _mapping_as_dict(value: object) -> object:
@@ -60,14 +58,14 @@ def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
 def mapping_of(where: str, value: object) -> Mapping[str, object]:
     """The value. Raises JobError unless it is a mapping."""
     if not isinstance(value, Mapping):
-        raise JobError(f"{where} must be a mapping, but {value!r} came")
+        raise JobError(f"{where} must be a mapping, got {value!r}")
     return value
 
 
 def list_of(where: str, value: object) -> Sequence[object]:
     """The value. Raises JobError unless it is a list."""
     if not isinstance(value, list | tuple):
-        raise JobError(f"{where} must be a list, but {value!r} came")
+        raise JobError(f"{where} must be a list, got {value!r}")
     return value
 
 

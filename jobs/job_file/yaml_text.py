@@ -81,7 +81,7 @@ def _mapping(node: yaml.MappingNode, where: str, above: tuple[yaml.Node, ...]) -
         name = _value(key, where, above)
         if not isinstance(name, str):
             shown = repr(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
-            raise JobError(f"{_at(key, where)}: a key must be text, but {shown} came; quote it, where it is a name")
+            raise JobError(f"{_at(key, where)}: a key must be text, got {shown}; quote it, where it is a name")
         if name in lines:
             raise JobError(
                 f"{where}: a key must come once, but {name} is in line {lines[name]} and again in line {_line(key)}; "
@@ -101,7 +101,7 @@ def _merged(node: yaml.Node, where: str, above: tuple[yaml.Node, ...]) -> dict[s
     found: dict[str, Any] = {}
     for value in reversed(values) if isinstance(values, list) else [values]:
         if not isinstance(value, dict):
-            raise JobError(f"{_at(node, where)}: << must merge a mapping or a list of them, but {value!r} came")
+            raise JobError(f"{_at(node, where)}: << must merge a mapping or a list of them, got {value!r}")
         found |= value
     return found
 
@@ -111,7 +111,7 @@ def _scalar(node: yaml.ScalarNode, where: str) -> Any:
     kind = node.tag.removeprefix(_TAG)
     if kind in ("str", "merge"):
         if _SURROGATE.search(text):
-            raise JobError(f"{_at(node, where)}: text must be Unicode, but half of a surrogate pair came: {text!r}")
+            raise JobError(f"{_at(node, where)}: text must be Unicode, got half of a surrogate pair: {text!r}")
         return text
     if kind == "bool" and text in _TRUTH:
         return _TRUTH[text]
@@ -127,13 +127,13 @@ def _number(node: yaml.ScalarNode, kind: str, where: str) -> int | float:
     if digits[-1] in "fn":
         return float(digits.replace(".", ""))  # .inf, .nan
     if len(digits) > _MOST_DIGITS or float(digits) in (float("inf"), float("-inf")):
-        raise JobError(f"{_at(node, where)}: a number must be below 1.8e308, but {node.value[:40]} came")
+        raise JobError(f"{_at(node, where)}: a number must be below 1.8e308, got {node.value[:40]}")
     return int(digits) if kind == "int" else float(digits)
 
 
 def _tagged(node: yaml.Node, where: str) -> JobError:
     tag = node.tag.replace(_TAG, "!!")
-    return JobError(f"{_at(node, where)}: values have no tags, but {tag} came; write the value as it is meant")
+    return JobError(f"{_at(node, where)}: values have no tags, got {tag}; write the value as it is meant")
 
 
 def _line(node: yaml.Node) -> int:

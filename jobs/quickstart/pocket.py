@@ -5,11 +5,11 @@ from pathlib import Path
 from winnow.jobs.filter_network.training import Recipe
 
 CONFIG = Path(__file__).parents[1] / "pocket.json"
-"""The model's shape, in open_clip's own form."""
+"""The model configuration, in open_clip's format."""
 
 
 def recipe(epochs: int = 6) -> Recipe:
-    """How the pocket model is trained on the clean pairs of the rendered world, 47 steps in an epoch of 6,000."""
+    """The recipe of the pocket model on the clean pairs of the rendered world, 47 steps in an epoch of 6,000."""
     return Recipe(
         model=str(CONFIG),
         epochs=epochs,

@@ -32,7 +32,7 @@ JOB = Path(__file__).parents[1] / "quickstart.yaml"
 
 @dataclass(frozen=True)
 class Check:
-    """One promise of the quickstart: what was seen, and whether it holds."""
+    """One check of the quickstart: what it expects, what it saw, and whether it holds."""
 
     promise: str
     seen: str
@@ -48,9 +48,9 @@ def quickstart(
     epochs: int = 6,
     changes: Sequence[str] = (),
 ) -> Result:
-    """Run the whole path under `folder`; raises WinnowError where a step fails.
+    """Run the whole quickstart in `folder`; raises WinnowError if a step fails.
 
-    size, epochs: of the world and of the training. changes: to quickstart.yaml, as `winnow run --set` takes them.
+    size: of the world. epochs: of the training. changes: to quickstart.yaml, as in `winnow run --set`.
     """
     started = time.monotonic()
     rendered, trained = folder / "world", folder / "filter"
@@ -85,7 +85,7 @@ def _leave_job_file(folder: Path, checkpoint: Path) -> None:
 
 
 def judged(result: Result, folder: Path) -> pa.Table:
-    """The truth of every sample of the pool (what, source, concept …) beside its verdict (reason, kept)."""
+    """The truth (what, source, concept …) and the verdict (reason, kept) of every sample of the pool."""
     truth = read_table(str(folder / "world" / "truth.parquet"))
     shards = range(len(job_shards(result)))
     manifest = pa.concat_tables([result.path.manifest.read(i, ["shard", "key", "kept", "reason"]) for i in shards])
@@ -124,7 +124,7 @@ def truth_table(verdicts: pa.Table, cuts: Sequence[str]) -> Table:
 
 
 def checks(result: Result, verdicts: pa.Table) -> list[Check]:
-    """The promises in the header of quickstart.yaml, each with what was seen."""
+    """The expectations in the header of quickstart.yaml, each with what was seen."""
     kind = np.asarray(verdicts["what"].to_pylist())
     used = np.isin(kind, ["clean", "mismatched"])
     known = Truth(verdicts["uid"].filter(pa.array(used)), kind[used], kind[used] == "clean")

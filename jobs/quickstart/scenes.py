@@ -91,7 +91,7 @@ GROUNDS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """What a cluster of the pool is about; variety 0 is much the same picture every time, 2 crowded ones."""
+    """The subject of a cluster of the pool; variety 0 gives nearly the same picture every time, 2 crowded scenes."""
 
     noun: str
     ground: str
@@ -114,7 +114,7 @@ CONCEPTS: tuple[Concept, ...] = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything a caption may say of one picture. companion: (noun, colour, relation) or None."""
+    """Everything that a caption can say about one picture. companion: (noun, colour, relation) or None."""
 
     concept: Concept
     colour: str
@@ -127,7 +127,7 @@ class Scene:
 
 
 def imagine(concept: Concept, rng: Random) -> Scene:
-    """One scene of the concept; the larger its variety, the more of the scene is free."""
+    """One random scene of the concept; more variety leaves more of the scene open."""
     still, crowded = concept.variety == 0, concept.variety == 2
     names = sorted(COLOURS)
     # a still concept has four ground colours of its own, as product photographs have few backdrops

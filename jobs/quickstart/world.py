@@ -1,8 +1,8 @@
 """Renders the quickstart's data: a clean set, and a noisy pool whose flaws are listed in truth.parquet.
 
-The clean pairs train a filter network. The pool looks as img2dataset leaves one, and holds pairs with another
-concept's caption, near and exact duplicates, useless captions and files that cannot be read; truth.parquet
-says which is which. Same World, same bytes.
+The clean pairs train a filter network. The pool has img2dataset's layout. It contains pairs with another concept's
+caption, near and exact duplicates, useless captions, and files that cannot be read; truth.parquet says which is
+which. The same World gives the same bytes.
 """
 
 import io
@@ -52,7 +52,7 @@ Members = dict[str, bytes]
 
 @dataclass(frozen=True)
 class World:
-    """How large the world is, and its seed; nothing else decides a byte of it.
+    """The sizes and the seed of a world; they determine every byte of it.
 
     clean_pairs: training pairs, concepts drawn evenly. pool_samples: the noisy pool, concepts of Zipf sizes.
     zipf: exponent of those sizes, 0 (even) to about 1.5.
@@ -67,14 +67,14 @@ class World:
 
     def __post_init__(self) -> None:
         if not (1 <= self.clean_shards <= self.clean_pairs and 1 <= self.pool_shards <= self.pool_samples):
-            raise JobError(f"a world needs at least one sample a shard, but {self} came; lower the shard counts")
+            raise JobError(f"a world needs at least one sample per shard, got {self}; lower the shard counts")
         if self.pool_samples < 100:
-            raise JobError(f"a world needs 100 pool samples to hold every flaw, but {self.pool_samples} came")
+            raise JobError(f"a world needs 100 pool samples to hold every flaw, got {self.pool_samples}")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one pool sample will be, before anything is drawn. source: position of what it copies, or -1."""
+    """The plan of one pool sample, made before anything is drawn. source: position of the copied sample, or -1."""
 
     what: str
     how: str
@@ -90,13 +90,13 @@ def planted_counts(world: World) -> dict[str, int]:
 
 
 def render(world: World, folder: Path) -> pa.Table:
-    """Write the world under `folder` and return its truth table (schema TRUTH), one row a pool sample.
+    """Write the world into `folder` and return its truth table (schema TRUTH), one row per pool sample.
 
     clean/00000.tar… with sizes.json beside them, pool/00000.tar…, truth.parquet. About 1.5 ms a picture.
     Raises: JobError when the folder already holds a world; nothing is overwritten.
     """
     if (folder / "truth.parquet").exists():
-        raise JobError(f"a world is rendered into a fresh folder, but {folder} holds one; name another folder")
+        raise JobError(f"a world needs a folder without one, but {folder} has one; name a fresh folder")
     sizes = {}
     for shard, positions in enumerate(_split(world.clean_pairs, world.clean_shards)):
         path = folder / "clean" / f"{shard:05d}.tar"
@@ -123,7 +123,7 @@ def _split(total: int, parts: int) -> list[range]:
 
 
 def _rng(world: World, *place: object) -> Random:
-    """Own random source of each place in the world, so that shards can be drawn in any order."""
+    """A random generator for each place in the world, so that shards can be drawn in any order."""
     return Random("/".join(map(str, (world.seed, *place))))
 
 
@@ -209,7 +209,7 @@ def _jpeg(picture: Image.Image, quality: int) -> bytes:
 
 
 def _alter(image: bytes, how: str, rng: Random) -> tuple[bytes, tuple[int, int]]:
-    """A copy that people call the same picture: bytes and (width, height)."""
+    """A near duplicate, the same picture to people: bytes and (width, height)."""
     picture = Image.open(io.BytesIO(image)).convert("RGB")
     width, height = picture.size
     quality = JPEG_QUALITY
@@ -227,7 +227,7 @@ def _alter(image: bytes, how: str, rng: Random) -> tuple[bytes, tuple[int, int]]
 
 
 def _foreign_caption(concept: Concept, rng: Random) -> str:
-    """A caption of another noun on another ground: false of the picture whatever the colours."""
+    """A caption with another noun on another ground, so it is wrong whatever the colours."""
     others = [c for c in CONCEPTS if c.noun != concept.noun and c.ground != concept.ground]
     return describe(imagine(rng.choice(others), rng), rng)
 
@@ -252,7 +252,7 @@ def _sample(image: bytes, caption: str, facts: bytes) -> Members:
 
 
 def _spoil(members: Members, how: str) -> Members:
-    """The sample as a broken download leaves it: one kind of UNREADABLE."""
+    """A sample like those of broken downloads: one kind of UNREADABLE."""
     if how in ("no caption", "no image"):
         missing = "txt" if how == "no caption" else "jpg"
         return {name: data for name, data in members.items() if name != missing}

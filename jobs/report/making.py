@@ -81,7 +81,7 @@ def _artifact(finished: Finished, compare: str | None) -> Artifact:
 
 def _compared(finished: Finished, store: str, compare: str) -> page.Compared:
     if compare == finished.job.name:
-        raise JobError(f"a job is compared with another one, but {compare!r} came twice; name another of the store")
+        raise JobError(f"a job is compared with another one, but {compare!r} is named twice; name another of the store")
     other, _ = read_finished(store, compare, Sample(None))
     found: Overlap = overlap(finished.manifest.meta(UIDS), other.manifest.meta(UIDS))
     return page.Compared(gather(other), found)

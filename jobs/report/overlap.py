@@ -90,7 +90,7 @@ def _blocks(url: str, block: int) -> Iterator[np.ndarray]:
         except ValueError as error:
             raise DataError(f"{url} must be a subset of uids, but: {error}; run the job again") from error
         if version != (1, 0) or dtype != UID or len(shape) != 1:
-            raise DataError(f"{url} must be a sorted array of {UID}, but {dtype} of shape {shape} came")
+            raise DataError(f"{url} must be a sorted array of {UID}, got {dtype} of shape {shape}")
         left = shape[0]
         while left:
             data = file.read(min(block, left) * UID.itemsize)

@@ -10,12 +10,12 @@ from rich.table import Table
 from winnow.jobs.sweep import Sweep, as_option
 
 WHOLE_MATRIX = 12
-"""Policies whose overlaps a person still reads as a matrix, and a terminal of 80 columns shows; more go by pairs."""
+"""Most policies whose overlaps are printed as a matrix, which fits 80 columns; more are printed as pairs."""
 PAIRS = 5
 
 
 def show(result: Sweep, console: Console) -> None:
-    """Print the three tables; policies go by their number in the first."""
+    """Print the three tables; the first one numbers the policies."""
     console.print(kept_table(result))
     console.print(dropped_table(result))
     few = len(result.outcomes) <= WHOLE_MATRIX
@@ -25,7 +25,7 @@ def show(result: Sweep, console: Console) -> None:
 
 
 def kept_table(result: Sweep) -> Table:
-    """One row per policy: what varies, what it keeps, where its cuts end, seconds of this run."""
+    """One row per policy: the values that vary, samples kept, thresholds, seconds of this run."""
     paths = list(result.outcomes[0].policy.values)
     cuts = _names(outcome.thresholds for outcome in result.outcomes)
     table = _table("", *short(paths), "kept", "of the\npool", *[f"{name}\nthreshold" for name in cuts], "seconds")
@@ -59,7 +59,7 @@ def overlap_matrix(result: Sweep) -> Table:
 
 
 def overlap_pairs(result: Sweep) -> Table:
-    """The pairs of policies that are most alike, and least; of equal ones the first."""
+    """The most and the least similar pairs of policies; of equal ones the first."""
     at, to = np.triu_indices(len(result.outcomes), 1)
     values = result.jaccard[at, to]
     order = np.argsort(-values, kind="stable")

@@ -13,7 +13,7 @@ from winnow.stages.results.manifest import UIDS
 
 
 def run_document(result: Result) -> Mapping[str, object]:
-    """What a run came to."""
+    """The result of a run."""
     stages = [
         {
             "stage": label,
@@ -38,10 +38,10 @@ def run_document(result: Result) -> Mapping[str, object]:
 
 
 def states(store: str) -> list[tuple[str, str]]:
-    """Name and state of every artifact of a store; raises JobError where there is none."""
+    """Name and state of every artifact of a store; raises JobError if there is none."""
     names = [name for name in storage.folders(store) if is_artifact(name)]
     if not names:
-        raise JobError(f"a store must hold artifacts, but {store} has none; is it the store of a job that ran?")
+        raise JobError(f"a store must have artifacts, but {store} has none; is it the `store` of a job that ran?")
     done = {name: storage.exists(Artifact.named(store, name).meta(DONE)) for name in names}
     return [(name, "done" if there else "unfinished") for name, there in done.items()]
 
@@ -55,7 +55,7 @@ def status_document(store: str) -> Mapping[str, object]:
 
 
 def verify_document(store: str, name: str, lines: Sequence[Line]) -> Mapping[str, object]:
-    """Every check: `holds` is null where the job has nothing that it looks at."""
+    """Every check; `holds` is null if the check does not apply to the job."""
     checks = [
         {
             "check": line.check,

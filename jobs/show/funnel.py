@@ -14,7 +14,7 @@ from winnow.stages.results.manifest import UIDS
 
 
 def show(result: Result, console: Console) -> None:
-    """Print the funnel, where the results lie, and the ready training command."""
+    """Print the funnel, the places of the results, and the training command."""
     console.print(funnel_table(result.counts))
     lines = [f"manifest  {result.path.manifest.folder}", f"uids      {result.path.manifest.meta(UIDS)}"]
     if result.path.shards is not None:
@@ -29,7 +29,7 @@ def show(result: Result, console: Console) -> None:
 
 
 def funnel_table(counts: Mapping[str, object]) -> Table:
-    """One row per way out of the pool, in order, with what was still in after it."""
+    """One row per way out of the pool, in order, with the number of samples still in after it."""
     pool = left = cast(int, counts["pool"])
     table = Table("", "samples", "of the pool", "still in")
     for column in table.columns[1:]:
@@ -47,9 +47,9 @@ def funnel_table(counts: Mapping[str, object]) -> Table:
 
 
 def training_command(result: Result) -> str:
-    """The open_clip_train command line for the shards, or for the kept samples where they lie if none were exported.
+    """The open_clip_train command for the shards, or for the kept samples in place if no shards were exported.
 
-    The model is that of the job's first CLIP encoder. "" where nothing is kept, and for a pool without images.
+    The model is that of the job's first CLIP encoder. "" if nothing is kept or the pool has no images.
     """
     samples = cast(int, result.counts["kept"])
     if not samples or not result.job.pool.reader.has_images:
@@ -63,10 +63,10 @@ def training_command(result: Result) -> str:
 
 
 def loading(samples: int, shards: int) -> tuple[int, int]:
-    """Batch size, at most 256, and loader workers, at most 8, for samples in shards of equal size but for the last.
+    """Batch size (at most 256) and loader workers (at most 8) for shards of equal size, except the last.
 
-    A worker whose share is less than one batch makes none and begins anew, so that training waits for it for ever: a
-    batch is at most what the worker with the fewest shards has, the short one among them.
+    A worker with less than one batch never makes one and starts again, so training would wait forever. So a batch is
+    at most the share of the worker with the fewest samples.
     """
     workers = max(1, min(8, shards // 2, samples // 256)) if samples >= shards else 1
     share = samples if workers == 1 else samples // shards * (shards // workers - 1)
@@ -74,7 +74,7 @@ def loading(samples: int, shards: int) -> tuple[int, int]:
 
 
 def _exported(result: Result, shards: Artifact) -> tuple[int, str]:
-    """How many training shards there are, and what webdataset calls them."""
+    """The number of training shards, and their URL for webdataset."""
     count = cast(int, dict(result.steps)["shards"].report["shards"])
     names = f"{_numbers(count)}.tar"
     if shards.folder.startswith("s3://"):  # webdataset opens gs:// by itself, but not this
@@ -83,7 +83,7 @@ def _exported(result: Result, shards: Artifact) -> tuple[int, str]:
 
 
 def _in_place(result: Result) -> tuple[int, str]:
-    """The same for the kept samples of each input shard, which `winnow cat` streams."""
+    """The same for the kept samples of the input shards, which `winnow cat` streams."""
     count = cast(int, dict(result.steps)["pool"].report["shards"])
     return count, f"pipe:winnow cat {shlex.quote(result.job.store)} {result.job.name} {_numbers(count)}"
 

@@ -30,7 +30,7 @@ def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) ->
     Raises JobError for what is no uid, and for one that no readable sample has.
     """
     if not is_uid_hex(uid):
-        raise JobError(f"a uid is 32 hex digits, but {uid!r} came; --shard and --key find a sample without it")
+        raise JobError(f"a uid is 32 hex digits, got {uid!r}; --shard and --key find a sample without it")
     wanted = uids_from_hex([uid])[0]
 
     def rows_of(item: ShardItem) -> np.ndarray:

@@ -29,7 +29,7 @@ def open_executor(kind: str, workers: int | None, address: str | None, connect_s
         found = cluster_at(address)
         _prepare_ray(found)
         return _Lazy(partial(_ray, workers, found, connect_s))
-    raise JobError(f"the executor must be 'local' or 'ray', but {kind!r} came")
+    raise JobError(f"the executor must be 'local' or 'ray', got {kind!r}")
 
 
 class _Lazy(Forwarding):

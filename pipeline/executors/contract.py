@@ -154,4 +154,4 @@ def item_name(item: object) -> str:
 def check_part(label: str, part: int, parts: int) -> None:
     """Raises ValueError for rows that are scattered to no part: they would vanish."""
     if not 0 <= part < parts:
-        raise ValueError(f"{label}: rows go to a part in [0, {parts}), but part {part} came; mend `scatter`")
+        raise ValueError(f"{label}: rows go to a part in [0, {parts}), got part {part}; fix `scatter`")

@@ -37,11 +37,11 @@ class Rows:
         if len(lengths) > 1 or self.uid.dtype != UID:
             raise DataError(
                 f"{self._where()}: value, group, uid and row must be one entry a row and uid of dtype {UID}, "
-                f"but lengths {sorted(lengths)} and dtype {self.uid.dtype} came; pass columns of one shard"
+                f"got lengths {sorted(lengths)} and dtype {self.uid.dtype}; pass columns of one shard"
             )
         if self.value.dtype not in VALUES:
             raise DataError(
-                f"{self._where()}: values must be float32, float64, int64 or uint64, but {self.value.dtype} came; "
+                f"{self._where()}: values must be float32, float64, int64 or uint64, got {self.value.dtype}; "
                 f"cast them to the one that holds them all"
             )
         lost = np.flatnonzero(np.isnan(self.value) & (self.group >= 0))
@@ -51,9 +51,9 @@ class Rows:
                 f"first at entry {lost[0]}; give them a number, or group -1 to leave them out"
             )
         if self.shard < 0 or (self.row is not None and n and self.row.min() < 0):
-            raise DataError(f"{self._where()}: places must be >= 0, but a negative shard or row came")
+            raise DataError(f"{self._where()}: places must be >= 0, got a negative shard or row")
         if n and self.group.min() < -1:
-            raise DataError(f"{self._where()}: a group is -1 (takes no part) or an index, but {self.group.min()} came")
+            raise DataError(f"{self._where()}: a group is -1 (takes no part) or an index, got {self.group.min()}")
 
     def _where(self) -> str:
         return f"column {self.column}, shard {self.shard}"
@@ -68,6 +68,6 @@ def check_groups(rows: Rows, groups: int) -> None:
     """Raises DataError unless every group has a quota."""
     if len(rows.group) and rows.group.max() >= groups:
         raise DataError(
-            f"every group must have a quota, but group {rows.group.max()} came in shard {rows.shard} and "
+            f"every group must have a quota, got group {rows.group.max()} in shard {rows.shard} and "
             f"there are {groups} quotas; give the quota one entry a group"
         )

@@ -89,13 +89,13 @@ def merge(partials: Sequence[Partial]) -> Partial:
     found = [p for p in partials if isinstance(p, Candidates)]
     if bool(counts) == bool(found):
         raise DataError(
-            f"merge takes results of one pass, but {len(counts)} Counts and {len(found)} Candidates came; "
+            f"merge takes results of one pass, got {len(counts)} Counts and {len(found)} Candidates; "
             f"merge each pass by itself"
         )
     [digits, *others] = {partial.digits for partial in partials}
     if others:
         raise DataError(
-            f"values of every shard must be of one type, but keys of {2 * digits} and of {2 * others[0]} bytes came; "
+            f"values of every shard must be of one type, got keys of {2 * digits} and of {2 * others[0]} bytes; "
             f"cast all to the wider one"
         )
     if found:

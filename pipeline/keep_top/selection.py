@@ -36,7 +36,7 @@ class Selection:
 
     def __init__(self, quota: Int64[np.ndarray, "groups"], candidate_limit: int = 1_000_000) -> None:
         if len(quota) and quota.min() < 0:
-            raise DataError(f"quotas must be >= 0, but {quota.min()} came for group {quota.argmin()}")
+            raise DataError(f"quotas must be >= 0, got {quota.min()} for group {quota.argmin()}")
         self._quota = quota
         self._left = quota.copy()  # rows still to keep inside the boundary bin
         self._inside = np.zeros(len(quota), np.int64)  # rows in the boundary bin

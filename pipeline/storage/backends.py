@@ -33,7 +33,7 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         filesystem, path = url_to_fs(url, use_listings_cache=False, **_options(url))
     except (ValueError, ImportError) as error:  # how fsspec says that it has no such back end
         raise StorageError(
-            f"a URL must be of a storage that fsspec knows here, but {url} came: {error}; {STORAGES}"
+            f"a URL must be of a storage that fsspec knows here, got {url}: {error}; {STORAGES}"
         ) from error
     if url.startswith(S3):
         filesystem.retries = _S3_ROUNDS

@@ -76,7 +76,7 @@ class RemoteFile(io.RawIOBase):
         """Go to a position; returns it."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
         if self._at < 0:
-            raise ValueError(f"a position is at least 0, but {self._at} came")
+            raise ValueError(f"a position is at least 0, got {self._at}")
         return self._at
 
     def read(self, size: int | None = -1, /) -> bytes:

@@ -61,7 +61,7 @@ def _braces(pattern: str) -> list[str]:
     try:
         return list(braceexpand(pattern))
     except ValueError as error:  # braceexpand tells unbalanced braces by a kind of it
-        raise PoolError(f"every brace of a pool pattern must close, but {pattern} came") from error
+        raise PoolError(f"every brace of a pool pattern must close, got {pattern}") from error
 
 
 def _path(url: str) -> str:
@@ -173,7 +173,7 @@ def _stands_for_folder(name: str, suffix: str, plain: bool) -> bool:
     """plain: whether the name came without braces, which may stand for very many: a store is asked of each."""
     if name.startswith(HTTP):
         if _path(name).endswith("/"):
-            raise PoolError(f"a web server has no folders, but {name} came; name the shards, such as by braces")
+            raise PoolError(f"a web server has no folders, got {name}; name the shards, such as by braces")
         return False
     if is_local(name):
         return os.path.isdir(absolute(name))

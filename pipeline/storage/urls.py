@@ -120,7 +120,7 @@ def _path_of(url: str) -> str:
         return url
     path = re.sub("^localhost/", "/", url[start.end() :])
     if not path.startswith("/"):
-        raise StorageError(f"a file:// URL must go on with a path from the root, but {url} came; write the path alone")
+        raise StorageError(f"a file:// URL must go on with a path from the root, got {url}; write the path alone")
     if re.search(r"%[0-9a-fA-F]{2}", path):
         raise StorageError(f"a file is named by its path as it is, but {url} has signs as %XX; write the path alone")
     return path

@@ -68,8 +68,8 @@ class Coverage(Cut):
         alone = self.source is None and self.column is None
         if not (alone if self.by is not None else joined):
             raise JobError(
-                "coverage needs a score: by (an encoder), or both from and column (of parquet files), but by = "
-                f"{self.by}, from = {self.source}, column = {self.column} came"
+                "coverage needs a score: by (an encoder), or both from and column (of parquet files), got by = "
+                f"{self.by}, from = {self.source}, column = {self.column}"
             )
 
     def amount(self) -> Amount:
@@ -179,7 +179,7 @@ class CoverageStage:
         extent = _extent(run, left, "coverage: range")
         low, high = extent.ends.tolist() or (0.0, 0.0)
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise DataError(f"coverage divides a range, so scores must be finite, but {low} to {high} came; mend them")
+            raise DataError(f"coverage divides a range, so scores must be finite, got {low} to {high}; fix them")
         parts = _Strata(left, low, high, options.strata, options.seed)
         size = np.zeros(options.strata, np.int64)
         for _, sizes in run.each(_Sizes(parts), run.items, "coverage: strata"):

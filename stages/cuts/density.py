@@ -69,8 +69,8 @@ class Density(Cut):
         self.amount()
         if self.temperature <= 0 or self.neighbours < 1 or not 0 <= self.balance <= 1:
             raise JobError(
-                "density needs temperature > 0, neighbours >= 1 and balance in [0, 1], but "
-                f"{self.temperature}, {self.neighbours}, {self.balance} came"
+                "density needs temperature > 0, neighbours >= 1 and balance in [0, 1], got "
+                f"{self.temperature}, {self.neighbours}, {self.balance}"
             )
 
     def amount(self) -> Amount:

@@ -71,11 +71,9 @@ class Duplicates(Cut):
         if self.epsilon is not None and (self.by is None or self.clusters is None):
             raise JobError("duplicates.epsilon compares vectors in clusters: set by (an encoder) and clusters (k) too")
         if self.epsilon is not None and not 0 < self.epsilon < 1:
-            raise JobError(
-                f"duplicates.epsilon is between 0 and 1, but {self.epsilon} came; SemDeDup's are 0.03 to 0.17"
-            )
+            raise JobError(f"duplicates.epsilon is between 0 and 1, got {self.epsilon}; SemDeDup's are 0.03 to 0.17")
         if self.method == "semdedup" and self.probes:
-            raise JobError(f"the paper's rule stays inside a cluster, but probes: {self.probes} came; leave it out")
+            raise JobError(f"the paper's rule stays inside a cluster, got probes: {self.probes}; leave it out")
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """The exact stage, then clusters of what it leaves and the semantic stage."""

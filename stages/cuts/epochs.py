@@ -50,8 +50,7 @@ class Epochs(Cut):
     def __post_init__(self) -> None:
         if 0 in (self.fraction, self.count):
             raise JobError(
-                f"an epoch has at least one sample, but fraction = {self.fraction}, count = {self.count} came; "
-                f"ask for more"
+                f"an epoch has at least one sample, got fraction = {self.fraction}, count = {self.count}; ask for more"
             )
         self.amount()
 

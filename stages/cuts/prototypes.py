@@ -67,7 +67,7 @@ class Prototypes(Cut):
     def __post_init__(self) -> None:
         self.amount()
         if not 0 <= self.balance <= 1:
-            raise JobError(f"prototypes needs balance in [0, 1], but {self.balance} came; 0 is none")
+            raise JobError(f"prototypes needs balance in [0, 1], got {self.balance}; 0 is none")
 
     def amount(self) -> Amount:
         """How much to keep."""

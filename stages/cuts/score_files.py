@@ -22,7 +22,7 @@ from winnow.stages.pools.brought import brought_schema, check_names, read_brough
 _EXACT = 1 << 53  # whole numbers up to this are float64 too
 _TOLD_APART = 10**15  # decimals of fewer digits are each another float64
 _POWERS = 22  # powers of ten up to this are float64
-_NO_TYPE = "column {} must have one type that holds all its numbers, but {} came; cast it to one type in every file"
+_NO_TYPE = "column {} must have one type that holds all its numbers, got {}; cast it to one type in every file"
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _decimals(column: pa.ChunkedArray, name: str, url: str) -> pa.ChunkedArray:
         for kind in (pa.int64(), pa.uint64()):
             with suppress(pa.ArrowInvalid):
                 return column.cast(kind)
-        raise DataError(f"{url}: column {name} must fit into 64 bits, but {column.type} came; cast it to float64")
+        raise DataError(f"{url}: column {name} must fit into 64 bits, got {column.type}; cast it to float64")
     digits = Decimal(_TOLD_APART).scaleb(-scale)
     ends = [abs(end) for end in pc.min_max(column).as_py().values() if end is not None]
     if scale > _POWERS or any(end >= digits for end in ends):

@@ -39,11 +39,9 @@ class Names:
     def of(cls, survivors: Survivors, uid: str, key: str | None, shard: str | None) -> "Names":
         """Those of a cut's options. Raises JobError for a shard without a key, and for a key beside another uid."""
         if shard is not None and key is None:
-            raise JobError(f"shard tells keys apart, but {shard} came without key; name the column of keys too")
+            raise JobError(f"shard tells keys apart, got {shard} without key; name the column of keys too")
         if key is not None and uid != "uid":
-            raise JobError(
-                f"samples are named by uid or by key, but uid = {uid} and key = {key} came; give one of them"
-            )
+            raise JobError(f"samples are named by uid or by key, got uid = {uid} and key = {key}; give one of them")
         return cls(uid, getattr(survivors.reader, "uid", "auto") != "auto", key, shard)
 
     @property
@@ -87,7 +85,7 @@ class Names:
         for item in run.items if self.shard is not None else ():
             other = stems.setdefault(stem_of(item.url), item.url)
             if other != item.url:
-                raise DataError(f"shards must be told apart by name, but {other} and {item.url} came; join by uid")
+                raise DataError(f"shards must be told apart by name, got {other} and {item.url}; join by uid")
         parts = max(1, -(-survivors.count() // _PART_ROWS))
         found = run.regroup(_Repeats(self, survivors, parts), f"scores: {self.what}")
         again = [summary for summary in found if summary["repeated"]]

@@ -99,8 +99,8 @@ def target_of(survivors: Survivors, by: str, target: str | Sequence[str], key: s
     urls = storage.expand((target,) if isinstance(target, str) else target)
     kinds = {_kind(url, key) for url in urls}
     if len(kinds) != 1:
-        came = "both came" if kinds else f"{target!r} names nothing"
-        raise JobError(f"a target is a set of images or of vectors, but {came}; give files of one kind")
+        came = "got both" if kinds else f"but {target!r} names nothing"
+        raise JobError(f"a target is a set of images or of vectors, {came}; give files of one kind")
     if key is not None and not any(_suffix(url) in ("npz", "parquet") for url in urls):
         raise JobError(f"target_key is for npz and parquet, but {urls[0]} is none: leave it out")
     if kinds == {"vectors"}:
@@ -263,7 +263,7 @@ def _brought(stage: Target) -> np.ndarray:
             parts.append(unit_rows(blocks, None, file.url))
     widths = sorted({part.shape[1] for part in parts})
     if len(widths) > 1:
-        raise DataError(f"the vectors of a target must be of one width, but {widths} came; give files of one encoder")
+        raise DataError(f"the vectors of a target must be of one width, got {widths}; give files of one encoder")
     return np.concatenate(parts)
 
 

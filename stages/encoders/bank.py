@@ -299,7 +299,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise JobError(f"a device is auto, cpu, cuda or cuda:N, but {name!r} came") from error
+        raise JobError(f"a device is auto, cpu, cuda or cuda:N, got {name!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise JobError(f"device {name} needs a GPU that torch can use, but there is none here; use auto or cpu")
     return device

@@ -75,7 +75,7 @@ def _known(encoder: OpenClip) -> str:
         nearest = ", ".join(difflib.get_close_matches(name, names, cutoff=0.4)) or "none"
         raise ModelError(
             "a model is a name of open_clip, a configuration .json, local-dir:FOLDER or hf-hub:OWNER/NAME, "
-            f"but {encoder.model!r} came; the nearest known names are: {nearest}"
+            f"got {encoder.model!r}; the nearest known names are: {nearest}"
         )
     return name
 
@@ -88,7 +88,6 @@ def _tag(name: str, pretrained: str) -> dict[str, object]:
     if not tag:
         known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise ModelError(
-            f"`pretrained` is a tag of {name} or a checkpoint file, but {pretrained!r} came; "
-            f"the known tags are: {known}"
+            f"`pretrained` is a tag of {name} or a checkpoint file, got {pretrained!r}; the known tags are: {known}"
         )
     return tag

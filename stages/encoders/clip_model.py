@@ -128,7 +128,7 @@ def carries_weights(encoder: OpenClip) -> bool:
         )
     if not carries and not encoder.pretrained:
         raise ModelError(
-            f"an encoder needs weights, but {encoder.model} came without `pretrained`; "
+            f"an encoder needs weights, got {encoder.model} without `pretrained`; "
             "give a tag of open_clip or a checkpoint file"
         )
     return carries

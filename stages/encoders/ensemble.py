@@ -28,7 +28,7 @@ def average(parts: Sequence[tuple[Path, float]], out: Path) -> None:
     Raises: ModelError for shares that do not add up, and for checkpoints of different models.
     """
     if not parts or min(share for _, share in parts) <= 0 or abs(sum(share for _, share in parts) - 1) > 1e-9:
-        raise ModelError(f"shares of an average are positive and add up to 1, but {[s for _, s in parts]} came")
+        raise ModelError(f"shares of an average are positive and add up to 1, got {[s for _, s in parts]}")
     names: dict[str, torch.Size] = {}
     sums: dict[str, torch.Tensor] = {}
     last: dict[str, torch.Tensor] = {}
@@ -53,7 +53,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a dozen kinds, for one thing: a file that is none
-        raise ModelError(f"{path} must be a checkpoint of weights, but {type(error).__name__} came: {error}") from error
+        raise ModelError(f"{path} must be a checkpoint of weights, got {type(error).__name__}: {error}") from error
     weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ModelError(
@@ -67,5 +67,5 @@ def write_config(model: str, out: Path) -> None:
     own = config_file(OpenClip(model))
     config = open_clip.get_model_config(model.replace("/", "-")) if own is None else json.loads(own.read_bytes())
     if config is None:
-        raise ModelError(f"a model is a name of open_clip or a configuration .json, but {model!r} came")
+        raise ModelError(f"a model is a name of open_clip or a configuration .json, got {model!r}")
     storage.write_bytes(str(out), (json.dumps(config, indent=2) + "\n").encode())

@@ -51,17 +51,17 @@ def check_known(encoder: Timm) -> Path | None:
     path = None if encoder.checkpoint is None else checkpoint_file(encoder.checkpoint)
     if path is None and encoder.checkpoint not in (None, RANDOM):
         raise ModelError(
-            f"`checkpoint` is a file or `random`, but {encoder.checkpoint!r} came; "
+            f"`checkpoint` is a file or `random`, got {encoder.checkpoint!r}; "
             "a tag belongs to the name, as in vit_large_patch14_dinov2.lvd142m"
         )
     base = encoder.timm.partition(".")[0]
     if not timm.is_model(base):
         nearest = ", ".join(difflib.get_close_matches(base, timm.list_models(), cutoff=0.4)) or "none"
-        raise ModelError(f"timm must know the model, but {encoder.timm!r} came; the nearest are: {nearest}")
+        raise ModelError(f"timm must know the model, got {encoder.timm!r}; the nearest are: {nearest}")
     tags = timm.list_models(f"{base}.*", pretrained=True)
     if encoder.checkpoint is None and not (encoder.timm in tags or (encoder.timm == base and tags)):
         raise ModelError(
-            f"timm must have weights of the model, but {encoder.timm!r} came; it has {', '.join(tags) or 'none'}: "
+            f"timm must have weights of the model, got {encoder.timm!r}; it has {', '.join(tags) or 'none'}: "
             "name one of them, or give a `checkpoint`"
         )
     return path

@@ -27,8 +27,8 @@ class Towers:
 def does_not_load(name: str, weights: str | None, error: Exception) -> ModelError:
     """The one error for the dozen types that open_clip, timm and torch raise when weights do not load."""
     return ModelError(
-        f"{name} must load with the weights {weights or 'of its own'}, but "
-        f"{type(error).__name__} came: {error}\n"
+        f"{name} must load with the weights {weights or 'of its own'}, got "
+        f"{type(error).__name__}: {error}\n"
         "Where a tag cannot be downloaded, give a checkpoint file; where names or sizes of weights differ, "
         "the file belongs to another model."
     )

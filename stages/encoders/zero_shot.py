@@ -30,11 +30,11 @@ def prompt_templates(asked: str | Sequence[str]) -> tuple[str, ...]:
     Raises: JobError for another name, an empty list, or a template without {} or with another brace.
     """
     if isinstance(asked, str) and asked not in TEMPLATES:
-        raise JobError(f"templates are {' or '.join(TEMPLATES)}, or a list of texts with {{}}, but {asked!r} came")
+        raise JobError(f"templates are {' or '.join(TEMPLATES)}, or a list of texts with {{}}, got {asked!r}")
     found = [template("{}") for template in TEMPLATES[asked]] if isinstance(asked, str) else list(asked)
     # each is formatted with one name, by open_clip too: any other brace would fail there, or become another text
     if not found or not all(text.count("{}") == text.count("{") == text.count("}") == 1 for text in found):
-        raise JobError(f"a template has {{}} in place of the class name, once, and no other brace, but {found} came")
+        raise JobError(f"a template has {{}} in place of the class name, once, and no other brace, got {found}")
     return tuple(found)
 
 
@@ -81,7 +81,7 @@ class Judge:
 
     def _text(self) -> tuple:  # type: ignore[type-arg]  # tokenizer and tower, as Towers has them
         if self._towers.tokenize is None or self._towers.text is None:
-            raise JobError("zero-shot needs a model with a text tower, but an image-only one came; name a CLIP")
+            raise JobError("zero-shot needs a model with a text tower, got an image-only one; name a CLIP")
         return self._towers.tokenize, self._towers.text
 
 

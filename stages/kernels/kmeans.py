@@ -40,8 +40,8 @@ def fit(vectors: Vectors, k: int, *, iterations: int = 100, seed: int = 0, threa
     """
     if not 1 <= k <= len(vectors):
         raise DataError(
-            f"k-means needs at least one sample a cluster and one cluster, but {k} clusters and {len(vectors)} "
-            f"samples came; ask for between 1 and {len(vectors)} clusters, or for more samples"
+            f"k-means needs at least one sample a cluster and one cluster, got {k} clusters and {len(vectors)} "
+            f"samples; ask for between 1 and {len(vectors)} clusters, or for more samples"
         )
     rows = np.ascontiguousarray(vectors, np.float32)
     _check_unit(rows, "row")
@@ -103,7 +103,7 @@ class Nearest:
 
     def __init__(self, centroids: Centroids, probes: int = 0, block: int | None = None) -> None:
         if not len(centroids):
-            raise DataError("there must be a centroid, but none came; use those of one encoder")
+            raise DataError("there must be a centroid, got none; use those of one encoder")
         _check_unit(centroids, "centroid")
         self._centroids = centroids
         self._probes = probes
@@ -122,8 +122,8 @@ class Nearest:
         centroids, room = self._centroids, self._room
         if centroids.shape[1] != vectors.shape[1]:
             raise DataError(
-                f"rows and centroids must have one width, but rows of shape {vectors.shape} and centroids of shape "
-                f"{centroids.shape} came; use those of one encoder"
+                f"rows and centroids must have one width, got rows of shape {vectors.shape} and centroids of shape "
+                f"{centroids.shape}; use those of one encoder"
             )
         found = min(1 + self._probes, len(centroids))
         near = np.full((len(vectors), 1 + self._probes), -1, np.int32)

@@ -45,7 +45,7 @@ def inter_distance(centroids: Float32[np.ndarray, "k d"], neighbours: int = 20) 
     Raises DataError for neighbours < 1.
     """
     if neighbours < 1:
-        raise DataError(f"a mean over neighbours needs at least 1, but {neighbours} came; 20 is usual")
+        raise DataError(f"a mean over neighbours needs at least 1, got {neighbours}; 20 is usual")
     k = len(centroids)
     nearest = min(neighbours, k - 1)
     mean = np.zeros(k)
@@ -68,7 +68,7 @@ def share(complexity: Float64[np.ndarray, "k"], temperature: float) -> Float64[n
     temperature: tau > 0; 0.1 in the paper, usual 0.02 to 1. Raises DataError for tau <= 0.
     """
     if not temperature > 0:
-        raise DataError(f"the temperature must be > 0, but {temperature} came; 0.1 is the paper's")
+        raise DataError(f"the temperature must be > 0, got {temperature}; 0.1 is the paper's")
     weight = np.exp((complexity - complexity.max(initial=-np.inf)) / temperature)
     return np.asarray(weight / weight.sum(), np.float64)
 
@@ -92,7 +92,7 @@ def project(
     """
     _check_bounds(lower, upper, total)
     if not np.isfinite(target).all():
-        raise DataError("targets must be finite, but NaN or infinity came; look at the complexities")
+        raise DataError("targets must be finite, got NaN or infinity; look at the complexities")
     points = np.sort(np.concatenate([target - upper, target - lower]))
     below, above = 0, len(points) - 1  # Σx(points[below]) >= total >= Σx(points[above])
     while above - below > 1:
@@ -150,7 +150,7 @@ def quotas(
     Raises DataError for a total outside [0, Σ size], tau <= 0, or balance outside [0, 1].
     """
     if not 0 <= balance <= 1:
-        raise DataError(f"the balance must be from 0 to 1, but {balance} came; 0 means none")
+        raise DataError(f"the balance must be from 0 to 1, got {balance}; 0 means none")
     floor = int(total / max(1, len(size)) * balance) if balance > 0 else 1
     lower = np.maximum(np.minimum(floor, size - 1), 0)
     if lower.sum() > total:
@@ -167,6 +167,6 @@ def _check_bounds(lower: np.ndarray, upper: np.ndarray, total: float | int) -> N
     least, most = lower.sum(), upper.sum()
     if not least <= total <= most:
         raise DataError(
-            f"the clusters must be able to hold the total, but {total:.15g} came and their bounds sum to "
+            f"the clusters must be able to hold the total, got {total:.15g} and their bounds sum to "
             f"{least:.15g} and {most:.15g} over {len(lower)} clusters; ask for a total between these"
         )

@@ -45,7 +45,7 @@ def budgets(size: np.ndarray, total: int) -> np.ndarray:
     Raises DataError for a total that the strata cannot hold.
     """
     if not 0 <= total <= size.sum():
-        raise DataError(f"the strata must hold the total, but {total} came and they hold {size.sum()}; ask for less")
+        raise DataError(f"the strata must hold the total, got {total} and they hold {size.sum()}; ask for less")
     budget = np.zeros(len(size), np.int64)
     remaining = total
     for done, stratum in enumerate(np.argsort(size, kind="stable")):

@@ -58,7 +58,7 @@ class ClipRetrieval(Reader):
 
     def __post_init__(self) -> None:
         if not self.encoder or not self.uid:
-            raise JobError("pool.encoder and pool.uid must name something, but an empty name came")
+            raise JobError("pool.encoder and pool.uid must name something, got an empty name")
 
     def encoders(self) -> tuple[str, ...]:
         """Names of the encoders whose vectors the pool offers: one."""

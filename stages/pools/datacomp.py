@@ -39,7 +39,7 @@ class Datacomp(Reader):
 
     def __post_init__(self) -> None:
         if isinstance(self.use, str) or not self.use or not set(self.use) <= {"b32", "l14"}:
-            raise JobError(f"pool.use must be a list of b32 and l14, but {self.use!r} came")
+            raise JobError(f"pool.use must be a list of b32 and l14, got {self.use!r}")
         object.__setattr__(self, "use", tuple(self.use))
 
     def encoders(self) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def captioned_images(url: str, captions: str) -> Iterator[tuple[Sample, tuple[st
     """
     field = captions.removeprefix(_LISTED) if captions.startswith(_LISTED) else None
     if field == "" or not captions:
-        raise JobError(f"captions must be a suffix or json:FIELD, but {captions!r} came")
+        raise JobError(f"captions must be a suffix or json:FIELD, got {captions!r}")
     for sample in Webdataset(caption="json" if field else captions, uid="content").samples(url):
         if isinstance(sample, Reject):
             yield sample

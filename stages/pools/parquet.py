@@ -55,7 +55,7 @@ class Parquet(Reader):
 
     def __post_init__(self) -> None:
         if not self.image or self.caption == "" or not self.uid:
-            raise JobError("pool.image, pool.caption and pool.uid must name columns, but an empty name came")
+            raise JobError("pool.image, pool.caption and pool.uid must name columns, got an empty name")
 
     def samples(self, url: str) -> Iterator[Sample | Reject]:
         """Every row once, in order, 64 in memory at a time; image bytes may be kept.

@@ -53,7 +53,7 @@ class Vectors(Reader):
 
     def __post_init__(self) -> None:
         if not (self.image and self.uid and self.encoder) or self.text == "" or self.caption == "":
-            raise JobError("options of pool must name columns, but an empty name came")
+            raise JobError("options of pool must name columns, got an empty name")
 
     def encoders(self) -> tuple[str, ...]:
         """Names of the encoders whose vectors the pool offers: one."""

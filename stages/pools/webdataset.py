@@ -56,11 +56,11 @@ class Webdataset(Reader):
 
     def __post_init__(self) -> None:
         if isinstance(self.image, str) or not self.image or not all(self.image):
-            raise JobError(f"pool.image must be a list of suffixes, but {self.image!r} came; write [jpg, png]")
+            raise JobError(f"pool.image must be a list of suffixes, got {self.image!r}; write [jpg, png]")
         if self.caption in ("", "json:"):
-            raise JobError(f"pool.caption must be a suffix or json:FIELD, but {self.caption!r} came")
+            raise JobError(f"pool.caption must be a suffix or json:FIELD, got {self.caption!r}")
         if self.uid not in ("auto", "content", "key") and not (self.uid.startswith("json:") and self.uid[5:]):
-            raise JobError(f"pool.uid must be auto, content, key or json:FIELD, but {self.uid!r} came")
+            raise JobError(f"pool.uid must be auto, content, key or json:FIELD, got {self.uid!r}")
         object.__setattr__(self, "image", tuple(suffix.lower() for suffix in self.image))
 
     def samples(self, url: str) -> Iterator[Sample | Reject]:

@@ -1,11 +1,11 @@
 """Ends a run early when nearly everything in its first shards is rejected.
 
-The rule: of each of five shards that lie evenly in the pool (`spread`: the first, the last, three between; all where
-there are fewer) more than nine tenths of the samples are rejected, and more than limits.max_reject_fraction bears. A
-shard without a sample says nothing. With five shards or fewer this is certain: such a pool is beyond its limits. Of a
-longer one it is as good as certain, for it would have to be nearly whole in every place that was looked at and sound
-almost everywhere else; who has such a pool says limits.stop_early: false. One bad shard, or the shards of one bad
-source among others, never end a run before its end, where the limits decide.
+The rule: take five shards spread evenly over the pool (`spread`: the first, the last, three between; all if there are
+fewer). The run ends if in each of them more than nine tenths of the samples, and more than limits.max_reject_fraction,
+are rejected. A shard without samples does not count. With five shards or fewer such a pool is certainly beyond its
+limits. A longer one is almost certainly too: otherwise nearly everything would have to be bad in every shard of the
+five and good almost everywhere else. For such a pool, set limits.stop_early: false. One bad shard, or the shards of one
+bad source among others, never end a run early; then the limits decide at the end.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ _SHOWN = 300  # characters of an example's message
 
 @dataclass(frozen=True)
 class Rejected:
-    """How much of a shard is rejected. rejects: by kind. examples: key and message of the first of each kind."""
+    """The rejects of a shard. rejects: counts by kind. examples: key and message of the first of each kind."""
 
     url: str
     samples: int
@@ -40,7 +40,7 @@ class Rejected:
 
 
 class Early:
-    """Is told of every shard that is done, in any order; raises RejectsError by the rule above."""
+    """Sees every finished shard, in any order; raises RejectsError by the rule above."""
 
     def __init__(self, run: Run, reader: Reader, out: Artifact) -> None:
         self._run, self._reader, self._out = run, reader, out
@@ -80,12 +80,12 @@ class Early:
 
 
 def example(url: str, key: str, position: int, message: str) -> str:
-    """A reject on one line, by its key or else its place: keys and messages repeat what the pool holds."""
+    """A reject on one line, by its key or else its place; escaped, because keys and messages come from the pool."""
     return escaped(f"{url}, {key or f'sample {position}'}: {message[:_SHOWN]}")
 
 
 def joined(found: Sequence[Rejected]) -> Rejected:
-    """Several shards as one, by the URL and examples of the first."""
+    """Merge several shards into one, with the URL and examples of the first."""
     rejects = sum((Counter(one.rejects) for one in found), Counter[str]())
     examples: dict[str, str] = {}
     for one in reversed(found):
@@ -94,7 +94,7 @@ def joined(found: Sequence[Rejected]) -> Rejected:
 
 
 def refusal(reader: Reader, found: Rejected, looked: int, shards: int) -> str:
-    """The error's text: the kinds, and the option that is meant where one is found.
+    """The text of the error: the kinds of rejects, and the option that would read the samples, if one is found.
 
     looked: how many of all `shards` it is about.
     """
@@ -107,6 +107,6 @@ def refusal(reader: Reader, found: Rejected, looked: int, shards: int) -> str:
     return (
         f"a pool must be readable, but {found.rejected:,} of the {found.samples:,} samples of {looked} of its "
         f"{shards:,} shards are rejected:\n{told}\n"
-        "Mend what they have in common (options of pool name what is read). limits.max_reject_fraction says how many "
+        "Fix what they have in common (options of pool name what is read). limits.max_reject_fraction says how many "
         "samples may be rejected; with limits.stop_early: false it is asked at the end alone."
     )

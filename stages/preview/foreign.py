@@ -24,11 +24,11 @@ _BEGINNINGS = (
 _TAR_MAGIC = slice(257, 262)
 
 HEAD_BYTES = 512
-"""How much of a file's beginning `foreign` looks at."""
+"""Number of bytes at the beginning of a file that `foreign` looks at."""
 
 
 def foreign(head: bytes) -> str:
-    """What a file with these first bytes is and what to do, as the end of a sentence; "" where nothing is known."""
+    """What a file with these first bytes is and what to do, as the end of a sentence; "" if unknown."""
     for beginning, told in _BEGINNINGS:
         if head.startswith(beginning):
             return told

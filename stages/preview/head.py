@@ -1,6 +1,6 @@
 """Copies the first samples of a shard into a small local shard that the same reader can read.
 
-Of a remote file only what is copied is asked for: the first bytes of a tar, the first rows of each column.
+From a remote file it requests only what it copies: the first bytes of a tar, the first rows of each column.
 """
 
 import ast
@@ -58,7 +58,7 @@ class Head:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing of the shard is left out."""
+        """Whether the copy is the whole shard."""
         return self.rows == self.whole_rows and (self.rows > 0 or self.bytes == self.whole_bytes)
 
     @contextmanager
@@ -70,14 +70,14 @@ class Head:
             raise type(error)(self.told(str(error))) from error
 
     def told(self, message: str) -> str:
-        """What a reader said of the copy, as said of the shard."""
+        """A message about the copy, rewritten to name the shard."""
         for copy, name in sorted(self.names, key=lambda pair: -len(pair[0])):
             message = message.replace(copy, name)
         return message
 
 
 def tar_head(url: str, most: int, folder: Path) -> Head:
-    """The first `most` bytes of a tar, be it in the middle of a member."""
+    """The first `most` bytes of a tar, even if they end inside a member."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / storage.name_of(url)
     with storage.open_exact(url) as file:
@@ -107,7 +107,7 @@ def table_head(url: str, companions: Sequence[str], rows: int, folder: Path) -> 
                 with target.open("wb") as out:
                     _npy(file, rows, out)
             else:
-                raise JobError(f"the files of a shard must be parquet, npz and npy, but {name} came")
+                raise JobError(f"the files of a shard must be parquet, npz and npy, got {name}")
         stored += target.stat().st_size
         names.append((str(target), name))
     return Head(names[0][0], url, tuple(names), count, stored, whole_rows, whole)
@@ -120,7 +120,7 @@ def _size(file: BinaryIO) -> int:
 
 
 def _parquet(file: BinaryIO, url: str, rows: int, target: Path) -> tuple[int, int]:
-    """Rows that were copied, and rows that there are."""
+    """The number of copied rows, and of all rows."""
     source = parquet_of(file, url)
     batches: list[pa.RecordBatch] = []
     for batch in source.iter_batches(rows):
@@ -140,7 +140,7 @@ def _npz(file: BinaryIO, rows: int, target: Path) -> None:
 
 
 def _npy(file: _Source, rows: int, out: _Sink) -> None:
-    """The first rows of an array; of a header that cannot be cut, it and some bytes, for the reader to refuse."""
+    """The first rows of an array; if its header cannot be cut, the header and some bytes, which the reader refuses."""
     version = npy.read_magic(file)
     length = file.read(2 if version == (1, 0) else 4)
     header = file.read(min(int.from_bytes(length, "little"), _UNKNOWN))

@@ -1,6 +1,6 @@
 """Reads the first samples of a pool and describes them, before anything runs.
 
-One shard is looked at, by its head; where hardly a sample of it can be read, five are that lie evenly in the pool.
+It reads the head of one shard. If hardly any sample there can be read, it reads five shards spread over the pool.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ _SAMPLES = 256
 
 @dataclass(frozen=True)
 class Seen(Rejected):
-    """What the first samples of one shard are.
+    """The first samples of one shard.
 
     samples: how many were looked at, rejects among them. first: what the first readable sample is, by names that
     docs/formats.md lists. whole: whether these are all samples of the shard, or what is true of nearly all of them.
@@ -40,10 +40,9 @@ class Seen(Rejected):
 
 
 def first_samples(reader: Reader, url: str) -> Seen:
-    """The first samples of a shard, from what a few requests bring of it.
+    """Read the first samples of a shard with a few requests.
 
-    Raises PoolError where it is not what the job says, ShardError where it cannot be read, StorageError where it is out
-    of reach.
+    Raises PoolError if it does not fit the job, ShardError if it cannot be read, StorageError if it cannot be reached.
     """
     with tempfile.TemporaryDirectory(prefix="winnow-look-") as folder:
         head = reader.head(url, _IMAGES if reader.has_images else _VECTORS, Path(folder))
@@ -54,13 +53,13 @@ def first_samples(reader: Reader, url: str) -> Seen:
 
 
 def check_readable(reader: Reader, urls: Sequence[str], limits: Limits, seen: Seen) -> None:
-    """Raises PoolError where hardly a sample of the pool can be read, with the option that is meant.
+    """Raise PoolError if hardly any sample of the pool can be read; the message names the option that would read them.
 
-    seen: of the first shard. A run is ended for it only where nearly all is rejected (`nearly_whole`) of each shard of
-    `spread`: a pool of which one shard is bad goes on. A head says that a shard is well, never that it is not: a tar's
-    members may lie apart, and later rows be sound. Then a local shard is read to its end, or until it is seen to be
-    well; a remote one is left to the same rule when these shards are done (stages/preview/early.py). Cost: nothing
-    more where the first shard is well; else at most one read of these shards.
+    seen: of the first shard. The run ends only if nearly everything (`nearly_whole`) is rejected in each shard of
+    `spread`; one bad shard does not end it. A head can show that a shard is good, never that it is bad: members of a
+    tar may lie apart, and later rows may be good. So a local shard is read to its end, or until it turns out good. A
+    remote one is left to the same rule at the end of these shards (stages/preview/early.py). Cost: nothing more if
+    the first shard is good; else at most one read of these shards.
     """
     if not limits.stop_early or not nearly_whole(seen.rejected, seen.samples, limits):
         return
@@ -85,7 +84,7 @@ def _is_well(found: Seen, limits: Limits) -> bool:
 
 
 def _all_of(reader: Reader, url: str) -> Seen:
-    """All samples of a shard, or as many as show that not nearly all are rejected; of images the headers are read."""
+    """Read all samples of a shard, or enough to show that not nearly all are rejected; of images only the headers."""
     if not reader.has_images:
         table, lost = reader.rows(url)
         return _tallied([*lost, *repeat({}, table.num_rows)], url)
@@ -112,7 +111,7 @@ def _tallied(found: Iterable[Mapping[str, object] | Reject], url: str, enough: f
 
 
 def _counted(samples: Iterable[Sample | Reject], head: Head, whole: bool) -> Seen:
-    """Counts, and the first readable sample; of images the headers are read, none is decoded."""
+    """Counts and the first readable sample; reads image headers and decodes nothing."""
     described = (_described(one) if isinstance(one, Sample) else one for one in samples)
     seen = _tallied(described, head.source)
     return replace(seen, whole=whole and seen.samples < _SAMPLES)
@@ -164,7 +163,7 @@ def _of_vectors(reader: Reader, head: Head) -> Seen:
 
 
 def none_readable(reader: Reader, urls: Sequence[str]) -> bool:
-    """True where no shard of `spread` can be read, of which the first cannot."""
+    """Whether no shard of `spread` can be read; the first one cannot."""
     for index in spread(len(urls))[1:]:
         with suppress(ShardError, StorageError):
             first_samples(reader, urls[index])
@@ -174,12 +173,12 @@ def none_readable(reader: Reader, urls: Sequence[str]) -> bool:
 
 @runtime_checkable
 class Looking(Protocol):
-    """A stage that reads files which the user brought."""
+    """A stage that reads files of the user's, such as scores."""
 
     def look(self, widths: Mapping[str, int]) -> str:
-        """What these files are, in words, from their first bytes; "" where there are none.
+        """Describe these files from their first bytes; "" if there are none.
 
-        widths: numbers in an image vector of each encoder that is known already. Raises WinnowError for a file that the
-        stage would refuse.
+        widths: image vector width of each encoder, where known. Raises WinnowError for a file that the stage would
+        refuse.
         """
         ...

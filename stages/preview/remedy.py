@@ -1,6 +1,6 @@
 """Finds the option that would read the samples, when the given one reads hardly any.
 
-Nothing is guessed: what is named was read with that option.
+It does not guess: it has read the first samples with every option that it names.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ Options = Mapping[str, object]
 
 
 def remedies(reader: Reader, url: str, kinds: Iterable[str]) -> list[str]:
-    """Lines for people: options of `pool` with which most of the first samples of a shard are read, best first.
+    """Lines that name options of `pool` which read most of the first samples of a shard, best first.
 
-    kinds: of the rejects. Empty where none is found. Cost: what `first_samples` reads of the shard, and no model.
+    kinds: of the rejects. Empty if there is none. Cost: what `first_samples` reads of the shard, and no model.
     """
     kinds = set(kinds)
     with tempfile.TemporaryDirectory(prefix="winnow-look-") as folder:
@@ -42,7 +42,7 @@ def remedies(reader: Reader, url: str, kinds: Iterable[str]) -> list[str]:
 
 
 def _tried(reader: Reader, options: Options, head: Head) -> tuple[int, str] | None:
-    """How many options these are, and the line for people; None where most samples are rejected with them too."""
+    """The number of options and the line that names them; None if most samples are rejected with them too."""
     try:
         other = dataclasses.replace(cast(Any, reader), **options)
         count, captions = _read(other, head)
@@ -58,7 +58,7 @@ def _tried(reader: Reader, options: Options, head: Head) -> tuple[int, str] | No
 
 
 def _read(reader: Reader, head: Head) -> tuple[int, list[str]]:
-    """How many samples came, and the captions of those that are read."""
+    """The number of samples, and the captions of the readable ones."""
     if reader.has_images:
         samples = list(islice(reader.samples(head.url), _SAMPLES))
         good = [one for one in samples if isinstance(one, Sample) and is_picture(bytes(one.image))]
@@ -69,7 +69,7 @@ def _read(reader: Reader, head: Head) -> tuple[int, list[str]]:
 
 
 def _reads_as_caption(text: str, named: bool) -> bool:
-    """Words; one alone only where the option's name says caption, for it may be an id or a label."""
+    """Whether a text looks like a caption; a single word may be an id or a label, so only where the name says so."""
     return any(map(str.isalpha, text)) and (named or len(text.split()) > 1)
 
 

@@ -23,14 +23,14 @@ REASON = "reason"
 
 @dataclass(frozen=True)
 class Export:
-    """Names the samples that the manifest keeps, or all others, with fields of the pool; no image and no vector.
+    """The kept samples, or all others, with fields of the pool; no image and no vector.
 
-    columns: fields of a sample's json in tars, or columns of a parquet pool. dropped: those that did not stay, with
-    their reason. Columns of each file: uid (32 hex digits), key, caption, width and height (null where the pool does
-    not tell), the columns asked for, and reason where dropped. Rows are in the order of the pool; a shard of which
-    none is named has a file without rows. A column has one type in all files: bool, int64, float64 or string.
-    Cost: one read of the manifest's and embeddings' columns a shard. For fields of json the samples that are named are
-    read, pictures as well, unless the shard is a local file; for columns of parquet those columns.
+    columns: fields of a sample's json in tars, or columns of a parquet pool. dropped: list the samples that did not
+    stay, with their reason. Columns of each file: uid (32 hex digits), key, caption, width and height (null if the
+    pool does not have them), `columns`, and reason if dropped. Rows are in the order of the pool; a shard without such
+    samples has a file without rows. A column has the same type in all files: bool, int64, float64 or string.
+    Cost: one read of the manifest's and embeddings' columns per shard. For json fields, also the listed samples, with
+    their pictures unless the shard is a local file; for columns of parquet, those columns.
     """
 
     embeddings: Artifact
@@ -48,10 +48,10 @@ class Export:
                 f"an export has {', '.join(sorted(own))} by itself, so --columns names others, not {wrong[0]!r}"
             )
         if len(set(self.columns)) < len(self.columns):
-            raise JobError(f"--columns names each column once, but {', '.join(self.columns)} came")
+            raise JobError(f"--columns names each column once, got {', '.join(self.columns)}")
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One file per input shard; those whose columns another shard needs in another type are written again."""
+        """One file per input shard; a file is written again if another shard needs a column in another type."""
         summaries = run.fill(_Copy(self, out), out, self.name)
         if self.columns:
             schemas = [schema for _, schema in run.each(_Schema(out), run.items, f"{self.name}: types")]
@@ -87,7 +87,7 @@ class _Schema:
 
 @dataclass(frozen=True)
 class _Retype:
-    """Commits one shard's file again where a column has not the type that all shards can have."""
+    """Commits a shard's file again if a column does not have the common type of all shards."""
 
     out: Artifact
     types: tuple[tuple[str, pa.DataType], ...]
@@ -105,7 +105,7 @@ class _Retype:
 
 
 def named_rows(stage: Export, item: ShardItem) -> pa.Table:
-    """The exported rows of one shard. Raises AccountingError where manifest and embeddings are not of one job."""
+    """The exported rows of one shard. Raises AccountingError if manifest and embeddings are not of one job."""
     verdicts = stage.manifest.read(item.index, [*_SAID, "kept", REASON])
     there = stage.embeddings.columns(item.index)
     brought = [URL] if URL in stage.columns and URL in there else []  # a pool of vectors is read for it already

@@ -24,8 +24,8 @@ UIDS = "uids.npy"
 class Manifest:
     """Joins the embeddings, the rejects and every cut, row by row.
 
-    distinct: which samples repeat another's uid, and so are rejects. cuts: (name, artifact) in the order of the
-    policy; each artifact has `kept` and its values beside every row.
+    distinct: tells which samples repeat another's uid and are rejects. cuts: (name, artifact) in the order of the
+    policy; each artifact has `kept` and the cut's values for every row.
     """
 
     embeddings: Artifact
@@ -44,7 +44,7 @@ class Manifest:
 
 
 def add_up(summaries: Sequence[Summary], cuts: Sequence[str]) -> Summary:
-    """Counts of the pool: pool, kept, dropped by cut, rejected by kind; AccountingError where they do not add up."""
+    """Counts of the pool: pool, kept, dropped by cut, rejected by kind; AccountingError if they do not add up."""
     dropped = Counter[str](dict.fromkeys(cuts, 0))
     rejected = Counter[str]()
     for summary in summaries:
@@ -147,7 +147,7 @@ def _rejected(rejects: pa.Table, captions: pa.Array | pa.ChunkedArray) -> pa.Tab
 
 @dataclass(frozen=True)
 class _Kept:
-    """The kept uids, as the manifest's files name them."""
+    """The kept uids of the manifest's files."""
 
     out: Artifact
 

@@ -1,6 +1,6 @@
 """The kept samples of one input shard, read in place, for training without exported shards.
 
-A shard is planned from columns of its manifest and embeddings files: which samples, and how often.
+The plan of a shard, which samples and how often, comes from columns of its manifest and embeddings files.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from winnow.stages.results.training_members import Member, training_key
 
 @dataclass(frozen=True)
 class Plan:
-    """What is read of one input shard.
+    """The plan of what to read from one input shard.
 
     places: the kept rows of its embeddings file, in order. times: int64 (m,), how often each is read, at least once.
     """
@@ -34,22 +34,22 @@ class Plan:
 
     @property
     def samples(self) -> int:
-        """How many samples come, each as often as it is read."""
+        """The number of samples, each counted as often as it is read."""
         return int(self.times.sum())
 
     def rounds(self) -> Iterator[pa.Table]:
-        """The samples that are read at least once, then those that are twice …: none is its own neighbour."""
+        """First all samples, then those that are read at least twice, and so on, so that none follows itself."""
         for number in range(int(self.times.max(initial=0))):
             yield self.places.filter(pa.array(self.times > number))
 
 
 @dataclass(frozen=True)
 class Selected:
-    """The samples that a finished job keeps, in the shards of its pool; picklable, and nothing is held open.
+    """The kept samples of a finished job, in the shards of its pool; picklable, holds nothing open.
 
-    embeddings: where each sample lies. manifest: its weight is how often a sample is read. epochs: the artifact of the
-    cut `epochs` where only those of `epoch` are wanted. gap_bytes: that are read over rather than asked for around
-    them; None for what the storage is like.
+    embeddings: the place of each sample. manifest: its weight says how often a sample is read. epochs: the artifact of
+    the cut `epochs`, to read only `epoch`. gap_bytes: gaps up to this size are read through, not skipped; None for the
+    default of the storage.
     """
 
     embeddings: Artifact
@@ -60,9 +60,9 @@ class Selected:
     gap_bytes: int | None = None
 
     def plan(self, index: int) -> Plan:
-        """The plan of input shard `index`, from some columns of two or three files; its url is "" where it has no row.
+        """The plan of input shard `index`, from some columns of two or three files; url is "" if it has no row.
 
-        Raises AccountingError where the files are not of one job, DataError for weights that are no repeat counts.
+        Raises AccountingError if the files are not of one job, DataError for weights that are not whole numbers from 0.
         """
         verdicts = self.manifest.read(index, ["shard", "key", "weight"])
         places = self.embeddings.read(index, self.reader.place_columns(self.embeddings.columns(index)))
@@ -80,16 +80,16 @@ class Selected:
         return Plan(index, url, places.take(pa.array(read)), times[read])
 
     def _drawn(self, epochs: Artifact, index: int) -> np.ndarray:
-        """How often each row is in the epoch: int64 (n,)."""
+        """The number of times that each row is in the epoch: int64 (n,)."""
         lists = epochs.read(index, ["epochs"])["epochs"].combine_chunks()
         rows = np.asarray(pc.list_parent_indices(lists))[np.asarray(lists.flatten()) == self.epoch]
         return np.bincount(rows, minlength=len(lists))
 
     def write_tar(self, plan: Plan, file: BinaryIO) -> int:
-        """A whole tar of the plan's samples; how many there are.
+        """Write a whole tar of the plan's samples; return their number.
 
-        A sample that comes again, or whose key does, gets `_1`, `_2` …
-        Raises ShardError where the shard is no longer what it was; the tar is then broken off so that a reader sees it.
+        A repeated sample or key gets `_1`, `_2` …
+        Raises ShardError if the shard has changed; the tar then ends inside a member, so that a reader notices.
         """
         writer = TarShard(file)
         try:
@@ -125,7 +125,7 @@ def _repeats(weight: np.ndarray, url: str) -> np.ndarray:
     wrong = np.flatnonzero(~(np.isfinite(weight) & (weight >= 0) & (weight == np.floor(weight))))
     if len(wrong):
         raise DataError(
-            f"{url}: a weight is how often a sample is read, so a whole number from 0, but row {wrong[0]} has "
+            f"{url}: a weight must be a whole number from 0 (how often a sample is read), but row {wrong[0]} has "
             f"{weight[wrong[0]]}; round it"
         )
     return weight.astype(np.int64)

@@ -1,6 +1,6 @@
 """The stage `shards`: training tars of exactly samples_per_shard kept samples, for open_clip's loader.
 
-Output shard i is planned from counts alone, so each is a task of its own that copies byte ranges and never decodes.
+The plan of an output shard needs only counts. So each shard is a task that copies byte ranges and decodes nothing.
 """
 
 import io
@@ -27,7 +27,7 @@ _RECORD = tarfile.RECORDSIZE
 
 @dataclass(frozen=True)
 class Piece:
-    """Part of an output shard: kept samples first to last - 1 (counted among the kept) of one input shard."""
+    """Part of an output shard: the kept samples first to last - 1 of one input shard, counted among the kept."""
 
     item: ShardItem
     first: int
@@ -36,19 +36,19 @@ class Piece:
 
 @dataclass(frozen=True)
 class OutputShard:
-    """One output shard and the pieces that it is made of, in order."""
+    """One output shard and its pieces, in order."""
 
     index: int
     pieces: tuple[Piece, ...]
 
     @property
     def samples(self) -> int:
-        """How many samples it holds."""
+        """The number of its samples."""
         return sum(piece.last - piece.first for piece in self.pieces)
 
 
 def plan_shards(items: Sequence[ShardItem], kept: Sequence[int], samples_per_shard: int) -> list[OutputShard]:
-    """Cut the kept samples of all input shards, in order, into shards of exactly samples_per_shard (last: the rest).
+    """Divide the kept samples of all input shards, in order, into shards of exactly samples_per_shard; last: the rest.
 
     kept: number of kept samples of each input shard. Cost O(input + output shards).
     """
@@ -69,7 +69,7 @@ def plan_shards(items: Sequence[ShardItem], kept: Sequence[int], samples_per_sha
 
 @dataclass(frozen=True)
 class Shards:
-    """Writes the samples that are kept as training shards."""
+    """Writes the kept samples as training shards."""
 
     survivors: Survivors
     reader: Reader
@@ -78,7 +78,7 @@ class Shards:
     version: ClassVar[int] = 2
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One tar per planned shard that is not there whole, then sizes.json.
+        """One tar per planned shard that is not complete yet, then sizes.json.
 
         The report has `renamed`, members that got another name for training, where this call wrote all tars.
         """
@@ -97,7 +97,7 @@ class Shards:
 
 @dataclass(frozen=True)
 class _Ends:
-    """Whether an output shard has its end: a copy that another program tore does not, and is written again."""
+    """Whether an output shard is complete; one that another program cut off is written again."""
 
     out: Artifact
 

@@ -1,7 +1,7 @@
 """Writes sorted uids to a .npy file in DataComp's subset format, range by range.
 
-The uids of a subset are brought together by range: each range is sorted and committed by a task of its own, and the
-driver only copies the ranges, one after the other, behind one header. A subset of one range is committed by its task.
+A range partition: uids are exchanged by range, and one task sorts and commits each range. The driver only appends the
+ranges, one after the other, to one header. If a subset has a single range, its task commits the file.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,14 +29,14 @@ _KEY = np.dtype("S16")  # big-endian bytes: comparing them compares uids
 
 @dataclass(frozen=True)
 class Subset:
-    """A file to be: `<name>.npy` of exactly `count` uids."""
+    """A file to write: `<name>.npy` with exactly `count` uids."""
 
     name: str
     count: int
 
 
 class Chosen(Protocol):
-    """Who is in each of some subsets; picklable."""
+    """Tells which uids are in each of several subsets; picklable."""
 
     def uids(self, item: ShardItem, subsets: Sequence[int]) -> Iterator[pa.Array]:
         """uids (16 bytes, no nulls) of one shard that are in each of these subsets in turn, in any order."""
@@ -44,12 +44,12 @@ class Chosen(Protocol):
 
 
 def write_subsets(run: Run, out: Artifact, chosen: Chosen, subsets: Sequence[Subset], label: str) -> None:
-    """Commit every subset's file: uids sorted, one that comes again is there again.
+    """Commit every subset's file: sorted uids; a repeated uid is repeated in the file.
 
-    One exchange for every 64 ranges of 3,000,000 uids, but a subset is never divided between two; where a subset has
-    more than one range, a pass before it finds where they end, for uids may be anything, such as numbers in a row.
-    Beside the file of such a subset lie its ranges, `<name>/00000.npy` …
-    Raises AccountingError where a subset has another number of uids than it says.
+    One exchange for every 64 ranges of 3,000,000 uids; a subset is never divided between two. If a subset has more
+    than one range, a pass before finds their ends from a sample, because uids need not be uniform. Such a subset also
+    has its ranges in files, `<name>/00000.npy` …
+    Raises AccountingError if a subset does not have `count` uids.
     """
     for batch in _batches(subsets):
         wanted = [subsets[number] for number in batch]
@@ -101,14 +101,14 @@ def _edges(run: Run, chosen: Chosen, batch: Sequence[int], subsets: Sequence[Sub
 
 
 def _quantiles(sample: np.ndarray, ranges: int) -> np.ndarray:
-    """Where sorted keys would be cut into equal ranges; fewer where they are few or equal."""
+    """Keys that divide sorted keys into equal ranges; fewer if there are few keys or equal ones."""
     at = np.arange(1, ranges) * len(sample) // ranges
     return np.unique(np.sort(sample)[at]) if len(sample) else sample
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """A share of a shard's uids by a hash, as keys: the same for any sharding."""
+    """A sample of a shard's uids by a hash, as keys: the same for any sharding."""
 
     chosen: Chosen
     subsets: tuple[int, ...]
@@ -121,7 +121,7 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _Ranges:
-    """uids by subset and range. Each range tells the first shard how many it has, and settle passes that on."""
+    """Partitions uids by subset and range. Each range tells the first shard its size, and settle passes that on."""
 
     chosen: Chosen
     out: Artifact
@@ -184,7 +184,7 @@ def _copy(piece: BinaryIO, file: BinaryIO, count: int, url: str) -> None:
 def _keys(uids: pa.Array) -> np.ndarray:
     """(n,) of _KEY over the same memory as a column of 16-byte uids."""
     if uids.type != UID_ARROW or uids.null_count:
-        raise AccountingError(f"uids must be {UID_ARROW}, no nulls, but {uids.type}, {uids.null_count} nulls came")
+        raise AccountingError(f"uids must be {UID_ARROW}, no nulls, got {uids.type}, {uids.null_count} nulls")
     if not len(uids):
         return np.empty(0, _KEY)
     return np.frombuffer(uids.buffers()[1], _KEY, len(uids), 16 * uids.offset)

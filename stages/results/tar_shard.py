@@ -1,6 +1,6 @@
 """Appends whole samples to a tar: byte ranges of another tar, or members.
 
-Nothing is decoded: headers, data and padding go over as they are, wherever nothing has to be renamed.
+It decodes nothing. Headers, data and padding are copied as they are, unless a member needs another name.
 """
 
 import io
@@ -24,10 +24,10 @@ _END = bytes(2 * tarfile.BLOCKSIZE)
 
 
 def spans_of(sample: Mapping[str, object], length: int, url: str) -> list[tuple[int, int]]:
-    """Where a sample's members lie in its tar: (start, stop) bytes of each run of them, in the order of the file.
+    """The byte ranges of a sample's members in its tar: (start, stop) of each run of members, in file order.
 
     sample: key, offset, size and extra_ranges, as an embeddings file has them. length: bytes of the tar at `url`.
-    Raises ShardError where the tar ends before the sample does.
+    Raises ShardError if the tar ends before the sample does.
     """
     extra = sample["extra_ranges"] or []
     flat = [sample["offset"], sample["size"], *cast(list[int], extra)]
@@ -39,7 +39,7 @@ def spans_of(sample: Mapping[str, object], length: int, url: str) -> list[tuple[
 
 
 def check_block(block: memoryview, start: int, key: str, url: str) -> None:
-    """Raises ShardError unless a member of sample `key` begins the block, which lies at byte `start` of its tar."""
+    """Raise ShardError unless the block, at byte `start` of its tar, begins with a member of sample `key`."""
     raw = bytes(block[: tarfile.BLOCKSIZE])
     if _names_plainly(raw, key):
         return
@@ -53,9 +53,9 @@ def check_block(block: memoryview, start: int, key: str, url: str) -> None:
 
 
 def _names_plainly(raw: bytes, key: str) -> bool:
-    """True where tarfile would read this header as a regular member of `key`; False where it must be asked.
+    """Whether this header is surely a regular member of `key`; False means that tarfile must decide.
 
-    At a thirtieth of its cost, which is as much as copying the sample takes.
+    It costs a thirtieth of tarfile, which takes as long as copying the sample.
     """
     plain = len(raw) == tarfile.BLOCKSIZE and raw.isascii() and raw[156] in _REGULAR and not raw[345]
     if not plain or not raw[:100].startswith(f"{key}.".encode()) or not _SUM.fullmatch(raw, 148, 156):
@@ -67,7 +67,7 @@ def _names_plainly(raw: bytes, key: str) -> bool:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the cuts judged of a pool's samples, which training must see.
+    """The image and caption that the cuts judged, and that training must see.
 
     image: suffixes of pictures; the first that a sample has. caption: where it is not the `.txt`, the text of one.
     plain: whether the pair is what training reads of the members as they are, and more need not be looked at.
@@ -79,7 +79,7 @@ class Judged:
 
 
 def members_of(blocks: Sequence[memoryview], judged: Judged) -> list[Member]:
-    """The members in blocks of whole tar members, under the names that training reads."""
+    """The members as blocks of whole tar members, under the names that training reads."""
     members = _listed(blocks)[2]
     return members if judged.plain else training_members(members, judged.image, judged.caption)
 
@@ -104,9 +104,9 @@ def _tarfile_agrees(whole: memoryview, listed: Sequence[tar_members.Member]) -> 
 
 
 class TarShard:
-    """Appends whole samples to a tar; keys that come again in it are renamed, for readers would merge them.
+    """Appends whole samples to a tar; repeated keys are renamed, because readers would merge their samples.
 
-    samples: how many it has. renamed: members that training would not read as they were judged under their own names.
+    samples: their number. renamed: members that got another name, so that training reads the judged pair.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -117,9 +117,9 @@ class TarShard:
         self.samples = self.renamed = 0
 
     def add_blocks(self, key: str, blocks: Sequence[memoryview], judged: Judged) -> None:
-        """A sample as blocks of whole tar members, header, data and padding, which are copied as they are.
+        """Append a sample as blocks of whole tar members: header, data and padding, copied as they are.
 
-        A sample of which training would read another pair, or none, is written anew under names by which it does not.
+        If training would read another pair of it, or none, the sample is written again under other names.
         """
         fresh = self.fresh([key]) and training_key(key) == key
         if not (fresh and judged.plain):
@@ -135,11 +135,11 @@ class TarShard:
         self.samples += 1
 
     def fresh(self, keys: Sequence[str]) -> bool:
-        """True where each of these keys stays as it is in this tar."""
+        """Whether each of these keys keeps its name in this tar."""
         return self._keys.isdisjoint(keys) and len(set(keys)) == len(keys)
 
     def room(self, size: int, ahead: int = 0) -> list[memoryview]:
-        """Where `size` bytes go that come `ahead` bytes behind the end so far: as many buffers, in order."""
+        """Buffers, in order, for `size` bytes that begin `ahead` bytes after the current end."""
         found: list[memoryview] = []
         at = self._size % _PACK_BYTES + ahead
         while size:
@@ -171,13 +171,13 @@ class TarShard:
         self.samples += 1
 
     def finish(self) -> None:
-        """The end of a tar: two empty blocks, filled up to a whole record."""
+        """Write the end of a tar: two empty blocks, padded to a whole record."""
         self._write(_END)
         self._write(bytes(-self._size % _RECORD))
         self._flush()
 
     def break_off(self) -> None:
-        """A member that is cut short: whoever reads the tar to here sees that it failed, and did not just end.
+        """Write a member that is cut short, so that a reader of the tar sees a failure and not an end.
 
         tarfile takes an end of the file between two members for the end of the tar, and a reader of a pipe may never
         see how its writer ended.

@@ -1,8 +1,8 @@
 """Renames members of a kept sample so that open_clip's loader reads exactly the judged pair.
 
-The loader takes the first of jpg, png, jpeg, webp and `txt`, by webdataset, which decodes every member whose name it
-has a decoder for and drops the sample where one fails. So the picture that was judged gets a name that is taken, and
-what would be taken before it, or would not decode, gets `.bin` behind its name, which nothing decodes.
+The loader takes the first of jpg, png, jpeg, webp, and `txt`. webdataset decodes every member whose suffix it knows,
+and drops the sample if one fails. So the judged picture gets a suffix that the loader takes, and members that it
+would take first, or that do not decode, get `.bin` after their name, which nothing decodes.
 """
 
 import gzip
@@ -71,14 +71,14 @@ def training_members(members: Sequence[Member], image: Sequence[str], caption: s
 
 
 def renamed(before: Sequence[Member], after: Sequence[Member]) -> int:
-    """How many members of a sample have another name now; a caption that was written anew is none of them."""
+    """The number of renamed members; a caption that was added does not count."""
     return sum(member not in before for member in after if member[0].lower() != CAPTION)
 
 
 def training_key(key: str) -> str:
-    """The key under which webdataset reads a sample: the same but for the few that it passes over.
+    """The key under which webdataset reads a sample: the same, except for the few that it skips.
 
-    It takes folders called `__…__` for its own, and finds no key behind a line break in a path.
+    It reserves folders called `__…__`, and finds no key after a line break in a path.
     """
     if not key.startswith("__") and "\n" not in key:
         return key
@@ -87,7 +87,7 @@ def training_key(key: str) -> str:
 
 
 def decodes(name: str, content: bytes) -> bool:
-    """Whether webdataset keeps a sample with this member: it decodes, or there is no decoder for it.
+    """Whether webdataset keeps a sample with this member: the member decodes, or has no decoder.
 
     name: its suffix in small letters.
     """
@@ -136,7 +136,7 @@ def _text(content: bytes) -> None:
 
 
 def _array(content: bytes) -> None:
-    """Raises ValueError where numpy would not read it without pickle, or its numbers are not all there."""
+    """Raise ValueError if numpy cannot read it without pickle, or if numbers are missing."""
     file = io.BytesIO(content)
     version = npy.read_magic(file)
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -166,4 +166,4 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "npy": _array,
     "npz": _arrays,
 }
-"""What tells whether webdataset can decode the others; each raises where it cannot."""
+"""Checks whether webdataset can decode the others; each raises if it cannot."""

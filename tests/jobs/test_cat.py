@@ -55,10 +55,10 @@ def test_the_tars_of_all_shards_are_the_exported_samples(
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["planted", "4"], 2, "winnow: a shard of planted must be 0 to 3, but 4 came"),
+        (["planted", "4"], 2, "winnow: a shard of planted must be 0 to 3, got 4"),
         (["other", "0"], 2, "winnow: a job must have run to its end before it is trained on"),
-        (["planted", "0", "--epoch", "9"], 2, "winnow: an epoch must be one of those that planted drew, but 9 came"),
-        (["planted", "0", "--gap=-1"], 2, "winnow: a gap must be 0 bytes or more, but -1 came"),
+        (["planted", "0", "--epoch", "9"], 2, "winnow: an epoch must be one of those that planted drew, got 9"),
+        (["planted", "0", "--gap=-1"], 2, "winnow: a gap must be 0 bytes or more, got -1"),
         (["planted", "nine"], 2, "shard"),
     ],
 )

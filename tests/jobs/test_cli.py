@@ -243,7 +243,7 @@ def test_status_lists_jobs_and_artifacts(
 ) -> None:
     store = str(job_file.parent / "store")
     assert called(monkeypatch, "status", store) == 2
-    assert "winnow: a store must hold artifacts, but" in capsys.readouterr().err
+    assert "winnow: a store must have artifacts, but" in capsys.readouterr().err
     called(monkeypatch, "run", str(job_file), "--executor", "local")
     (job_file.parent / "store/density-0badcafeefacdab0").mkdir()
     capsys.readouterr()
@@ -261,10 +261,10 @@ def test_status_lists_jobs_and_artifacts(
         (
             ["--set", "policy.0.similarity.by=clap"],
             2,
-            "winnow: similarity.by must be an encoder of the job (clip), but",
+            "winnow: similarity.by must be an encoder of the job (clip), got",
         ),
         (["--set", "polciy=[]"], 2, "winnow: the job has no key 'polciy'; did you mean policy?"),
-        (["--executor", "slurm"], 2, "winnow: the executor must be 'local' or 'ray', but 'slurm' came"),
+        (["--executor", "slurm"], 2, "winnow: the executor must be 'local' or 'ray', got 'slurm'"),
         (["--address", "auto", "--executor", "local"], 2, "winnow: --address names a Ray cluster, so it goes with"),
         (
             ["--set", "pool.shards=absent-{0..1}.parquet"],

@@ -104,8 +104,8 @@ def test_an_epoch_has_its_own_samples(result: Result) -> None:
     ("options", "says"),
     [
         ({"name": "other"}, "none called 'other'; it has planted"),
-        ({"epoch": 3}, "but 3 came, and it has epochs 0 to 2"),
-        ({"epoch": -1}, "but -1 came"),
+        ({"epoch": 3}, "got 3, and it has epochs 0 to 2"),
+        ({"epoch": -1}, "got -1"),
     ],
 )
 def test_what_is_not_there_is_refused(result: Result, options: dict[str, Any], says: str) -> None:
@@ -115,7 +115,7 @@ def test_what_is_not_there_is_refused(result: Result, options: dict[str, Any], s
 
 @pytest.mark.parametrize("shard", [-1, 4])
 def test_a_shard_that_the_pool_has_not_is_refused(result: Result, shard: int) -> None:
-    with pytest.raises(JobError, match=f"a shard of planted must be 0 to 3, but {shard} came"):
+    with pytest.raises(JobError, match=f"a shard of planted must be 0 to 3, got {shard}"):
         loader.opened(result.job.store, "planted").plan(shard)
 
 
@@ -135,7 +135,7 @@ def test_a_job_without_epochs_and_one_whose_files_are_gone_say_so(tmp_path: Path
     planted(tmp_path / "pool", 1)
     values = job_values(tmp_path, [{"random": {"count": 9}}], limits={"max_reject_fraction": 0.1}, shards=None)
     done = finished(values)
-    with pytest.raises(JobError, match="but 0 came, and it has no cut `epochs`"):
+    with pytest.raises(JobError, match="got 0, and it has no cut `epochs`"):
         loader.opened(values["store"], "planted", epoch=0)
     Path(dict(done.steps)["pool"].artifact.meta("_done.json")).unlink()
     with pytest.raises(JobError, match=r"must be whole, but has no _done\.json; run the job again"):

@@ -144,9 +144,9 @@ def test_the_resolved_job_is_the_same_job(zips: Path) -> None:
     [
         (
             "pool.format=ziped",
-            "format must be one of webdataset, .*, zipped, but 'ziped' came; did you mean zipped",
+            "format must be one of webdataset, .*, zipped, got 'ziped'; did you mean zipped",
         ),
-        ("embeddings.colours.kind=tin", "kind must be one of open_clip, timm, tint, but 'tin' came; did you mean tint"),
+        ("embeddings.colours.kind=tin", "kind must be one of open_clip, timm, tint, got 'tin'; did you mean tint"),
         ("embeddings.colours.sides=3", "embeddings.colours has no key 'sides'; did you mean side"),
         ("policy.1={similarity: {by: colours, fraction: 0.5}}", "colours has no text vectors; name a CLIP"),
     ],

@@ -232,7 +232,7 @@ def test_plan_says_what_is_there_and_runs_nothing(tmp_path: Path) -> None:
 def test_a_store_that_one_process_sees_goes_with_the_local_executor(tmp_path: Path, ray_executor: Executor) -> None:
     planted(tmp_path / "pool", 1)
     job = parse(job_values(tmp_path, PLANTED, store=f"memory://{tmp_path.name}"))
-    with pytest.raises(JobError, match="is seen by one process only, so it goes with the local executor"):
+    with pytest.raises(JobError, match="is visible to one process only; use --executor local"):
         done(job, ray_executor)
     assert done(job)[0].counts["kept"] == 45
 

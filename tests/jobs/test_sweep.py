@@ -162,22 +162,22 @@ MANY = ",".join(map(str, range(MOST + 1)))
 @pytest.mark.parametrize(
     ("vary", "message"),
     [
-        (["policy.0.similarity.fraction"], "must be path=value,value, but 'policy.0.similarity.fraction' came"),
-        (["policy.0.similarity.fraction="], "--vary policy.0.similarity.fraction: it takes two values or more"),
-        (["policy.0.similarity.fraction=[]"], "to vary, but '[]' came; a single one goes with --set"),
-        (["policy.0.similarity.fraction=0.5"], "to vary, but '0.5' came; a single one goes with --set"),
+        (["policy.0.similarity.fraction"], "must be path=value,value, got 'policy.0.similarity.fraction'"),
+        (["policy.0.similarity.fraction="], "--vary policy.0.similarity.fraction must have two values or more"),
+        (["policy.0.similarity.fraction=[]"], "or more, got '[]'; for a single one use --set"),
+        (["policy.0.similarity.fraction=0.5"], "or more, got '0.5'; for a single one use --set"),
         (["policy.0.similarity.fraction=0.5,{"], "--vary policy.0.similarity.fraction=0.5,{ must be YAML: "),
-        (["store=a,b"], "so it varies what is under policy, but store came; use --set for that, and one sweep for"),
-        (["policy.0.similarity.count=1,2"] * 2, "a place may be varied once, but --vary policy.0.similarity.count and"),
+        (["store=a,b"], "share one pool and its scores, got store; use --set for that, and one sweep for"),
+        (["policy.0.similarity.count=1,2"] * 2, "a place may vary only once, but --vary policy.0.similarity.count and"),
         (
             ["policy.0.similarity.count=1,2", "policy.0={random: {count: 1}},{random: {count: 2}}"],
             "but --vary policy.0 and --vary policy.0.similarity.count both set it",
         ),
-        ([f"policy.0.similarity.count={MANY}"], "a sweep is of 2 to 200 policies, but 201 came; sweep parts of them"),
-        ([], "a sweep is of 2 to 200 policies, but 1 came"),
+        ([f"policy.0.similarity.count={MANY}"], "a sweep must have 2 to 200 policies, got 201; make several sweeps"),
+        ([], "a sweep must have 2 to 200 policies, got 1"),
         (["policy.7.density.count=1,2"], "--vary policy.7.density.count: there is no '7' in the job at that place"),
         (["policy.1.density.fractoin=0.1,0.2"], "policy.1.density has no key 'fractoin'; did you mean fraction?"),
-        (["policy.0.similarity.fraction=0.1,2"], "a fraction is between 0 and 1, but 2"),
+        (["policy.0.similarity.fraction=0.1,2"], "a fraction is between 0 and 1, got 2"),
     ],
 )
 def test_wrong_variations_are_said(values: dict[str, Any], vary: list[str], message: str) -> None:
@@ -207,7 +207,7 @@ def test_a_failing_policy_is_named_and_what_finished_stays(values: dict[str, Any
 
 
 def test_a_store_of_one_process_goes_with_the_local_executor(values: dict[str, Any], ray_executor: Executor) -> None:
-    with pytest.raises(JobError, match="is seen by one process only"):
+    with pytest.raises(JobError, match="is visible to one process only"):
         swept({**values, "store": "memory://swept"}, VARY, ray_executor)
     assert len(swept({**values, "store": "memory://swept"}, VARY)[0].outcomes) == 4
 

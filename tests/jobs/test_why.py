@@ -217,7 +217,7 @@ def test_the_command_writes_the_picture(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["f" * 31], 2, "winnow: a uid is 32 hex digits, but 'fff"),
+        (["f" * 31], 2, "winnow: a uid is 32 hex digits, got 'fff"),
         (["f" * 32], 2, "winnow: a uid must be that of a sample which could be read, but ffff"),
         ([], 2, "winnow: a sample is named by its uid, or by --shard and --key together"),
         (["--shard", "1"], 2, "winnow: a sample is named by its uid, or by --shard and --key together"),

@@ -37,7 +37,7 @@ def test_a_column_without_chunks_has_its_width():
 def test_a_row_without_vector_is_refused():
     rows = pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))
     for vectors in (rows, pa.chunked_array([rows])):
-        with pytest.raises(DataError, match="every row must have its vector here, but 1 nulls came"):
+        with pytest.raises(DataError, match="every row must have its vector here, got 1 nulls"):
             matrix(vectors)
 
 
@@ -47,7 +47,7 @@ def test_nulls_are_refused_or_filled(values, start):
     rest = values[start:]
     assert column(table, "v", null=-100).tolist() == [-100 if v is None else v for v in rest]
     if None in rest:
-        with pytest.raises(DataError, match=f"column v must have no nulls here, but {rest.count(None)} came"):
+        with pytest.raises(DataError, match=f"column v must have no nulls here, got {rest.count(None)}"):
             column(table, "v")
     else:
         assert column(table, "v").tolist() == rest

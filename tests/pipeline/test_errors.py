@@ -53,7 +53,7 @@ def test_failed_shards_names_some_and_counts_all():
     assert few == (
         "embeddings: every shard must finish, but 1 of 3 failed:\n"
         "  s3://pool/0.tar: it is no tar\n"
-        "The others are kept; mend the cause and run the same command again to resume."
+        "The others are kept; fix the cause and run the same command again to resume."
     )
     many = FailedShards("embeddings", [(str(i), f"bad {i}") for i in range(25)], 30)
     assert "25 of 30" in str(many)

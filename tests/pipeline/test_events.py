@@ -74,7 +74,7 @@ def test_a_line_that_is_no_event_names_its_file(tmp_path: Path) -> None:
     [path] = (tmp_path / "events").glob("*.jsonl")
     with path.open("ab") as file:
         file.write(bytes(20) + b"\n")
-    with pytest.raises(TornError, match=r"\.jsonl must hold an event a line, but b'\\x00.* came; delete it"):
+    with pytest.raises(TornError, match=r"\.jsonl must hold an event a line, got b'\\x00.*; delete it"):
         list(reader.more())
 
 

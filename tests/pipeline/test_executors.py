@@ -103,7 +103,7 @@ def collected(results, failing=FailedShards):
             found.append(pair)
     except failing as error:
         return found, error
-    pytest.fail(f"{failing.__name__} must be raised, but {found} came")
+    pytest.fail(f"{failing.__name__} must be raised, got {found}")
 
 
 def test_every_item_is_done_once_and_its_result_comes_with_its_index(executor, tmp_path):
@@ -156,7 +156,7 @@ def test_a_pass_of_which_nothing_can_be_done_ends_with_the_first_few(executor, t
     found, error = collected(executor.map(task, range(100), "squares", Needs(spare=spare)))
     assert found == []
     assert str(error).endswith(
-        "more: no such column\nThe others were not begun; mend the cause and run the same command again to resume."
+        "more: no such column\nThe others were not begun; fix the cause and run the same command again to resume."
     )
     assert max(3, spare + 1) <= len(error.failures) < 40
     assert set(attempts(tmp_path).values()) == {1}
@@ -426,7 +426,7 @@ def test_actors_that_find_no_room_hold_no_items(ray_executor, tmp_path):
 
 
 def test_a_kind_of_executor_that_is_not_there():
-    with pytest.raises(JobError, match="must be 'local' or 'ray', but 'spark' came"):
+    with pytest.raises(JobError, match="must be 'local' or 'ray', got 'spark'"):
         open_executor("spark", None, None)
     with pytest.raises(JobError, match="goes with --executor ray"):
         open_executor("local", None, "auto")

@@ -222,10 +222,10 @@ def test_nan_is_refused_and_the_column_named():
 
 
 def test_values_of_another_type_are_refused():
-    with pytest.raises(DataError, match="values must be float32, float64, int64 or uint64, but int32 came; cast them"):
+    with pytest.raises(DataError, match="values must be float32, float64, int64 or uint64, got int32; cast them"):
         rows([1, 2], dtype=np.int32)
     narrow, wide = rows([1.0, 2.0]), rows([1.0, 2.0], shard=1, dtype=np.float64)
-    with pytest.raises(DataError, match="of every shard must be of one type, but keys of"):
+    with pytest.raises(DataError, match="of every shard must be of one type, got keys of"):
         keep_top([narrow, wide], np.array([1]))
 
 
@@ -240,11 +240,11 @@ def test_broken_rows_are_refused():
         Rows(np.zeros(2, np.float32), np.zeros(2, np.int32), np.zeros(2, np.uint64), 0)
     with pytest.raises(DataError, match="places must be >= 0"):
         rows([1.0], shard=-1)
-    with pytest.raises(DataError, match="-2 came"):
+    with pytest.raises(DataError, match="got -2"):
         rows([1.0], group=[-2])
-    with pytest.raises(DataError, match="group 3 came in shard 0 and there are 2 quotas"):
+    with pytest.raises(DataError, match="group 3 in shard 0 and there are 2 quotas"):
         keep_top([rows([1.0], group=[3])], np.array([1, 1]))
-    with pytest.raises(DataError, match="quotas must be >= 0, but -1 came for group 1"):
+    with pytest.raises(DataError, match="quotas must be >= 0, got -1 for group 1"):
         Selection(np.array([0, -1]))
 
 

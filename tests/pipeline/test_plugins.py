@@ -100,9 +100,9 @@ def test_a_name_that_two_have_is_refused(
     ("text", "said"),
     [
         ("import no_such_library", r"imported from acme_cuts:Sharpness, but: ModuleNotFoundError: No module named"),
-        ("1 / 0", "but: ZeroDivisionError: division by zero; mend or uninstall acme-cuts"),
+        ("1 / 0", "but: ZeroDivisionError: division by zero; fix or uninstall acme-cuts"),
         ("", "but: AttributeError: "),
-        ("Sharpness = 3", r"sharpness of acme-cuts 1\.0 \(acme_cuts:Sharpness\) must be a class; mend acme-cuts"),
+        ("Sharpness = 3", r"sharpness of acme-cuts 1\.0 \(acme_cuts:Sharpness\) must be a class; fix acme-cuts"),
     ],
 )
 def test_a_broken_plugin_fails_only_when_it_is_asked_for(

@@ -256,7 +256,7 @@ def test_a_link_is_what_it_points_to(tmp_path):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("quux://a/b", "a URL must be of a storage that fsspec knows here, but quux://a/b came"),
+        ("quux://a/b", "a URL must be of a storage that fsspec knows here, got quux://a/b"),
         (
             "s3://key:geheim@bucket/b",
             "a URL must carry no password, for results and logs repeat it, but that of bucket/b",

@@ -260,7 +260,7 @@ def least_cosines(ours: Vectors, theirs: Vectors) -> tuple[float, float]:
     Raises: ShardError where the keys are not the same or the percentile is below 0.99, for then it was other work.
     """
     if not np.array_equal(ours.keys, theirs.keys):
-        raise ShardError(f"both must embed the same samples, but {len(ours.keys)} and {len(theirs.keys)} came")
+        raise ShardError(f"both must embed the same samples, got {len(ours.keys)} and {len(theirs.keys)}")
     pairs = ((ours.image, theirs.image), (ours.text, theirs.text))
     cosines = np.concatenate([(left * right).sum(axis=1, dtype=np.float64) for left, right in pairs])
     least, first = float(cosines.min()), float(np.quantile(cosines, 0.01))
@@ -325,7 +325,7 @@ def make_shards(samples: Iterator[tuple[bytes, str]], wanted: int, shards: int, 
     folder.mkdir(parents=True)
     pairs = list(islice(samples, wanted // shards * shards))
     if len(pairs) < shards:
-        raise ShardError(f"{shards} shards need a JPEG with a caption each, but {len(pairs)} came")
+        raise ShardError(f"{shards} shards need a JPEG with a caption each, got {len(pairs)}")
     paths = tuple(folder / f"{number:05d}.tar" for number in range(shards))
     for number, path in enumerate(paths):
         with open(path, "wb") as file:

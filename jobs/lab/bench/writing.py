@@ -130,7 +130,7 @@ class Bench:
         ends = [shell.wait() for shell in shells]
         seconds = time.perf_counter() - started
         if any(ends):
-            raise OSError(f"a shell must copy {self.kept} by {script!r}, but {ends} came; read what it said above")
+            raise OSError(f"a shell must copy {self.kept} by {script!r}, got {ends}; read what it said above")
         return seconds
 
     def by_tarfile(self) -> float:

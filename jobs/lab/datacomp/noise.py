@@ -80,14 +80,14 @@ class Noise:
     def __post_init__(self) -> None:
         shares = self.shares()
         if min(shares.values()) < 0 or shares["clean"] <= 0:
-            raise JobError(f"noise needs shares of 0 or more that leave something clean, but {shares} came; lower one")
+            raise JobError(f"noise needs shares of 0 or more that leave something clean, got {shares}; lower one")
         if not 0 < self.held_out < 1 or not 1 <= self.captions <= len(TEMPLATES) or self.samples_per_shard < 1:
             raise JobError(
-                f"noise needs 0 < held_out < 1, captions from 1 to {len(TEMPLATES)} and samples_per_shard >= 1, but "
-                f"{self} came"
+                f"noise needs 0 < held_out < 1, captions from 1 to {len(TEMPLATES)} and samples_per_shard >= 1, got "
+                f"{self}"
             )
         if not 0 <= self.zipf <= 3:
-            raise JobError(f"noise needs 0 <= zipf <= 3, but {self.zipf} came")
+            raise JobError(f"noise needs 0 <= zipf <= 3, got {self.zipf}")
 
     def shares(self) -> dict[str, float]:
         """Share of the pool of each `what`; they sum to 1."""

@@ -104,7 +104,7 @@ def load(path: str, changes: Sequence[str] = ()) -> Comparison:
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "the comparison"
-        raise JobError(f"{path}: {place}: {problem['msg']}, but {problem['input']!r} came") from error
+        raise JobError(f"{path}: {place}: {problem['msg']}, got {problem['input']!r}") from error
     _check(found)
     return found
 
@@ -160,8 +160,8 @@ def _check(found: Comparison) -> None:
             raise JobError(f"a fraction goes to the options of the last cut, but {policy.name!r} ends with {last}")
     names = [outcome.slug for outcome in outcomes(found)]
     if len(set(names)) < len(names):
-        raise JobError(f"every policy has a name of its own, but {sorted(names)} came")
+        raise JobError(f"every policy has a name of its own, got {sorted(names)}")
     if sum(not outcome.policy for outcome in outcomes(found)) != 1:
         raise JobError("one policy must have no cut: all others are compared with the whole pool")
     if not found.train.seeds or not found.train.regimes:
-        raise JobError(f"a comparison trains with a seed and a regime or more, but {found.train} came")
+        raise JobError(f"a comparison trains with a seed and a regime or more, got {found.train}")

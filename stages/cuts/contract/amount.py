@@ -32,15 +32,13 @@ class Amount:
     def __post_init__(self) -> None:
         given = [name for name in ("fraction", "count", "threshold") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise JobError(f"a cut keeps one of fraction, count or threshold, but {given or 'none'} came")
+            raise JobError(f"a cut keeps one of fraction, count or threshold, got {given or 'none'}")
         if self.fraction is not None and not 0 <= self.fraction <= 1:
-            raise JobError(f"a fraction is between 0 and 1, but {self.fraction} came; 0.3 keeps 30 %")
+            raise JobError(f"a fraction is between 0 and 1, got {self.fraction}; 0.3 keeps 30 %")
         if self.count is not None and self.count < 0:
-            raise JobError(f"a count is at least 0, but {self.count} came")
+            raise JobError(f"a count is at least 0, got {self.count}")
         if isinstance(self.threshold, int) and self.threshold.bit_length() > _BITS:
-            raise JobError(
-                f"a whole number as threshold has at most {_BITS} bits, as values have, but one of more came"
-            )
+            raise JobError(f"a whole number as threshold has at most {_BITS} bits, as values have, got one of more")
 
     def number(self, survivors: Survivors) -> int:
         """How many samples that is: int(fraction · total), never more than are still in.

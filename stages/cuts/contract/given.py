@@ -21,7 +21,7 @@ class Given:
     def check_encoder(self, kind: str, by: str) -> None:
         """Raises JobError unless `by`, an option of a cut, names an encoder of the job."""
         if by not in self.encoders:
-            raise JobError(f"{kind}.by must be an encoder of the job ({', '.join(self.encoders)}), but {by!r} came")
+            raise JobError(f"{kind}.by must be an encoder of the job ({', '.join(self.encoders)}), got {by!r}")
 
     def check_text(self, kind: str, by: str) -> None:
         """Raises JobError unless that encoder has text vectors too."""

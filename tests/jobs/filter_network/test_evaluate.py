@@ -122,7 +122,7 @@ def test_the_filter_command(
 @pytest.mark.parametrize(
     ("name", "score", "message"),
     [
-        ("other", None, "a filter is judged by a finished job, but .* has none called 'other'"),
+        ("other", None, "the job must be finished, but .* has no finished job 'other'"),
         ("mine", "clip.cosine", "clip.cosine must be a column of the embeddings or the manifest of mine"),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_truth_has_both_sides_of_this_pool(scored: tuple[str, Samples, Path], 
         filter_quality(store, "mine", None, Truth.read(str(tmp_path / "other.parquet"), "what", ["clean"], []))
     uids = [scored[1].uid[0], "11" * 16]
     pq.write_table(pa.table({"uid": uids, "what": ["bad", "clean"]}), tmp_path / "half.parquet")
-    with pytest.raises(DataError, match="but of 1 that have it 0 are good"):
+    with pytest.raises(DataError, match="but of 1 with this score 0 are good"):
         filter_quality(store, "mine", None, Truth.read(str(tmp_path / "half.parquet"), "what", ["clean"], []))
 
 
@@ -210,16 +210,16 @@ def test_a_model_that_gives_all_one_vector_finds_nothing() -> None:
 
 def test_a_set_to_judge_by_is_whole(judge: Judge, tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", members([("a", pair(1, "x")), ("b", {"txt": b"no image"})]))
-    with pytest.raises(StorageError, match="a set to judge by must be whole, but b: a sample must have a member"):
+    with pytest.raises(StorageError, match="a test set must be complete, but b: a sample must have a member"):
         retrieval(judge, [str(tmp_path / "a.tar")], "txt")
 
 
 def test_a_set_to_judge_by_is_not_empty(judge: Judge, tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [])
-    with pytest.raises(DataError, match=r"judged by pictures with captions, but .*a\.tar have none"):
+    with pytest.raises(DataError, match=r"a test set must have pictures with captions, but .*a\.tar have none"):
         retrieval(judge, [str(tmp_path / "a.tar")], "txt")
     (tmp_path / "names.txt").write_text("red\n")
-    with pytest.raises(DataError, match=r"judged by images, but .*a\.tar have none"):
+    with pytest.raises(DataError, match=r"a test set must have images, but .*a\.tar have none"):
         zero_shot(judge, [str(tmp_path / "a.tar")], str(tmp_path / "names.txt"), ["a {}"], None, "image")
 
 

@@ -203,11 +203,11 @@ def test_there_are_filter_jobs_to_read() -> None:
         ({"training": {"epoch": 2}}, "training has no key 'epoch'; did you mean epochs?"),
         ({"training": {"precision": "int8"}}, "training.precision: Input should be 'auto', 'fp32', 'amp'"),
         ({"training": {"model": "x"}}, "training has no model: the job has one for all of it"),
-        ({"training": {"batch_size": 10, "processes": 4}}, "10 pairs came for 4 processes"),
-        ({"finetune": {}}, "finetune needs a task (labelled images), pairs (captioned ones), or both"),
+        ({"training": {"batch_size": 10, "processes": 4}}, "got 10 pairs for 4 processes"),
+        ({"finetune": {}}, "finetune must have task (labelled images), pairs (captioned images), or both"),
         ({"finetune": {"task": {"images": "a"}}}, "finetune.task.classnames: Field required"),
         ({"finetune": {"pairs": {"shards": "a"}, "training": {"pretrained": "x"}}}, "finetune.training has no pretra"),
-        ({"ensemble": 1.5}, "ensemble is the share of the fine-tuned weights, 0 to 1, but 1.5 came"),
+        ({"ensemble": 1.5}, "ensemble must be between 0 and 1 (share of the fine-tuned weights), got 1.5"),
     ],
 )
 def test_what_is_wrong_is_said(changes: dict[str, Any], message: str) -> None:

@@ -90,7 +90,7 @@ def test_a_trainer_that_fails_is_an_error_with_the_end_of_the_log(
     with pytest.raises(TrainingError) as caught:
         run_training("nowhere/00000.tar", tmp_path, replace(SHORT, timeout_s=60))
     told, *tail = str(caught.value).splitlines()
-    assert told.startswith("open_clip's trainer must leave a checkpoint of nowhere/00000.tar, but it " + message)
+    assert told.startswith("open_clip's trainer must write a checkpoint of nowhere/00000.tar, but it " + message)
     assert str(tmp_path / LOG) in told
     assert tail == [str(n) for n in range(40_000 - 15, 40_000)]
     assert not (tmp_path / DONE).exists()
@@ -124,14 +124,14 @@ def test_another_model_of_the_same_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(json.dumps({**config, "embed_dim": 8}))
     assert "a folder holds trainings of one model, but in " in started(tmp_path / "run", recipe)
     (tmp_path / "mine.json").unlink()
-    assert "a model is a name of open_clip or a configuration .json, but" in started(tmp_path / "run", recipe)
+    assert "a model is a name of open_clip or a configuration .json, got" in started(tmp_path / "run", recipe)
 
 
 def test_two_trainers_never_share_a_folder(tmp_path: Path) -> None:
     tmp_path.joinpath(LOG).touch()
     with (tmp_path / LOG).open("ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
-        assert "one trainer works in a folder, but another still writes" in started(tmp_path)
+        assert "a folder takes one trainer at a time, but another writes" in started(tmp_path)
 
 
 def test_a_folder_takes_one_recipe(tmp_path: Path) -> None:
@@ -168,5 +168,5 @@ def test_half_a_checkpoint_is_not_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_a_batch_is_shared_out_evenly() -> None:
-    with pytest.raises(ValidationError, match="10 pairs came for 4 processes"):
+    with pytest.raises(ValidationError, match="10 pairs for 4 processes"):
         Recipe(model="ViT-B-32", batch_size=10, processes=4)

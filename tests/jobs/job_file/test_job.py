@@ -90,50 +90,50 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ({"zzz": 1}, "the job has no key 'zzz'; it has name"),
         ({"name": ""}, "a job must have name"),
         ({"store": None}, "a job must have store"),
-        ({"name": "a/b"}, "name must be letters, digits, dot, dash or underscore, but 'a/b' came"),
-        ({"pool": "a.tar"}, "pool must be a mapping, but 'a.tar' came"),
-        ({"pool": {"shards": []}}, "pool.shards must be a pattern or a list of them, but [] came"),
-        ({"pool": {"shards": 7}}, "pool.shards must be a pattern or a list of them, but 7 came"),
-        ({"pool": {"shards": [7]}}, "pool.shards must be a pattern or a list of them, but [7] came"),
+        ({"name": "a/b"}, "name must be letters, digits, dot, dash or underscore, got 'a/b'"),
+        ({"pool": "a.tar"}, "pool must be a mapping, got 'a.tar'"),
+        ({"pool": {"shards": []}}, "pool.shards must be a pattern or a list of them, got []"),
+        ({"pool": {"shards": 7}}, "pool.shards must be a pattern or a list of them, got 7"),
+        ({"pool": {"shards": [7]}}, "pool.shards must be a pattern or a list of them, got [7]"),
         ({"pool": {"shards": "a.tar", "captoin": "txt"}}, "pool has no key 'captoin'; did you mean caption?"),
         (
             {"pool": {"shards": "a.tar", "format": "webdatset"}},
-            "pool.format must be one of webdataset, parquet, datacomp, clip-retrieval, vectors, but 'webdatset' came; "
+            "pool.format must be one of webdataset, parquet, datacomp, clip-retrieval, vectors, got 'webdatset'; "
             "did you mean webdataset?",
         ),
         ({"pool": {"shards": "a.tar", "image": "jpg"}}, "pool.image"),
         (
             {"pool": {"shards": "a.tar", "uid": "hash"}},
-            "pool.uid must be auto, content, key or json:FIELD, but 'hash' came",
+            "pool.uid must be auto, content, key or json:FIELD, got 'hash'",
         ),
         ({"embeddings": {}}, "a pool of images needs at least one encoder under embeddings"),
-        ({"embeddings": {"a.b": {"model": "x"}}}, "an encoder's name must be text without a dot, but 'a.b' came"),
-        ({"embeddings": {"clip": "ViT"}}, "embeddings.clip must be a mapping, but 'ViT' came"),
+        ({"embeddings": {"a.b": {"model": "x"}}}, "an encoder's name must be text without a dot, got 'a.b'"),
+        ({"embeddings": {"clip": "ViT"}}, "embeddings.clip must be a mapping, got 'ViT'"),
         ({"embeddings": {"clip": {"modle": "x"}}}, "embeddings.clip has no key 'modle'; did you mean model?"),
-        ({"embeddings": {"clip": {"pretrained": "x"}}}, "embeddings.clip.model: Field required, but"),
+        ({"embeddings": {"clip": {"pretrained": "x"}}}, "embeddings.clip.model: Field required, got"),
         (
             {"embeddings": {"d": {"timm": "x", "image_size": 0}}},
             "embeddings.d.image_size: Input should be greater",
         ),
         (
             {"encoding": {"batch_size": 0}},
-            "encoding.batch_size: Input should be greater than or equal to 1, but 0 came",
+            "encoding.batch_size: Input should be greater than or equal to 1, got 0",
         ),
         (
             {"encoding": {"precision": "int8"}},
             "encoding.precision: Input should be 'auto', 'fp32', 'bf16' or 'fp16'",
         ),
-        ({"policy": {"rules": {}}}, "policy must be a list, but {'rules': {}} came"),
+        ({"policy": {"rules": {}}}, "policy must be a list, got {'rules': {}}"),
         (
             {"policy": [{"rules": {}, "random": {}}]},
-            "policy.0 must be one cut, such as rules: {min_words: 3}, but ['rules",
+            "policy.0 must be one cut, such as rules: {min_words: 3}, got ['rules",
         ),
-        ({"policy": ["rules"]}, "policy.0 must be a mapping, but 'rules' came"),
+        ({"policy": ["rules"]}, "policy.0 must be a mapping, got 'rules'"),
         (
             {"policy": [{"rules": {}}, {"densty": {}}]},
             "policy.1 must be one of rules, duplicates, similarity, negclip, density, prototypes, coverage, normsim, "
-            "image_based, feature_mapping, random, score, epochs, but "
-            "'densty' came; did you mean density?",
+            "image_based, feature_mapping, random, score, epochs, got "
+            "'densty'; did you mean density?",
         ),
         (
             {"policy": [{"rules": {"min_word": 3}}]},
@@ -145,11 +145,11 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ),
         (
             {"policy": [{"random": {}}]},
-            "policy.0.random: a cut keeps one of fraction, count or threshold, but none",
+            "policy.0.random: a cut keeps one of fraction, count or threshold, got none",
         ),
         (
             {"policy": [{"random": {"fraction": 30}}]},
-            "policy.0.random: a fraction is between 0 and 1, but 30.0 came",
+            "policy.0.random: a fraction is between 0 and 1, got 30.0",
         ),
         (
             {"policy": [{"random": {"count": 3, "seed": -1}}]},
@@ -157,7 +157,7 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ),
         (
             {"policy": [{"similarity": {"by": "clip", "threshold": float("nan")}}]},
-            "policy.0.similarity.threshold: Input should be a finite number, but nan came",
+            "policy.0.similarity.threshold: Input should be a finite number, got nan",
         ),
         ({"policy": [{"score": {"column": "v", "count": 3}}]}, "policy.0.score.from: Field required"),
         (
@@ -166,7 +166,7 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ),
         (
             {"policy": [{"similarity": {"by": "clap", "fraction": 0.3}}]},
-            "similarity.by must be an encoder of the job (clip, dino), but 'clap' came",
+            "similarity.by must be an encoder of the job (clip, dino), got 'clap'",
         ),
         (
             {"policy": [{"similarity": {"by": "dino", "fraction": 0.3}}]},
@@ -182,7 +182,7 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ),
         (
             {"policy": [{"duplicates": {"by": "clip", "epsilon": 0.1, "clusters": 0}}]},
-            "policy.0.duplicates.clusters.k: Input should be greater than or equal to 1, but 0 came",
+            "policy.0.duplicates.clusters.k: Input should be greater than or equal to 1, got 0",
         ),
         (
             {"policy": [{"epochs": {"epochs": 2, "count": 5}}, {"random": {"count": 5}}]},
@@ -190,21 +190,21 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ),
         ({"policy": [{"epochs": {"count": 5}}]}, "policy.0.epochs.epochs: Field required"),
         ({"policy": [{"duplicates": {"epsilon": 0.1}}]}, "set by (an encoder) and clusters (k) too"),
-        ({"shards": {"samples_per_shard": 0}}, "shards.samples_per_shard must be at least 1, but 0 came"),
+        ({"shards": {"samples_per_shard": 0}}, "shards.samples_per_shard must be at least 1, got 0"),
         ({"shards": {"per_shard": 5}}, "shards has no key 'per_shard'; did you mean samples_per_shard?"),
         ({"resources": {"gpu": 1}}, "resources has no key 'gpu'; did you mean gpus?"),
-        ({"resources": {"workers": -1}}, "resources need workers >= 1 and retries >= 0, but"),
-        ({"resources": {"workers": 0}}, "resources need workers >= 1 and retries >= 0, but"),
-        ({"resources": {"cpus": -1}}, "resources need cpus >= 0 and gpus >= 0, not both 0, but"),
-        ({"resources": {"cpus": 0}}, "resources need cpus >= 0 and gpus >= 0, not both 0, but"),
-        ({"resources": []}, "resources must be a mapping, but [] came"),
+        ({"resources": {"workers": -1}}, "resources need workers >= 1 and retries >= 0, got"),
+        ({"resources": {"workers": 0}}, "resources need workers >= 1 and retries >= 0, got"),
+        ({"resources": {"cpus": -1}}, "resources need cpus >= 0 and gpus >= 0, not both 0, got"),
+        ({"resources": {"cpus": 0}}, "resources need cpus >= 0 and gpus >= 0, not both 0, got"),
+        ({"resources": []}, "resources must be a mapping, got []"),
         ({"limits": {"max_rejects": 1}}, "limits has no key 'max_rejects'; did you mean max_reject_fraction?"),
         ({"limits": {"max_reject_fraction": 5}}, "limits need 0 <= max_reject_fraction <= 1 and max_failed"),
         ({"limits": {"max_failed_shards": -1}}, "limits need 0 <= max_reject_fraction <= 1 and max_failed_shards >= 0"),
-        ({"policy": {}}, "policy must be a list, but {} came"),
+        ({"policy": {}}, "policy must be a list, got {}"),
         ({"policy": [{1: {}}]}, "policy.0 must be one of rules, duplicates"),
-        ({"embeddings": {1: {"model": "x"}}}, "an encoder's name must be text without a dot, but 1 came"),
-        ({"store": ["a"]}, "store must be a URL or a folder, but ['a'] came"),
+        ({"embeddings": {1: {"model": "x"}}}, "an encoder's name must be text without a dot, got 1"),
+        ({"store": ["a"]}, "store must be a URL or a folder, got ['a']"),
     ],
 )
 def test_what_is_wrong_is_said(changes: dict[str, Any], message: str) -> None:
@@ -226,7 +226,7 @@ def test_what_is_wrong_is_said(changes: dict[str, Any], message: str) -> None:
         ),
         (
             {"policy": [{"density": {"by": "b32", "count": 3, "clusters": 2}}]},
-            "encoder of the job (l14), but 'b32' came",
+            "encoder of the job (l14), got 'b32'",
         ),
         (
             {"policy": [{"duplicates": {}}]},
@@ -279,7 +279,7 @@ def test_changes_go_by_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("name", "a change must be path=value, but 'name' came"),
+        ("name", "a change must be path=value, got 'name'"),
         (
             "policy.7.density.fraction=0.3",
             "--set policy.7.density.fraction: there is no '7' in the job at that place",
@@ -369,37 +369,37 @@ def test_vector_pools_resolve_to_themselves(pool: dict[str, Any], reader: object
     [
         (
             {"policy": [{"random": {"count": "5"}}]},
-            "policy.0.random.count: Input should be a valid integer, but '5' came",
+            "policy.0.random.count: Input should be a valid integer, got '5'",
         ),
-        ({"policy": [{"random": {"count": 1e6}}]}, "count: Input should be a valid integer, but 1000000.0 came"),
-        ({"policy": [{"random": {"count": True}}]}, "policy.0.random.count: Input should be a valid integer, but True"),
+        ({"policy": [{"random": {"count": 1e6}}]}, "count: Input should be a valid integer, got 1000000.0"),
+        ({"policy": [{"random": {"count": True}}]}, "policy.0.random.count: Input should be a valid integer, got True"),
         (
             {"policy": [{"random": {"fraction": "0.3"}}]},
-            "policy.0.random.fraction: Input should be a valid number, but",
+            "policy.0.random.fraction: Input should be a valid number, got",
         ),
-        ({"policy": [{"random": {"fraction": "30%"}}]}, "fraction: Input should be a valid number, but '30%' came"),
-        ({"policy": [{"random": {"count": 5, "seed": None}}]}, "seed: Input should be a valid integer, but None came"),
-        ({"policy": [{"random": 0}]}, "policy.0.random must be a mapping, but 0 came"),
+        ({"policy": [{"random": {"fraction": "30%"}}]}, "fraction: Input should be a valid number, got '30%'"),
+        ({"policy": [{"random": {"count": 5, "seed": None}}]}, "seed: Input should be a valid integer, got None"),
+        ({"policy": [{"random": 0}]}, "policy.0.random must be a mapping, got 0"),
         (
             {"policy": [{"duplicates": {"exact": "yes"}}]},
-            "duplicates.exact: Input should be a valid boolean, but 'yes'",
+            "duplicates.exact: Input should be a valid boolean, got 'yes'",
         ),
-        ({"policy": [{"duplicates": {"exact": 1}}]}, "duplicates.exact: Input should be a valid boolean, but 1 came"),
+        ({"policy": [{"duplicates": {"exact": 1}}]}, "duplicates.exact: Input should be a valid boolean, got 1"),
         (
             {"policy": [{"rules": {"caption_matches": 5}}]},
-            "rules.caption_matches: Input should be a valid string, but 5",
+            "rules.caption_matches: Input should be a valid string, got 5",
         ),
-        ({"resources": {"workers": "4"}}, "resources.workers: Input should be a valid integer, but '4' came"),
-        ({"resources": {"prefetch": 0}}, "resources.prefetch: Input should be a valid boolean, but 0 came"),
-        ({"limits": {"max_reject_fraction": "5%"}}, "limits.max_reject_fraction: Input should be a valid number, but"),
-        ({"shards": {"samples_per_shard": 1000.0}}, "samples_per_shard: Input should be a valid integer, but 1000.0"),
-        ({"encoding": {"batch_size": b"64"}}, "encoding must be plain values, as YAML holds them, but"),
-        ({"name": 12}, "name must be text, but 12 came; quote it"),
+        ({"resources": {"workers": "4"}}, "resources.workers: Input should be a valid integer, got '4'"),
+        ({"resources": {"prefetch": 0}}, "resources.prefetch: Input should be a valid boolean, got 0"),
+        ({"limits": {"max_reject_fraction": "5%"}}, "limits.max_reject_fraction: Input should be a valid number, got"),
+        ({"shards": {"samples_per_shard": 1000.0}}, "samples_per_shard: Input should be a valid integer, got 1000.0"),
+        ({"encoding": {"batch_size": b"64"}}, "encoding must be plain values, as YAML holds them, got"),
+        ({"name": 12}, "name must be text, got 12; quote it"),
         ({"store": "zip://a.zip"}, "store: a URL must name a file of one storage, but zip://a.zip goes through zip"),
         ({"store": "s3://key:geheim@bucket/s"}, "store: a URL must carry no password"),
         ({"store": "/data/a::b"}, "store must be a name that training can open as it is, but /data/a::b holds ::"),
         ({"store": "s3://bucket/{a,b}"}, "but s3://bucket/{a,b} holds {, which webdataset takes for a list"),
-        ({"store": "https://host/store?x=1"}, "store must be where files can be written, but https://host/store came"),
+        ({"store": "https://host/store?x=1"}, "store must be where files can be written, got https://host/store"),
         ({"store": "~no-such-user/store"}, "~ stands for a home folder, but nobody here is called no-such-user"),
     ],
 )
@@ -440,19 +440,19 @@ def test_home_is_a_folder_wherever_a_job_names_one(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["name=a", "store=b", "name=c"], "--set must name a place once, but name came 2 times"),
+        (["name=a", "store=b", "name=c"], "--set must name a place once, but name is set 2 times"),
         (
             ["policy.0={rules: {min_words: 3, min_words: 1}}"],
             "a key must come once, but min_words is in line 1 and again",
         ),
         (
             ["policy.1.density.fraction=30%"],
-            "policy.1.density.fraction: Input should be a valid number, but '30%' came",
+            "policy.1.density.fraction: Input should be a valid number, got '30%'",
         ),
-        (["policy.1.density.count=012"], "policy.1.density.count: Input should be a valid integer, but '012' came"),
+        (["policy.1.density.count=012"], "policy.1.density.count: Input should be a valid integer, got '012'"),
         (["policy.01.density.count=5"], "there is no '01' in the job at that place"),
         (["policy.².density.count=5"], "there is no '²' in the job at that place"),
-        (["name=!!set {a}"], "values have no tags, but !!set came"),
+        (["name=!!set {a}"], "values have no tags, got !!set"),
     ],
 )
 def test_changes_are_held_as_strictly(tmp_path: Path, changes: list[str], message: str) -> None:

@@ -106,7 +106,7 @@ def test_a_pass_is_over_with_the_first_few_and_more_than_the_job_can_do_without(
     assert str(error.value) == (
         f"embeddings: every shard must finish, but the first {enough} that were read, of 10, failed, and no other try "
         f"can do better:\n  0.tar and {enough - 1} more: no such column\n"
-        "The others were not begun; mend the cause and run the same command again to resume."
+        "The others were not begun; fix the cause and run the same command again to resume."
     )
     assert error.value.failures == [(f.name, f.message) for f in BAD[:enough]]
 

@@ -142,7 +142,7 @@ def _free() -> int:
 
 
 def test_a_web_server_has_no_folders_and_lists_nothing_by_a_query(web: Server):
-    with pytest.raises(PoolError, match=r"a web server has no folders, but .*/data/ came; name the shards"):
+    with pytest.raises(PoolError, match=r"a web server has no folders, got .*/data/; name the shards"):
         storage.expand([f"{web.url}/data/"], ".tar")
     with pytest.raises(PoolError, match=r"lists nothing by a query, but a pattern has one: .*/\*\.tar.*; name files"):
         storage.expand([f"{web.url}/*.tar?a=1"], ".tar")

@@ -54,7 +54,7 @@ def test_other_urls_stay_as_they_are(url: str):
         ("https://h/x?a=1&X-Amz-Signature=geheim", StorageError, "that of https://h/x has X-Amz-Signature=…"),
         ("https://h/x?access_token=geheim", StorageError, "has access_token=…"),
         ("https://h/x?Key-Pair-Id=geheim", StorageError, "or download it"),
-        ("file://host/a", StorageError, "must go on with a path from the root, but file://host/a came"),
+        ("file://host/a", StorageError, "must go on with a path from the root, got file://host/a"),
         ("file:///a%20b", StorageError, "a file is named by its path as it is, but file:///a%20b has signs as %XX"),
         ("/a/\udce9.tar", StorageError, r"a path must be UTF-8, for results name it, but '/a/\udce9.tar' is not"),
         ("~no-such-user/x", JobError, "nobody here is called no-such-user, of ~no-such-user/x; write ./~no"),

@@ -153,7 +153,7 @@ def test_one_value_is_one_stratum(tmp_path: Path) -> None:
 
 def test_infinity_has_no_range(tmp_path: Path) -> None:
     url = scores(tmp_path, np.append(VALUES[1:], -np.inf))
-    with pytest.raises(DataError, match="scores must be finite, but -inf to"):
+    with pytest.raises(DataError, match="scores must be finite, got -inf to"):
         filtered(SAMPLES, by_column(url, count=20))
     assert len(filtered(SAMPLES, by_column(url, count=20, beta=0.1)).kept) == 20
 
@@ -176,7 +176,7 @@ def test_budgets_sum_exactly_and_are_level(size: list[int], share: float, seed: 
 
 
 def test_budgets_refuse_what_the_strata_cannot_hold() -> None:
-    with pytest.raises(DataError, match="the strata must hold the total, but 8 came and they hold 7"):
+    with pytest.raises(DataError, match="the strata must hold the total, got 8 and they hold 7"):
         budgets(np.array([3, 4]), 8)
 
 
@@ -196,10 +196,10 @@ def test_edges_belong_to_the_upper_stratum() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 1}, "coverage needs a score: by .* but by = None, from = None, column = None came"),
-        ({"count": 1, "by": "clip", "column": "v"}, "by = clip, from = None, column = v came"),
-        ({"count": 1, "from": "x.parquet"}, "from = x.parquet, column = None came"),
-        ({"by": "clip"}, "keeps one of fraction, count or threshold, but none came"),
+        ({"count": 1}, "coverage needs a score: by .* got by = None, from = None, column = None"),
+        ({"count": 1, "by": "clip", "column": "v"}, "by = clip, from = None, column = v"),
+        ({"count": 1, "from": "x.parquet"}, "from = x.parquet, column = None"),
+        ({"by": "clip"}, "keeps one of fraction, count or threshold, got none"),
         ({"by": "clip", "count": 1, "beta": 1.5}, "less than or equal to 1"),
     ],
 )

@@ -173,9 +173,9 @@ def test_many_epochs_share_their_passes() -> None:
     ("options", "message"),
     [
         ({"epochs": 0, "count": 1}, "greater than or equal to 1"),
-        ({"epochs": 1}, "keeps one of fraction, count or threshold, but none came"),
-        ({"epochs": 1, "count": 0}, "at least one sample, but fraction = None, count = 0 came; ask for more"),
-        ({"epochs": 1, "fraction": 0.0}, "at least one sample, but fraction = 0.0, count = None came; ask for more"),
+        ({"epochs": 1}, "keeps one of fraction, count or threshold, got none"),
+        ({"epochs": 1, "count": 0}, "at least one sample, got fraction = None, count = 0; ask for more"),
+        ({"epochs": 1, "fraction": 0.0}, "at least one sample, got fraction = 0.0, count = None; ask for more"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, float], message: str) -> None:

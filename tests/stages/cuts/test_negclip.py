@@ -220,18 +220,18 @@ def test_a_pair_without_a_value_is_an_error() -> None:
     cut = Negclip(by="clip", count=3, partitions=1)
     made = pool.through(cut).artifact("contrast_0")
     made.write(0, pa.table({"contrast": pa.nulls(12, pa.float64())}), {"rows": 12})
-    with pytest.raises(DataError, match="column contrast must have no nulls here, but 6 came"):
+    with pytest.raises(DataError, match="column contrast must have no nulls here, got 6"):
         Contrast(pool.survivors, (made,)).rows(pool.run.items[0])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "keeps one of fraction, count or threshold, but none came"),
+        ({}, "keeps one of fraction, count or threshold, got none"),
         ({"count": 1, "temperature": 0.0005}, "greater than or equal to 0.001"),
         ({"count": 1, "batch": 1}, "greater than or equal to 2"),
         ({"count": 1, "partitions": 0}, "greater than or equal to 1"),
-        ({"count": 1, "threshold": -0.1}, "but \\['count', 'threshold'\\] came"),
+        ({"count": 1, "threshold": -0.1}, "got \\['count', 'threshold'\\]"),
         ({"threshold": float("nan")}, "finite"),
     ],
 )

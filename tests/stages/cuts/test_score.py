@@ -261,11 +261,11 @@ def test_files_of_several_types_have_the_one_that_holds_all(tmp_path: Path) -> N
     found = filtered(SAMPLES, cut(f"{tmp_path}/p-*.parquet", count=5), shards=2)
     assert set(found.kept) == {SAMPLES.uid[i] for i in np.argsort(-RANKS)[:5]}
     scores(tmp_path, "p-2", uid=hex_uids(1, 7), v=pa.array([(1 << 53) + 1]))
-    text = "column v must have one type that holds all its numbers, but whole numbers up to 9007199254740993 and floats"
+    text = "column v must have one type that holds all its numbers, got whole numbers up to 9007199254740993 and floats"
     assert text in refused(cut(f"{tmp_path}/p-*.parquet", count=5))
     scores(tmp_path, "q-0", uid=SAMPLES.uid, v=pa.array(RANKS - 10))
     scores(tmp_path, "q-1", uid=hex_uids(1, 7), v=pa.array([1 << 63], pa.uint64()))
-    assert "but -10 and 9223372036854775808 came; cast it to one" in refused(cut(f"{tmp_path}/q-*.parquet", count=5))
+    assert "got -10 and 9223372036854775808; cast it to one" in refused(cut(f"{tmp_path}/q-*.parquet", count=5))
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_files_of_several_types_have_the_one_that_holds_all(tmp_path: Path) -> N
             pa.array([Decimal(10**15 + int(r)) / 100 for r in RANKS], pa.decimal128(38, 2)),
             "must have at most 15 digits where",
         ),
-        (pa.array([Decimal(10**25)] * 30, pa.decimal128(38, 0)), "must fit into 64 bits, but decimal128(38, 0) came"),
+        (pa.array([Decimal(10**25)] * 30, pa.decimal128(38, 0)), "must fit into 64 bits, got decimal128(38, 0)"),
     ],
 )
 def test_what_is_no_plain_number_is_refused(tmp_path: Path, column: pa.Array, message: str) -> None:
@@ -394,9 +394,9 @@ def test_names_that_are_not_one_samples_are_refused(tmp_path: Path) -> None:
     assert re.search(rf"every key must have one value in v, but 20 come again, first in row \d+ of {twice}", text)
     assert f"10 of shard {tmp_path}/pool/00001.parquet have none, first key 000000010" in said(unique, key="key")
     assert "column n must hold text as the pool has it, zeros in front too, but it is int64" in said(unique, key="n")
-    with pytest.raises(JobError, match="shard tells keys apart, but part came without key"):
+    with pytest.raises(JobError, match="shard tells keys apart, got part without key"):
         parse_and_plan(vectors_job(tmp_path, unique, {**base, "shard": "part"}))
-    with pytest.raises(JobError, match="by uid or by key, but uid = id and key = key came"):
+    with pytest.raises(JobError, match="by uid or by key, got uid = id and key = key"):
         parse_and_plan(vectors_job(tmp_path, unique, {**base, "uid": "id", "key": "key"}))
 
 

@@ -247,7 +247,7 @@ def test_vectors_that_are_none_are_refused(vectors: Filtered, tmp_path: Path, ra
 def test_vectors_of_two_widths_are_refused(vectors: Filtered, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", RAW)
     np.save(tmp_path / "b.npy", RAW[:, :8])
-    with pytest.raises(FailedShards, match=r"must be of one width, but \[8, 16\] came; give files of one encoder"):
+    with pytest.raises(FailedShards, match=r"must be of one width, got \[8, 16\]; give files of one encoder"):
         landed(vectors, f"{tmp_path}/*.npy")
 
 
@@ -274,7 +274,7 @@ def test_targets_that_cannot_be_are_refused(images: Filtered, tmp_path: Path) ->
         (f"{tmp_path}/absent.npy", None, PoolError, r"but 1 of 1 are not: .*absent\.npy"),
         (f"{tmp_path}/*.jpg", None, PoolError, "nothing matches"),
         (f"{tmp_path}/list.txt", None, JobError, r"list\.txt' names nothing; give files of one kind"),
-        ([npy, tar], None, JobError, "a set of images or of vectors, but both came"),
+        ([npy, tar], None, JobError, "a set of images or of vectors, got both"),
         (npy, "l14", JobError, r"target_key is for npz and parquet, but .*t\.npy is none"),
         (table, "l14", JobError, "target_key must name a column of .*, but l14 is none of uid, image"),
         (table, None, JobError, r"column image must hold images .* or lists of floats, but is int64; name another by"),

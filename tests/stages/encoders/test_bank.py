@@ -227,7 +227,7 @@ def test_random_weights_are_the_same_in_every_worker_and_leave_the_seed_alone(ti
     ("encoding", "says"),
     [
         (Encoding(device="cpu", precision="fp16"), "fp16 needs a GPU, but the device is cpu"),
-        (Encoding(device="toaster"), "but 'toaster' came"),
+        (Encoding(device="toaster"), "got 'toaster'"),
     ],
 )
 def test_a_device_that_is_not_there_is_refused(encoding: Encoding, says: str) -> None:

@@ -68,7 +68,7 @@ def test_checkpoints_are_of_one_model(tmp_path: Path) -> None:
 def test_what_is_no_checkpoint_is_said(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no checkpoint")
     torch.save({"state_dict": {"a": 1}}, tmp_path / "numbers.pt")
-    with pytest.raises(ModelError, match=r"text.pt must be a checkpoint of weights, but \w+ came"):
+    with pytest.raises(ModelError, match=r"text.pt must be a checkpoint of weights, got \w+"):
         read_weights(tmp_path / "text.pt")
     with pytest.raises(ModelError, match=r"numbers.pt must hold named tensors"):
         read_weights(tmp_path / "numbers.pt")
@@ -79,5 +79,5 @@ def test_a_models_configuration_is_written_by_name_and_by_file(tmp_path: Path) -
     assert json.loads((tmp_path / "named.json").read_text()) == open_clip.get_model_config("ViT-B-32")
     write_config(str(tmp_path / "named.json"), tmp_path / "copied.json")
     assert (tmp_path / "copied.json").read_bytes() == (tmp_path / "named.json").read_bytes()
-    with pytest.raises(ModelError, match=r"a name of open_clip or a configuration \.json, but 'ViT-Z' came"):
+    with pytest.raises(ModelError, match=r"a name of open_clip or a configuration \.json, got 'ViT-Z'"):
         write_config("ViT-Z", tmp_path / "none.json")

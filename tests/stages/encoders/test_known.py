@@ -50,7 +50,7 @@ def test_what_the_sources_say_is_what_the_libraries_say() -> None:
         (Timm("vit_large_patch14_dinov2.lvd143m"), r"it has vit_large_patch14_dinov2\.lvd142m: name one"),
         (Timm("resnet50", "imagenet"), "`checkpoint` is a file or `random`"),
         (OpenClip("ViT-B-32", "/nowhere/a.pt"), "a model's file must be there"),
-        (OpenClip("ViT-B-32"), "came without `pretrained`"),
+        (OpenClip("ViT-B-32"), "without `pretrained`"),
     ],
 )
 def test_an_unknown_model_is_told_as_its_library_tells_it(encoder: OpenClip | Timm, message: str) -> None:

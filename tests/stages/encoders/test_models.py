@@ -88,7 +88,7 @@ def test_provenance_of_a_folder_follows_its_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("encoder", "says"),
     [
-        (OpenClip("ViT-B-32"), "needs weights, but ViT-B-32 came without"),
+        (OpenClip("ViT-B-32"), "needs weights, got ViT-B-32 without"),
         (OpenClip("ViT-B-32", "/no/such/epoch_9.pt"), "/no/such/epoch_9.pt is not a file"),
         (OpenClip("no-such.json", "random"), "no-such.json is not a file"),
         (OpenClip("local-dir:/no/such"), "folder with open_clip_config.json, but /no/such has none"),
@@ -104,12 +104,12 @@ def test_planning_refuses_what_is_missing(encoder: OpenClip | Timm, says: str) -
 @pytest.mark.parametrize(
     ("encoder", "says"),
     [
-        (OpenClip("ViT-B-23", "openai"), "'ViT-B-23' came; the nearest known names are: .*ViT-B-32"),
-        (OpenClip("ViT-B-32", "opanai"), "'opanai' came; the known tags are: .*laion2b_s34b_b79k"),
-        (OpenClip("local-dir:/no/such"), "FileNotFoundError came"),
+        (OpenClip("ViT-B-23", "openai"), "'ViT-B-23'; the nearest known names are: .*ViT-B-32"),
+        (OpenClip("ViT-B-32", "opanai"), "'opanai'; the known tags are: .*laion2b_s34b_b79k"),
+        (OpenClip("local-dir:/no/such"), "FileNotFoundError"),
         (Timm("test_vitt"), "the nearest are: .*test_vit"),
         (Timm("test_vit", "some-tag"), "a tag belongs to the name"),
-        (Timm("test_resnet", "random", image_size=96), "must load with the weights random, but TypeError"),
+        (Timm("test_resnet", "random", image_size=96), "must load with the weights random, got TypeError"),
     ],
 )
 def test_a_wrong_name_is_refused_with_the_nearest_ones(encoder: OpenClip | Timm, says: str) -> None:

@@ -49,8 +49,8 @@ def test_templates_are_open_clips_own() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("clip", "templates are openai or simple, or a list of texts with {}, but 'clip' came"),
-        ([], "a template has {} in place of the class name, once, and no other brace, but \\[\\] came"),
+        ("clip", "templates are openai or simple, or a list of texts with {}, got 'clip'"),
+        ([], "a template has {} in place of the class name, once, and no other brace, got \\[\\]"),
         (["a {}", "a dog"], "a template has {} in place of the class name"),
         (["a {} of {}"], "once, and no other brace"),
         (["a {} {name}"], "once, and no other brace"),

@@ -187,7 +187,7 @@ def test_what_is_no_centroids_is_refused(content, message):
 
 def test_broken_questions_are_refused():
     x = np.eye(4, dtype=np.float32)
-    with pytest.raises(DataError, match="5 clusters and 4 samples came; ask for between 1 and 4 clusters"):
+    with pytest.raises(DataError, match="5 clusters and 4 samples; ask for between 1 and 4 clusters"):
         fit(x, 5)
     with pytest.raises(DataError, match="0 clusters"):
         fit(x, 0)
@@ -197,9 +197,7 @@ def test_broken_questions_are_refused():
         fit(broken, 2)
     with pytest.raises(DataError, match=r"first at 3 with norm 0\.0"):
         assign(np.concatenate([x[:3], x[:1] * 0]), x, block=2)
-    with pytest.raises(DataError, match="there must be a centroid, but none came"):
+    with pytest.raises(DataError, match="there must be a centroid, got none"):
         assign(x, x[:0])
-    with pytest.raises(
-        DataError, match=r"rows of shape \(4, 3\) and centroids of shape \(4, 4\) came; use those of one"
-    ):
+    with pytest.raises(DataError, match=r"rows of shape \(4, 3\) and centroids of shape \(4, 4\); use those of one"):
         Nearest(x)(x[:, :3])

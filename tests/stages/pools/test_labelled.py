@@ -78,7 +78,7 @@ def test_every_caption_of_a_picture_comes(tmp_path: Path) -> None:
     assert found("txt") == [("one",), ("two",), ("three",), no, ("five",)]
     pictures = [item[0].image for item in captioned_images(url, "json:captions") if not isinstance(item, Reject)]
     assert pictures == [jpeg(0), jpeg(2)]
-    with pytest.raises(JobError, match="captions must be a suffix or json:FIELD, but 'json:' came"):
+    with pytest.raises(JobError, match="captions must be a suffix or json:FIELD, got 'json:'"):
         found("json:")
 
 

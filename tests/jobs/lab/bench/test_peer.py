@@ -53,7 +53,7 @@ def test_shards_are_of_one_size(tmp_path: Path) -> None:
     assert [[(bytes(s.image), s.caption) for s in shard] for shard in found] == [pairs[i:6:3] for i in range(3)]
     assert len({s.key for shard in found for s in shard}) == 6
     assert list(bench_peer._photos(f"{tmp_path}/shards/*.tar")) == [*pairs[0:6:3], *pairs[1:6:3], *pairs[2:6:3]]
-    with pytest.raises(ShardError, match="2 came"):
+    with pytest.raises(ShardError, match="got 2"):
         make_shards(iter(pairs[:2]), 7, 3, tmp_path / "shards")
 
 

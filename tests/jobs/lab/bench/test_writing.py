@@ -77,7 +77,7 @@ def test_a_copy_that_fails_is_no_rate(tmp_path: Path) -> None:
     bench = bench_shards.Bench(tmp_path, bench_shards._job(tmp_path), tmp_path / "made", tmp_path / "kept", [])
     bench.kept.mkdir()
     (bench.kept / "0.tar").touch()
-    with pytest.raises(OSError, match=r"must copy .*kept by .*, but \[1\] came"):
+    with pytest.raises(OSError, match=r"must copy .*kept by .*, got \[1\]"):
         bench.by_shell(bench_shards._CP + "; exit 1")
 
 
