@@ -1,4 +1,4 @@
-"""Plugins: finds the classes that other installed distributions offer winnow by entry points, and says whose they are.
+"""Plugins: finds the classes that other installed distributions offer by entry points.
 
 A distribution offers a class under a group, such as `winnow.cuts`, in its pyproject.toml:
 

@@ -1,1 +1,1 @@
-"""`winnow plan`: what a job is, what is done already, its first samples, and with --price what it will cost."""
+"""`winnow plan`: shows a job before it runs: its stages, first samples and, with --price, its cost."""

@@ -1,4 +1,4 @@
-"""The options of `winnow plan`; what it does is imported when it is called, so that --help need not wait for it."""
+"""The options of `winnow plan`; heavy imports wait until the command runs, so that --help is fast."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What a job's inputs are, seen before anything runs: the first samples, the models, the files that its cuts read.
+"""Checks the inputs of a job before anything runs: first samples, models, and the files that its cuts read.
 
 A job that cannot succeed ends here in about a second: a column or suffix that is not there, an unknown model, a target
 of another width.

@@ -1,4 +1,4 @@
-"""Lands the first samples of a few shards in a folder of its own, and a job over them; refuses what it cannot cut.
+"""Builds a small version of a job from the first samples of a few shards, to measure it.
 
 Which shards: one from each of so many equal parts of the pool, by a seeded draw. Every other one is cut to a third, so
 that what a shard costs can be told from what a sample costs.

@@ -1,4 +1,4 @@
-"""What `winnow plan` shows: the job as it is read, what is done, its first samples; with --price what it takes.
+"""What `winnow plan` prints: the job, what is done, what would run, and the first samples.
 
 A price runs a miniature of the job in a temporary folder; the store is not touched.
 """

@@ -1,4 +1,4 @@
-"""The price of a job before it is paid: a miniature of it runs here, in a folder that is removed again.
+"""`winnow plan --price`: runs a small version of the job here and estimates the time and cost of the whole.
 
 Nothing is read of the pool but its listing and a few shards; with `measure_on` and `samples_per_shard` not even those,
 so a plan can be priced where its pool cannot be reached.

@@ -1,4 +1,4 @@
-"""Times what does not grow with samples alone: decoding, models, k-means, nearest centroids, pairs; writes nothing.
+"""Times the steps whose cost does not grow with samples alone: decoding, models, k-means, pairs.
 
 Each runs as a task of the executor, so with the cores and the thread settings that the job's workers have.
 """

@@ -1,4 +1,4 @@
-"""Extends the times of a miniature to the pool: what grows with shards, with samples, with clusters; writes nothing.
+"""Extrapolates measured times to the whole pool, by shards, samples and clusters.
 
 A pass over shards costs a · shards + b · samples, both fitted to the calls of the miniature. k-means, nearest
 centroids and pairs grow otherwise, so they are timed by themselves. What the driver takes beside its workers stays.

@@ -1,4 +1,4 @@
-"""Prints what a job will take: stage by stage, then the sum and its cost at given prices; writes no file."""
+"""Prints the estimate: time of each stage, the sum, and its cost at given prices."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

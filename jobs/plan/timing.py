@@ -1,4 +1,4 @@
-"""Times every call that an executor makes, in the process that does it; lands lines in a folder until they are read.
+"""Times every call of an executor in the process that makes it.
 
 Workers of Ray are processes of their own, so each appends to a file of its own; the driver reads them after a stage.
 """

@@ -1,4 +1,4 @@
-"""The report of a finished job: one HTML page that opens from disk; refuses to load anything from elsewhere."""
+"""`winnow report`: one HTML page about a finished job, which opens from disk and loads nothing from elsewhere."""
 
 from winnow.jobs.report.making import Made, report
 

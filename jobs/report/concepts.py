@@ -1,4 +1,4 @@
-"""The concepts of a cut that divides by clusters, as a page shows them: which of many, and under what name."""
+"""The clusters of a cut as the report shows them: which ones, and with what names."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a finished job's record and artifacts say of it as a whole: funnel, cuts, stages; reads no sample."""
+"""Reads the funnel, the cuts and the stages of a finished job from its record and artifacts."""
 
 import math
 from collections.abc import Iterator, Mapping

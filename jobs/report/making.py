@@ -1,4 +1,4 @@
-"""Writes `report-…/index.html`: gathers what a finished job's files say, looks at a bounded sample, renders the page.
+"""Makes the report: reads the job's files, scans a sample of its shards, and writes the HTML page.
 
 Deterministic: shards are spread evenly over the pool, samples are drawn by a hash of their uid.
 """

@@ -1,4 +1,4 @@
-"""How many samples two finished jobs both keep, from their sorted uids.npy; memory follows blocks, not the subsets."""
+"""Counts the samples that two finished jobs both keep, from their sorted uids.npy, block by block."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

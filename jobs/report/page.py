@@ -1,4 +1,4 @@
-"""Renders the page from plain numbers and texts; refuses to trust one: captions are anyone's, and nothing is loaded.
+"""Renders the HTML page; escapes every text, because captions are untrusted, and loads nothing from elsewhere.
 
 Every text goes through Jinja's autoescape, numbers for the script as JSON without a `<`, and the page's own policy
 (Content-Security-Policy) lets run two scripts, named by their hashes, and shows pictures that lie in the page alone.

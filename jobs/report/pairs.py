@@ -1,4 +1,4 @@
-"""Finds the better sample that a shown duplicate repeats, in the shards that a report reads; writes nothing."""
+"""Finds the kept sample for each duplicate that the report shows."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Captions and thumbnails of the samples that a page shows; reads their byte ranges of the pool, and no others.
+"""Reads captions and thumbnails of the samples that the report shows, by their byte ranges.
 
 A picture that cannot be had is a sentence in its place: the pool may have moved, and its files are anyone's.
 """

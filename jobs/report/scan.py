@@ -1,4 +1,4 @@
-"""One pass over sampled shards: counts by bins of each cut's value, words by concept, which samples to show.
+"""Scans sampled shards once: histograms of each cut's values, words of each concept, samples to show.
 
 What comes back of a shard is bounded, whatever it holds: bins, words, and the few samples that a gallery has room for.
 """

@@ -1,4 +1,4 @@
-"""The words that set a concept's captions apart from those of the others; reads nothing, and is sure of nothing."""
+"""Names a concept by the words that are typical of its captions."""
 
 import re
 from collections import Counter

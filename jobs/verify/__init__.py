@@ -1,1 +1,1 @@
-"""`winnow verify`: checks a finished job against its own files, a module for each kind of file."""
+"""`winnow verify`: checks a finished job against its own files, one module per kind of file."""

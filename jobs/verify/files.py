@@ -1,4 +1,4 @@
-"""Whether every file of a finished job is there, no other lies among them, and the pool is the one it was made from."""
+"""Checks that every file of a finished job is there, that there are no others, and that the pool is unchanged."""
 
 from collections.abc import Iterator, Mapping
 

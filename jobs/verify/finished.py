@@ -1,4 +1,4 @@
-"""A finished job, as its record and the artifacts that it names tell it; refuses one that is not there or not whole.
+"""Opens a finished job by its record and artifacts, for commands that read it.
 
 Nothing is computed anew from the job file: weights, target sets and files of scores may be gone by now.
 """

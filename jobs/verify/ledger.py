@@ -1,4 +1,4 @@
-"""Whether pool = kept + dropped + rejected holds in every shard, and the manifest says what the cuts' files say."""
+"""Checks pool = kept + dropped + rejected in every shard, and the manifest against the files of the cuts."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping

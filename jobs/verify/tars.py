@@ -1,4 +1,4 @@
-"""Whether the training shards hold the kept samples and nothing else: the pool's bytes, read as they were judged."""
+"""Checks that the training shards hold exactly the kept samples, byte for byte."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Whether scores are those of the stored vectors, and what each cut says of a sample those of its scores.
+"""Checks stored scores against the stored vectors, and the values of each cut against the scores.
 
 Each row by itself in float64, so every number must be equal to the last bit.
 """

@@ -1,4 +1,4 @@
-"""Re-checks a finished job from its files alone, by a table of checks; writes nothing, and mends nothing."""
+"""`winnow verify`: runs every check on a finished job and collects the violations."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

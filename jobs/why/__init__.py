@@ -1,1 +1,1 @@
-"""`winnow why`: one sample of a finished job, and what every cut said of it; from files alone, and writes nothing."""
+"""`winnow why`: shows what became of one sample of a finished job, and what each cut said about it."""

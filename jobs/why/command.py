@@ -1,4 +1,4 @@
-"""The command `winnow why`; prints, and writes the sample's picture where a file for it is named."""
+"""The options of `winnow why`; prints the answer and writes the sample's picture if asked."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Why one sample of a finished job stayed or went: the whole answer as plain values; reads files alone, writes none."""
+"""Explains why one sample of a finished job was kept or dropped, as plain values."""
 
 from dataclasses import asdict, dataclass
 

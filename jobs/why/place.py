@@ -1,4 +1,4 @@
-"""Finds one sample of a finished job by its uid or by its shard and key; refuses one that the job never saw.
+"""Finds one sample of a finished job by its uid, or by its shard and key.
 
 A uid is looked for in the uid columns alone, shard by shard in the order of the pool, and the first that has it ends
 the search: 16 bytes a sample are read at most. A shard and a key are looked for in that shard only.

@@ -1,4 +1,4 @@
-"""Where one sample stands among those that its cuts ordered it with: one pass over the cuts' own columns; no file.
+"""The rank of one sample among those that a cut ordered it with.
 
 Each shard says how many of the sample's group there are and come before it, and where the kept ones of it end.
 """

@@ -1,4 +1,4 @@
-"""Prints an answer of `winnow why` on a terminal; what came from the pool cannot command it: no markup, no controls."""
+"""Prints the answer of `winnow why` on a terminal, with text from the pool escaped."""
 
 from typing import Any
 

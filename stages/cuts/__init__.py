@@ -1,1 +1,1 @@
-"""The cuts, a file each: what a sample is worth, which group it competes in, how many of each group stay."""
+"""The cuts, one file each: the value of a sample, its group, and how many of each group stay."""

@@ -1,4 +1,4 @@
-"""Leaves `coverage-…/`: strata.parquet (a row per range of the score: size, quota), and who stays of each by chance."""
+"""The cut `coverage` (CCS): takes the same number of samples from every range of a score."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

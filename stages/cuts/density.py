@@ -1,4 +1,4 @@
-"""Leaves `density-…/`: density.parquet (a row per cluster: complexity, share, quota), and who stays in each."""
+"""The cut `density` (density-based pruning): complex clusters keep more, and in each the farthest samples stay."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass

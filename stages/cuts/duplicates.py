@@ -1,4 +1,4 @@
-"""Leaves `exact-…/` or `duplicates-…/`: which samples repeat another byte for byte, and the one that stays.
+"""The cut `duplicates`: keeps the best of all samples with the same bytes or nearly the same vector.
 
 The cut `duplicates`: exact duplicates are found over the whole pool by the hash of the image bytes; semantic ones
 (SemDeDup, Abbas et al. 2023, arXiv 2303.09540) among what is then left, by `stages/cuts/semantic/fixpoint.py`.

@@ -1,4 +1,4 @@
-"""Leaves `epochs-…/`: another random sample for each epoch of training, `epoch_000.npy` …, and who is in which."""
+"""The cut `epochs` (RS2): draws another random sample for each epoch of training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass

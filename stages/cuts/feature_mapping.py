@@ -1,4 +1,4 @@
-"""Leaves `feature_mapping-…/`: votes.parquet, and the samples of the clusters that most of a target set falls in."""
+"""The cut `feature_mapping`: keeps the clusters that contain most of a target set."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass

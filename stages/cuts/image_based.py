@@ -1,4 +1,4 @@
-"""Leaves `image_based-…/`: votes.parquet, and the samples of every cluster that a target set touches often enough."""
+"""The cut `image_based`: keeps every cluster that contains enough of a target set."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass

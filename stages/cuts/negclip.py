@@ -1,4 +1,4 @@
-"""Leaves `negclip-…/`: the pairs that stand out most from what their image and text find at random (negCLIPLoss)."""
+"""The cut `negclip` (negCLIPLoss): cosine minus the similarity to a random batch; the highest stay."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass

@@ -1,4 +1,4 @@
-"""Leaves `norms-…/`: how strongly a target set aligns with each sample (NormSim); the highest stay in `normsim-…/`."""
+"""The cut `normsim` (NormSim): keeps the samples that align best with a target set."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass as plain_dataclass

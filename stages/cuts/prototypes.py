@@ -1,4 +1,4 @@
-"""Leaves `prototypes-…/`: the samples that are farthest from the centroid of their own cluster, or the nearest."""
+"""The cut `prototypes` (SSP): keeps the samples farthest from their centroid, or the nearest."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass

@@ -1,4 +1,4 @@
-"""Leaves `random-…/`: a uniform sample by a hash of the uid, the same for any sharding; every method's baseline."""
+"""The cut `random`: keeps a uniform random sample by a hash of the uid, the baseline of every other cut."""
 
 from collections.abc import Mapping
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Leaves `rules-…/`: which samples pass plain rules on caption and size, and the first rule that others break."""
+"""The cut `rules`: keeps samples that pass simple rules on caption and image size."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Leaves `score-…/`: a cut on values that another program computed (EL2N, aesthetic, NSFW …), joined by uid."""
+"""The cut `score`: keeps samples by a column from another program (aesthetic, NSFW, EL2N), joined by uid."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

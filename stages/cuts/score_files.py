@@ -1,4 +1,4 @@
-"""Reads a column of numbers that another program computed, by uid, each number in its own type; refuses NaN and text.
+"""Reads a column of scores from a user's parquet files, by uid, without changing the type of a number.
 
 A float32 holds neither seconds since 1970 nor the ninth digit of a float64, so no number is narrowed: what decides is
 what the file says.

@@ -1,4 +1,4 @@
-"""What names a sample in a score file: its uid, or its key and its shard; refuses names that are not one sample's."""
+"""Joins rows of a score file to samples, by uid, or by key and shard."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

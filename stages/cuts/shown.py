@@ -1,4 +1,4 @@
-"""What a cut tells `winnow report` of itself: the number that decided, its name, and which galleries it has."""
+"""What a cut tells `winnow report` about itself: its value, the name of the value, and its galleries."""
 
 from dataclasses import dataclass
 

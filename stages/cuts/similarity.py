@@ -1,4 +1,4 @@
-"""Leaves `similarity-…/`: the pairs that a filter network scores highest, the cut of DFN and of CLIP score."""
+"""The cut `similarity` (CLIP score, DFN): keeps the pairs with the highest image-text cosine."""
 
 from collections.abc import Mapping
 from typing import ClassVar

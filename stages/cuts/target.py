@@ -1,4 +1,4 @@
-"""Leaves `target-…/vectors.npy`: unit vectors of a target set, made by the job's own encoder or brought by the user.
+"""The stage `target`: unit vectors of a target set, embedded by the job's encoder or read from a file.
 
 What cannot be read of a set of images is in `rejects.parquet`, and counted by kind.
 """

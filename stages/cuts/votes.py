@@ -1,4 +1,4 @@
-"""Keeps whole clusters by the votes of a target set; leaves `votes.parquet` (a row per cluster: size, votes, kept)."""
+"""Keeps whole clusters by the votes of a target set: each of its vectors votes for its nearest centroid."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Image-text pairs to unit vectors: the one home of torch, open_clip, timm and PIL; writes nothing itself.
+"""Encoders: image-text pairs to unit vectors; the only home of torch, open_clip, timm and PIL.
 
 The configuration is imported at once and without torch, so that reading a job stays quick;
 `Bank` and `EncodedBatch`, which need torch, are imported when first asked for.

@@ -1,4 +1,4 @@
-"""All encoders of a job, opened once per worker: samples in, batches of unit vectors out; no zeros, no NaN.
+"""All encoders of a job, loaded once per worker: samples in, batches of checked unit vectors out.
 
 Reading, decoding and the models run beside one another, each step a window of bounded size; order is kept.
 """

@@ -1,4 +1,4 @@
-"""Measures whether this machine's processor gains by bfloat16, and names the precision that a training runs best in.
+"""Measures whether bfloat16 is faster on this machine's processor, and names the best precision.
 
 `python -m winnow.stages.encoders.bf16 DEVICE` prints one line of JSON, `precision` and `why`: a process of its own, so
 that whoever asks keeps no memory of a GPU.

@@ -1,4 +1,4 @@
-"""open_clip models with their own transform and tokenizer; refuses a model without the weights it names."""
+"""Loads open_clip models with their own transform and tokenizer."""
 
 import difflib
 from typing import Any

@@ -1,4 +1,4 @@
-"""Lands one file of weights: the average of checkpoints of one model, without what only a trainer needs.
+"""Averages checkpoints of one model into one file of weights.
 
 Interpolating a fine-tuned CLIP with the one that it began as keeps what fine-tuning would forget: Wortsman et al. 2022,
 arXiv 2109.01903 (WiSE-FT); Fang et al. 2023, arXiv 2309.17425, for filter networks.

@@ -1,4 +1,4 @@
-"""What a bank can do at most on this machine: decoding alone, the models alone; writes nothing.
+"""Measures the limits of embedding on this machine: decoding alone, and the models alone.
 
 The embed stage is measured against these, on the same threads and data.
 """

@@ -1,4 +1,4 @@
-"""Opens an encoded image as PIL's; refuses bombs and programs, and tells every bad file by one kind of error."""
+"""Opens an encoded image with PIL; guards against decompression bombs and formats that run programs."""
 
 import io
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Encoded image files to the uint8 pixels and float tensors a model expects; refuses bombs and programs.
+"""Decodes image files to the uint8 pixels and float tensors that a model expects.
 
 An image is decoded once for all encoders. EXIF orientation is not applied, as open_clip does not.
 """

@@ -1,4 +1,4 @@
-"""The pixels of `preprocess: fast`: JPEG decoded at 1/2, 1/4 or 1/8, resized by torch; refuses nothing, gives up.
+"""`preprocess: fast`: decodes JPEGs at 1/2, 1/4 or 1/8 size, and resizes them with torch.
 
 What it does not know how to do it leaves to PIL: a transform that is no resize and crop, a file that libjpeg warns of.
 """

@@ -1,4 +1,4 @@
-"""Refuses nothing that PIL reads: encoded images become JPEG files whose shorter side is no longer than asked."""
+"""Stores images smaller: JPEG files whose shorter side is at most the given length."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""A small WebP of an encoded image, for people; refuses what takes long to decode. Imports no torch."""
+"""Makes a small WebP of an image for people to look at; imports no torch."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Image-only timm models such as DINOv2, with timm's own transform; refuses weights that do not fit."""
+"""Loads image-only timm models such as DINOv2 with timm's own transform."""
 
 import difflib
 import math

@@ -1,4 +1,4 @@
-"""One loaded encoder: its towers, tokenizer and preprocessing; refuses weights that do not load."""
+"""One loaded encoder: its image and text towers, tokenizer and preprocessing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""open_clip's own trainer as a module that Python or torchrun starts; adds a model by its file and changes no step.
+"""Starts open_clip's own trainer as a module, and registers a model that a file describes.
 
 `python -m winnow.stages.encoders.trainer CONFIG.json [until-stdin-ends] -- --model=STEM …`, with "-" for a model that
 open_clip knows by name. What it lands is open_clip_train's: checkpoints, a log and its parameters under --logs/--name.

@@ -1,4 +1,4 @@
-"""Lands nothing: a CLIP's unit vectors of images and captions, and open_clip's own zero-shot classifier of class names.
+"""Unit vectors of images and captions by a CLIP, and open_clip's zero-shot classifier.
 
 For judging a model on labelled or captioned sets; pools go through `Bank`.
 """

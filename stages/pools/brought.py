@@ -1,4 +1,4 @@
-"""Reads parquet files that a user brings beside the pool, such as scores; refuses others, and says how to mend them."""
+"""Reads parquet files that a user gives beside the pool, such as scores, and explains what is wrong with others."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

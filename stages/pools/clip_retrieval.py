@@ -1,4 +1,4 @@
-"""Reads clip-retrieval's metadata parquet and npy files in place; refuses files whose rows do not match."""
+"""The pool format `clip-retrieval`: metadata parquet and npy files, read in place."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence

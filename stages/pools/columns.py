@@ -1,4 +1,4 @@
-"""Opens one parquet file and refuses columns that are missing, twice there, or of another type than the format says."""
+"""Opens a parquet file and checks that the needed columns are there once and have the right type."""
 
 import zipfile
 import zlib

@@ -1,4 +1,4 @@
-"""Reads DataComp's metadata parquet and npz pairs in place; refuses pairs whose rows do not match."""
+"""The pool format `datacomp`: metadata parquet and npz files, read in place."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Reads the images of a target set, captions or not, from image files, tars and parquet; refuses rows without one."""
+"""Reads the images of a target set from image files, tars and parquet."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""Reads labelled images, and pictures with several captions, from tars and parquet; refuses labels of no class.
+"""Reads labelled images, and images with several captions, from tars and parquet.
 
 The readers of pools do the reading: a member `cls` is asked for in the place of the caption, and so is the json.
 """

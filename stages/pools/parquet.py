@@ -1,4 +1,4 @@
-"""Reads encoded images and captions from parquet rows; refuses columns that hold neither."""
+"""The pool format `parquet`: one encoded image and its caption per row."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence

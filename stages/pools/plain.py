@@ -1,4 +1,4 @@
-"""Makes of any column what texts, pixels and json can hold; what Python cannot hold is its Arrow text, or null."""
+"""Converts any Arrow column to values that text and json can hold."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Leaves `pool-…/shards.parquet`: the input shards of a run in their fixed order, each with its identity."""
+"""The stage `pool`: the list of a run's input shards in their fixed order, with the identity of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

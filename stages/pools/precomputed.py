@@ -1,4 +1,4 @@
-"""Makes the row table of a shard of precomputed vectors: readable rows in the table, the others rejects."""
+"""The rows of a shard of precomputed vectors: readable samples in a table, the others as rejects."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager

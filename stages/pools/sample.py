@@ -1,4 +1,4 @@
-"""What a reader yields: one Sample (an image-text pair with its place) or one Reject (why there is none)."""
+"""What a reader yields: a Sample (an image-text pair with its place) or a Reject (why there is none)."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Refuses a file that is no tar; lists the regular members of one that is, and the damage between them.
+"""Lists the regular members of a tar, and the damage between them.
 
 Nothing is unpacked: names are text, links and devices are passed over, no size is believed before it is seen to fit.
 """

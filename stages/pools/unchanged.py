@@ -1,4 +1,4 @@
-"""Refuses an input shard that is no longer the file that the run listed, wherever a stage opens one."""
+"""Checks that an input shard is still the file that the run listed, wherever a stage opens one."""
 
 from functools import lru_cache
 from typing import cast

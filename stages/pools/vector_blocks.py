@@ -1,4 +1,4 @@
-"""Streams the vectors of one file in blocks; refuses other shapes and types, and NaN and zero vectors."""
+"""Streams the vectors of one file in blocks, and checks their shape, type and values."""
 
 import ast
 import io

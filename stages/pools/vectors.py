@@ -1,4 +1,4 @@
-"""Reads vector columns of parquet files in place; refuses lists of several lengths and towers that differ."""
+"""The pool format `vectors`: parquet files with columns of vectors, read in place."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""Reads img2dataset's tars into samples; refuses, one reject each, samples without image, caption or end."""
+"""The pool format `webdataset`: tars as img2dataset writes them."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How many numbers the vectors of a pool have: one width for each encoder, or an error that names two shards.
+"""The vector width of each encoder of a pool, which must be the same in all shards.
 
 A shard without a readable row has no width of its own, whatever its files say.
 """
