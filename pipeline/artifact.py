@@ -86,6 +86,7 @@ class Artifact:
 
     def present(self, suffix: str = ".parquet") -> set[int]:
         """Indices of the shard files that are committed, by one list request."""
+        # a shard file is committed whole, so its name is enough: no request a shard
         names = [storage.name_of(found.url) for found in storage.listing(self.folder)]
         stems = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
         return {int(stem) for stem in stems if stem.isdigit()}
@@ -176,6 +177,7 @@ def column_spans(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterator[
             chunk = row_group.column(number)
             path = chunk.path_in_schema  # of what is nested, `image.list.element`; names may have points too
             if any(path == name or path.startswith(f"{name}.") for name in columns):
+                # a dictionary comes before the pages that use it; 0 or None where there is none
                 first = chunk.dictionary_page_offset or chunk.data_page_offset
                 yield first, first + chunk.total_compressed_size
 

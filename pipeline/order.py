@@ -41,6 +41,7 @@ def order_keys(
     value: (n,) of one of VALUES, no NaN. uid: (n,) of dtype UID. shard: index in the pool, >= 0. row: int64 (n,), >= 0.
     """
     kind = key_type(value.dtype)
+    # big-endian fields side by side compare as bytes in the order of the fields: (n, 36) or (n, 40) bytes
     fields = np.empty(len(value), _FIELDS[kind])
     fields["value"] = inverted(value)
     fields["high"] = uid["f0"]
@@ -55,12 +56,13 @@ def inverted(value: Shaped[np.ndarray, "n"]) -> UInt[np.ndarray, "n"]:
     word = np.dtype(f"u{value.dtype.itemsize}").type
     low_bits = word((1 << (8 * value.dtype.itemsize - 1)) - 1)
     found: np.ndarray
-    if value.dtype.kind == "u":
+    if value.dtype.kind == "u":  # largest first
         found = ~value
-    elif value.dtype.kind == "i":
+    elif value.dtype.kind == "i":  # the sign bit stays and puts negatives last; the other bits are inverted
         found = value.view(word) ^ low_bits
     else:
         bits = (value + value.dtype.type(0)).view(word)  # adding 0.0 takes the sign from zero
+        # sign and magnitude: bits of a negative ascend as it descends, those of other values are inverted
         found = np.where(bits > low_bits, bits, bits ^ low_bits)
     return found
 

@@ -149,9 +149,11 @@ class Run:
         """
         wanted, present = self.items, out.present()
         ready = [item for item in wanted if item.index in present]
+        # not watched: nobody is to be told that a shard took seconds which took an earlier run's
         footers = self.executor.map(Stateless(_FooterIfWhole(out)), ready, f"{label} (done before)", Needs())
         summaries = [(ready[position].index, found) for position, found in footers if found is not None]
         whole = {index for index, _ in summaries}
+        # who watches judges the job by a few shards, so those are done first
         first = set(spread(len(wanted))) if watch is not None else set()
         missing = sorted((item for item in wanted if item.index not in whole), key=lambda item: item.index not in first)
         made = self._watch.map(task, missing, label, self._bearing(needs), len(summaries))
@@ -240,7 +242,7 @@ def execute(stage: Stage, run: Run) -> StepResult:
     if done is not None and out.holds(done):
         _check_made_of(stage, out, done)
         return StepResult(stage.name, out, done, time.monotonic() - started, reused=True)
-    run.executor.start()
+    run.executor.start()  # only here, where there is something to do
     started = time.monotonic()  # a cluster that starts is no part of the stage
     for folder in (out.folder, out.meta_folder):
         storage.remove_abandoned(folder)

@@ -47,6 +47,7 @@ class Waiting:
 
     def take(self) -> list[int]:
         """Those that go with the next call."""
+        # the second term shrinks to nothing towards the end, so that no worker has many left while others idle
         most = 1 if self.next_alone() else max(1, min(int(self._size), len(self._left) // self._shares))
         taken: list[int] = []
         while self._left and len(taken) < most and (not taken or not self.next_alone()):
@@ -63,4 +64,5 @@ class Waiting:
 
     def saw(self, done: int, seconds: float) -> None:
         """A call has done so many in so long."""
+        # at most four times as many as before: the first shards may be empty, and the next not
         self._size = max(1.0, min(4 * self._size, done * AIM_S / max(seconds, 1e-6)))

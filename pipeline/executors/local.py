@@ -68,6 +68,8 @@ class LocalExecutor:
     def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
         """See Executor.regroup; tables lie in files of a temporary folder, and are mapped from there."""
         needs = Needs()
+        # tables go through files, not through memory: those of all shards together may not fit, and pages of a mapped
+        # file can be dropped
         with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
 
             def scatter(index: int, item: Item) -> _Spill:
@@ -103,7 +105,7 @@ class LocalExecutor:
                 try:
                     result = call()
                 except (WinnowError, OSError) as error:
-                    found = failure(name, error)
+                    found = failure(name, error)  # raises where no other shard can do better either
                     if found.lasting or failed[index] == needs.retries:
                         account.failed([found])
                         return None
@@ -130,7 +132,7 @@ class LocalExecutor:
 
 def _spill(stem: str, tables: Mapping[int, pa.Table]) -> _Spill:
     """Leave tables in one file, and say where each of them is."""
-    path, places, start = f"{stem}.arrow", {}, 0
+    path, places, start = f"{stem}.arrow", {}, 0  # one file a sender: shards × parts files would be too many
     with open(path, "wb") as file:
         for receiver, table in tables.items():
             with pa.ipc.new_stream(file, table.schema) as stream:
@@ -151,6 +153,7 @@ def _mapped(place: _Place) -> pa.Table:
 def _by_receiver(sent: Iterable[tuple[int, _Spill]]) -> dict[int, list[_Place]]:
     """What was sent to each receiver, in the order of the senders."""
     found: dict[int, list[_Place]] = defaultdict(list)
+    # by sender, whatever came first, so that a part sees its rows in the order of the pool
     for _, places in sorted(sent, key=lambda pair: pair[0]):
         for receiver, place in places.items():
             found[receiver].append(place)

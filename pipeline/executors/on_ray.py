@@ -58,6 +58,8 @@ class RayExecutor:
         if not items:
             return
         self._calls += 1
+        # put once: a task that travelled with every call would be pickled by the driver each time. Actors tell by the
+        # number whether they have opened it
         number, shared = self._calls, ray.put(task)
 
         def send(actor: Any, pieces: Sequence[int]) -> Any:
@@ -83,6 +85,8 @@ class RayExecutor:
 
     def _regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str, needs: Needs) -> list[Result]:
         shared = ray.put(work)
+        # an exchange of every shard with every part would be shards × parts objects, each with an entry in the
+        # driver: shards travel in blocks, so that there are at most 256 × parts
         count = min(_BLOCKS, len(items))
         starts = [len(items) * i // count for i in range(count + 1)]
         blocks = [items[a:b] for a, b in pairwise(starts)]
@@ -92,6 +96,7 @@ class RayExecutor:
 
         def scatter(actor: Any, pieces: Sequence[int]) -> Any:
             [block] = pieces
+            # one object a part, so that a worker which decides a part fetches no other rows
             sent[block] = actor.scatter.options(num_returns=1 + work.parts).remote(shared, blocks[block])
             return sent[block][0]
 
@@ -109,6 +114,8 @@ class RayExecutor:
         def of(block: int) -> str:
             return item_name(blocks[block][0])
 
+        # each step waits for all calls of the one before: a part needs its rows of every block. The driver passes
+        # references on; tables go from worker to worker
         list(self._dispatch(Pieces(count, of, scatter), f"{label} (scatter)", needs))
         list(self._dispatch(Pieces(work.parts, lambda part: f"part {part}", decide), f"{label} (decide)", needs))
         settled = self._dispatch(Pieces(count, of, settle), label, needs)
@@ -120,6 +127,7 @@ class RayExecutor:
         return dispatcher.results()
 
     def _pool(self, needs: Needs, wanted: int) -> list[Any]:
+        # actors are kept from pass to pass, for a start takes a second and imports; not where they hold other resources
         takes = (needs.cpus, needs.gpus)
         if takes != self._takes:
             self._release()
@@ -131,6 +139,7 @@ class RayExecutor:
         return self._actors
 
     def _size(self, needs: Needs) -> int:
+        # of the whole cluster, not of what is free: what others hold now they may give back
         has = ray.cluster_resources()
         asked = {"CPU": needs.cpus, "GPU": needs.gpus}
         fit = min((int(has.get(name, 0) / amount) for name, amount in asked.items() if amount), default=1)

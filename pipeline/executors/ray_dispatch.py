@@ -87,7 +87,7 @@ class Dispatcher:
         # a second call waits at each actor so that none idles, but not at the end, where it would sit in a queue
         waiting, seats = self._waiting, self._seats
         depth = 2 if len(waiting) > 2 * len(seats) else 1
-        for filled in range(depth):
+        for filled in range(depth):  # every actor gets its first call before any gets a second
             for seat in seats:
                 if waiting and seat.greeting is None and len(seat.sent) == filled:
                     queued = (piece for pieces in seat.sent.values() for piece in pieces)
@@ -108,6 +108,7 @@ class Dispatcher:
                 self._notice.given = True
                 print(f"winnow: waiting for a worker; {room_in_cluster(self._needs)}", file=sys.stderr, flush=True)
                 ray.wait(pending, num_returns=1)
+            # all that are ready, in one request: one at a time would make the driver the slowest of a thousand workers
             found: list[Any] = ray.wait(pending, num_returns=len(pending), timeout=0)[0]
         except KeyboardInterrupt:
             _settle(self._seats)
@@ -122,6 +123,7 @@ class Dispatcher:
             self._died(self._lost(seat), error)
             return
         pieces = seat.sent.pop(reference)
+        # a call may answer for its first pieces only, where its slice of time was over: the others go next
         self._waiting.saw(len(outcomes), seconds)
         self._waiting.back(pieces[len(outcomes) :])
         for piece, (good, value) in zip(pieces, outcomes, strict=False):
@@ -143,7 +145,7 @@ class Dispatcher:
     def _lost(self, seat: _Seat) -> list[int]:
         """The pieces that went down with it, oldest first; a fresh process follows it."""
         pieces = [piece for sent in seat.sent.values() for piece in sent]
-        for reference in seat.sent:
+        for reference in seat.sent:  # they raise the same death, which must not count twice
             self._at.pop(reference, None)
         seat.sent.clear()
         self._greet(seat)

@@ -64,6 +64,7 @@ class Worker:
         outcomes: list[tuple[bool | None, Any]] = []
         started = time.perf_counter()
         for item in items:
+            # an item that fails is an outcome like another: were it raised, those done before it would be lost
             try:
                 outcomes.append(self._one(call, task, item))
             except MemoryError as error:
@@ -83,7 +84,7 @@ class Worker:
             return False, [_failure(item_name(item), error)]
 
     def _opened(self, call: int, task: Task[Any, Any]) -> Any:
-        with self._opening:
+        with self._opening:  # of two calls that prefetch, one opens and the other waits for it
             if call != self._call:
                 self._function = None  # the last task's model must leave the memory before the next one's comes
                 self._function = task.open()

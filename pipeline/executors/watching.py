@@ -82,7 +82,7 @@ class MeasuredTask(Generic[Item, Result]):
 
 def _seen(function: Callable[[Item], Result], item: Item) -> Measured[Result]:
     clock = _Clock()
-    with one_version():
+    with one_version():  # an object that is replaced while its shard is done fails, and is not read half old, half new
         return clock.seen(function(item))
 
 

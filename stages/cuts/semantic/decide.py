@@ -136,6 +136,7 @@ class Decide:
                 "status": pa.array(np.where(told, status[chosen], WAITING).astype(np.int8)),
             }
         )
+        # an answer goes to the cell that asks, a link to the home of its own sample
         cell = np.where(told, column(links, "other_cell")[chosen], column(links, "cell")[chosen])
         return {part: sent.take(pa.array(rows)) for part, rows in split_rows(cell % self.parts)}
 
@@ -143,7 +144,7 @@ class Decide:
         """What is decided in this part, by shard."""
         table = pa.concat_tables(tables).combine_chunks()
         told = table.filter(pc.not_equal(table["status"], WAITING))
-        # more than one cell of this part may have asked
+        # cells share a part by number, and more than one of them may have asked: one answer is enough
         key, once = np.unique(keys_from_bytes(told["key"]), return_index=True)
         known = Told(key, column(told, "status")[once], keys_from_bytes(told["other"])[once])
         links = table.filter(pc.equal(table["status"], WAITING))
