@@ -1,4 +1,4 @@
-"""Reads samples of a tar from where they lie, and refuses what is no longer there.
+"""Reads samples of a tar again by their byte ranges, and checks that they are still there.
 
 Reading over a gap and asking again behind it are one choice, made for every gap: the whole shard is read where all gaps
 are small, and ranges of it where they are large.

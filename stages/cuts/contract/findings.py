@@ -1,4 +1,4 @@
-"""What a check has looked at and every violation that it found, counted and the first in words; writes nothing.
+"""The result of a check: what it looked at, how many violations it found, and the first of them in words.
 
 Damage can put any value anywhere, so what a check cannot even read is a violation and never a crash.
 """

@@ -1,4 +1,4 @@
-"""What a job gives each of its cuts: refuses a cut that needs an encoder, text vectors or images that are not there."""
+"""Checks that a job has what each cut needs: its encoder, text vectors, images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
