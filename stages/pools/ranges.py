@@ -5,13 +5,14 @@ are small, and ranges of it where they are large.
 """
 
 import io
+import json
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,8 +20,9 @@ import pyarrow.compute as pc
 from winnow.pipeline import storage
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import ShardError
+from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.preview.head import Head
-from winnow.stages.results.tar_shard import Judged, TarShard, check_block, spans_of
+from winnow.stages.results.tar_shard import Judged, TarShard, check_block, members_of, spans_of
 
 LOCAL_GAP_BYTES = 64 << 10
 """A gap up to this is read over in a file: a guess, about what a system reads ahead by itself (docs/loading.md)."""
@@ -90,8 +92,27 @@ def sample_blocks(
         yield key, [block for _, block in placed], Judged(image, caption, plain)
 
 
-def cut_tar(url: str, end: int, rows: int, folder: Path) -> Head:
-    """A copy of the bytes before `end`, which hold the first `rows` samples, with the end of a tar; 0 for all bytes."""
+def described(image: tuple[str, ...], url: str, places: pa.Table) -> Iterator[dict[str, Any]]:
+    """The json member of each sample, {} where it is none or no object; arguments and errors as sample_blocks."""
+    for _, blocks, judged in sample_blocks(image, url, places):
+        members = members_of(blocks, Judged(judged.image, None, plain=True))
+        content = next((content for suffix, content in members if suffix.lower() == "json"), b"{}")
+        try:
+            fields = json.loads(content)
+        except (ValueError, RecursionError):
+            fields = {}
+        yield fields if isinstance(fields, dict) else {}
+
+
+def cut_tar(url: str, samples: Iterable[Sample | Reject], folder: Path) -> Head:
+    """A copy of the first bytes, which hold these first samples, with the end of a tar; all where there is none."""
+    end = rows = 0
+    for sample in samples:
+        rows += 1
+        extra = sample.extra_ranges if isinstance(sample, Sample) else ()
+        spans = [(sample.offset, sample.size if isinstance(sample, Sample) else 0)]
+        spans += zip(extra[::2], extra[1::2], strict=True)
+        end = max([end, *[start + size for start, size in spans]])
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / storage.name_of(url)
     with storage.local_view(url) as view:

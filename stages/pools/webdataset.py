@@ -27,7 +27,7 @@ from winnow.stages.pools.tar_again import samples_at
 from winnow.stages.pools.tar_groups import Group, dots_hint, ending_of, grouped, joined_ranges, key_and_suffix
 from winnow.stages.pools.tar_members import Damage, Member, list_members
 from winnow.stages.preview.head import MOST_TAR_BYTES, TAR_BYTES, Head, tar_head
-from winnow.stages.results.tar_shard import Judged, TarShard, members_of
+from winnow.stages.results.tar_shard import TarShard, members_of
 from winnow.stages.results.training_members import CAPTION, PICTURES, decodes, training_key, training_members
 from winnow.stages.results.training_members import Member as Named
 
@@ -113,14 +113,7 @@ class Webdataset(Reader):
 
     def fields(self, url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         """The json member of each sample; one that is none, or no object, says nothing."""
-        for _, blocks, judged in ranges.sample_blocks(self.image, url, places):
-            members = members_of(blocks, Judged(judged.image, None, plain=True))
-            described = next((content for suffix, content in members if suffix.lower() == "json"), b"{}")
-            try:
-                fields = json.loads(described)
-            except (ValueError, RecursionError):
-                fields = {}
-            yield fields if isinstance(fields, dict) else {}
+        return ranges.described(self.image, url, places)
 
     def originals(self, url: str, facts: Sequence[Mapping[str, Any]]) -> Iterator[Original]:
         """As tarfile reads them, by which training does; blocks where no member has to be renamed."""
@@ -162,14 +155,7 @@ class Webdataset(Reader):
 
     def cut(self, url: str, rows: int, folder: Path) -> Head:
         """The bytes up to the end of the sample, and the end of a tar; what is in the whole shard goes by its bytes."""
-        end = count = 0
-        for sample in islice(self.samples(url), rows):
-            count += 1
-            extra = sample.extra_ranges if isinstance(sample, Sample) else ()
-            spans = [(sample.offset, sample.size if isinstance(sample, Sample) else 0)]
-            spans += zip(extra[::2], extra[1::2], strict=True)
-            end = max([end, *[start + size for start, size in spans]])
-        return ranges.cut_tar(url, end, count, folder)
+        return ranges.cut_tar(url, islice(self.samples(url), rows), folder)
 
     def others(self, head: Head, kinds: Collection[str]) -> Iterator[Mapping[str, object]]:
         """Other suffixes, and fields of the json, that the first samples have."""

@@ -1,6 +1,9 @@
 """Formats and an encoder of another distribution go through every command, and no file of winnow knows their names."""
 
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,8 +114,20 @@ def test_a_pool_of_another_distribution_is_whole(pool: str, request: pytest.Fixt
         assert len(samples) == kept
         keys = [str(sample["__key__"]) for sample in samples]
         assert [sample["jpg"] for sample in samples] == [jpeg(ROWS * int(key[0]) + int(key[1:])) for key in keys]
+        names = [f"{key}.{suffix}" for key in keys for suffix in ("jpg", "txt", "json")]
+        streamed = [catted(store, shard, job.parent / f"cat{shard}.tar") for shard in range(found.shards)]
+        assert [name for found in streamed for name in found] == names
         members = [name for path in sorted(store.glob("shards-*/*.tar")) for name, _ in read_tar(path)]
-        assert members == [f"{key}.{suffix}" for key in keys for suffix in ("jpg", "txt", "json")]
+        assert members == names
+
+
+def catted(store: Path, shard: int, target: Path) -> list[str]:
+    """Names of the members that `winnow cat` writes, in a process of its own."""
+    words = [sys.executable, "-m", "winnow.jobs", "cat", str(store), "outside", str(shard)]
+    path = os.pathsep.join([str(store.parent / "site"), *sys.path])
+    with target.open("wb") as out:
+        subprocess.run(words, stdout=out, check=True, env={**os.environ, "PYTHONPATH": path})
+    return [name for name, _ in read_tar(target)]
 
 
 def keys_of(store: Path) -> list[str]:
