@@ -17,7 +17,7 @@ from winnow.pipeline.keep_top import Rows, keep_top, kept
 from winnow.pipeline.stage import Run, ShardItem, execute
 from winnow.pipeline.storage import Identity
 from winnow.pipeline.uid import uids_from_pairs
-from winnow.stages.cuts import cut
+from winnow.stages.cuts import keeping
 from winnow.stages.cuts.keeping import select_each
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.score import Score
@@ -70,9 +70,9 @@ def test_selections_side_by_side_are_those_one_by_one(
 ) -> None:
     quotas = [(number, np.array(each)) for number, *each in asked]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cut, "_TOGETHER", together)
-        patch.setattr(cut, "_CANDIDATES", candidates)
-        patch.setattr(cut, "_CELLS", 4)
+        patch.setattr(keeping, "_TOGETHER", together)
+        patch.setattr(keeping, "_CANDIDATES", candidates)
+        patch.setattr(keeping, "_CELLS", 4)
         thresholds = select_each(found.run(), found, quotas, "test")
     assert len(thresholds) == len(quotas)
     for (number, quota), bounds in zip(quotas, thresholds, strict=True):
