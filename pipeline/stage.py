@@ -14,7 +14,7 @@ from typing import Protocol, cast
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import AccountingError, DataError
-from winnow.pipeline.executors.contract import Executor, Item, Needs, Regroup, Result, Stateless, Task
+from winnow.pipeline.executors.contract import Exchange, Executor, Item, Needs, Result, Stateless, Task
 from winnow.pipeline.executors.watching import Watch, Watcher
 from winnow.pipeline.fingerprint import canonical, fingerprint
 
@@ -120,9 +120,9 @@ class Run:
         """As `each`, for work that keeps something between items."""
         yield from _checked(self._watch.map(task, items, label, self._bearing(needs)), len(items), label)
 
-    def regroup(self, work: Regroup[ShardItem, Summary], label: str) -> list[Summary]:
-        """Executor.regroup over every shard, with the same progress and check; the summaries, in order of shard."""
-        found = dict(_checked(self._watch.regroup(work, self.items, label), len(self.items), label))
+    def exchange(self, work: Exchange[ShardItem, Summary], label: str) -> list[Summary]:
+        """Executor.exchange over every shard, with the same progress and check; the summaries, in order of shard."""
+        found = dict(_checked(self._watch.exchange(work, self.items, label), len(self.items), label))
         return [found[index] for index in range(len(found))]
 
     def fill(self, function: Callable[[ShardItem], Summary], out: Artifact, label: str) -> list[Summary]:

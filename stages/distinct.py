@@ -47,7 +47,7 @@ class Distinct:
         if embedded is None:
             raise AccountingError(f"{self.embeddings.name} must be finished before its uids are compared")
         parts = max(1, -(-cast(int, embedded["kept"]) // _PART_ROWS))
-        summaries = run.regroup(_Compare(self.embeddings, out, parts), self.name)
+        summaries = run.exchange(_Compare(self.embeddings, out, parts), self.name)
         came, kept = total(summaries, "rows"), total(summaries, "kept")
         return {"kept": kept, "rejected": came - kept, "rejects": {REPEATED: came - kept} if came > kept else {}}
 

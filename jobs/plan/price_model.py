@@ -198,7 +198,7 @@ def _busy(
             a, b = extended(sizes, [call.seconds for call in known], pool.shards, pool.samples)
             whole = a * pool.shards + b * pool.samples
             busy += whole
-            # a step of a regroup goes in large blocks, however long it takes
+            # a step of an exchange goes in large blocks, however long it takes
             driver += pool.shards * rates.driver(whole / pool.shards if step == "run" else 0.0)
             if isinstance(asked, NearestOfK):
                 large, little = rates.assign.get(measured.label, (0.0, 0.0))

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from winnow.pipeline.executors.contract import Executor, Forwarding, Needs, Regroup, Task
+from winnow.pipeline.executors.contract import Exchange, Executor, Forwarding, Needs, Task
 from winnow.pipeline.stage import ShardItem
 
 
@@ -70,7 +70,7 @@ def _timed(function: Callable[[Any], Any], clock: _Clock, item: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class _TimedRegroup:
+class _TimedExchange:
     work: Any
     clock: _Clock
 
@@ -101,9 +101,9 @@ class Timing(Forwarding):
         """See Executor.map."""
         return self._inner.map(_Timed(task, _Clock(str(self._folder), label)), items, label, needs)
 
-    def regroup(self, work: Regroup[Any, Any], items: Sequence[Any], label: str) -> Iterator[Any]:
-        """See Executor.regroup."""
-        return self._inner.regroup(_TimedRegroup(work, _Clock(str(self._folder), label)), items, label)
+    def exchange(self, work: Exchange[Any, Any], items: Sequence[Any], label: str) -> Iterator[Any]:
+        """See Executor.exchange."""
+        return self._inner.exchange(_TimedExchange(work, _Clock(str(self._folder), label)), items, label)
 
     def take(self) -> list[Call]:
         """The calls since the last time, of all workers."""

@@ -81,7 +81,7 @@ def _compared(run: Run, url: str, named: Named) -> Findings:
     results: list[tuple[int, Findings]] = []
     label = f"verify: {storage.name_of(url)}"
     try:
-        results += run.executor.regroup(work, items, label)
+        results += run.executor.exchange(work, items, label)
     except FailedShards as error:
         return found + unreadable(error)
     check_all(label, [index for index, _ in results], len(items))

@@ -4,7 +4,7 @@ Two executors keep one contract (contract.py). Who stands before them, from a st
 
     Stage.make
         │  Run.each, Run.fill          a function of one shard (or a Task, which opens a model first)
-        │  Run.regroup                 an exchange: scatter, decide, settle
+        │  Run.exchange                 a shuffle: scatter, decide, settle
         ▼
     Watch        watching.py           measures each shard where it is done; tells progress, the event log, Prometheus
         ▼

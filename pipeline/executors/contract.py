@@ -56,8 +56,8 @@ class Stateless(Generic[Item, Result]):
         return self.function
 
 
-class Regroup(Protocol[I_contra, R_co]):
-    """Work that must see rows from many items together: scatter by part, decide, settle back by item.
+class Exchange(Protocol[I_contra, R_co]):
+    """A shuffle, for work that must see rows of many items together: scatter by part, decide, settle back by item.
 
     No table passes through the driver. Every method must give the same tables when it is run again.
     """
@@ -109,8 +109,8 @@ class Executor(Protocol):
         """
         ...
 
-    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
-        """Run a Regroup over all items; (index of item, result) in any order, each exactly once.
+    def exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
+        """Run an Exchange over all items; (index of item, result) in any order, each exactly once.
 
         Each of its calls is retried as in `map`. Raises FailedShards, naming items or parts, after a step of
         which some calls still fail; ValueError for a part that is not in [0, parts).

@@ -13,7 +13,7 @@ from typing import Generic
 import pyarrow as pa
 
 from winnow.pipeline.errors import WinnowError
-from winnow.pipeline.executors.contract import Item, Needs, Regroup, Result, Task, check_part, item_name
+from winnow.pipeline.executors.contract import Exchange, Item, Needs, Result, Task, check_part, item_name
 from winnow.pipeline.executors.retries import Account, failure
 
 _Place = tuple[str, int, int]
@@ -65,8 +65,8 @@ class LocalExecutor:
         calls = [(item_name(item), partial(run, item)) for item in items]
         yield from self._drive(calls, label, needs, 2 * workers if needs.prefetch else workers)
 
-    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
-        """See Executor.regroup; tables lie in files of a temporary folder, and are mapped from there."""
+    def exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
+        """See Executor.exchange; tables lie in files of a temporary folder, and are mapped from there."""
         needs = Needs()
         # tables go through files, not through memory: those of all shards together may not fit, and pages of a mapped
         # file can be dropped

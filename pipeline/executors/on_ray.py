@@ -16,11 +16,11 @@ from ray.exceptions import ObjectLostError
 
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.batching import AIM_S, Pieces
-from winnow.pipeline.executors.contract import Item, Needs, Regroup, Result, Task, item_name
+from winnow.pipeline.executors.contract import Exchange, Item, Needs, Result, Task, item_name
 from winnow.pipeline.executors.ray_dispatch import Dispatcher, Notice
 from winnow.pipeline.executors.ray_worker import PREFETCHING, Worker
 
-_BLOCKS = 256  # a regroup's items travel in at most this many blocks: references are blocks x parts
+_BLOCKS = 256  # an exchange's items travel in at most this many blocks: references are blocks x parts
 _SLICE_S = 2 * AIM_S  # after which a worker gives back the items that it has not begun
 
 
@@ -69,21 +69,21 @@ class RayExecutor:
         pieces = Pieces(len(items), lambda piece: item_name(items[piece]), send, together=True)
         yield from self._dispatch(pieces, label, needs)
 
-    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
-        """See Executor.regroup; tables lie in Ray's object store, which spills to disk."""
+    def exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
+        """See Executor.exchange; tables lie in Ray's object store, which spills to disk."""
         if not items:
             return
         needs = Needs()
         for left in range(needs.retries, -1, -1):
             try:
-                results = self._regroup(work, items, label, needs)
+                results = self._exchange(work, items, label, needs)
                 break
             except ObjectLostError:  # a node left with its tables: the exchange is made anew
                 if not left:
                     raise
         yield from enumerate(results)
 
-    def _regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str, needs: Needs) -> list[Result]:
+    def _exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str, needs: Needs) -> list[Result]:
         shared = ray.put(work)
         # an exchange of every shard with every part would be shards × parts objects, each with an entry in the
         # driver: shards travel in blocks, so that there are at most 256 × parts

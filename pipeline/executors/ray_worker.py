@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from winnow.pipeline.errors import WinnowError
-from winnow.pipeline.executors.contract import Regroup, Task, check_part, item_name
+from winnow.pipeline.executors.contract import Exchange, Task, check_part, item_name
 from winnow.pipeline.executors.retries import Failure, failure
 
 PREFETCHING = "prefetching"
@@ -92,7 +92,7 @@ class Worker:
             return self._function
 
     @_told_as_it_is()
-    def scatter(self, work: Regroup[Any, Any], block: Sequence[Any]) -> tuple[object, ...]:
+    def scatter(self, work: Exchange[Any, Any], block: Sequence[Any]) -> tuple[object, ...]:
         """Answer, then one list of tables per part."""
         parts: list[list[pa.Table]] = [[] for _ in range(work.parts)]
         failures: list[Failure] = []
@@ -107,7 +107,7 @@ class Worker:
 
     @_told_as_it_is()
     def decide(
-        self, work: Regroup[Any, Any], part: int, starts: Sequence[int], *blocks: list[pa.Table]
+        self, work: Exchange[Any, Any], part: int, starts: Sequence[int], *blocks: list[pa.Table]
     ) -> tuple[object, ...]:
         """Answer, then for each block of items a mapping of item index to table."""
         try:
@@ -119,7 +119,7 @@ class Worker:
 
     @_told_as_it_is()
     def settle(
-        self, work: Regroup[Any, Any], start: int, block: Sequence[Any], *decided: Mapping[int, pa.Table]
+        self, work: Exchange[Any, Any], start: int, block: Sequence[Any], *decided: Mapping[int, pa.Table]
     ) -> Answer:
         """The results of the block's items, or failures when all others are committed."""
         results: list[object] = []

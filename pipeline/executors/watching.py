@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar, cast
 import pyarrow as pa
 
 from winnow.pipeline import storage
-from winnow.pipeline.executors.contract import Executor, Item, Needs, Regroup, Result, Task
+from winnow.pipeline.executors.contract import Exchange, Executor, Item, Needs, Result, Task
 from winnow.pipeline.executors.turns import waited_s
 from winnow.pipeline.progress import StageProgress
 from winnow.pipeline.storage.s3_object import one_version
@@ -24,8 +24,8 @@ class Done:
     """One item of one pass of a stage.
 
     stage: what the pass is called. shard: index of the item, None where it is no shard. worker: host:process.
-    seconds: of the work alone, without waiting for a turn, of its last try; of a regroup, its last step. rows: samples,
-    where the work counts them. rejects: samples that could not be read. bytes: of the files that it committed.
+    seconds: of the work alone, without waiting for a turn, of its last try; of an exchange, its last step. rows:
+    samples, where the work counts them. rejects: samples that could not be read. bytes: of the files that it committed.
     retries: tries that failed.
     """
 
@@ -87,27 +87,27 @@ def _seen(function: Callable[[Item], Result], item: Item) -> Measured[Result]:
 
 
 @dataclass(frozen=True)
-class MeasuredRegroup(Generic[Item, Result]):
-    """A regroup whose last step measures itself."""
+class MeasuredExchange(Generic[Item, Result]):
+    """An exchange whose last step measures itself."""
 
-    work: Regroup[Item, Result]
+    work: Exchange[Item, Result]
 
     @property
     def parts(self) -> int:
-        """See Regroup.parts."""
+        """See Exchange.parts."""
         return self.work.parts
 
     def scatter(self, item: Item) -> Mapping[int, pa.Table]:
-        """See Regroup.scatter."""
+        """See Exchange.scatter."""
         with one_version():
             return self.work.scatter(item)
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
-        """See Regroup.decide."""
+        """See Exchange.decide."""
         return self.work.decide(part, tables)
 
     def settle(self, item: Item, tables: Sequence[pa.Table]) -> Measured[Result]:
-        """See Regroup.settle."""
+        """See Exchange.settle."""
         clock = _Clock()
         with one_version():
             return clock.seen(self.work.settle(item, tables))
@@ -147,9 +147,9 @@ class Watch:
         results = self.executor.map(MeasuredTask(task), items, label, needs)
         return self._told(results, items, label, ready, retried=True)
 
-    def regroup(self, work: Regroup[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
-        """Executor.regroup."""
-        return self._told(self.executor.regroup(MeasuredRegroup(work), items, label), items, label, 0, retried=False)
+    def exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
+        """Executor.exchange."""
+        return self._told(self.executor.exchange(MeasuredExchange(work), items, label), items, label, 0, retried=False)
 
     def _told(
         self,
@@ -169,7 +169,7 @@ class Watch:
                 if self.watchers:
                     shard = getattr(items[index], "index", None)
                     shard = shard if isinstance(shard, int) else None  # tuples have a method of that name
-                    # a regroup is retried by groups of items, so no item has a count of its own
+                    # an exchange is retried by groups of items, so no item has a count of its own
                     retries = self.executor.failed.get(index, 0) if retried else 0
                     done = Done(label, shard, seen.worker, seen.seconds, rows, rejects, seen.bytes, retries)
                     for watcher in self.watchers:

@@ -2,7 +2,7 @@
 
 The cut `duplicates`: exact duplicates are found over the whole pool by the hash of the image bytes; semantic ones
 (SemDeDup, Abbas et al. 2023, arXiv 2303.09540) among what is then left, by `stages/cuts/semantic/fixpoint.py`.
-Rows that must be compared are brought together by the executor's regroup, so no table passes through the driver.
+Rows that must be compared are brought together by the executor's exchange, so no table passes through the driver.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -170,9 +170,9 @@ class ExactStage:
     version: ClassVar[int] = 1
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One regroup by hash of the image."""
+        """One exchange by hash of the image."""
         parts = max(1, -(-self.survivors.count() // _PART_ROWS))
-        return funnel(run.regroup(_Exact(self, out, parts), self.name))
+        return funnel(run.exchange(_Exact(self, out, parts), self.name))
 
 
 @plain_dataclass(frozen=True)

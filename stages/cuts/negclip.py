@@ -116,7 +116,7 @@ class PartitionStage:
         return f"contrast_{self.partition}"
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One regroup by batch; the image and text vectors of every sample travel: 4 d + 40 bytes each.
+        """One exchange by batch; the image and text vectors of every sample travel: 4 d + 40 bytes each.
 
         With one partition at a time, that is also what lies in memory at once where the executor is one process.
         A worker holds some 131,072 samples (but whole batches), twice while it puts them in order.
@@ -125,7 +125,7 @@ class PartitionStage:
         n = self.survivors.count()
         batches = max(1, round(n / self.batch))
         parts = min(batches, max(1, -(-n // _PART_ROWS)))
-        summaries = run.regroup(_Batches(self, out, batches, parts), self.name)
+        summaries = run.exchange(_Batches(self, out, batches, parts), self.name)
         return {"rows": total(summaries, "rows"), "batches": batches}
 
 

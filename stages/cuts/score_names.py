@@ -78,7 +78,7 @@ class Names:
         return _hashed([f"{before}{key}" for key in keys])
 
     def check_distinct(self, run: Run, survivors: Survivors) -> None:
-        """Raises DataError where two samples that are in have one name. Cost: one regroup; none for uids."""
+        """Raises DataError where two samples that are in have one name. Cost: one exchange; none for uids."""
         if self.key is None:
             return
         stems: dict[str, str] = {}
@@ -87,7 +87,7 @@ class Names:
             if other != item.url:
                 raise DataError(f"shards must be told apart by name, got {other} and {item.url}; join by uid")
         parts = max(1, -(-survivors.count() // _PART_ROWS))
-        found = run.regroup(_Repeats(self, survivors, parts), f"scores: {self.what}")
+        found = run.exchange(_Repeats(self, survivors, parts), f"scores: {self.what}")
         again = [summary for summary in found if summary["repeated"]]
         if again:
             first = cast(Mapping[str, Any], again[0])

@@ -55,7 +55,7 @@ def write_subsets(run: Run, out: Artifact, chosen: Chosen, subsets: Sequence[Sub
         wanted = [subsets[number] for number in batch]
         edges = _edges(run, chosen, batch, wanted, label)
         work = _Ranges(chosen, out, tuple(batch), tuple(wanted), tuple(edges))
-        written = {p: n for summary in run.regroup(work, label) for p, n in cast(list[list[int]], summary["ranges"])}
+        written = {p: n for summary in run.exchange(work, label) for p, n in cast(list[list[int]], summary["ranges"])}
         for subset, ranges in zip(wanted, work.layout, strict=True):
             counts = {number: written[part] for number, part in enumerate(ranges) if part in written}
             if sum(counts.values()) != subset.count:

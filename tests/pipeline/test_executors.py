@@ -115,7 +115,7 @@ def test_every_item_is_done_once_and_its_result_comes_with_its_index(executor, t
 
 def test_nothing_to_do_is_done(executor, tmp_path):
     assert list(executor.map(Square(str(tmp_path)), [], "squares", Needs())) == []
-    assert list(executor.regroup(Spread(3), [], "spread")) == []
+    assert list(executor.exchange(Spread(3), [], "spread")) == []
     assert marks(tmp_path, "open") == {}
 
 
@@ -439,7 +439,7 @@ def test_ray_starts_with_the_first_work(ray_executor, tmp_path):
     ray_executor.close()  # its actors hold the cores
     executor = open_executor("ray", 1, None)
     assert list(executor.map(Square(str(tmp_path)), [], "squares", Needs())) == []
-    assert list(executor.regroup(Spread(2), [], "spread")) == []
+    assert list(executor.exchange(Spread(2), [], "spread")) == []
     executor.close()
     assert "_inner" not in vars(executor)
     assert list(executor.map(Square(str(tmp_path)), [7], "squares", Needs())) == [(0, 49)]
@@ -498,14 +498,14 @@ def spread_oracle(parts: int, items: list[int]) -> list[tuple[int, tuple[int, li
 
 @given(parts=st.integers(1, 5), count=st.integers(0, 8))
 @settings(max_examples=30, deadline=None)
-def test_regroup_is_a_dictionary_of_all_rows(parts, count):
-    results = LocalExecutor(2).regroup(Spread(parts), range(count), "spread")
+def test_exchange_is_a_dictionary_of_all_rows(parts, count):
+    results = LocalExecutor(2).exchange(Spread(parts), range(count), "spread")
     assert sorted(results) == spread_oracle(parts, list(range(count)))
 
 
 @pytest.mark.parametrize(("parts", "count"), [(3, 1), (2, 7)])
-def test_regroup_is_the_same_on_both(executor, parts, count):
-    results = executor.regroup(Spread(parts), range(count), "spread")
+def test_exchange_is_the_same_on_both(executor, parts, count):
+    results = executor.exchange(Spread(parts), range(count), "spread")
     assert sorted(results) == spread_oracle(parts, list(range(count)))
 
 
@@ -525,8 +525,8 @@ class Ranks:
         return tables[0]["rank"][0].as_py()
 
 
-def test_regroup_of_more_items_than_blocks(executor):
-    results = executor.regroup(Ranks(), range(300), "ranks")
+def test_exchange_of_more_items_than_blocks(executor):
+    results = executor.exchange(Ranks(), range(300), "ranks")
     assert sorted(results) == [(i, i // 2) for i in range(300)]
 
 
@@ -538,22 +538,22 @@ def test_regroup_of_more_items_than_blocks(executor):
         ("settle2", "2", "spread"),
     ],
 )
-def test_a_bad_item_of_a_regroup_is_retried_then_named(executor, tmp_path, step, name, label):
+def test_a_bad_item_of_a_exchange_is_retried_then_named(executor, tmp_path, step, name, label):
     work = Spread(2, folder=str(tmp_path), fails_at=step)
-    _, error = collected(executor.regroup(work, range(5), "spread"))
+    _, error = collected(executor.exchange(work, range(5), "spread"))
     assert error.failures == [(name, f"{step} is bad")]
     assert str(error).startswith(f"{label}: ")
     assert (tmp_path / step).stat().st_size == 1 + Needs().retries
 
 
 def test_rows_for_a_part_that_is_not_there_do_not_vanish(executor):
-    collected(executor.regroup(Spread(2, stray=True), range(3), "spread"), ValueError)
+    collected(executor.exchange(Spread(2, stray=True), range(3), "spread"), ValueError)
 
 
 @pytest.mark.parametrize("step", ["scatter1", "decide1", "settle2"])
-def test_a_worker_killed_in_a_regroup_changes_nothing(ray_executor, tmp_path, step):
+def test_a_worker_killed_in_a_exchange_changes_nothing(ray_executor, tmp_path, step):
     work = Spread(2, folder=str(tmp_path), kills_at=step)
-    assert sorted(ray_executor.regroup(work, range(5), "spread")) == spread_oracle(2, list(range(5)))
+    assert sorted(ray_executor.exchange(work, range(5), "spread")) == spread_oracle(2, list(range(5)))
     assert (tmp_path / step).stat().st_size == 2
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Int8, Int32, Int64
 
 @dataclass(frozen=True)
 class Buckets:
-    """The buckets of all cells, and which part of a regroup each is in.
+    """The buckets of all cells, and which part of an exchange each is in.
 
     blocks: int64 (k,), blocks of each cell, at least 1. first: int64 (k + 1,), number of each cell's first bucket.
     part: int32 (buckets,), ascending. Memory follows cells and, for giant ones, the squares of their blocks.

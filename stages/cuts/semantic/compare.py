@@ -188,7 +188,7 @@ def appearances(vectors: np.ndarray, members: Members, what: Closeness) -> tuple
 
 @lru_cache(maxsize=1)
 def _centroids(clusters: Artifact) -> np.ndarray:
-    """Read once per process: a regroup opens nothing, and 50,000 centroids are 100 MB for every shard."""
+    """Read once per process: an exchange opens nothing, and 50,000 centroids are 100 MB for every shard."""
     return read_centroids(clusters)
 
 

@@ -16,7 +16,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, json_if_whole, write_json
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError
-from winnow.pipeline.executors.contract import Regroup
+from winnow.pipeline.executors.contract import Exchange
 from winnow.pipeline.stage import Run, ShardItem, Summary, total
 from winnow.stages.clusters.clusters import Members, read_centroids, read_sizes
 from winnow.stages.cuts.keeping import funnel
@@ -87,7 +87,7 @@ class SemanticStage:
             cells = self._cells_of_cut_off(run, what, state, len(buckets.blocks))
         parts = max(1, -(-self.survivors.count() // _PART_ROWS))
         name = Name(self.survivors, self.exact, state, out, parts)
-        return funnel(run.regroup(name, "duplicates: name"), epsilon=self.epsilon, steps=steps.number)
+        return funnel(run.exchange(name, "duplicates: name"), epsilon=self.epsilon, steps=steps.number)
 
     def growth(self, label: str, step: str) -> Growth | None:
         """See Growing.growth; pairs are compared where the rows of a cell have come together."""
@@ -113,7 +113,7 @@ class SemanticStage:
 
 
 class _Steps:
-    """The regroups of one stage, numbered; one that was finished before a crash is not done again."""
+    """The exchanges of one stage, numbered; one that was finished before a crash is not done again."""
 
     def __init__(self, run: Run, out: Artifact) -> None:
         self._run, self._out = run, out
@@ -124,13 +124,13 @@ class _Steps:
         """Where the next step leaves its files."""
         return self._out.meta(f"steps/{self.number:02d}")
 
-    def take(self, work: Regroup[ShardItem, Summary], label: str) -> Mapping[str, int]:
+    def take(self, work: Exchange[ShardItem, Summary], label: str) -> Mapping[str, int]:
         """Do the next step; the sums of what its shards report."""
         done = storage.join(self.folder, "done.json")
         self.number += 1
         if (known := json_if_whole(done)) is not None:
             return cast(Mapping[str, int], known)
-        summaries = self._run.regroup(work, f"{label} (step {self.number})")
+        summaries = self._run.exchange(work, f"{label} (step {self.number})")
         sums = {name: total(summaries, name) for name in (summaries[0] if summaries else ("waiting", "cut"))}
         write_json(done, sums)
         return sums

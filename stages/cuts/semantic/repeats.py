@@ -69,7 +69,7 @@ def check_dropping(run: Run, dropping: Dropping) -> Findings:
     label = f"verify: {dropping.artifact.stage}"
     results: list[tuple[int, Findings]] = []
     try:
-        results += run.executor.regroup(work, run.items, label)
+        results += run.executor.exchange(work, run.items, label)
     except FailedShards as error:
         return unreadable(error)
     check_all(label, [index for index, _ in results], len(run.items))

@@ -54,7 +54,7 @@ class Writes:
 
 @dataclass(frozen=True)
 class Swaps:
-    """A regroup that sends each shard's row to one part and back."""
+    """An exchange that sends each shard's row to one part and back."""
 
     parts: int = 1
 
@@ -89,9 +89,9 @@ def test_each_item_is_told_once_with_what_it_took(executor: Executor, tmp_path: 
     assert here == {type(executor).__name__ == "LocalExecutor"}
 
 
-def test_a_regroup_is_told_by_its_last_step(executor: Executor, tmp_path: Path) -> None:
+def test_a_exchange_is_told_by_its_last_step(executor: Executor, tmp_path: Path) -> None:
     run, notes = watched(executor, tmp_path)
-    assert [found["index"] for found in run.regroup(Swaps(), "swaps")] == [[0], [1], [2], [3]]
+    assert [found["index"] for found in run.exchange(Swaps(), "swaps")] == [[0], [1], [2], [3]]
     assert sorted(item.shard for item in notes.items if item.shard is not None) == [0, 1, 2, 3]
     assert {(item.rows, item.retries) for item in notes.items} == {(1, 0)}
 
