@@ -173,7 +173,7 @@ class Parquet(Reader):
             return SampleError(NOT_DOWNLOADED, f"img2dataset says {status}: {rows.text('error', row)}")
         where = rows.text("path", row)
         if where is not None:
-            told = f"has only a path, {where:.200}: write the files themselves into it, as datasets' to_parquet does"
+            told = f"has only a path, {where:.200}: write the bytes of the pictures into it (see docs/pools.md)"
             return SampleError("no-image", f"a row must have an image, but {self.image} {told}")
         return SampleError("no-image", f"a row must have an image, but {self.image} is null")
 

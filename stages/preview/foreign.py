@@ -1,8 +1,8 @@
 """Recognises a file that its reader cannot read by its first bytes, and says what to do with it."""
 
 _ARROW = (
-    "an Arrow file, as datasets' save_to_disk leaves: write parquet of it, such as with "
-    'load_from_disk("folder").to_parquet("pool/0.parquet")'
+    "an Arrow file, as datasets' save_to_disk leaves: write parquet of it, with load_from_disk and to_parquet; "
+    "docs/pools.md says how the pictures go into it"
 )
 _PICTURE = "a picture: pictures as loose files are no pool, so pack them into tars or parquet with their captions"
 _BEGINNINGS = (
