@@ -159,9 +159,7 @@ class _Embed:
     out: Artifact
 
     def open(self) -> Callable[[ShardItem], Summary]:
-        from winnow.stages.encoders import (
-            Bank,  # torch takes three seconds to import, and only workers that embed need it
-        )
+        from winnow.stages.encoders import Bank
 
         return partial(self._embed, Bank.open(dict(self.encoders), self.encoding))
 

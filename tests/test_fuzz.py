@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.fuzz import HANG_S, TARGETS, Target, drawn, land, mutated, read
 from winnow.pipeline.errors import ShardError
 from winnow.stages.pools.sample import Sample
-from winnow.stages.pools.tar_members import list_members
+from winnow.stages.pools.tars.tar_members import list_members
 from winnow.stages.pools.webdataset import Webdataset
 
 NUMBERS = st.integers(0, 2**32 - 1)

@@ -149,7 +149,7 @@ def test_who_asks_a_cut_knows_no_kind_of_it(path: Path) -> None:
     assert texts & set(OWN) == NO_CUT.get(name(path), set())
     names = {node.id for node in nodes if isinstance(node, ast.Name)}
     assert not names & {cut.__name__ for cut in OWN.values()}
-    assert {module.split(".")[2] for module in imports(path) if module.startswith("stages.cuts.")} <= CONTRACT
+    assert {module.split(".")[2] for module in imports(path) if module.startswith("winnow.stages.cuts.")} <= CONTRACT
 
 
 def test_a_kind_of_cut_names_no_other_in_a_comparison() -> None:

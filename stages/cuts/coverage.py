@@ -26,7 +26,7 @@ from winnow.stages.cuts.contract.orders import Ranking, Standings, by_group, by_
 from winnow.stages.cuts.cut import Amount, Cut, Number, Of
 from winnow.stages.cuts.keeping import Source, funnel, keep_by_quota, one_group, select
 from winnow.stages.cuts.score import Joined, JoinStage, join_of, joined_value
-from winnow.stages.cuts.score_names import Names
+from winnow.stages.cuts.scores.score_names import Names
 from winnow.stages.cuts.shown import Shown
 from winnow.stages.cuts.similarity import Cosine, stored_cosine
 from winnow.stages.kernels.strata import Extent, budgets, edges_of, stratum_of

@@ -19,8 +19,8 @@ from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, Finis
 from winnow.stages.cuts.contract.orders import Ranking, Standings
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.shown import Shown
-from winnow.stages.cuts.target import TARGET_FILES, target_of
-from winnow.stages.cuts.votes import VOTES, VotesStage, by_votes, explain_votes, whole_clusters
+from winnow.stages.cuts.targets.target import TARGET_FILES, target_of
+from winnow.stages.cuts.targets.votes import VOTES, VotesStage, by_votes, explain_votes, whole_clusters
 from winnow.stages.survivors import Survivors
 
 

@@ -20,7 +20,7 @@ from winnow.stages.cuts.cut import Amount, Cut, Of
 from winnow.stages.cuts.keeping import Ranked
 from winnow.stages.cuts.score import Joined, joined_value
 from winnow.stages.cuts.shown import Shown
-from winnow.stages.cuts.target import TARGET_FILES, Target, check_width, read_target, target_of
+from winnow.stages.cuts.targets.target import TARGET_FILES, Target, check_width, read_target, target_of
 from winnow.stages.kernels.float16 import widened
 from winnow.stages.survivors import Survivors
 
@@ -40,7 +40,7 @@ P = Literal[2, "inf"]
 class Normsim(Cut):
     """Keep the samples that align with a target set (Wang et al. 2024, arXiv 2405.19547): NormSim_p = ‖Z f_i‖_p.
 
-    by: encoder. target: images, which `by` embeds too, or vectors that it made (see stages/cuts/target.py): Z (m, d).
+    by: encoder. target: images, which `by` embeds too, or vectors that it made (stages/cuts/targets/): Z (m, d).
     target_key: the column of parquet or array of npz. p: 2, or inf: the largest |⟨z_j, f_i⟩|. Exactly one of
     fraction, count and threshold (the norm must be greater). of: what the fraction is of; the authors keep 30 % by
     negCLIPLoss, then 20 % of the pool by NormSim_inf.

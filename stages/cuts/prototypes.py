@@ -28,14 +28,7 @@ from winnow.stages.clusters.members import MemberDistance
 from winnow.stages.cuts.contract.explained import Asked, Explained
 from winnow.stages.cuts.contract.findings import Findings, violated
 from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
-from winnow.stages.cuts.contract.orders import (
-    LAST,
-    Ranking,
-    Standings,
-    as_many_as_asked,
-    comes_first,
-    in_order,
-)
+from winnow.stages.cuts.contract.orders import LAST, Ranking, Standings, as_many_as_asked, comes_first, in_order
 from winnow.stages.cuts.cut import Amount, Cut, Of
 from winnow.stages.cuts.keeping import funnel, keep_by_quota, select
 from winnow.stages.cuts.shown import Shown

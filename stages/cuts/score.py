@@ -20,8 +20,8 @@ from winnow.pipeline.uid import uids_to_hex
 from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.cuts.cut import Amount, Cut, Number, Of
 from winnow.stages.cuts.keeping import Ranked, one_group
-from winnow.stages.cuts.score_files import ScoreTable, check_columns, load_scores
-from winnow.stages.cuts.score_names import Names
+from winnow.stages.cuts.scores.score_files import ScoreTable, check_columns, load_scores
+from winnow.stages.cuts.scores.score_names import Names
 from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 

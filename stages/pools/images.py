@@ -10,7 +10,7 @@ from winnow.pipeline.uid import content_hash
 from winnow.stages.pools.columns import first_column, is_list, open_parquet
 from winnow.stages.pools.plain import is_bytes, is_text, stored, stored_type
 from winnow.stages.pools.sample import Reject, Sample
-from winnow.stages.pools.tar_members import list_members
+from winnow.stages.pools.tars.tar_members import list_members
 from winnow.stages.pools.vector_blocks import vector_fault
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")

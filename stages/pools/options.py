@@ -9,7 +9,7 @@ from winnow.pipeline.errors import SampleError
 from winnow.stages.pools.columns import open_parquet
 from winnow.stages.pools.images import holds_images
 from winnow.stages.pools.plain import is_text
-from winnow.stages.pools.tar_members import list_members
+from winnow.stages.pools.tars.tar_members import list_members
 
 CAPTIONS = ("caption", "text", "TEXT", "txt", "title", "prompt", "description", "alt")
 """Names under which captions are most often found; tried first."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 from winnow.pipeline.errors import DataError, JobError, SampleError
 from winnow.pipeline.storage import local_view
 from winnow.pipeline.uid import content_hash, named_uid, stated_uid
-from winnow.stages.pools import options, ranges
+from winnow.stages.pools import options
 from winnow.stages.pools.reader import Original, Reader
 from winnow.stages.pools.sample import (
     BY_CONTENT,
@@ -23,9 +23,10 @@ from winnow.stages.pools.sample import (
     Sample,
     check_caption,
 )
-from winnow.stages.pools.tar_again import samples_at
-from winnow.stages.pools.tar_groups import Group, dots_hint, ending_of, grouped, joined_ranges, key_and_suffix
-from winnow.stages.pools.tar_members import Damage, Member, list_members
+from winnow.stages.pools.tars import ranges
+from winnow.stages.pools.tars.tar_again import samples_at
+from winnow.stages.pools.tars.tar_groups import Group, dots_hint, ending_of, grouped, joined_ranges, key_and_suffix
+from winnow.stages.pools.tars.tar_members import Damage, Member, list_members
 from winnow.stages.preview.head import MOST_TAR_BYTES, TAR_BYTES, Head, tar_head
 from winnow.stages.results.tar_shard import TarShard, members_of
 from winnow.stages.results.training_members import CAPTION, PICTURES, decodes, training_key, training_members

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from winnow.pipeline.errors import ShardError
-from winnow.stages.pools import tar_members
+from winnow.stages.pools.tars import tar_members
 from winnow.stages.results.training_members import Member, renamed, training_key, training_members
 
 _RECORD = tarfile.RECORDSIZE

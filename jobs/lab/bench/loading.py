@@ -27,7 +27,7 @@ from winnow.jobs.quickstart import pocket, scenes
 from winnow.jobs.run import Result, run
 from winnow.pipeline.columns import column
 from winnow.pipeline.executors.local import LocalExecutor
-from winnow.stages.pools.ranges import LOCAL_GAP_BYTES, REMOTE_GAP_BYTES, plan_reads
+from winnow.stages.pools.tars.ranges import LOCAL_GAP_BYTES, REMOTE_GAP_BYTES, plan_reads
 from winnow.stages.results.selected import Plan, Selected
 from winnow.stages.results.tar_shard import TarShard
 

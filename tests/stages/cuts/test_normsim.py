@@ -16,7 +16,7 @@ from winnow.stages.cuts import normsim
 from winnow.stages.cuts.normsim import Normsim, gram, largest, lengths
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
-from winnow.stages.cuts.target import in_byte_order
+from winnow.stages.cuts.targets.target import in_byte_order
 
 
 def oracle(vectors: np.ndarray, target: np.ndarray, p: int | str) -> np.ndarray:

@@ -20,8 +20,8 @@ from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.uid import uids_from_hex
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.score import Score
-from winnow.stages.cuts.score_files import ScoreTable, load_scores
-from winnow.stages.cuts.score_names import Names, stem_of
+from winnow.stages.cuts.scores.score_files import ScoreTable, load_scores
+from winnow.stages.cuts.scores.score_names import Names, stem_of
 
 SAMPLES = Samples.drawn(30)
 VALUES = np.random.default_rng(3).normal(size=30)

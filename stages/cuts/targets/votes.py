@@ -19,7 +19,7 @@ from winnow.stages.cuts.contract.findings import Findings, unless_equal
 from winnow.stages.cuts.contract.finished import CutRows, FinishedCut
 from winnow.stages.cuts.contract.orders import Ranking, Standings, by_group
 from winnow.stages.cuts.keeping import funnel, write_kept
-from winnow.stages.cuts.target import Target, check_width, read_target, target_shape
+from winnow.stages.cuts.targets.target import Target, check_width, read_target, target_shape
 from winnow.stages.kernels.kmeans import assign
 from winnow.stages.survivors import Survivors
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from winnow.stages.pools.tar_members import Member
+from winnow.stages.pools.tars.tar_members import Member
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from winnow.pipeline import storage
-from winnow.stages.pools.ranges import Read, append_samples, plan_reads, sample_blocks
+from winnow.stages.pools.tars.ranges import Read, append_samples, plan_reads, sample_blocks
 from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.results.tar_shard import TarShard
 
@@ -159,7 +159,7 @@ def test_a_disk_is_told_of_some_reads_ahead_and_of_each_once(tmp_path: Path, mon
 
 
 def test_samples_that_are_large_are_told_of_one_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("winnow.stages.pools.ranges._TOLD_BYTES", 600_000)
+    monkeypatch.setattr("winnow.stages.pools.tars.ranges._TOLD_BYTES", 600_000)
     url, places = filled(tmp_path, 5, 700_000)
     told: list[int] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, start, size, how: told.append(start))

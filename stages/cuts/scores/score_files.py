@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from winnow.pipeline.columns import places_in
 from winnow.pipeline.errors import DataError
 from winnow.pipeline.uid import uids_to_hex
-from winnow.stages.cuts.score_names import Names
+from winnow.stages.cuts.scores.score_names import Names
 from winnow.stages.pools.brought import brought_schema, check_names, read_brought
 
 _EXACT = 1 << 53  # whole numbers up to this are float64 too

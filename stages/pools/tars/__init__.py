@@ -1,0 +1,1 @@
+"""Tars of samples: their members, the samples that they make up, and byte ranges of them."""
