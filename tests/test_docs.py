@@ -67,7 +67,7 @@ def fields(kind: type) -> dict[str, object]:
     return found
 
 
-@named(PAGES)
+@named([path for path in PAGES if path.name != "extending.md"])  # its job names plugins; test_extending.py runs it
 def test_snippets_are_jobs_that_parse(path: Path) -> None:
     for snippet in re.findall(r"^```yaml\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
         written = yaml.safe_load(snippet)

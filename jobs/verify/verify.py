@@ -65,7 +65,9 @@ class Line:
         verdict = "" if self.holds else f"; {wrong:,} violation{'' if wrong == 1 else 's'}"
         told = [sentence for _, _, sentence in self.findings.first]
         more = [f"and {wrong - len(told):,} more"] if wrong > len(told) else []
-        lines = [f"{'ok  ' if self.holds else 'NOT '} {self.check}: {seen or 'nothing readable'}{verdict}"]
+        mark = "NOT " if not self.holds else "ok  " if seen else "–   "
+        nothing = "nothing that it could check" if self.holds else "nothing readable"
+        lines = [f"{mark} {self.check}: {seen or nothing}{verdict}"]
         return "\n       ".join([*lines, *told, *more, *self.findings.notes])
 
 

@@ -5,6 +5,7 @@ An actor that dies gives back its pieces. Where a call had several, each of them
 that kills its worker costs no other a try.
 """
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
+from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.batching import Pieces, Waiting
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.ray_worker import first_line, lacks_memory
@@ -21,6 +23,7 @@ from winnow.pipeline.executors.retries import FATAL, Account, Failure
 
 _QUIET_S = 10.0  # a start of actors on an idle cluster takes less
 _GRACE_S = 5.0  # of the 30 seconds that most schedulers leave between SIGTERM and SIGKILL
+_NO_MODULE = re.compile(r"No module named '([\w.]+)'")  # of Ray, which could not unpickle a task in a worker
 _DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError)
 
 
@@ -199,4 +202,9 @@ def _answer_of(reference: Any) -> Any:
             return 0.0, [(None, first_line(error.cause))]
         if isinstance(error.cause, (ObjectLostError, *FATAL)):
             raise error.cause from error
+        if (lost := _NO_MODULE.search(str(error.cause))) is not None:
+            raise JobError(
+                f"every worker must be able to import {lost[1]}, as the driver is, but one cannot; install the package "
+                f"that has it on all nodes, in the version of the driver"
+            ) from error
         raise  # a bug, not bad data: the traceback is worth more than the other shards
