@@ -63,6 +63,7 @@ evidence-filter: $(VENV)/.installed  ## each ingredient of a filter network, and
 types:  ## the checkout as one package, winnow, for a type checker or an editor: add build/types to its path
 	mkdir -p build/types/winnow
 	ln -sfn ../../../winnow.py build/types/winnow/__init__.py
+	ln -sfn ../../../py.typed build/types/winnow/py.typed
 	ln -sfn ../../../pipeline ../../../stages ../../../jobs build/types/winnow/
 
 format: $(VENV)/.installed
