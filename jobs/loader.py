@@ -138,6 +138,8 @@ def _done(artifact: Artifact) -> dict[str, int]:
 def _reader(name: str, pool: Mapping[str, Any]) -> Reader:
     plain = {key: value for key, value in pool.items() if key not in ("shards", "format")}
     options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    if pool["format"] not in FORMATS:
+        raise JobError(f"the format of {name}'s pool must be installed, got {pool['format']!r}; install its package")
     reader = FORMATS[pool["format"]](**options)
     if reader.has_images:
         return reader

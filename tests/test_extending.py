@@ -299,6 +299,15 @@ def test_a_worker_that_cannot_import_it_is_told(job: Path, store: Path, site: Pa
         run(load(str(job), more), ray_executor, lambda line: None)
 
 
+def test_without_the_package_its_job_is_refused(
+    job: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, "why", str(store), "example", "--shard", "0", "--key", "000000") == 2
+    assert "got 'json_lines'; if another package has it, install that" in capsys.readouterr().err
+    with pytest.raises(JobError, match="the format of example's pool must be installed, got 'json_lines'"):
+        loader.opened(str(store), "example")
+
+
 def process(site: Path, *words: object) -> bytes:
     """What the command prints on stdout."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
@@ -316,6 +325,7 @@ def test_another_version_makes_other_artifacts(store: Path, job: Path, tmp_path:
     assert planned["1.0"] == names
     assert planned["1.1"].keys() == names.keys()
     assert {label for label in names if planned["1.1"][label] == names[label]} == {"pool"}
+    assert "ok   values: 28 values\n" in other("verify", store, "example")  # a finished job is read by any version
 
 
 def test_what_it_cannot_do_is_refused_by_name(job: Path, winnow: Winnow) -> None:

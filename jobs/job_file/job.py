@@ -13,9 +13,9 @@ from winnow.jobs.job_file.options import (
     known_keys,
     list_of,
     mapping_of,
-    nearest,
     options_of,
     plain,
+    unknown_kind,
 )
 from winnow.jobs.job_file.yaml_text import loads
 from winnow.pipeline import storage
@@ -197,7 +197,7 @@ def _pool(values: Mapping[str, object]) -> Pool:
         raise JobError(f"pool.shards must be a pattern or a list of them, got {shards!r}")
     kind = str(values.get("format") or format_of(patterns[0]))
     if kind not in FORMATS:
-        raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, got {kind!r}{nearest(kind, FORMATS)}")
+        raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, got {kind!r}{unknown_kind(kind, FORMATS)}")
     options = {key: value for key, value in values.items() if key not in ("shards", "format")}
     return Pool(tuple(map(storage.rooted_pattern, patterns)), options_of(FORMATS[kind], "pool", options))
 
@@ -210,7 +210,7 @@ def _encoder(name: str, values: Mapping[str, object]) -> Encoder:
         return options_of(chosen_by(values), where, values)
     if kind not in ENCODERS:
         known = ", ".join(ENCODERS)
-        raise JobError(f"{where}.kind must be one of {known}, got {kind!r}{nearest(str(kind), ENCODERS)}")
+        raise JobError(f"{where}.kind must be one of {known}, got {kind!r}{unknown_kind(str(kind), ENCODERS)}")
     return options_of(ENCODERS[str(kind)], where, {key: value for key, value in values.items() if key != "kind"})
 
 
@@ -220,7 +220,7 @@ def _cut(number: int, entry: object) -> Cut:
         raise JobError(f"policy.{number} must be one cut, such as rules: {{min_words: 3}}, got {list(values)}")
     [(kind, options)] = values.items()
     if kind not in CUTS:
-        raise JobError(f"policy.{number} must be one of {', '.join(CUTS)}, got {kind!r}{nearest(str(kind), CUTS)}")
+        raise JobError(f"policy.{number} must be one of {', '.join(CUTS)}, got {kind!r}{unknown_kind(str(kind), CUTS)}")
     where = f"policy.{number}.{kind}"
     known = mapping_of(where, {} if options is None else options)
     try:

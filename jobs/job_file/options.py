@@ -55,6 +55,11 @@ def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def unknown_kind(name: str, known: Mapping[str, object]) -> str:
+    """What to do about a kind that no installed package has, as the end of a sentence."""
+    return nearest(name, known) or "; if another package has it, install that"
+
+
 def mapping_of(where: str, value: object) -> Mapping[str, object]:
     """The value. Raises JobError unless it is a mapping."""
     if not isinstance(value, Mapping):
