@@ -1,4 +1,4 @@
-"""`winnow datacomp`: runs a whole comparison, from the noisy pool to the table of accuracies.
+"""Runs a whole comparison, from the noisy pool to the table of accuracies.
 
 What is there from an earlier call is used again, so the same command resumes.
 """
