@@ -23,7 +23,7 @@ bench: $(VENV)/.installed  ## embed and shard-writing rates beside their limits
 	$(RUN) -m winnow.jobs.lab.bench.embedding --folder out/bench
 
 bench-decide: $(VENV)/.installed  ## what deciding costs at 1 and 10 million samples; 12 GB of disk, 20 minutes on 2 cores
-	$(RUN) -m winnow.jobs.lab.bench.decide --folder out/bench-decide
+	$(RUN) -m winnow.jobs.lab.bench.decisions --folder out/bench-decide
 
 bench-duplicates: $(VENV)/.installed  ## what semantic deduplication of a million samples costs; 8 GB of disk, 10 minutes
 	$(RUN) -m winnow.jobs.lab.bench.duplicates --folder out/bench-duplicates

@@ -272,6 +272,12 @@ def test_nobody_asks_which_kind_a_reader_or_an_encoder_is():
     assert {path: found for path, found in asked.items() if path not in TABLES} == {}
 
 
+def test_no_two_test_files_have_one_name():
+    """pytest imports a file by its name alone, and would take the second for the first."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_every_test_mirrors_a_file():
     mirrored = {
         f"tests/{where.parent.relative_to(ROOT).as_posix()}/test_{where.stem}.py"

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from winnow.jobs.job_file.job import load
-from winnow.jobs.lab.bench.decide import prepare
+from winnow.jobs.lab.bench.decisions import prepare
 from winnow.jobs.lab.bench.meter import Meter
 from winnow.jobs.lab.bench.vector_pool import Shape
 from winnow.jobs.run import run

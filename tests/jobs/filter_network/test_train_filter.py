@@ -219,5 +219,5 @@ def test_what_is_wrong_is_said(changes: dict[str, Any], message: str) -> None:
 
 def test_the_trainer_writes_to_this_machine() -> None:
     job = {"name": "mine", "folder": "s3://bucket/x", "model": "ViT-B-32", "clean": {"shards": "a.tar"}}
-    with pytest.raises(JobError, match="the trainer writes to this machine, but folder is s3://bucket/x"):
+    with pytest.raises(JobError, match="folder must be local, got s3://bucket/x"):
         train_filter(parse_filter_job(job), LocalExecutor(1), lambda _: None)

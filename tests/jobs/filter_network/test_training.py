@@ -104,8 +104,8 @@ def test_a_trainer_that_takes_too_long_is_stopped_and_leaves_no_process(tmp_path
 
 def test_a_trainer_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     recipe = f"Recipe(model={str(pocket.CONFIG)!r}, samples_per_epoch=9, precision='fp32')"
-    call = f"train('pipe:sleep 60', Path({str(tmp_path)!r}), {recipe})"
-    lines = f"from pathlib import Path; from winnow.jobs.filter_network.training import Recipe, train; {call}"
+    call = f"run_training('pipe:sleep 60', Path({str(tmp_path)!r}), {recipe})"
+    lines = f"from pathlib import Path; from winnow.jobs.filter_network.training import Recipe, run_training; {call}"
     with subprocess.Popen([sys.executable, "-c", lines]) as starter:
         children = Path(f"/proc/{starter.pid}/task/{starter.pid}/children")
         while not children.read_text():

@@ -57,7 +57,7 @@ def test_a_tiny_bench(pool: Path, tiny_clip: OpenClip, monkeypatch: pytest.Monke
     for row in speed:
         own, exact, fast, *ratios = (float(cell.replace(",", "")) for cell in row[1:])
         assert own > 0
-        assert ratios == pytest.approx([exact / own, fast / own], abs=0.05)
+        assert ratios == pytest.approx([exact / own, fast / own], rel=0.03)  # of rates that are rounded
     shrunk = ", shrunk to 224 px before"
     assert [row[0] for row in drift] == [
         "the pool as it is",

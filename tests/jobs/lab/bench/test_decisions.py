@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from winnow.jobs.lab.bench import decide as bench_decide
+from winnow.jobs.lab.bench import decisions as bench_decide
 from winnow.jobs.lab.bench.meter import Meter
 from winnow.jobs.lab.bench.vector_pool import Shape, make, vectors
 from winnow.pipeline.executors.contract import Needs

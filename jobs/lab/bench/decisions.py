@@ -1,7 +1,7 @@
 """Benchmark: deciding on pools of millions of vectors, beside the same matrix products on data in memory.
 
-python -m winnow.jobs.lab.bench.decide [--folder out/bench-decide] [--samples 1000000,10000000]. Absolute rates are this
-machine's; read the ratios. Leaves nothing, unless it is asked to keep the pool and the store.
+python -m winnow.jobs.lab.bench.decisions [--folder out/bench-decide] [--samples 1000000,10000000]. Absolute rates are
+this machine's; read the ratios. Leaves nothing, unless it is asked to keep the pool and the store.
 """
 
 import json
