@@ -78,8 +78,8 @@ class Look:
 def look(job: Job, path: Path, shards: tuple[storage.Identity, ...], again: bool = True) -> Look:
     """Look at everything that the stages of a job will read.
 
-    again: at what stages read that are done, too. Raises what the run would: PoolError for a column that is not there
-    and where hardly a sample can be read, ModelError, JobError and DataError for models and files.
+    again: at what stages read that are done, too. Raises what the run would: PoolError for a column that is not there,
+    RejectsError where hardly a sample can be read, ModelError, JobError and DataError for models and files.
     """
     stages = [(label, stage) for label, stage in path.stages if again or not _is_done(job, stage)]
     labels = {label for label, _ in stages}

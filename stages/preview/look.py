@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from winnow.pipeline import storage
-from winnow.pipeline.errors import PoolError, SampleError, ShardError, StorageError
+from winnow.pipeline.errors import RejectsError, SampleError, ShardError, StorageError
 from winnow.pipeline.stage import Limits, nearly_whole, spread
 from winnow.stages.encoders.opening import opened
 from winnow.stages.pools.reader import Reader
@@ -53,7 +53,7 @@ def first_samples(reader: Reader, url: str) -> Seen:
 
 
 def check_readable(reader: Reader, urls: Sequence[str], limits: Limits, seen: Seen) -> None:
-    """Raise PoolError if hardly any sample of the pool can be read; the message names the option that would read them.
+    """Raise RejectsError if hardly any sample of the pool can be read, with the option that would read them.
 
     seen: of the first shard. The run ends only if nearly everything (`nearly_whole`) is rejected in each shard of
     `spread`; one bad shard does not end it. A head can show that a shard is good, never that it is bad: members of a
@@ -76,7 +76,7 @@ def check_readable(reader: Reader, urls: Sequence[str], limits: Limits, seen: Se
         if _is_well(found, limits):
             return
         probed += [found] if found.samples else []
-    raise PoolError(refusal(reader, joined(probed), len(probed), len(urls)))
+    raise RejectsError(refusal(reader, joined(probed), len(probed), len(urls)))
 
 
 def _is_well(found: Seen, limits: Limits) -> bool:

@@ -20,7 +20,7 @@ from tests.pools import (
     write_tar,
     write_vectors,
 )
-from winnow.pipeline.errors import PoolError, ShardError
+from winnow.pipeline.errors import PoolError, RejectsError, ShardError
 from winnow.pipeline.stage import Limits, nearly_whole, spread
 from winnow.stages.pools.clip_retrieval import ClipRetrieval
 from winnow.stages.pools.datacomp import Datacomp
@@ -109,14 +109,14 @@ def test_images_of_no_format_are_rejects_of_the_look(tmp_path: Path) -> None:
     ],
 )
 def test_the_option_that_is_meant_is_named(tmp_path: Path, parts: dict[str, bytes], option: str) -> None:
-    with pytest.raises(PoolError, match=f"With {option}") as error:
+    with pytest.raises(RejectsError, match=f"With {option}") as error:
         checked(Webdataset(), tar(tmp_path, 0, parts))
     assert "a red car" in str(error.value)
     assert "but has " + ", ".join(sorted(parts)) in str(error.value)
 
 
 def test_where_no_option_reads_them_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PoolError, match="but has cls, jpg") as error:
+    with pytest.raises(RejectsError, match="but has cls, jpg") as error:
         checked(Webdataset(), tar(tmp_path, 0, {"jpg": jpeg(0), "cls": b"3"}))
     assert "With" not in str(error.value)
 
@@ -129,9 +129,9 @@ def test_a_uid_that_is_none_and_a_caption_column_of_nulls(tmp_path: Path) -> Non
         "alt": ["a red car"] * 9,
     }
     url = write_parquet(str(tmp_path / "a.parquet"), pa.table(rows))
-    with pytest.raises(PoolError, match=r"With pool\.caption: alt 9 of the first 9"):
+    with pytest.raises(RejectsError, match=r"With pool\.caption: alt 9 of the first 9"):
         checked(Parquet(), url)
-    with pytest.raises(PoolError, match=r"With pool\.uid: auto 9 of the first 9"):
+    with pytest.raises(RejectsError, match=r"With pool\.uid: auto 9 of the first 9"):
         checked(Parquet(caption="alt", uid="uid"), url)
 
 
@@ -140,7 +140,7 @@ def test_one_bad_shard_does_not_end_a_run(tmp_path: Path) -> None:
     good = tar(tmp_path, 9, {"jpg": jpeg(0), "txt": b"a b"})
     checked(Webdataset(), *bad[:3], good)
     checked(Webdataset(), *bad, good)
-    with pytest.raises(PoolError, match="20 of the 20 samples of 4 of its 4 shards"):
+    with pytest.raises(RejectsError, match="20 of the 20 samples of 4 of its 4 shards"):
         checked(Webdataset(), *bad)
     for limits in (Limits(stop_early=False), Limits(max_reject_fraction=1.0)):
         checked(Webdataset(), *bad, limits=limits)
@@ -150,7 +150,7 @@ def test_an_empty_shard_says_nothing(tmp_path: Path) -> None:
     empty = write_tar(tmp_path / "8.tar", [])
     bad = tar(tmp_path, 0, {"jpg": jpeg(0)})
     checked(Webdataset(), empty, bad)
-    with pytest.raises(PoolError, match="5 of the 5 samples of 1 of its 2 shards"):
+    with pytest.raises(RejectsError, match="5 of the 5 samples of 1 of its 2 shards"):
         checked(Webdataset(), bad, empty)
 
 
@@ -164,7 +164,7 @@ def test_members_that_lie_apart_end_no_run(tmp_path: Path) -> None:
     assert seen.rejected == seen.samples > 0
     checked(Webdataset(), url)
     without = write_tar(tmp_path / "without.tar", entries[:100])
-    with pytest.raises(PoolError, match="100 of the 100 samples"):
+    with pytest.raises(RejectsError, match="100 of the 100 samples"):
         checked(Webdataset(), without)
 
 
@@ -191,11 +191,11 @@ def test_rows_are_read_to_the_end_before_a_pool_is_refused(tmp_path: Path) -> No
         write_parquet(str(tmp_path / f"{name}.parquet"), table)
     zero = Samples.drawn(200)
     checked(Parquet(), str(tmp_path / "well.parquet"))
-    with pytest.raises(PoolError, match=r"60 of the 60 samples of 1 of its 1 shards.*\n  image-decode +60 +100"):
+    with pytest.raises(RejectsError, match=r"60 of the 60 samples of 1 of its 1 shards.*\n  image-decode +60 +100"):
         checked(Parquet(), str(tmp_path / "bad.parquet"))
     zero.image[:] = 0
     [url] = write_vectors(str(tmp_path / "zero"), zero)
-    with pytest.raises(PoolError, match="200 of the 200 samples"):
+    with pytest.raises(RejectsError, match="200 of the 200 samples"):
         checked(READER, url)
 
 
@@ -204,7 +204,7 @@ def test_a_remote_pool_is_not_read_to_the_end(tmp_path: Path) -> None:
     far = write_parquet("memory://far/0.parquet", table)
     checked(Parquet(), far)
     few = write_parquet("memory://far/1.parquet", table.slice(0, 9))  # the head is all of it
-    with pytest.raises(PoolError, match="9 of the 9 samples"):
+    with pytest.raises(RejectsError, match="9 of the 9 samples"):
         checked(Parquet(), few)
 
 
