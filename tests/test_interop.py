@@ -70,10 +70,15 @@ class Recipes:
         (self.folder / f"{job['name']}.yaml").write_text(yaml.safe_dump(job))
 
     def sh(self, block: str, left: dict[str, Any]) -> None:
-        """Commands of winnow, in this process: its imports are the slow part."""
+        """Commands of winnow, in this process: its imports are the slow part.
+
+        Without Ray: other tests of this process may hold every core of its cluster until they end.
+        """
         for line in block.splitlines():
             words = shlex.split(line)
             assert words[0] == "winnow"
+            if words[1] in ("run", "export") and "--executor" not in words:
+                words += ["--executor", "local"]
             self.patch.setattr(sys, "argv", words)
             with pytest.raises(SystemExit) as end:
                 cli.main()
