@@ -211,7 +211,7 @@ def test_a_whole_comparison_and_the_same_command_again(
         asked.append(([Path(url).exists() for url in braceexpand(shards)], out.parent == tmp_path / "out", recipe))
         return Path("random")  # weights; training a filter network is seen in test_train_filter.py
 
-    monkeypatch.setattr(compare_module, "train", untrained)
+    monkeypatch.setattr(compare_module, "run_training", untrained)
     write_json(str(tmp_path / "out" / "trainings" / PRECISION), {"precision": "amp_bf16"})  # of another machine
     said: list[str] = []
     made = compare(comparison, LocalExecutor(1), said.append)
