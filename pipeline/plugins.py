@@ -81,6 +81,18 @@ def _shared(one: list[str], other: list[str]) -> int:
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
+def of_kind(base: type) -> Callable[[str, object], str | None]:
+    """For `Offered`: what keeps an object from being a subclass of `base` whose `kind` is its name."""
+
+    def wrong(name: str, found: object) -> str | None:
+        if not (isinstance(found, type) and issubclass(found, base)):
+            return f"must be a subclass of {base.__module__}.{base.__qualname__}, but is none"
+        kind = getattr(found, "kind", None)
+        return None if kind == name else f"must have this name as its kind, but has {kind!r}"
+
+    return wrong
+
+
 class Offered(Mapping[str, type[_T]]):
     """Classes by name: winnow's own first, then those of plugins, which are imported when they are asked for.
 

@@ -2,21 +2,14 @@
 
 from collections.abc import Mapping
 
-from winnow.pipeline.plugins import Offered
+from winnow.pipeline.plugins import Offered, of_kind
 from winnow.stages.encoders.clip_model import OpenClip
 from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.encoders.timm_model import Timm
 
 _OWN: dict[str, type[Encoder]] = {encoder.kind: encoder for encoder in (OpenClip, Timm)}
 
-
-def _wrong(name: str, found: object) -> str | None:
-    if not (isinstance(found, type) and issubclass(found, Encoder)):
-        return "must be a subclass of winnow.stages.encoders.encoder.Encoder, but is none"
-    return None if found.kind == name else f"must have this name as its kind, but has {found.kind!r}"
-
-
-ENCODERS: Mapping[str, type[Encoder]] = Offered("winnow.encoders", _OWN, _wrong)
+ENCODERS: Mapping[str, type[Encoder]] = Offered("winnow.encoders", _OWN, of_kind(Encoder))
 """Every encoder that a job can name by `kind`."""
 
 

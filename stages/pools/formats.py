@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from winnow.pipeline.plugins import Offered
+from winnow.pipeline.plugins import Offered, of_kind
 from winnow.stages.pools.clip_retrieval import ClipRetrieval
 from winnow.stages.pools.datacomp import Datacomp
 from winnow.stages.pools.parquet import Parquet
@@ -14,14 +14,7 @@ _OWN: dict[str, type[Reader]] = {
     reader.kind: reader for reader in (Webdataset, Parquet, Datacomp, ClipRetrieval, Vectors)
 }
 
-
-def _wrong(name: str, found: object) -> str | None:
-    if not (isinstance(found, type) and issubclass(found, Reader)):
-        return "must be a subclass of winnow.stages.pools.reader.Reader, but is none"
-    return None if found.kind == name else f"must have this name as its kind, but has {found.kind!r}"
-
-
-FORMATS: Mapping[str, type[Reader]] = Offered("winnow.pools", _OWN, _wrong)
+FORMATS: Mapping[str, type[Reader]] = Offered("winnow.pools", _OWN, of_kind(Reader))
 """Every format a pool can name."""
 
 

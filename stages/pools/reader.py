@@ -63,8 +63,7 @@ class Reader:
     """One pool format: a frozen dataclass of its options, and all that is special about it.
 
     kind: its name in a job file. suffix: of the shards in a folder. mapped: whether local shards are mapped into
-    memory,
-    which the system does not count as reading.
+    memory, which the system does not count as reading.
     """
 
     kind: ClassVar[str]

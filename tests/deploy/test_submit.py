@@ -93,19 +93,7 @@ def test_a_submitted_job_leaves_a_whole_manifest(cluster: Cluster, tmp_path: Pat
 
     command = [RAY, "job", "submit", "--address", cluster.address, "--working-dir", str(working_dir)]
     command += ["--runtime-env", str(_without_pip(tmp_path))]
-    submitted = subprocess.run(
-        [*command, "--", "python", "-m", "winnow.jobs", "run", "tiny.yaml"],
-        env=cluster.environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-    said = submitted.stdout + submitted.stderr
-    assert submitted.returncode == 0, said
-    assert "succeeded" in said
+    assert "succeeded" in _submitted(command, cluster, tmp_path)
     record = json.loads((tmp_path / "store/jobs/tiny.json").read_text())
     pool = SHARDS * SAMPLES_PER_SHARD
     assert record["counts"]["pool"] == pool
@@ -123,16 +111,7 @@ def test_a_working_directory_with_folders_of_the_same_names(cluster: Cluster, tm
     plant(work)
     _tiny_job(work, tmp_path)
     command = [RAY, "job", "submit", "--address", cluster.address, "--working-dir", str(work)]
-    submitted = subprocess.run(
-        [*command, "--", "python", "-m", "winnow.jobs", "run", "tiny.yaml"],
-        env=cluster.environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    _submitted(command, cluster, tmp_path)
     record = json.loads((tmp_path / "store/jobs/tiny.json").read_text())
     assert record["counts"]["kept"] == SHARDS * SAMPLES_PER_SHARD // 4
 
@@ -187,6 +166,21 @@ def _packed(folder: Path, excludes: list[str]) -> list[str]:
 def test_the_runtime_env_is_one_that_ray_knows() -> None:
     check = "import sys, yaml; from ray.runtime_env import RuntimeEnv; RuntimeEnv(**yaml.safe_load(sys.stdin))"
     subprocess.run([sys.executable, "-c", check], input=RUNTIME_ENV.read_bytes(), check=True, timeout=60)
+
+
+def _submitted(command: list[str], cluster: Cluster, folder: Path) -> str:
+    """What a submitted run of the tiny job said; it must succeed."""
+    done = subprocess.run(
+        [*command, "--", "python", "-m", "winnow.jobs", "run", "tiny.yaml"],
+        env=cluster.environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def _working_dir(folder: Path, tmp_path: Path) -> Path:

@@ -87,11 +87,6 @@ def wide(value: np.ndarray) -> np.ndarray:
     return value.astype(np.float64) if value.dtype == np.float32 else value
 
 
-def in_one_group(mask: np.ndarray) -> np.ndarray:
-    """Group 0 for rows that take part, -1 for the others: int32 (n,)."""
-    return np.where(mask, 0, -1).astype(np.int32)
-
-
 def by_first_column(cut: FinishedCut, rows: CutRows) -> list[Ranking] | None:
     """The ranking of a cut that says nothing itself: by its first column, the highest or the lowest first.
 
