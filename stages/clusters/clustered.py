@@ -14,8 +14,9 @@ from winnow.stages.clusters.centroids import CENTROIDS
 from winnow.stages.clusters.clusters import SIZES, Members, read_centroids
 from winnow.stages.cuts.contract.explained import Asked, Explained, at_least, at_most
 from winnow.stages.cuts.contract.findings import Findings, looked, of_shard, over, unequal
-from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut
+from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
 from winnow.stages.cuts.contract.orders import Ranking
+from winnow.stages.cuts.cut import Cut
 from winnow.stages.kernels.kmeans import assign_near
 from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.survivors import Survivors
@@ -92,3 +93,16 @@ def explain_distance(asked: Asked, keep: Keep, facts: Mapping[str, Any]) -> Expl
         return Explained(facts=facts)
     limit = at_most if keep == "easy" else at_least
     return Explained((limit("distance", asked.values["distance"], asked.last(keep == "easy")),), facts)
+
+
+class ClusteredCut(Cut):
+    """A cut whose columns are `cluster` and `distance`, as its clusters have them."""
+
+    @classmethod
+    def checks(cls) -> Mapping[str, Check]:
+        """See Cut.checks."""
+        return {CLUSTERS: check_clusters}
+
+    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
+        """See Cut.made_again."""
+        return member_columns(cut, item)

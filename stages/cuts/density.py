@@ -12,21 +12,14 @@ from pydantic.dataclasses import dataclass
 from winnow.pipeline.artifact import Artifact, read_table, write_table
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
-from winnow.stages.clusters.clustered import (
-    CLUSTER_FILES,
-    CLUSTERS,
-    by_distance,
-    check_clusters,
-    explain_distance,
-    member_columns,
-)
+from winnow.stages.clusters.clustered import CLUSTER_FILES, ClusteredCut, by_distance, explain_distance
 from winnow.stages.clusters.clusters import ClustersOption, Members, clusters_of, read_centroids
 from winnow.stages.clusters.members import MemberDistance
 from winnow.stages.cuts.contract.explained import Asked, Explained
 from winnow.stages.cuts.contract.findings import Findings
-from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
+from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut
 from winnow.stages.cuts.contract.orders import Ranking, Standings, as_many_as_asked, by_its_quotas, in_order
-from winnow.stages.cuts.cut import Amount, Cut, Of
+from winnow.stages.cuts.cut import Amount, Of
 from winnow.stages.cuts.keeping import funnel, keep_by_quota
 from winnow.stages.cuts.shown import Shown
 from winnow.stages.kernels.quota import complexity, inter_distance, quotas
@@ -41,7 +34,7 @@ Moments = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Density(Cut):
+class Density(ClusteredCut):
     """Density-based pruning (Abbas et al. 2024, arXiv 2401.04578).
 
     by: encoder whose image vectors are clustered (distilled DINOv2 in the paper). Exactly one of fraction and
@@ -97,15 +90,6 @@ class Density(Cut):
     def contents(self) -> Mapping[str, Contents]:
         """See Cut.contents."""
         return {**CLUSTER_FILES, self.kind: Contents(beside=(CONCEPTS,))}
-
-    @classmethod
-    def checks(cls) -> Mapping[str, Check]:
-        """See Cut.checks."""
-        return {CLUSTERS: check_clusters}
-
-    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
-        """See Cut.made_again."""
-        return member_columns(cut, item)
 
     def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking]:
         """See Cut.rankings: in each cluster by distance."""

@@ -1,31 +1,24 @@
 """The cut `image_based`: keeps every cluster that contains enough of a target set."""
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import ClassVar
 
 import numpy as np
-import pyarrow as pa
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from winnow.pipeline.stage import Run, ShardItem, Stage, artifact_of
+from winnow.pipeline.stage import Stage, artifact_of
 from winnow.pipeline.storage import Files
-from winnow.stages.clusters.clustered import CLUSTER_FILES, CLUSTERS, check_clusters, member_columns
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of
 from winnow.stages.cuts.contract.explained import Asked, Explained
-from winnow.stages.cuts.contract.findings import Findings
-from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
-from winnow.stages.cuts.contract.orders import Ranking, Standings
-from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.shown import Shown
-from winnow.stages.cuts.targets.target import TARGET_FILES, target_of
-from winnow.stages.cuts.targets.votes import VOTES, VotesStage, by_votes, explain_votes, whole_clusters
+from winnow.stages.cuts.targets.target import target_of
+from winnow.stages.cuts.targets.votes import VotedCut, VotesStage, explain_votes
 from winnow.stages.survivors import Survivors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class ImageBased(Cut):
+class ImageBased(VotedCut):
     """Image-based filtering (Gadre et al. 2023, arXiv 2304.14108): clusters that are the nearest of some target image.
 
     by: encoder whose image vectors are clustered (CLIP ViT-L/14 in DataComp). target: images, which `by` embeds too, or
@@ -43,7 +36,6 @@ class ImageBased(Cut):
     sample_per_cluster: int = Field(default=256, ge=1)
     seed: int = Field(default=0, ge=0, lt=1 << 31)
     kind: ClassVar[str] = "image_based"
-    ranks: ClassVar[bool] = False  # a cluster stays or goes whole
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """The target's vectors, clusters of what is still in, then the votes."""
@@ -59,27 +51,6 @@ class ImageBased(Cut):
     def explain(self, asked: Asked) -> Explained:
         """See Cut.explain."""
         return explain_votes(asked, self.min_votes)
-
-    def contents(self) -> Mapping[str, Contents]:
-        """See Cut.contents."""
-        return {**CLUSTER_FILES, **TARGET_FILES, self.kind: Contents(beside=(VOTES,))}
-
-    @classmethod
-    def checks(cls) -> Mapping[str, Check]:
-        """See Cut.checks."""
-        return {CLUSTERS: check_clusters}
-
-    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
-        """See Cut.made_again."""
-        return member_columns(cut, item)
-
-    def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking]:
-        """See Cut.rankings: clusters, without an order in them."""
-        return [whole_clusters(rows)]
-
-    def laws(self, cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
-        """See Cut.laws."""
-        return by_votes(cut, self.rule(), standings[0])
 
     def shown(self) -> Shown:
         """See Cut.shown."""

@@ -15,28 +15,21 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.keep_top import Rows, Thresholds, kept
 from winnow.pipeline.order import WIDE_KEY
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
-from winnow.stages.clusters.clustered import (
-    CLUSTER_FILES,
-    CLUSTERS,
-    by_distance,
-    check_clusters,
-    explain_distance,
-    member_columns,
-)
+from winnow.stages.clusters.clustered import CLUSTER_FILES, ClusteredCut, by_distance, explain_distance
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of, read_sizes
 from winnow.stages.clusters.members import MemberDistance
 from winnow.stages.cuts.contract.explained import Asked, Explained
 from winnow.stages.cuts.contract.findings import Findings, violated
-from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
+from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut
 from winnow.stages.cuts.contract.orders import LAST, Ranking, Standings, as_many_as_asked, comes_first, in_order
-from winnow.stages.cuts.cut import Amount, Cut, Of
+from winnow.stages.cuts.cut import Amount, Of
 from winnow.stages.cuts.keeping import funnel, keep_by_quota, select
 from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Prototypes(Cut):
+class Prototypes(ClusteredCut):
     """Self-supervised prototypes (Sorscher et al. 2022, arXiv 2206.14486).
 
     by: encoder whose image vectors are clustered (SwAV in the paper). Exactly one of fraction and count.
@@ -84,15 +77,6 @@ class Prototypes(Cut):
     def contents(self) -> Mapping[str, Contents]:
         """See Cut.contents."""
         return CLUSTER_FILES
-
-    @classmethod
-    def checks(cls) -> Mapping[str, Check]:
-        """See Cut.checks."""
-        return {CLUSTERS: check_clusters}
-
-    def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
-        """See Cut.made_again."""
-        return member_columns(cut, item)
 
     def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking]:
         """See Cut.rankings: in each cluster by distance."""

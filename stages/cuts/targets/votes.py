@@ -1,6 +1,6 @@
 """Keeps whole clusters by the votes of a target set: each of its vectors votes for its nearest centroid."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Protocol
@@ -12,14 +12,14 @@ from winnow.pipeline.artifact import Artifact, read_table, write_table
 from winnow.pipeline.columns import column, scattered
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.stage import Run, ShardItem, Summary
-from winnow.stages.clusters.clustered import cluster_of
+from winnow.stages.clusters.clustered import CLUSTER_FILES, ClusteredCut, cluster_of
 from winnow.stages.clusters.clusters import Members, read_centroids, read_sizes
 from winnow.stages.cuts.contract.explained import Asked, Explained, at_least
 from winnow.stages.cuts.contract.findings import Findings, unless_equal
-from winnow.stages.cuts.contract.finished import CutRows, FinishedCut
+from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut
 from winnow.stages.cuts.contract.orders import Ranking, Standings, by_group
 from winnow.stages.cuts.keeping import funnel, write_kept
-from winnow.stages.cuts.targets.target import Target, check_width, read_target, target_shape
+from winnow.stages.cuts.targets.target import TARGET_FILES, Target, check_width, read_target, target_shape
 from winnow.stages.kernels.kmeans import assign
 from winnow.stages.survivors import Survivors
 
@@ -35,13 +35,7 @@ class Rule(Protocol):
         ...
 
 
-def whole_clusters(rows: CutRows) -> Ranking:
-    """A group for each cluster, without an order in it."""
-    group = cluster_of(rows)
-    return Ranking(np.zeros(len(group), np.float32), group, rows.kept)
-
-
-def by_votes(cut: FinishedCut, rule: Rule, standing: Standings) -> Findings:
+def _by_votes(cut: FinishedCut, rule: Rule, standing: Standings) -> Findings:
     """Each vector of the target voted once; the clusters of votes.parquet that stay do so whole, the others not."""
     table = read_table(cut.artifact.meta(VOTES))
     votes, kept = column(table, "votes"), column(table, "kept")
@@ -60,6 +54,29 @@ def explain_votes(asked: Asked, least: int | None) -> Explained:
         stay = column(table, "votes")[column(table, "kept")]
         least = int(stay.min()) if len(stay) else None
     return Explained((at_least("votes", row["votes"], least),), row)
+
+
+class VotedCut(ClusteredCut):
+    """A cut that keeps whole clusters by the votes of a target set; it says which, by `rule`."""
+
+    ranks: ClassVar[bool] = False  # a cluster stays or goes whole
+
+    def rule(self) -> Rule:
+        """Which clusters stay."""
+        raise NotImplementedError
+
+    def contents(self) -> Mapping[str, Contents]:
+        """See Cut.contents."""
+        return {**CLUSTER_FILES, **TARGET_FILES, self.kind: Contents(beside=(VOTES,))}
+
+    def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking]:
+        """See Cut.rankings: a group for each cluster, without an order in it."""
+        group = cluster_of(rows)
+        return [Ranking(np.zeros(len(group), np.float32), group, rows.kept)]
+
+    def laws(self, cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
+        """See Cut.laws."""
+        return _by_votes(cut, self.rule(), standings[0])
 
 
 @dataclass(frozen=True)
