@@ -19,7 +19,7 @@ class Tint(Encoder):
     kind: ClassVar[str] = "tint"
 
     def load(self, device: "torch.device") -> "winnow.stages.encoders.towers.Towers":
-        from winnow.stages.encoders.pixels import Preprocess, to_rgb
+        from winnow.stages.encoders.pixels.decoding import Preprocess, to_rgb
         from winnow.stages.encoders.towers import Towers
 
         size = (self.side, self.side)

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.corpus import BAD, CORPUS, WITNESS, Case
 from tests.corpus.pictures import PICTURES, Picture
 from tests.pools import tiny_clip
-from tests.stages.encoders.test_pixels import preprocess_of
+from tests.stages.encoders.pixels.test_decoding import preprocess_of
 from tests.test_docs import section
 from tests.tree import ROOT
 from winnow.jobs.job_file.job import parse
@@ -26,7 +26,7 @@ from winnow.pipeline.executors.local import LocalExecutor
 from winnow.stages.distinct import REPEATED
 from winnow.stages.embeddings import UNREADABLE
 from winnow.stages.encoders import Bank, Encoding
-from winnow.stages.encoders.pixels import decode
+from winnow.stages.encoders.pixels.decoding import decode
 from winnow.stages.pools.formats import FORMATS
 from winnow.stages.pools.sample import Reject
 

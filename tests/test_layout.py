@@ -75,7 +75,7 @@ NO_CUT = {
 }
 """Texts that are the name of a cut, and mean something else or what a training reads."""
 
-CONTRACT = {"cut", "contract", "kinds", "shown", "priced", "keeping"}
+CONTRACT = {"cut", "contract", "kinds", "keeping"}
 """What of stages/cuts/ other files may import: what holds for every cut."""
 
 ASK_THE_CUT = [

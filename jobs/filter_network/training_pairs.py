@@ -203,7 +203,7 @@ def _readable(item: _Piece, rejects: Counter[str]) -> Iterator[tuple[Sample, tup
 
 
 def _shrunk(sample: Sample, side: int) -> bytes:
-    from winnow.stages.encoders.shrink import shrunk
+    from winnow.stages.encoders.pixels.shrink import shrunk
 
     return shrunk(bytes(sample.image), side)
 

@@ -13,7 +13,7 @@ from winnow.jobs.run import job_url
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline.artifact import Artifact, read_json, read_schema, read_table
 from winnow.stages.cuts.contract.finished import FinishedCut
-from winnow.stages.cuts.shown import Shown
+from winnow.stages.cuts.contract.shown import Shown
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import DataError, PoolError, SampleError, ShardError, StorageError
 from winnow.pipeline.stage import Run, ShardItem
-from winnow.stages.encoders.thumbnail import thumbnail
+from winnow.stages.encoders.pixels.thumbnail import thumbnail
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 

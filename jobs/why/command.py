@@ -35,7 +35,7 @@ def why(
     if image is not None:
         storage.write_bytes(str(image), picture(found.job, found.place))
     if thumbnail is not None:
-        from winnow.stages.encoders.thumbnail import thumbnail as made_anew  # PIL is not needed otherwise
+        from winnow.stages.encoders.pixels.thumbnail import thumbnail as made_anew  # PIL is not needed otherwise
 
         storage.write_bytes(str(thumbnail), made_anew(picture(found.job, found.place), _SIDE, 90))
     if plain:

@@ -12,8 +12,8 @@ from winnow.stages.cuts.contract.findings import Findings
 from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut, Named
 from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.orders import Ranking, Standings, as_many_as_asked, by_first_column, in_order
-from winnow.stages.cuts.priced import smaller
-from winnow.stages.cuts.shown import Shown
+from winnow.stages.cuts.contract.priced import smaller
+from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.survivors import Survivors
 
 __all__ = ["Amount", "Cut", "Number", "Of"]  # what a cut's file needs

@@ -19,9 +19,9 @@ from winnow.stages.cuts.contract.explained import Asked, Explained
 from winnow.stages.cuts.contract.findings import Findings
 from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut
 from winnow.stages.cuts.contract.orders import Ranking, Standings, as_many_as_asked, by_its_quotas, in_order
+from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Of
 from winnow.stages.cuts.keeping import funnel, keep_by_quota
-from winnow.stages.cuts.shown import Shown
 from winnow.stages.kernels.quota import complexity, inter_distance, quotas
 from winnow.stages.survivors import Survivors
 

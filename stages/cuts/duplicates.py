@@ -28,13 +28,13 @@ from winnow.stages.cuts.contract.findings import Findings
 from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
 from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.orders import Ranking
+from winnow.stages.cuts.contract.shown import Pairs, Shown
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.keeping import funnel
 from winnow.stages.cuts.semantic.compare import quality_of
 from winnow.stages.cuts.semantic.fixpoint import Method, SemanticStage
 from winnow.stages.cuts.semantic.naming import DUPLICATES, commit_duplicates
 from winnow.stages.cuts.semantic.repeats import Dropping, check_dropping
-from winnow.stages.cuts.shown import Pairs, Shown
 from winnow.stages.survivors import Survivors
 
 _PART_ROWS = 2_000_000  # of (hash, key): 52 bytes each

@@ -20,9 +20,9 @@ from winnow.stages.cuts.contract.findings import Findings, unless_equal
 from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut, Named
 from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.orders import Ranking, Standings, in_order
+from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Cut, Of
 from winnow.stages.cuts.keeping import funnel, one_group, select_each, write_kept
-from winnow.stages.cuts.shown import Shown
 from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.results.subset import Subset, write_subsets
 from winnow.stages.survivors import Survivors

@@ -11,7 +11,7 @@ from winnow.pipeline.stage import Stage, artifact_of
 from winnow.pipeline.storage import Files
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of
 from winnow.stages.cuts.contract.explained import Asked, Explained
-from winnow.stages.cuts.shown import Shown
+from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.targets.target import target_of
 from winnow.stages.cuts.targets.votes import VotedCut, VotesStage, explain_votes
 from winnow.stages.survivors import Survivors

@@ -16,9 +16,9 @@ from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, t
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
 from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.cuts.contract.given import Given
+from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Cut, Of
 from winnow.stages.cuts.keeping import Ranked, one_group, value_column
-from winnow.stages.cuts.shown import Shown
 from winnow.stages.kernels.contrast import contrasts
 from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.survivors import Survivors

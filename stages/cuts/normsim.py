@@ -16,10 +16,10 @@ from winnow.pipeline.columns import column, scattered
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
 from winnow.stages.cuts.contract.findings import Findings, looked, over, unequal
 from winnow.stages.cuts.contract.finished import Check, Contents, FinishedCut
+from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Cut, Of
 from winnow.stages.cuts.keeping import Ranked
 from winnow.stages.cuts.score import Joined, joined_value
-from winnow.stages.cuts.shown import Shown
 from winnow.stages.cuts.targets.target import TARGET_FILES, Target, check_width, read_target, target_of
 from winnow.stages.kernels.float16 import widened
 from winnow.stages.survivors import Survivors

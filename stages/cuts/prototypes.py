@@ -22,9 +22,9 @@ from winnow.stages.cuts.contract.explained import Asked, Explained
 from winnow.stages.cuts.contract.findings import Findings, violated
 from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut
 from winnow.stages.cuts.contract.orders import LAST, Ranking, Standings, as_many_as_asked, comes_first, in_order
+from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Of
 from winnow.stages.cuts.keeping import funnel, keep_by_quota, select
-from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
 

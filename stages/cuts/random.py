@@ -9,9 +9,9 @@ from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.stage import ShardItem, Stage
 from winnow.stages.cuts.contract.finished import FinishedCut
+from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Cut, Of
 from winnow.stages.cuts.keeping import Ranked, UidHash
-from winnow.stages.cuts.shown import Shown
 from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.survivors import Survivors
 

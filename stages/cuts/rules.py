@@ -18,9 +18,9 @@ from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, total
 from winnow.stages.cuts.contract.explained import Asked, Explained, at_least, at_most
 from winnow.stages.cuts.contract.finished import CutRows, FinishedCut
 from winnow.stages.cuts.contract.orders import Ranking
+from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.keeping import funnel, write_kept
-from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
 _COLUMNS = ("caption", "width", "height")

@@ -18,11 +18,11 @@ from winnow.pipeline.order import reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
 from winnow.pipeline.uid import uids_to_hex
 from winnow.stages.cuts.contract.finished import FinishedCut
+from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Cut, Number, Of
 from winnow.stages.cuts.keeping import Ranked, one_group
 from winnow.stages.cuts.scores.score_files import ScoreTable, check_columns, load_scores
 from winnow.stages.cuts.scores.score_names import Names
-from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
 

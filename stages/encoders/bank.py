@@ -23,7 +23,7 @@ from winnow.pipeline.executors.turns import Turns
 from winnow.stages.encoders import bf16
 from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.encoders.encoding import Encoding
-from winnow.stages.encoders.pixels import Picture, decode_all
+from winnow.stages.encoders.pixels.decoding import Picture, decode_all
 from winnow.stages.encoders.towers import Towers
 from winnow.stages.pools.sample import Reject, Sample
 

@@ -9,7 +9,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from winnow.pipeline.errors import ModelError
 from winnow.stages.encoders.clip_model import OpenClip, carries_weights, check_config, config_file
-from winnow.stages.encoders.pixels import Preprocess, pil_pieces
+from winnow.stages.encoders.pixels.decoding import Preprocess, pil_pieces
 from winnow.stages.encoders.tokens import tokens_of
 from winnow.stages.encoders.towers import Towers, does_not_load
 from winnow.stages.encoders.weights import RANDOM, checkpoint_file

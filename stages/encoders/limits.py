@@ -16,7 +16,7 @@ from winnow.stages.encoders import clip
 from winnow.stages.encoders.bank import Bank
 from winnow.stages.encoders.clip_model import OpenClip
 from winnow.stages.encoders.encoding import Encoding
-from winnow.stages.encoders.pixels import Preprocess
+from winnow.stages.encoders.pixels.decoding import Preprocess
 from winnow.stages.pools.sample import Reject, Sample
 
 

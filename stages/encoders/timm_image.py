@@ -12,7 +12,7 @@ from timm.data import create_transform, resolve_data_config
 from timm.models import load_checkpoint
 
 from winnow.pipeline.errors import ModelError
-from winnow.stages.encoders.pixels import Preprocess, pil_pieces, to_rgb
+from winnow.stages.encoders.pixels.decoding import Preprocess, pil_pieces, to_rgb
 from winnow.stages.encoders.timm_model import Timm
 from winnow.stages.encoders.towers import Towers, does_not_load
 from winnow.stages.encoders.weights import RANDOM, checkpoint_file

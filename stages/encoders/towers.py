@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from winnow.pipeline.errors import ModelError
-from winnow.stages.encoders.pixels import Preprocess
+from winnow.stages.encoders.pixels.decoding import Preprocess
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from winnow.pipeline.errors import JobError
 from winnow.stages.encoders import clip
 from winnow.stages.encoders.clip_model import OpenClip
-from winnow.stages.encoders.pixels import decode
+from winnow.stages.encoders.pixels.decoding import decode
 
 TEMPLATES = {"openai": open_clip.OPENAI_IMAGENET_TEMPLATES, "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES}
 """open_clip's prompt templates for ImageNet: OpenAI's 80, and 7 of them that nearly do as well."""

@@ -58,7 +58,8 @@ def in_table(url: str) -> Values:
 
 def is_picture(content: bytes) -> bool:
     """True for an encoded image, by its header."""
-    from winnow.stages.encoders.opening import opened  # PIL takes a while to import, and few shards are looked at
+    # PIL takes a while to import, and few shards are looked at
+    from winnow.stages.encoders.pixels.opening import opened
 
     try:
         with opened(content):

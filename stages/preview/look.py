@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 from winnow.pipeline import storage
 from winnow.pipeline.errors import RejectsError, SampleError, ShardError, StorageError
 from winnow.pipeline.stage import Limits, nearly_whole, spread
-from winnow.stages.encoders.opening import opened
+from winnow.stages.encoders.pixels.opening import opened
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import NOT_DOWNLOADED, Reject, Sample
 from winnow.stages.preview.early import Rejected, example, joined, refusal

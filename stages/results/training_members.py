@@ -124,7 +124,8 @@ def _unpacked(content: bytes) -> bytes:
 
 
 def _opened(content: bytes) -> None:
-    from winnow.stages.encoders.opening import opened  # PIL takes a while to import, and most samples have one picture
+    # PIL takes a while to import, and most samples have one picture
+    from winnow.stages.encoders.pixels.opening import opened
 
     with opened(content) as image:
         image.load()

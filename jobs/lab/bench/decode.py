@@ -28,7 +28,7 @@ from winnow.stages.embeddings import cosine
 from winnow.stages.encoders import Bank, Encoding, OpenClip
 from winnow.stages.encoders.bank import TOGETHER
 from winnow.stages.encoders.limits import own_transform
-from winnow.stages.encoders.pixels import Preprocess, decode, decode_all
+from winnow.stages.encoders.pixels.decoding import Preprocess, decode, decode_all
 from winnow.stages.pools.sample import Sample
 from winnow.stages.pools.webdataset import Webdataset
 

@@ -1,1 +1,1 @@
-"""What winnow asks of a cut: what it needs, how it is explained, how its files are checked; and what it is given."""
+"""What winnow asks of a cut: what it needs, how it is explained, checked, shown and priced; and what it is given."""

@@ -10,9 +10,9 @@ import pyarrow as pa
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.stage import ShardItem, Stage
 from winnow.stages.cuts.contract.finished import FinishedCut
+from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Cut
 from winnow.stages.cuts.keeping import Ranked, one_group, value_column
-from winnow.stages.cuts.shown import Shown
 from winnow.stages.survivors import Survivors
 
 

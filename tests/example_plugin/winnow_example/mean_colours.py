@@ -27,7 +27,7 @@ class MeanColours(Encoder):
 
     def load(self, device: "torch.device") -> "Towers":
         """Called once by each worker. What imports torch is imported here, so that other commands start fast."""
-        from winnow.stages.encoders.pixels import Preprocess, to_rgb
+        from winnow.stages.encoders.pixels.decoding import Preprocess, to_rgb
         from winnow.stages.encoders.towers import Towers
 
         size = (self.grid, self.grid)  # height and width, in pixels

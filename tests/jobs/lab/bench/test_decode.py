@@ -16,7 +16,7 @@ from winnow.jobs.lab.bench import decode as bench_decode
 from winnow.jobs.lab.bench.decode import enlarged, moved, photos, rates, through
 from winnow.stages.encoders import OpenClip
 from winnow.stages.encoders.limits import own_transform
-from winnow.stages.encoders.pixels import decode
+from winnow.stages.encoders.pixels.decoding import decode
 from winnow.stages.pools.sample import Sample
 
 __all__ = ["tiny_clip"]  # a fixture

@@ -19,8 +19,8 @@ from PIL import Image
 from tests.stages.encoders.conftest import encoded, photo
 from winnow.pipeline.errors import ModelError, SampleError
 from winnow.stages.encoders import Timm, clip, timm_image
-from winnow.stages.encoders.pixels import Preprocess, decode, decode_all, pil_pieces
-from winnow.stages.encoders.scaled import plain_size
+from winnow.stages.encoders.pixels.decoding import Preprocess, decode, decode_all, pil_pieces
+from winnow.stages.encoders.pixels.scaled import plain_size
 
 CPU = torch.device("cpu")
 

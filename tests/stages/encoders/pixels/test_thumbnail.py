@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from tests.stages.encoders.conftest import encoded, photo
-from tests.stages.encoders.test_pixels import odd_images
+from tests.stages.encoders.pixels.test_decoding import odd_images
 from winnow.pipeline.errors import SampleError
-from winnow.stages.encoders.thumbnail import thumbnail
+from winnow.stages.encoders.pixels.thumbnail import thumbnail
 
 
 def opened(data: bytes) -> Image.Image:

@@ -5,7 +5,7 @@ import io
 from PIL import Image
 
 from winnow.pipeline.errors import SampleError
-from winnow.stages.encoders.opening import opened
+from winnow.stages.encoders.pixels.opening import opened
 
 _MAX_DECODED = 32_000_000
 """Pixels: half a second. JPEG of any size is decoded at 1/8 and stays below."""

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from winnow.pipeline.errors import SampleError
-from winnow.stages.encoders.shrink import shrunk
+from winnow.stages.encoders.pixels.shrink import shrunk
 
 
 def picture(width: int, height: int, kind: str = "JPEG") -> bytes:

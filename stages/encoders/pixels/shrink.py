@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from winnow.stages.encoders.opening import opened
+from winnow.stages.encoders.pixels.opening import opened
 
 QUALITY = 92
 """Of the JPEG files. A photo of 224 px becomes 7 kB at 96 px, and costs a trainer at 64 px 1 ms of a core less."""

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from winnow.pipeline.errors import ModelError, SampleError
-from winnow.stages.encoders import scaled
-from winnow.stages.encoders.opening import MAX_PIXELS, opened, too_large
+from winnow.stages.encoders.pixels import scaled
+from winnow.stages.encoders.pixels.opening import MAX_PIXELS, opened, too_large
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ Picture = tuple[tuple[int, int], list[np.ndarray]]
 def decode(data: bytes | memoryview, preprocesses: Sequence[Preprocess], fast: bool) -> Picture:
     """The picture of one encoded image.
 
-    fast: as `winnow.stages.encoders.scaled` does it, where every encoder has a plan; what is rejected is the same.
+    fast: as `scaled.py` beside this file does it, where every encoder has a plan; what is rejected is the same.
 
     Raises: SampleError of kind `image-empty`, `image-too-large` (from the header, before decoding) or
         `image-decode`.
