@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("store", help="URL of a store")
     parser.add_argument("name", metavar="JOB", help="name of a finished job of it")
     parser.add_argument("shard", type=int, help="number of an input shard, from 0; 00017 is 17")
-    parser.add_argument("--epoch", type=int, help="only samples of this epoch of the cut `epochs`")
+    parser.add_argument("--epoch", type=int, help="only samples of this epoch, of a cut such as `epochs`")
     parser.add_argument("--gap", type=int, help="bytes that are read over rather than asked for around them")
     words = parser.parse_args(sys.argv[2:])
     try:

@@ -217,7 +217,7 @@ def cat(
     store: Annotated[str, typer.Argument(help="URL of a store")],
     name: Annotated[str, typer.Argument(help="name of a finished job of it", metavar="JOB")],
     shard: Annotated[int, typer.Argument(help="number of an input shard, from 0; 00017 is 17")],
-    epoch: Annotated[int | None, typer.Option(help="only samples of this epoch of the cut `epochs`")] = None,
+    epoch: Annotated[int | None, typer.Option(help="only samples of this epoch, of a cut such as `epochs`")] = None,
     gap: Annotated[int | None, typer.Option(help="bytes read over rather than asked for around them")] = None,
 ) -> None:
     """Stream the kept samples of one input shard to stdout as a tar, for webdataset's `pipe:`."""

@@ -8,12 +8,13 @@ It does not import torch or the engine, because `winnow cat` starts once for eve
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_json
 from winnow.pipeline.errors import DataError, JobError
+from winnow.stages.cuts.contract.drawn import Drawn
 from winnow.stages.pools.formats import FORMATS
 from winnow.stages.pools.reader import Reader
 from winnow.stages.results.selected import Plan, Selected
@@ -45,7 +46,7 @@ class Kept:
 
 
 def opened(store: str, name: str, *, epoch: int | None = None, gap_bytes: int | None = None) -> Kept:
-    """The kept samples of job `name` of a store; with `epoch`, only those of that epoch of the cut `epochs`.
+    """The kept samples of job `name` of a store; with `epoch`, only those that its last cut drew for that epoch.
 
     gap_bytes: see Selected. Raises JobError for an unknown job or epoch, and for a pool without images.
     """
@@ -53,23 +54,23 @@ def opened(store: str, name: str, *, epoch: int | None = None, gap_bytes: int | 
     record = record_of(store, name)
     try:
         artifacts = {label: Artifact.named(store, folder) for label, folder in record["artifacts"].items()}
-        pool = artifacts["pool"]
+        labels, pool = list(artifacts), artifacts["pool"]
         reader = _reader(name, record["job"]["pool"])
         count = int(record["counts"]["kept"])
         selected = Selected(artifacts["embeddings"], artifacts["manifest"], reader, gap_bytes=gap_bytes)
+        last = artifacts[labels[labels.index("manifest") - 1]]  # of the policy, which is the one that may draw epochs
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"the record of {name} in {store} must be as its run left it, but: {error!r}; run it again"
         ) from error
     shards = _done(pool)["shards"]
     if epoch is not None:
-        drawn = artifacts.get("epochs")
-        report = _done(drawn) if drawn else {"epochs": 0, "asked": 0}
-        if not 0 <= epoch < report["epochs"]:
-            have = f"has epochs 0 to {report['epochs'] - 1}" if drawn else "has no cut `epochs`"
+        drawn = Drawn.of(last)
+        if drawn is None or not 0 <= epoch < drawn.epochs:
+            have = "has no cut that draws any, such as `epochs`" if drawn is None else f"has 0 to {drawn.epochs - 1}"
             raise JobError(f"an epoch must be one of those that {name} drew, got {epoch}, and it {have}")
-        selected = Selected(selected.embeddings, selected.manifest, reader, drawn, epoch, gap_bytes)
-        count = report["asked"]
+        selected = replace(selected, drawn=drawn, epoch=epoch)
+        count = drawn.size
     return Kept(name, selected, shards, count)
 
 

@@ -13,6 +13,7 @@ from tests import plugins
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary
+from winnow.stages.cuts.contract.drawn import EPOCHS, drawn_report
 from winnow.stages.cuts.cut import Amount, Cut
 from winnow.stages.cuts.keeping import Ranked, funnel, one_group, value_column, write_kept
 from winnow.stages.survivors import Survivors
@@ -79,7 +80,46 @@ class _Mark:
         return write_kept(self.out, item, before, before & (place % 2 == 1), {"place": pa.array(place, mask=~before)})
 
 
+@dataclass(frozen=True)
+class Slices(Cut):
+    """Each shard gives its first `each` samples to the first epoch, the next ones to the second, and so on."""
+
+    epochs: int
+    each: int
+    kind: ClassVar[str] = "slices"
+    draws_epochs: ClassVar[bool] = True
+
+    def stages(self, survivors: Survivors, store: str) -> list[Stage]:
+        return [SlicesStage(survivors, self.epochs, self.each)]
+
+
+@dataclass(frozen=True)
+class SlicesStage:
+    survivors: Survivors
+    epochs: int
+    each: int
+    name: ClassVar[str] = "slices"
+    version: ClassVar[int] = 1
+
+    def make(self, run: Run, out: Artifact) -> Summary:
+        summaries = run.fill(_Give(self, out), out, self.name)
+        return funnel(summaries, **drawn_report(self.epochs, self.each * len(run.items)))
+
+
+@dataclass(frozen=True)
+class _Give:
+    stage: SlicesStage
+    out: Artifact
+
+    def __call__(self, item: ShardItem) -> Summary:
+        before = self.stage.survivors.mask(item.index)
+        epoch = np.where(before, (np.cumsum(before) - 1) // self.stage.each, self.stage.epochs)
+        drawn = epoch < self.stage.epochs
+        lists = pa.array([[e] if there else [] for e, there in zip(epoch, drawn, strict=True)], pa.list_(pa.int32()))
+        return write_kept(self.out, item, before, drawn, {EPOCHS: lists})
+
+
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, version: str = "1.0") -> None:
     """A policy can name them until the test ends; folder: where the distribution's metadata lie."""
-    offers = {"winnow.cuts": {"longest": "tests.outside_cut:Longest", "odd": "tests.outside_cut:Odd"}}
-    plugins.install(monkeypatch, folder, "winnow-outside", offers, {}, version)
+    kinds = {cut.kind: f"{cut.__module__}:{cut.__name__}" for cut in (Longest, Odd, Slices)}
+    plugins.install(monkeypatch, folder, "winnow-outside", {"winnow.cuts": kinds}, {}, version)

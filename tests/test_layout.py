@@ -65,15 +65,13 @@ OWN_POLICIES = ("jobs/lab/", "jobs/quickstart/")
 NO_CUT = {
     "jobs/filter_network/evaluate.py": {"score"},  # any column of scores
     "jobs/filter_network/training.py": {"epochs"},  # of a training
-    "jobs/loader.py": {"epochs"},  # the one cut that draws a sample for each epoch of a training
     "jobs/verify/values.py": {"similarity"},  # a column of the embeddings
     "jobs/verify/verify.py": {"similarity"},  # the check of that column
     "stages/clusters/clustered.py": {"random"},  # an order
     "stages/clusters/members.py": {"random"},  # an order
     "stages/encoders/weights.py": {"random"},  # weights
-    "stages/results/selected.py": {"epochs"},  # its column
 }
-"""Texts that are the name of a cut, and mean something else or what a training reads."""
+"""Texts that are the name of a cut, and mean something else."""
 
 CONTRACT = {"cut", "contract", "kinds", "keeping"}
 """What of stages/cuts/ other files may import: what holds for every cut."""

@@ -151,9 +151,12 @@ def _check(job: Job) -> None:
     if not names:
         raise JobError("a pool of images needs at least one encoder under embeddings")
     text = {name: _has_text(job, name) for name in names}
-    kinds = tuple(cut.kind for cut in job.policy)
-    for number, cut in enumerate(job.policy):
-        cut.check(Given(text, images, after=kinds[number + 1 :]))
+    for cut in job.policy:
+        cut.check(Given(text, images))
+    if early := [cut.kind for cut in job.policy[:-1] if cut.draws_epochs]:
+        raise JobError(
+            f"{early[0]} must be the last cut of a policy, for a later one would take samples out of some epochs"
+        )
     if not _NAME.fullmatch(job.name):
         raise JobError(f"a job's name must be letters, digits, dot, dash or underscore, got {job.name!r}")
     wants = job.resources

@@ -23,12 +23,15 @@ class Cut:
     """One entry of a job's policy: a frozen dataclass of its options, and all that is special about this kind of cut.
 
     kind: its name in a job file. ranks: whether `winnow why` tells where a sample stands in each of its rankings.
+    draws_epochs: whether it draws another sample for each epoch of training; it is then the last cut of a policy, and
+    leaves what contract/drawn.py says.
     A cut must say which stages decide it. The rest has defaults that hold for any cut whose artifact has `kept` beside
     every row. Where the last stage is `Ranked`, they check its order and its count, and explain it.
     """
 
     kind: ClassVar[str]
     ranks: ClassVar[bool] = True
+    draws_epochs: ClassVar[bool] = False
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """The stages that decide it, in order; the last one's artifact has `kept` beside every row."""

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -15,10 +14,10 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.keep_top import Rows, Thresholds, kept
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary
 from winnow.pipeline.uid import bytes_of
+from winnow.stages.cuts.contract.drawn import EPOCHS, drawn_report, drawn_rows
 from winnow.stages.cuts.contract.explained import Asked, Explained
 from winnow.stages.cuts.contract.findings import Findings, unless_equal
 from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut, Named
-from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.orders import Ranking, Standings, in_order
 from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Cut, Of
@@ -46,6 +45,7 @@ class Epochs(Cut):
     of: Of = "survivors"
     kind: ClassVar[str] = "epochs"
     ranks: ClassVar[bool] = False  # a rank for each epoch says little
+    draws_epochs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if 0 in (self.fraction, self.count):
@@ -66,16 +66,9 @@ class Epochs(Cut):
         """See Cut.shown."""
         return Shown("The samples stay that some epoch of training has.")
 
-    def check(self, given: Given) -> None:
-        """See Cut.check; nothing may follow it."""
-        if given.after:
-            raise JobError(
-                "epochs must be the last cut of a policy, for a later one would take samples out of some epochs"
-            )
-
     def explain(self, asked: Asked) -> Explained:
         """See Cut.explain."""
-        return Explained(facts={"note": f"in {len(asked.values['epochs'])} of {self.epochs} epochs"})
+        return Explained(facts={"note": f"in {len(asked.values[EPOCHS])} of {self.epochs} epochs"})
 
     def contents(self) -> Mapping[str, Contents]:
         """See Cut.contents."""
@@ -92,7 +85,7 @@ class Epochs(Cut):
     def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterator[Ranking]:
         """See Cut.rankings: for each epoch those of its shuffle that it has reached, its window and those before."""
         windows = self._windows(cut)
-        lists = rows.table["epochs"].combine_chunks()
+        lists = rows.table[EPOCHS].combine_chunks()
         at, epochs = np.repeat(np.arange(len(lists)), np.diff(np.asarray(lists.offsets))), np.asarray(lists.values)
         group = one_group(rows.before)
         for epoch in range(self.epochs):
@@ -165,7 +158,7 @@ class EpochsStage:
         summaries = run.fill(_Mark(shuffles, drawn, out), out, self.name)
         subsets = [Subset(epoch_name(epoch), size) for epoch in range(self.epochs)]
         write_subsets(run, out, _Drawn(self.survivors.embeddings, out), subsets, f"{self.name}: uids")
-        return funnel(summaries, asked=size, epochs=self.epochs, shuffles=len(drawn))
+        return funnel(summaries, **drawn_report(self.epochs, size), shuffles=len(drawn))
 
 
 @plain_dataclass(frozen=True)
@@ -200,7 +193,7 @@ class _Mark:
                 members.append(np.flatnonzero(reached & ~passed))
                 passed = reached
         counts, lists = _lists(members, before)
-        return write_kept(self.out, item, before, counts > 0, {"epochs": lists})
+        return write_kept(self.out, item, before, counts > 0, {EPOCHS: lists})
 
 
 def _lists(members: Sequence[np.ndarray], before: np.ndarray) -> tuple[np.ndarray, pa.Array]:
@@ -225,8 +218,8 @@ class _InEpoch:
     epoch: int
 
     def of(self, index: int) -> tuple[np.ndarray, pa.Array]:
-        lists = self.artifact.read(index, ["epochs"])["epochs"].combine_chunks()
-        rows = np.asarray(pc.list_parent_indices(lists))[np.asarray(lists.flatten()) == self.epoch]
+        drawn, epochs = drawn_rows(self.artifact, index)
+        rows = drawn[epochs == self.epoch]
         return rows, bytes_of(self.embeddings.read(index, ["uid"])["uid"]).take(pa.array(rows))
 
 
@@ -240,7 +233,6 @@ class _Drawn:
     def uids(self, item: ShardItem, subsets: Sequence[int]) -> Iterator[pa.Array]:
         """See Chosen.uids; subset i is epoch i."""
         uids = bytes_of(self.embeddings.read(item.index, ["uid"])["uid"])
-        lists = self.out.read(item.index, ["epochs"])["epochs"].combine_chunks()
-        rows, epochs = np.asarray(pc.list_parent_indices(lists)), np.asarray(lists.flatten())
+        rows, epochs = drawn_rows(self.out, item.index)
         for epoch in subsets:
             yield uids.take(pa.array(rows[epochs == epoch]))

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError, DataError
+from winnow.stages.cuts.contract.drawn import Drawn
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 from winnow.stages.results.tar_shard import TarShard
@@ -47,15 +48,15 @@ class Plan:
 class Selected:
     """The kept samples of a finished job, in the shards of its pool; picklable, holds nothing open.
 
-    embeddings: the place of each sample. manifest: its weight says how often a sample is read. epochs: the artifact of
-    the cut `epochs`, to read only `epoch`. gap_bytes: gaps up to this size are read through, not skipped; None for the
-    default of the storage.
+    embeddings: the place of each sample. manifest: its weight says how often a sample is read. drawn: the epochs that
+    a cut drew, to read only `epoch` of them. gap_bytes: gaps up to this size are read through, not skipped; None for
+    the default of the storage.
     """
 
     embeddings: Artifact
     manifest: Artifact
     reader: Reader
-    epochs: Artifact | None = None
+    drawn: Drawn | None = None
     epoch: int = 0
     gap_bytes: int | None = None
 
@@ -73,17 +74,11 @@ class Selected:
                 f"they name others; run the job again"
             )
         times = _repeats(column(verdicts, "weight"), self.manifest.shard(index))[positions]
-        if self.epochs is not None:
-            times = times * self._drawn(self.epochs, index)
+        if self.drawn is not None:
+            times = times * self.drawn.times(index, self.epoch, len(times))
         read = np.flatnonzero(times)
         url = verdicts["shard"][0].as_py() if len(verdicts) else ""
         return Plan(index, url, places.take(pa.array(read)), times[read])
-
-    def _drawn(self, epochs: Artifact, index: int) -> np.ndarray:
-        """The number of times that each row is in the epoch: int64 (n,)."""
-        lists = epochs.read(index, ["epochs"])["epochs"].combine_chunks()
-        rows = np.asarray(pc.list_parent_indices(lists))[np.asarray(lists.flatten()) == self.epoch]
-        return np.bincount(rows, minlength=len(lists))
 
     def write_tar(self, plan: Plan, file: BinaryIO) -> int:
         """Write a whole tar of the plan's samples; return their number.

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from tests import outside_cut
 from tests.jobs.test_run import job_values, planted
 from tests.pools import Samples, read_tar, write_vectors
 from winnow.jobs import loader
@@ -104,7 +105,7 @@ def test_an_epoch_has_its_own_samples(result: Result) -> None:
     ("options", "says"),
     [
         ({"name": "other"}, "none called 'other'; it has planted"),
-        ({"epoch": 3}, "got 3, and it has epochs 0 to 2"),
+        ({"epoch": 3}, "got 3, and it has 0 to 2"),
         ({"epoch": -1}, "got -1"),
     ],
 )
@@ -117,6 +118,25 @@ def test_what_is_not_there_is_refused(result: Result, options: dict[str, Any], s
 def test_a_shard_that_the_pool_has_not_is_refused(result: Result, shard: int) -> None:
     with pytest.raises(JobError, match=f"a shard of planted must be 0 to 3, got {shard}"):
         loader.opened(result.job.store, "planted").plan(shard)
+
+
+def test_epochs_of_another_package_are_loaded_where_it_is_not_installed(tmp_path: Path) -> None:
+    planted(tmp_path / "pool", 4)
+    policy = [{"rules": {"min_words": 3}}, {"slices": {"epochs": 2, "each": 7}}]
+    values = job_values(tmp_path, policy, limits={"max_reject_fraction": 0.1}, shards=None)
+    with pytest.MonkeyPatch.context() as patch:
+        outside_cut.install(patch, tmp_path / "installed")
+        manifest = finished(values).path.manifest
+        with pytest.raises(JobError, match="slices must be the last cut of a policy, for a later one would take"):
+            parse({**values, "policy": [policy[1], policy[0]]})
+    stay = [[row["uid"] for row in manifest.read(shard).to_pylist() if row["kept"]] for shard in range(4)]
+    assert [len(uids) for uids in stay] == [14] * 4
+    for epoch in range(2):
+        found = list(loader.samples(values["store"], "planted", epoch=epoch))
+        assert uids(found) == sorted(uid for shard in stay for uid in shard[7 * epoch : 7 * epoch + 7])
+        assert loader.opened(values["store"], "planted", epoch=epoch).count == len(found) == 28
+    with pytest.raises(JobError, match="got 2, and it has 0 to 1"):
+        loader.opened(values["store"], "planted", epoch=2)
 
 
 def test_a_pool_without_images_is_refused(tmp_path: Path) -> None:
@@ -135,7 +155,7 @@ def test_a_job_without_epochs_and_one_whose_files_are_gone_say_so(tmp_path: Path
     planted(tmp_path / "pool", 1)
     values = job_values(tmp_path, [{"random": {"count": 9}}], limits={"max_reject_fraction": 0.1}, shards=None)
     done = finished(values)
-    with pytest.raises(JobError, match="got 0, and it has no cut `epochs`"):
+    with pytest.raises(JobError, match="got 0, and it has no cut that draws any, such as `epochs`"):
         loader.opened(values["store"], "planted", epoch=0)
     Path(dict(done.steps)["pool"].artifact.meta("_done.json")).unlink()
     with pytest.raises(JobError, match=r"must be whole, but has no _done\.json; run the job again"):

@@ -179,5 +179,5 @@ def test_an_unknown_cut_is_answered_with_the_names_of_plugins_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, tmp_path / "installed")
-    with pytest.raises(JobError, match=r"must be one of rules, .*, epochs, longest, odd, got 'longst'; did you"):
+    with pytest.raises(JobError, match=r"one of rules, .*, epochs, longest, odd, slices, got 'longst'; did you"):
         parse(values_of(tmp_path, {"longst": {}}))

@@ -11,12 +11,11 @@ class Given:
     """What a cut may ask of a job before anything is run.
 
     encoders: by name, whether it has text vectors beside those of images. images: whether the pool has the bytes of
-    images, and not their vectors alone. after: the kinds of the cuts that follow.
+    images, and not their vectors alone.
     """
 
     encoders: Mapping[str, bool]
     images: bool
-    after: tuple[str, ...] = ()
 
     def check_encoder(self, kind: str, by: str) -> None:
         """Raises JobError unless `by`, an option of a cut, names an encoder of the job."""
