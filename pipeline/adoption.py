@@ -1,4 +1,4 @@
-"""Takes over the files that an earlier artifact made for the same input shards, so a grown pool costs what is new."""
+"""Copies shard files from earlier artifacts of the same recipe, so a pool that has grown costs only its new shards."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,15 @@ from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run
 
 PARTS = "_parts.json"
-"""File of an artifact: its recipe, and the fingerprint of the input shard of each of its files."""
+"""File of an artifact that holds its recipe and, for each of its shard files, the fingerprint of the input shard."""
 
 
 def adopt(run: Run, out: Artifact, recipe: str) -> int:
-    """Copy into `out` the shard files that an artifact of the same recipe holds for the same input shards.
+    """Copy into `out` every shard file that another artifact of the same recipe made from the same input shard.
 
-    recipe: fingerprint of the stage without its input shards. Writes `_parts.json` so that later artifacts can
-    adopt from this one. Returns how many files were copied: after one changed or added shard, all others.
+    recipe: fingerprint of the stage without its input shards. Returns the number of files copied; if one shard of the
+    pool was changed or added, these are the files of all others. Writes `_parts.json`, so that later artifacts can copy
+    from this one.
     """
     parts = _parts(run.shards)
     copies = list(_adoptable(out, recipe, parts))
@@ -31,7 +32,8 @@ def _parts(shards: Sequence[storage.Identity]) -> list[str]:
 
 
 def _adoptable(out: Artifact, recipe: str, parts: Sequence[str]) -> Iterator[tuple[Artifact, int, int]]:
-    """(artifact, its shard, shard of `out`) of every file that can be copied."""
+    """(artifact, index of its shard, index of the shard in `out`) of every file that can be copied."""
+    # shards by fingerprint, not by number: a new shard at the front of the pool renumbers all others
     present = out.present()
     wanted = {part: index for index, part in enumerate(parts) if index not in present}
     for folder in storage.folders(out.store):
@@ -41,9 +43,11 @@ def _adoptable(out: Artifact, recipe: str, parts: Sequence[str]) -> Iterator[tup
         known = json_if_whole(other.meta(PARTS))
         if known is None:
             continue
+        # an unfinished artifact is a source too: each of its shard files is committed whole
         held = other.present()
         for index, part in enumerate(cast(list[str], known["parts"]) if known["recipe"] == recipe else []):
             if part in wanted and index in held:
+                # popped, so that a second artifact does not offer the same shard again
                 yield other, index, wanted.pop(part)
 
 
@@ -53,6 +57,7 @@ class _Adopt:
 
     def __call__(self, item: tuple[Artifact, int, int]) -> None:
         source, index, position = item
+        # rejects first: the shard file marks the shard as finished
         if storage.exists(source.rejects(index)):
             storage.copy(source.rejects(index), self.out.rejects(position))
         storage.copy(source.shard(index), self.out.shard(position))
@@ -60,9 +65,10 @@ class _Adopt:
 
 @dataclass(frozen=True)
 class Readiness:
-    """How far an artifact is. ready: shard files that are there, 0 once it is done. taken: those that would be copied.
+    """How much of an artifact exists.
 
-    shards: of the pool.
+    ready: shard files that are there, 0 if the artifact is done. taken: shard files that a run would copy from other
+    artifacts. shards: number of shards in the pool.
     """
 
     done: bool
@@ -79,7 +85,10 @@ class Readiness:
 
 
 def state_of(out: Artifact, shards: Sequence[storage.Identity], recipe: str | None = None) -> Readiness:
-    """How far an artifact is; recipe: as `adopt` has it, None where nothing is ever taken over. Nothing is written."""
+    """How much of an artifact exists. Only reads.
+
+    recipe: as in `adopt`; None for a stage that never copies files.
+    """
     if storage.exists(out.meta(DONE)):
         return Readiness(True, 0, 0, len(shards))
     taken = 0 if recipe is None else sum(1 for _ in _adoptable(out, recipe, _parts(shards)))

@@ -1,7 +1,7 @@
-"""The total order of samples, as sortable keys of bytes: value descending, then uid, then place in the pool.
+"""The total order of samples, as sort keys made of bytes: value descending, then uid, then place in the pool.
 
-The inverted value in as many bytes as the value has, 4 or 8, then 16 of uid, 8 of shard, 8 of row, all big-endian:
-comparing bytes compares samples, and a key tells which sample it is of. No value is rounded for it.
+A key is the inverted value (4 or 8 bytes, as wide as the value), 16 bytes of uid, 8 of shard and 8 of row, all
+big-endian. So byte order is sample order, and a key identifies its sample. The value is stored exactly.
 """
 
 import math
@@ -13,35 +13,35 @@ from jaxtyping import Bool, Int64, Shaped, UInt
 from winnow.pipeline.uid import uids_from_pairs
 
 KEY = np.dtype("S36")
-"""numpy dtype of the key of a float32 value; smaller is better."""
+"""numpy dtype of the key of a float32 value. The smallest key is the best sample."""
 
 WIDE_KEY = np.dtype("S40")
-"""numpy dtype of the key of a value of 8 bytes."""
+"""numpy dtype of the key of an 8-byte value."""
 
 KEY_ARROW = pa.binary(36)
-"""parquet type of KEY."""
+"""Parquet type of KEY."""
 
 VALUES = tuple(np.dtype(name) for name in ("f4", "f8", "i8", "u8"))
-"""dtypes of values that are ordered, each in its own."""
+"""The dtypes that can be ordered. None is converted to another."""
 
 _PLACE = [("high", ">u8"), ("low", ">u8"), ("shard", ">u8"), ("row", ">u8")]
 _FIELDS = {KEY: np.dtype([("value", ">u4"), *_PLACE]), WIDE_KEY: np.dtype([("value", ">u8"), *_PLACE])}
 
 
 def key_type(value: np.dtype) -> np.dtype:
-    """dtype of the keys of values of this dtype, one of VALUES."""
+    """dtype of the keys for values of this dtype, one of VALUES."""
     return KEY if value.itemsize == 4 else WIDE_KEY
 
 
 def order_keys(
     value: Shaped[np.ndarray, "n"], uid: Shaped[np.ndarray, "n"], shard: int, row: Int64[np.ndarray, "n"]
 ) -> Shaped[np.ndarray, "n"]:
-    """(n,) of dtype KEY for float32, WIDE_KEY for the others.
+    """Sort keys (n,): dtype KEY for float32 values, WIDE_KEY for the others.
 
     value: (n,) of one of VALUES, no NaN. uid: (n,) of dtype UID. shard: index in the pool, >= 0. row: int64 (n,), >= 0.
     """
     kind = key_type(value.dtype)
-    # big-endian fields side by side compare as bytes in the order of the fields: (n, 36) or (n, 40) bytes
+    # (n, 36) or (n, 40) bytes. Big-endian fields side by side: comparing the bytes compares the fields in this order
     fields = np.empty(len(value), _FIELDS[kind])
     fields["value"] = inverted(value)
     fields["high"] = uid["f0"]
@@ -52,46 +52,52 @@ def order_keys(
 
 
 def inverted(value: Shaped[np.ndarray, "n"]) -> UInt[np.ndarray, "n"]:
-    """Unsigned numbers, as wide as the values, that ascend as the values descend; both zeros have one number."""
+    """Unsigned integers (n,) as wide as the values, in the opposite order. 0.0 and -0.0 give the same integer."""
     word = np.dtype(f"u{value.dtype.itemsize}").type
-    low_bits = word((1 << (8 * value.dtype.itemsize - 1)) - 1)
+    low_bits = word((1 << (8 * value.dtype.itemsize - 1)) - 1)  # every bit but the sign
     found: np.ndarray
-    if value.dtype.kind == "u":  # largest first
+    if value.dtype.kind == "u":
         found = ~value
-    elif value.dtype.kind == "i":  # the sign bit stays and puts negatives last; the other bits are inverted
+    elif value.dtype.kind == "i":
+        # two's complement: as unsigned, negatives are the larger ones already. Inside each sign, invert the order
         found = value.view(word) ^ low_bits
     else:
-        bits = (value + value.dtype.type(0)).view(word)  # adding 0.0 takes the sign from zero
-        # sign and magnitude: bits of a negative ascend as it descends, those of other values are inverted
+        bits = (value + value.dtype.type(0)).view(word)  # -0.0 + 0.0 is 0.0: both zeros get the same bits
+        # sign and magnitude: the bits of a negative value grow as it falls, so they stay; the others are inverted
         found = np.where(bits > low_bits, bits, bits ^ low_bits)
     return found
 
 
 def reversed_order(value: Shaped[np.ndarray, "n"]) -> Shaped[np.ndarray, "n"]:
-    """Values of the same dtype in the opposite order, exact for all: floats are negated, whole numbers complemented.
+    """Values (n,) of the same dtype in the opposite order: floats are negated, integers complemented. Exact.
 
-    The complement of v is -1 - v, which no number overflows. Done twice, it gives the values again.
+    The complement of a signed v is -1 - v, which never overflows; -v would for the smallest integer. The function is
+    its own inverse.
     """
     turned: np.ndarray = -value if value.dtype.kind == "f" else ~value
     return turned
 
 
 def beyond(value: Shaped[np.ndarray, "n"], threshold: float, lowest: bool = False) -> Bool[np.ndarray, "n"]:
-    """Which values (n,) are above the threshold, or with `lowest` below it: compared exactly, whatever their dtype.
+    """bool (n,): which values are above the threshold, or below it if `lowest`. The comparison is exact for any dtype.
 
-    threshold: int or float, finite. Of float32 values it is the nearest float32: who asks for more than 0.3 asks for
-    more than the 0.3 of that type. NaN is never beyond.
+    threshold: int or float, finite. For float32 values it is rounded to the nearest float32, because a job that asks
+    for more than 0.3 means the float32 closest to 0.3. NaN is never beyond.
     """
     kind, limit = value.dtype, float(threshold)
     if kind.kind in "iu":
+        # integers: v > 2.5 is v > 2, and v < 2.5 is v < 3
         limit = math.ceil(threshold) if lowest else math.floor(threshold)
+        # a limit outside the dtype decides every value alike, and could not be cast to it
         least, most = int(np.iinfo(kind).min), int(np.iinfo(kind).max)
         if not least <= limit <= most:
             return np.full(len(value), (limit > most) if lowest else (limit < least))
     elif kind == np.float32:
         with np.errstate(over="ignore"):
             limit = float(np.float32(threshold))
-    elif limit < threshold and lowest:  # a whole number that float64 does not hold
+    # float64 values, and an integer threshold above 2**53 that float() has rounded: take the float64 on the side that
+    # makes the strict comparison with the rounded limit the same as with the exact one
+    elif limit < threshold and lowest:
         limit = math.nextafter(limit, math.inf)
     elif limit > threshold and not lowest:
         limit = math.nextafter(limit, -math.inf)
@@ -100,7 +106,7 @@ def beyond(value: Shaped[np.ndarray, "n"], threshold: float, lowest: bool = Fals
 
 
 def key_uids(keys: Shaped[np.ndarray, "n"]) -> Shaped[np.ndarray, "n"]:
-    """The uid in each key: (n,) of dtype UID."""
+    """The uid of each key: (n,) of dtype UID."""
     fields = np.ascontiguousarray(keys).view(_FIELDS[keys.dtype])
     return uids_from_pairs(fields["high"], fields["low"])
 

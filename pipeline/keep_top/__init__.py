@@ -1,8 +1,8 @@
-"""keep_top: keeps exactly the `quota` rows of highest value in each group of a pool, without a shuffle.
+"""keep_top: exact distributed top-k by group. Keeps the `quota` rows of highest value in each group, without a shuffle.
 
-The one distributed primitive under every cut. Rows are ordered by value descending, then uid, then place
-(shard, row) ascending, so the answer is a property of the rows: no split into shards, order of arrival or
-number of workers can change it. Nothing is shuffled; each pass reads every shard on its own:
+Every cut selects with it. Rows are ordered by value descending, then by uid, then by place (shard, row) ascending. This
+order is total, so the answer depends on the rows alone: the split into shards, the order of arrival and the number of
+workers cannot change it. Each pass reads every shard independently:
 
     selection = Selection(quota)
     while (step := selection.next_pass()) is not None:
@@ -10,20 +10,22 @@ number of workers can change it. Nothing is shuffled; each pass reads every shar
     thresholds = selection.thresholds()
     masks = [kept(rows, thresholds) for rows in shards]
 
-The order is written into one key a row, smallest first: 4 bytes of inverted value, or 8 where values are wider than
-float32, 16 of uid, 8 of shard, 8 of row. A counting pass counts the next 16 bits of the key inside the one bin per
-group where the quota runs out; when the rows in those bins are few enough, one gathering pass fetches them and ends
-it. Memory follows groups and `candidate_limit`, never rows. Nearly always 2 passes; a billion equal values take the
-digits of the uid, and at most 18 counting passes, or 20 of wide values, end any input.
+Each row has a sort key, and the smallest key is the best row. Its bytes are 4 of inverted value (8 if values are wider
+than float32), 16 of uid, 8 of shard and 8 of row. The search for the boundary is a radix descent over 16-bit digits of
+the key. A counting pass makes a histogram of the next digit, for each group only inside the bin where its quota runs
+out. When these bins hold few enough rows, one gathering pass fetches their keys and ends the search.
 
-A descent, for one group with quota 5 and 3 shards (digits of one hex place here, of 16 bits in truth):
+Memory grows with groups and `candidate_limit`, not with rows. Two passes are nearly always enough. A billion equal
+values are separated by the digits of the uid. Any input ends after at most 18 counting passes, 20 if values are wide.
 
-    pass 1   counts of the first digit, summed over shards     0: 2 rows   1: 1 row   2: 9 rows   3: 40 rows …
-             2 + 1 rows are in for sure; the quota runs out in bin 2, where 2 of 9 rows are still to be kept
-    pass 2   the 9 rows whose key begins with 2 are few: gather their keys, sort them, and the second one is the bound
-    kept     every row whose key is not above the bound: a local comparison in each shard
+A descent for one group with quota 5 in 3 shards (a digit is one hex place here and 16 bits in the code):
 
-rows.py checks the columns of a shard, scan.py is one pass over it, selection.py asks for passes and finds the bounds.
+    pass 1   histogram of the first digit, summed over shards     0: 2 rows   1: 1 row   2: 9 rows   3: 40 rows …
+             bins 0 and 1 are kept whole (3 rows); the quota runs out in bin 2, which keeps 2 of its 9 rows
+    pass 2   the 9 rows whose key begins with 2 are few: gather their keys and sort them; the second one is the bound
+    kept     every row whose key is at most the bound: a local comparison in each shard
+
+rows.py checks the columns of a shard, scan.py runs one pass over it, selection.py plans passes and finds the bounds.
 """
 
 from winnow.pipeline.keep_top.rows import Rows

@@ -1,9 +1,8 @@
 """Storage by URL (local, memory, s3, gs …): reading, listing, and atomic writing of files and objects.
 
-This is the door to all of storage: names of files (urls.py), reading them (opening.py), what lies where (listing.py)
-and which files a pool names (shard_names.py) are called from here. Every write goes through `committing`: the bytes
-appear under their final name whole, or not at all. Credentials come from the environment that fsspec's back ends read;
-no URL, log or artifact carries them.
+Import storage functions from here: URLs (urls.py), reading (opening.py), listing (listing.py) and the shards of a pool
+(shard_names.py). Every write goes through `committing`, which makes a file appear under its final name whole or not at
+all. fsspec's back ends take credentials from the environment; no URL, log or artifact holds them.
 """
 
 import errno
@@ -78,38 +77,39 @@ __all__ = [
 ]  # fmt: skip
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
-_ABANDONED_S = 86_400.0  # no write takes a day between two of its bytes
+_ABANDONED_S = 86_400.0  # a live writer writes again within a day
 _COMMITTED = threading.local()
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
 def committing(url: str) -> Iterator[BinaryIO]:
-    """Write a file that appears under `url` whole when the block ends, and not at all when it raises.
+    """Write a file atomically: it appears under `url` whole when the block ends, and not at all if the block raises.
 
-    Local: a temporary name in the same folder, fsync, rename. Object stores: one upload when the block ends.
-    Two writers of one URL never mix: the last to finish wins with a whole file.
-    Raises StorageError when it cannot be written, be it that the block's own OSError says so.
+    Local: writes under a temporary name in the same folder, then fsync, then rename. Object stores: one upload.
+    Two writers of one URL never mix; the last one to finish wins.
+    Raises StorageError if the file cannot be written. An OSError raised inside the block becomes one too.
     """
     filesystem, path = resolve(url)
     local = lies_here(filesystem)
-    forget(path)
+    forget(path)  # this thread may have cached the old version of the object
     try:
         with _committing_local(Path(path)) if local else _committing_remote(filesystem, path, url) as file:
             yield file
             size = file.tell()
     except OSError as error:
         raise _unwritten(url, error) from error
+    # counted only here, once the file is in place
     _COMMITTED.bytes = committed_bytes() + size
 
 
 def committed_bytes() -> int:
-    """Bytes of all files that this thread has committed; what one piece of work committed is the difference."""
+    """Bytes of all files that this thread has committed. The difference of two calls is what was written in between."""
     return cast(int, getattr(_COMMITTED, "bytes", 0))
 
 
 def local_path(url: str) -> Path | None:
-    """Where a URL lies on this machine, None where it lies elsewhere."""
+    """The local path of a URL; None for remote and in-memory storage."""
     filesystem, path = resolve(url)
     return Path(path) if lies_here(filesystem) else None
 
@@ -117,28 +117,31 @@ def local_path(url: str) -> Path | None:
 @contextmanager
 def _committing_local(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
+    # in the same folder: a rename is atomic only inside one file system. The leading dot hides the name from listings;
+    # the random part keeps two writers of one file apart
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with io.BufferedWriter(EarlyFile(temporary, "w")) as file:
             yield file
+            # before the rename: otherwise a power loss may leave the final name on a file without its bytes
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt too
         temporary.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def _committing_remote(filesystem: Any, path: str, url: str) -> Iterator[BinaryIO]:
-    # spooled first, then one upload: a streamed upload that fails half way may leave a short object behind
+    # write to a local spool file, then upload once: a streamed upload that fails half way may leave a truncated object
     with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
         spool = Path(folder, "upload")
         with open(spool, "wb") as file:
             yield file
         try:
             filesystem.put_file(str(spool), path)
-        except Exception as error:  # of each back end's own kind
+        except Exception as error:  # each back end raises its own types
             raise _unwritten(url, error) from error
 
 
@@ -151,10 +154,10 @@ def _unwritten(url: str, error: Exception) -> StorageError:
 
 
 def remove_abandoned(folder: str) -> int:
-    """Remove what writers that were killed left in a local folder under temporary names; how many there were.
+    """Remove the temporary files that killed writers left in a local folder and below. Returns how many.
 
-    Only files that nobody has written to for a day: another run may be writing right now. Such files never count as
-    committed; they only take room.
+    Removes only files that nobody has written to for a day, because another run may be writing right now. Temporary
+    files never count as committed; they only take disk space.
     """
     filesystem, path = resolve(folder)
     if not lies_here(filesystem) or not os.path.isdir(path):
@@ -175,7 +178,7 @@ def write_bytes(url: str, data: bytes) -> None:
 
 
 def copy(source: str, target: str) -> None:
-    """Commit a copy of one file of this store under another name."""
+    """Commit a copy of one file under another URL."""
     with open_read(source) as reader, committing(target) as writer:
         while block := reader.read(1 << 22):
             writer.write(block)

@@ -1,4 +1,4 @@
-"""Reads a remote file over connections that break: asks again for the rest of it, up to its known size."""
+"""Reads remote files by range requests, with read-ahead and retries; a short answer is never taken for the end."""
 
 import io
 import time
@@ -9,41 +9,41 @@ from typing import Any, BinaryIO, Protocol
 from winnow.pipeline.errors import StorageError
 
 PIECE_BYTES = 64 << 20
-"""Most bytes that one request asks for: what a cut connection costs at most."""
+"""Largest request. A connection that breaks loses at most this much."""
 
 SPAN_BYTES = 16 << 20
-"""Most bytes of a span that `expect` names which are held at once."""
+"""Most bytes of one expected span (see `RemoteFile.expect`) in memory at once."""
 
 GAP_BYTES = 1 << 20
-"""Read over rather than asked for apart: another request takes some 20 ms, in which a connection brings about a MiB."""
+"""Largest gap between two spans that one request reads over. A second request costs about 20 ms, as 1 MiB does."""
 
-_WINDOWS = 4  # columns of a table may be read by several threads, each from a span of its own
-_PATIENCE_S = 60.0  # without one more byte; the back end has tried for itself before an error comes here
-_FINAL = (FileNotFoundError, PermissionError, StorageError)
+_WINDOWS = 4  # several threads may read columns of one table, each from its own span
+_PATIENCE_S = 60.0  # of retries without one new byte; the back end has retried by itself before that
+_FINAL = (FileNotFoundError, PermissionError, StorageError)  # not retried
 
 Span = tuple[int, int]
-"""First byte, byte after the last."""
+"""First byte, and the byte after the last."""
 
 
 class Ranges(Protocol):
-    """What a back end knows of one file."""
+    """One file of a back end, read by byte ranges. size: of the file, bytes."""
 
     size: int
 
     def read_at(self, start: int, size: int) -> bytes:
-        """Some of these bytes from the first on: a server may close a connection early, in good order."""
+        """The bytes from `start` on, at most `size`; may be fewer, because a server may close a connection early."""
         ...
 
     def close(self) -> None:
-        """Nothing is read after this."""
+        """End the use of the file; no read follows."""
         ...
 
 
 class RemoteFile(io.RawIOBase):
-    """A seekable file over a back end's, whose reads give exactly the bytes that are there.
+    """A seekable file over `Ranges`. A read returns every byte that was asked for, up to the end of the file.
 
-    url: for people. ahead: bytes that a read asks for at least; 0 for just what is read. No answer that is shorter than
-    was asked for is seen by who reads. Raises StorageError after a minute without one more byte.
+    url: shown in errors. ahead: smallest request in bytes (read-ahead); 0 requests only what is read.
+    A short answer is completed by further requests. Raises StorageError after a minute without one new byte.
     """
 
     mode = "rb"
@@ -57,7 +57,10 @@ class RemoteFile(io.RawIOBase):
         self._windows: deque[tuple[int, bytes]] = deque(maxlen=_WINDOWS)
 
     def expect(self, spans: Iterable[Span]) -> None:
-        """What will be read: reads within it are of it alone, up to 16 MiB at once, neighbours in one request."""
+        """Announce the spans that will be read. A read inside a span fetches the span, at most 16 MiB at once.
+
+        Spans with up to 1 MiB between them are fetched in one request.
+        """
         self._spans = joined_spans(spans)
 
     def readable(self) -> bool:
@@ -69,19 +72,20 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Position in bytes."""
+        """The position in bytes."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Go to a position; returns it."""
+        """Move to a position and return it."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
         if self._at < 0:
-            raise ValueError(f"a position is at least 0, got {self._at}")
+            raise ValueError(f"a position must be at least 0, got {self._at}")
         return self._at
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next `size` bytes, fewer only at the end of the file; all that are left for -1."""
+        """The next `size` bytes, fewer only at the end of the file; with -1 all bytes up to the end."""
         pieces, left = [], self._within(size)
+        # the loop ends by the known size, never by an empty answer
         while left:
             pieces.append(self._piece(self._at, left))
             self._at += len(pieces[-1])
@@ -89,11 +93,11 @@ class RemoteFile(io.RawIOBase):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def readall(self) -> bytes:
-        """All bytes that are left."""
+        """All bytes up to the end."""
         return self.read(-1)
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill a buffer, to the end of the file at most; returns how many bytes came."""
+        """Fill a buffer, at most to the end of the file; returns the number of bytes."""
         view = memoryview(buffer).cast("B")
         wanted = self._within(len(view))
         found = 0
@@ -105,7 +109,7 @@ class RemoteFile(io.RawIOBase):
         return found
 
     def close(self) -> None:
-        """Close the back end's file too."""
+        """Close this file and the back end's."""
         if not self.closed:
             self._file.close()
         self._windows.clear()
@@ -116,19 +120,20 @@ class RemoteFile(io.RawIOBase):
         return left if size is None or size < 0 else min(size, left)
 
     def _piece(self, start: int, size: int) -> bytes:
-        """At least one of `size` bytes from `start` on, which are there: from a window, or asked for."""
+        """1 to `size` bytes from `start` on, inside the file: from a window in memory, or by a request."""
         for first, window in self._windows:
             if first <= start < first + len(window):
                 return window[start - first : start - first + size]
         first, stop = self._window_around(start, size)
+        # a read at least as large as its window needs no copy in memory: nothing is left over for the next read
         if stop - first <= size:
             return self._whole(start, min(size, PIECE_BYTES))
         window = self._whole(first, stop - first)
-        self._windows.append((first, window))
+        self._windows.append((first, window))  # the oldest of _WINDOWS goes
         return window[start - first : start - first + size]
 
     def _whole(self, start: int, size: int) -> bytes:
-        """Exactly these bytes."""
+        """Exactly `size` bytes, by as many requests as it takes."""
         pieces, at = [], start
         while at < start + size:
             pieces.append(self._asked(at, min(start + size - at, PIECE_BYTES)))
@@ -136,8 +141,10 @@ class RemoteFile(io.RawIOBase):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _window_around(self, start: int, size: int) -> Span:
+        """The bytes to fetch for a read at `start`: its expected span, or the read itself with read-ahead."""
         for first, stop in self._spans:
             if first <= start < stop:
+                # a long span is cut at fixed places, so that reads one after the other share a window
                 if stop - first > SPAN_BYTES:
                     first += (start - first) // SPAN_BYTES * SPAN_BYTES
                     stop = min(stop, first + SPAN_BYTES)
@@ -145,7 +152,8 @@ class RemoteFile(io.RawIOBase):
         return start, min(self._file.size, start + max(size, self._ahead))
 
     def _asked(self, start: int, size: int) -> bytes:
-        """At least one of these bytes, asked for again while errors come that may pass."""
+        """1 to `size` bytes, by one request; retries transient errors with growing pauses."""
+        # the clock starts anew with each request, so a slow file is read to its end as long as bytes come
         pause, end = 0.1, time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -153,7 +161,7 @@ class RemoteFile(io.RawIOBase):
                     return piece
                 raise EOFError("the answer was empty")
             except Exception as error:
-                # each back end has errors of its own, and those of the network below it are no OSError
+                # each back end raises its own types, and network errors below it are not OSError: retry all but _FINAL
                 if isinstance(error, _FINAL) or time.monotonic() > end:
                     raise StorageError(
                         f"cannot read {self.name}: it has {self._file.size} bytes, but after {start} of them: "
@@ -164,7 +172,7 @@ class RemoteFile(io.RawIOBase):
 
 
 class Seeking:
-    """Ranges of a back end's file that has `size` in bytes, `seek` and `read`."""
+    """Ranges of a back end's file object with `size` (bytes), `seek` and `read`."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -182,9 +190,9 @@ class Seeking:
 
 
 class Fetching:
-    """Ranges of a web server's file; one whose server knows no ranges is fetched once and held, all of it.
+    """Ranges of a file on a web server. If the server ignores range requests, the file is fetched once, into memory.
 
-    Raises ValueError where the server does not say how many bytes there are.
+    Raises ValueError if the server does not say how many bytes the file has.
     """
 
     def __init__(self, filesystem: Any, path: str) -> None:
@@ -192,33 +200,36 @@ class Fetching:
         self._whole = b""
         size = filesystem.info(path)["size"]
         if size is None:
-            raise ValueError("a web server must say how many bytes a file has; read a copy of it")
+            raise ValueError(
+                "a web server must say how many bytes a file has, but it does not; read a copy of the file"
+            )
         self.size = int(size)
 
     def read_at(self, start: int, size: int) -> bytes:
-        """See Ranges.read_at. Raises StorageError where the file is another one now."""
+        """See Ranges.read_at. Raises StorageError if the file was replaced."""
         if not self._whole:
             found: bytes = self._filesystem.cat_file(self._path, start=start, end=start + size)
             if len(found) <= size:
                 return found
+            # more than was asked for: the server ignores ranges and has sent the whole file
             if len(found) != self.size:
                 raise StorageError(f"it had {self.size} bytes when it was opened, but has {len(found)} now; run again")
             self._whole = found
         return self._whole[start : start + size]
 
     def close(self) -> None:
-        """Nothing is open; what was held is let go."""
+        """Free the memory; no connection is open."""
         self._whole = b""
 
 
 def expect(file: BinaryIO, spans: Callable[[], Iterable[Span]]) -> None:
-    """Tell a file what will be read of it, so that a remote one asks for it in few requests."""
+    """Announce which spans of a file will be read, so that a remote file needs few requests; local files ignore it."""
     if isinstance(file, RemoteFile):
         file.expect(spans())
 
 
 def joined_spans(spans: Iterable[Span]) -> list[Span]:
-    """The same bytes in ascending spans; those with up to a MiB between them are one."""
+    """The same bytes as ascending spans; spans with a gap of at most 1 MiB between them become one."""
     found: list[Span] = []
     for start, stop in sorted(spans):
         if found and start - found[-1][1] <= GAP_BYTES:

@@ -217,7 +217,7 @@ def test_merging_takes_time_in_proportion_to_what_comes(monkeypatch):
 def test_nan_is_refused_and_the_column_named():
     part = rows([1, np.nan, 2], group=[0, -1, 0])
     assert keep_top([part], np.array([1]))[0].tolist() == [False, False, True]
-    with pytest.raises(DataError, match=r"column aesthetic, shard 4: .* 1 of 2 are NaN, first at entry 1"):
+    with pytest.raises(DataError, match=r"column aesthetic, shard 4: .* 1 of 2 are NaN, the first at entry 1"):
         Rows(np.array([1, np.nan], np.float32), np.zeros(2, np.int32), np.zeros(2, UID), 4, column="aesthetic")
 
 
@@ -225,7 +225,7 @@ def test_values_of_another_type_are_refused():
     with pytest.raises(DataError, match="values must be float32, float64, int64 or uint64, got int32; cast them"):
         rows([1, 2], dtype=np.int32)
     narrow, wide = rows([1.0, 2.0]), rows([1.0, 2.0], shard=1, dtype=np.float64)
-    with pytest.raises(DataError, match="of every shard must be of one type, got keys of"):
+    with pytest.raises(DataError, match="must have the same dtype in every shard, got keys of"):
         keep_top([narrow, wide], np.array([1]))
 
 
@@ -236,13 +236,13 @@ def test_wide_ties_are_told_apart_by_uid_and_place():
 
 
 def test_broken_rows_are_refused():
-    with pytest.raises(DataError, match="one entry a row"):
+    with pytest.raises(DataError, match="must have equal lengths"):
         Rows(np.zeros(2, np.float32), np.zeros(2, np.int32), np.zeros(2, np.uint64), 0)
     with pytest.raises(DataError, match="places must be >= 0"):
         rows([1.0], shard=-1)
     with pytest.raises(DataError, match="got -2"):
         rows([1.0], group=[-2])
-    with pytest.raises(DataError, match="group 3 in shard 0 and there are 2 quotas"):
+    with pytest.raises(DataError, match="group 3 in shard 0 but only 2 quotas"):
         keep_top([rows([1.0], group=[3])], np.array([1, 1]))
     with pytest.raises(DataError, match="quotas must be >= 0, got -1 for group 1"):
         Selection(np.array([0, -1]))
@@ -259,7 +259,7 @@ def test_rows_that_change_between_passes_are_refused():
     selection = Selection(np.array([1]))
     selection.absorb([selection.next_pass().scan(rows([1.0, 1.0, 1.0]))])
     step = selection.next_pass()
-    with pytest.raises(DataError, match="group 0 had 3 rows at its boundary and now 2"):
+    with pytest.raises(DataError, match="group 0 had 3 rows at its boundary and has 2 now"):
         selection.absorb([step.scan(rows([1.0, 1.0]))])
 
 
@@ -267,5 +267,5 @@ def test_results_of_different_passes_do_not_merge():
     counts = Counts(np.zeros(1, np.int64), np.ones(1, np.int64))
     with pytest.raises(DataError, match="results of one pass"):
         merge([counts, Candidates(np.zeros(0, np.int64), np.zeros(0, "S36"))])
-    with pytest.raises(DataError, match="a pass is left"):
+    with pytest.raises(DataError, match="a pass is still needed"):
         Selection(np.array([1])).thresholds()
