@@ -1,7 +1,7 @@
 """Spherical k-means, and exact nearest centroids; the only home of faiss.
 
-The one home of faiss. `fit` sees a sample of the pool in one process; `assign` sees any block of any shard,
-and gives each row an answer that depends on that row and the centroids alone.
+`fit` runs in one process on a sample of the pool. `assign` takes any rows of any shard. What it returns for a row
+depends only on that row and the centroids.
 """
 
 import io
@@ -20,27 +20,27 @@ Centroids = Float32[np.ndarray, "k d"]
 _UNIT_TOLERANCE = 0.01  # float16 rounding moves a norm by less than 0.001
 _FLOAT32_UNIT = 1e-6  # rounding a unit row to float32 moves its norm by less
 _NEAR = 1e-5  # two float32 sums of 1,024 products in different orders differ by less
-_ROWS = 512  # and their scores for some hundred centroids stay in the processor's cache
-_SCORES = 1 << 24  # float32 scores at once, 64 MB, however many centroids
-_COSINE_ROWS = 256  # float64 copies that stay in cache: four times the speed of whole blocks
+_ROWS = 512  # rows of a block; their scores for a few hundred centroids stay in the processor's cache
+_SCORES = 1 << 24  # limit on the float32 scores held at once: 64 MB for any number of centroids
+_COSINE_ROWS = 256  # rows whose float64 copies stay in cache: four times the speed of whole blocks
 
 
 def fit(vectors: Vectors, k: int, *, iterations: int = 100, seed: int = 0, threads: int = 1) -> Centroids:
     """k centroids of unit norm that make the sum of ⟨x, mu_c(x)⟩ large (Lloyd's iterations, spherical).
 
-    vectors: float16 or float32 (n, d), unit norm, k <= n; all are used: the caller takes the sample (faiss
-        itself would take 256 k).
+    vectors: float16 or float32 (n, d), unit norm, k <= n. All rows are used, so the caller draws the sample (faiss
+        itself would draw 256 k).
     iterations: 100 in the published code of density-based pruning.
-    threads: CPU threads. They change the time only: measured bit-identical from 1 to 8 threads. A GPU is used
-        where faiss finds one; its centroids differ in the last bits from those of a CPU.
-    Returns float32 (k, d). An empty cluster is split off a large one, so all centroids are finite even where
-    fewer than k rows are distinct; members that cancel to 0 are replaced by row 0.
-    Cost O(iterations n k d), memory `fit_bytes`, and 4 n d more where the rows are float16.
+    threads: CPU threads. They change only the time: results from 1 to 8 threads were measured bit-identical. faiss
+        uses a GPU if it finds one; its centroids differ in the last bits from those of a CPU.
+    Returns float32 (k, d). faiss splits a large cluster to fill an empty one, so all centroids are finite even if
+    fewer than k rows are distinct. A centroid whose members cancel to 0 becomes row 0.
+    Cost: O(iterations n k d) time, `fit_bytes` of memory, and 4 n d bytes more if the rows are float16.
     Raises DataError for k > n, k < 1, and for rows that are not finite and of unit norm.
     """
     if not 1 <= k <= len(vectors):
         raise DataError(
-            f"k-means needs at least one sample a cluster and one cluster, got {k} clusters and {len(vectors)} "
+            f"k-means needs at least one cluster and one sample per cluster, got {k} clusters and {len(vectors)} "
             f"samples; ask for between 1 and {len(vectors)} clusters, or for more samples"
         )
     rows = np.ascontiguousarray(vectors, np.float32)
@@ -49,7 +49,7 @@ def fit(vectors: Vectors, k: int, *, iterations: int = 100, seed: int = 0, threa
 
 
 def train(rows: Float32[np.ndarray, "n d"], k: int, *, iterations: int, seed: int, threads: int) -> Centroids:
-    """What faiss makes of the rows, as it is: `fit` without its checks. Float32 (k, d)."""
+    """The centroids as faiss returns them: `fit` without its checks and without scaling to norm 1. Float32 (k, d)."""
     kmeans = faiss.Kmeans(
         rows.shape[1],
         k,
@@ -61,7 +61,7 @@ def train(rows: Float32[np.ndarray, "n d"], k: int, *, iterations: int, seed: in
         min_points_per_centroid=1,  # no warning on stderr
     )
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(threads)  # of its BLAS as well, whatever the environment of a worker says
+    faiss.omp_set_num_threads(threads)  # for its BLAS as well; it overrides OMP_NUM_THREADS of a worker
     try:
         kmeans.train(rows)
     finally:
@@ -70,7 +70,7 @@ def train(rows: Float32[np.ndarray, "n d"], k: int, *, iterations: int, seed: in
 
 
 def fit_bytes(n: int, d: int) -> int:
-    """Memory of `fit` on float32 rows (n, d) at its height, rows included: 4 d, and 12 for each row's own cluster."""
+    """Peak memory of `fit` on float32 rows (n, d), rows included: per row 4 d bytes, and 12 for its cluster."""
     return n * (4 * d + 12)
 
 
@@ -93,17 +93,17 @@ class Nearest:
     """Each row's nearest centroid c = argmax_j ⟨x, mu_j⟩, its distance 1 − ⟨x, mu_c⟩, and the next nearest ones.
 
     centroids: float32 (k, d), unit norm, k >= 1. probes: how many of the next nearest, p >= 0; usual 0 to 8.
-    block: rows in work at once; it bounds memory (4 k + 4 d bytes a row) and changes no bit of the result. None:
-        512, fewer where k > 32,768. Its memory is kept from call to call, so one thread may use it.
-    A float32 matrix product gives a row other last bits in another block, so it only proposes: where two of the
-    p + 2 best are closer than 1e-5, float64 products of single rows decide, and they give every distance.
-    Cost O(n k (d + p)), without probes about 1.2 times the matrix product and its argmax.
-    Raises DataError for no centroids, or such that are not of unit norm.
+    block: rows of one matrix product. It bounds memory (4 k + 4 d bytes a row) and changes no bit of the result. None:
+        512, or fewer if k > 32,768. Calls reuse this memory, so only one thread may use an instance.
+    The last bits of a float32 matrix product depend on the block, so it only proposes candidates. If two of the p + 2
+    best scores are closer than 1e-5, float64 products of single rows decide. Every distance comes from float64.
+    Cost: O(n k (d + p)); without probes, about 1.2 times the matrix product and its argmax.
+    Raises DataError if there are no centroids, or if they are not finite and of unit norm.
     """
 
     def __init__(self, centroids: Centroids, probes: int = 0, block: int | None = None) -> None:
         if not len(centroids):
-            raise DataError("there must be a centroid, got none; use those of one encoder")
+            raise DataError("there must be at least 1 centroid, got 0; fit or import centroids first")
         _check_unit(centroids, "centroid")
         self._centroids = centroids
         self._probes = probes
@@ -113,16 +113,16 @@ class Nearest:
     def __call__(
         self, vectors: Vectors
     ) -> tuple[Int32[np.ndarray, "n"], Float32[np.ndarray, "n"], Int32[np.ndarray, "n p"]]:
-        """vectors: float16 or float32 (n, d), unit norm.
+        """Assign rows to centroids. vectors: float16 or float32 (n, d), unit norm.
 
-        Returns cluster int32 (n,), distance float32 (n,) in [0, 2], and near int32 (n, p): the others in order of
-        nearness, −1 from the k-th on. Equal cosines: the lowest index first.
+        Returns cluster int32 (n,), distance float32 (n,) in [0, 2], and near int32 (n, p): the next nearest centroids,
+        nearest first, and −1 where there are fewer than p others. Equal cosines: the lowest index first.
         Raises DataError for another d, or rows that are not finite and of unit norm.
         """
         centroids, room = self._centroids, self._room
         if centroids.shape[1] != vectors.shape[1]:
             raise DataError(
-                f"rows and centroids must have one width, got rows of shape {vectors.shape} and centroids of shape "
+                f"rows and centroids must be equally wide, got rows of shape {vectors.shape} and centroids of shape "
                 f"{centroids.shape}; use those of one encoder"
             )
         found = min(1 + self._probes, len(centroids))
@@ -140,7 +140,7 @@ class Nearest:
 
 @dataclass(frozen=True)
 class _Room:
-    """Memory for one block that all blocks use: what is asked for anew each time can cost more than its numbers.
+    """Buffers for one block, reused by all blocks: allocating them anew can cost more than computing what they hold.
 
     rows: float32 (b, d). scores: float32 (b, k). own: float32 (c, d). left, right: float64 (c, d).
     """
@@ -153,7 +153,7 @@ class _Room:
 
     @classmethod
     def of(cls, block: int, k: int, d: int) -> "_Room":
-        # pages that are never written take no memory
+        # np.empty is enough: pages that are never written take no memory
         rows, scores = np.empty((block, d), np.float32), np.empty((block, k), np.float32)
         own = np.empty((_COSINE_ROWS, d), np.float32)
         return cls(rows, scores, own, np.empty(own.shape, np.float64), np.empty(own.shape, np.float64))
@@ -162,20 +162,20 @@ class _Room:
 def _nearest(
     rows: Float32[np.ndarray, "b d"], centroids: Centroids, found: int, room: _Room
 ) -> Int64[np.ndarray, "b m"]:
-    """The `found` centroids of highest cosine of each row, in order, the same in every block; found <= k."""
-    scores = np.matmul(rows, centroids.T, out=room.scores[: len(rows)])  # (b, d) @ (d, k)
+    """The `found` centroids of highest cosine of each row, in order, independent of the block; found <= k."""
+    scores = np.matmul(rows, centroids.T, out=room.scores[: len(rows)])  # (b, d) @ (d, k) = (b, k)
     every = np.arange(len(rows))
     best = np.empty((len(rows), found), np.int64)
-    top = np.empty((len(rows), found + 1), np.float32)
+    top = np.empty((len(rows), found + 1), np.float32)  # one more than is returned: the last place can be a tie too
     for rank in range(found):
         best[:, rank] = scores.argmax(axis=1)
         top[:, rank] = scores[every, best[:, rank]]
         scores[every, best[:, rank]] = -np.inf
-    top[:, found] = scores.max(axis=1)
-    close = np.flatnonzero((top[:, :-1] - top[:, 1:] < _NEAR).any(axis=1))
-    scores[close[:, None], best[close]] = top[close, :found]
+    top[:, found] = scores.max(axis=1)  # -inf if found = k
+    close = np.flatnonzero((top[:, :-1] - top[:, 1:] < _NEAR).any(axis=1))  # rows whose order float32 cannot settle
+    scores[close[:, None], best[close]] = top[close, :found]  # put back what the search for the best overwrote
     for i in close:
-        # ascending candidates and a stable sort, so equal cosines come lowest index first
+        # candidates ascend and the sort is stable, so of equal cosines the lowest index comes first
         candidates = np.flatnonzero(scores[i] > top[i, found - 1] - _NEAR)
         cosines = _cosines(np.broadcast_to(rows[i], (len(candidates), rows.shape[1])), centroids, candidates, room)
         best[i] = candidates[np.argsort(-cosines, kind="stable")[:found]]
@@ -185,12 +185,12 @@ def _nearest(
 def _cosines(
     rows: Float32[np.ndarray, "b d"], centroids: Centroids, cluster: Int64[np.ndarray, "b"], room: _Room
 ) -> Float64[np.ndarray, "b"]:
-    """⟨x_i, mu_cluster(i)⟩ in float64, each row by itself: no other row can change its bits."""
+    """⟨x_i, mu_cluster(i)⟩ in float64. Each row is computed by itself, so other rows cannot change its bits."""
     cosine = np.empty(len(rows), np.float64)
     for start in range(0, len(rows), _COSINE_ROWS):
         part = rows[start : start + _COSINE_ROWS]
         own, left, right = room.own[: len(part)], room.left[: len(part)], room.right[: len(part)]
-        np.take(centroids, cluster[start : start + len(part)], axis=0, out=own, mode="clip")  # clip: no copy of own
+        np.take(centroids, cluster[start : start + len(part)], axis=0, out=own, mode="clip")  # "raise" would buffer out
         left[...], right[...] = part, own
         np.vecdot(left, right, out=cosine[start : start + len(part)])
     return cosine
@@ -209,8 +209,8 @@ def _check_unit(rows: Float32[np.ndarray, "b d"], what: str, start: int = 0) -> 
 def imported(content: bytes, name: str) -> Centroids:
     """Centroids of a .npy file's content: float32 (k, d), unit norm.
 
-    content: floats of any width (k, d), k >= 1. Rows are divided by their norm in float64; rows of float32 that are
-    of unit norm keep their bits, so importing what was exported changes nothing.
+    content: floats of any precision (k, d), k >= 1. Rows are divided by their norm in float64. float32 rows of unit
+    norm keep their bits, so importing exported centroids changes nothing.
     Raises DataError for anything else, and for rows that are zero or not finite.
     """
     try:

@@ -1,8 +1,8 @@
-"""Compares the vectors of every cell and writes links: to each sample the better ones that it is close to, best first.
+"""Compares the vectors of every cell and writes links: from each sample to the better samples close to it, best first.
 
 One exchange over the cells (docs/semantic.md). A sample is at home in its own cell and a visitor in the next nearest
-ones, so a pair that a border divides is compared too. No vector passes through the driver; the links that are found go
-back to the shards of their samples.
+ones, so a pair that a border divides is compared too. No vector passes through the driver. The links go back to the
+shards of their samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,15 +36,15 @@ from winnow.stages.kernels.close_pairs import close_pairs
 from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.survivors import Survivors
 
-_BORDER = 1e-3  # slack of the border's distance: more visits than float32 could lose
+_BORDER = 1e-3  # added to the distance limit of visits, so that no rounding can prevent a visit that is needed
 
 
 @dataclass(frozen=True)
 class Closeness:
-    """What is compared with what, and which of two is better.
+    """Which vectors are compared, when two are close, and which of two samples is better.
 
-    clusters: artifact with `probes` where samples visit. order: `quality` puts the highest image-text cosine first,
-    `distance` the farthest from its centroid. most: links that a sample keeps at a time.
+    clusters: artifact of the clusters, with `probes` if samples visit other cells. order: `quality` puts the highest
+    image-text cosine first, `distance` the farthest from its centroid. most: links that a sample keeps at a time.
     """
 
     survivors: Survivors
@@ -57,11 +57,11 @@ class Closeness:
 
 @dataclass(frozen=True)
 class Compare:
-    """The exchange of one step. target: folder of the links and of the state that follows from them.
+    """The exchange of one step. target: folder where it writes the links and the state that follows from them.
 
-    links, state: folders of the links and of the last state before, None in the first step, in which every sample
-    looks for links. Later, samples that are CUT_OFF look for more links, among those that are not REMOVED.
-    cells: bool (k,), the cells that a sample which is CUT_OFF is seen in; None for all.
+    links, state: folders of the links and of the state before this step. Both are None in the first step, in which
+    every sample looks for links. In later steps only CUT_OFF samples look for more, among samples not REMOVED.
+    cells: bool (k,), the cells in which a CUT_OFF sample appears; None for all.
     """
 
     what: Closeness
@@ -77,7 +77,7 @@ class Compare:
         return self.buckets.parts
 
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
-        """Key and vector of every sample, to each bucket of its own cell and of those that it visits."""
+        """Send key and vector of every sample to the buckets of its own cell and of the cells that it visits."""
         what = self.what
         members = Members.read(what.clusters, item.index)
         uids = what.survivors.uids(item.index)[members.rows]
@@ -90,7 +90,7 @@ class Compare:
             wanted &= self.cells[cell]
         sample, cell = sample[wanted], cell[wanted]
         entry, bucket, side = self.buckets.spread(cell, hash_values(uids, 0)[sample])
-        sample, cell = sample[entry], cell[entry]  # (m,): once more for each further block of a giant cell
+        sample, cell = sample[entry], cell[entry]  # (m,), m >= a: in a giant cell a sample is in several buckets
         asks = status[sample] == (WAITING if self.state is None else CUT_OFF)
         split = {}
         for part, at in split_rows(self.buckets.part[bucket]):
@@ -100,7 +100,7 @@ class Compare:
                 "side": pa.array(side[at]),
                 "home": pa.array(cell[at] == members.cluster[chosen]),
                 "asks": pa.array(asks[at]),
-                # of its home, whichever cell it is sent to: decisions on it are made there
+                # its home, not the cell that it is sent to, because its home decides on it
                 "cell": pa.array(members.cluster[chosen]),
                 "key": keys_to_bytes(keys[chosen]),
                 "vector": vector_column(vectors[chosen]),
@@ -109,18 +109,18 @@ class Compare:
         return split
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
-        """Links of the samples of this part and questions to them, by shard."""
+        """Compare the rows of each bucket of a part; return links of samples and questions to samples, by shard."""
         table = pa.concat_tables(tables)
         bucket, keys, cell = column(table, "bucket"), keys_from_bytes(table["key"]), column(table, "cell")
         flags = {name: column(table, name) for name in ("side", "home", "asks")}
         vectors = matrix(table["vector"])  # (m, d) float16
         order = np.lexsort((keys, bucket))  # by bucket, and best first inside
-        starts = np.flatnonzero(np.diff(bucket[order], prepend=-1))
-        worse, better, cosine = [], [], []  # a link each: numbers of rows of the table, and their cosine
+        starts = np.flatnonzero(np.diff(bucket[order], prepend=-1))  # where each bucket begins in `order`
+        worse, better, cosine = [], [], []  # of each link: the two rows of the table, and their cosine
         for at in np.split(order, starts[1:]) if len(order) else []:
             across = self.buckets.across(int(bucket[at[0]]))
             side, home, asks = (flags[name][at] for name in ("side", "home", "asks"))
-            rows = vectors[at].astype(np.float32)  # widened a bucket at a time: a part would take twice its bytes
+            rows = vectors[at].astype(np.float32)  # (b, d); bucket by bucket, because a whole part would triple memory
             pairs = close_pairs(rows, home, side, asks, across, self.what.epsilon, self.what.most)
             worse.append(at[pairs.worse])
             better.append(at[pairs.better])
@@ -130,10 +130,10 @@ class Compare:
         return _sent_back(keys, cell, np.concatenate(worse), np.concatenate(better), np.concatenate(cosine))
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
-        """Commit links and state of one shard: who has no link stays."""
+        """Commit links and state of one shard. A sample without a link is kept."""
         found = pa.concat_tables([LINKS.empty_table(), *tables])
         before = read_state(self.state, item.index)
-        # who was CUT_OFF gives up its old links, for they name removed samples; questions stay, for others ask them
+        # The old links of a CUT_OFF sample all name removed samples, so they go. Questions to it stay: others wait.
         again = column(before.filter(pc.equal(before["status"], CUT_OFF)), "row")
         if self.links is not None:
             earlier = read_links(self.links, item.index)
@@ -146,15 +146,15 @@ class Compare:
 
 
 def _values(what: Closeness, index: int, members: Members) -> np.ndarray:
-    """What puts samples in order, the highest first: float32 (m,)."""
-    if what.order == "distance":  # the paper goes through a cluster from the farthest sample inwards
+    """The value that orders samples, highest first: float32 (m,)."""
+    if what.order == "distance":  # the paper visits a cluster from the farthest sample inwards
         return members.distance
     quality: np.ndarray = quality_of(what.survivors, what.by, index)[members.rows]
     return quality
 
 
 def quality_of(survivors: Survivors, by: str | None, index: int) -> np.ndarray:
-    """What decides which of a set stays: float32 (n,), image-text cosine of `by`, or zeros where it has none."""
+    """Quality, which decides who of a set stays: float32 (n,), the image-text cosine of `by`, or 0 if it has none."""
     name = f"{by}.similarity"
     if name not in survivors.embeddings.columns(index):
         return np.zeros(survivors.embeddings.read(index, ["position"]).num_rows, np.float32)
@@ -162,23 +162,23 @@ def quality_of(survivors: Survivors, by: str | None, index: int) -> np.ndarray:
 
 
 def appearances(vectors: np.ndarray, members: Members, what: Closeness) -> tuple[np.ndarray, np.ndarray]:
-    """The cells that each sample must be seen in: (entry of the sample, cell), int64 (a,) each, at home first.
+    """The cells in which each sample appears: (index of the sample, cell), int64 (a,) each, homes first.
 
-    A sample visits the cell of a probe only where a sample close to it could lie in it. Centroids a (own) and b have
-    their border on the plane ⟨x, a - b⟩ = 0; what is beyond it is at least ⟨x, a - b⟩ / ‖a - b‖ away, and unit vectors
-    with ⟨x, y⟩ > 1 - epsilon are less than sqrt(2 epsilon) apart.
+    A sample visits the cell of a probe only if that cell could hold a sample close to it. The border between centroids
+    a (own) and b is the plane ⟨x, a - b⟩ = 0. Everything beyond it is at least ⟨x, a - b⟩ / ‖a - b‖ away from x, and
+    unit vectors with ⟨x, y⟩ > 1 - epsilon are less than sqrt(2 epsilon) apart.
     """
     here, n = members.cluster.astype(np.int64), len(members.rows)
     sample, cell = [np.arange(n)], [here]
     if members.probes is None or not n:
         return sample[0], cell[0]
     centroids = _centroids(what.clusters)
-    for probe in members.probes.astype(np.int64).T:  # (n,) of each of the (n, probes)
-        distance = np.full(n, np.inf)  # to the border; a probe of -1 is no cell
+    for probe in members.probes.astype(np.int64).T:  # (n, probes) column by column: (n,)
+        distance = np.full(n, np.inf)  # to the border; it stays infinite for a probe of -1, which is no cell
         for part in np.array_split(np.flatnonzero(probe >= 0), max(1, n // 256)):  # float64 of 256 rows at a time
             across = centroids[here[part]].astype(np.float64) - centroids[probe[part]]  # (p, d): a - b of each row
-            away = np.vecdot(vectors[part].astype(np.float64), across)
-            width = np.linalg.norm(across, axis=1)
+            away = np.vecdot(vectors[part].astype(np.float64), across)  # (p,)
+            width = np.linalg.norm(across, axis=1)  # 0 for equal centroids, whose cells have no border between them
             distance[part] = np.divide(away, width, out=np.zeros(len(part)), where=width > 0)
         near = np.flatnonzero(distance <= np.sqrt(2 * what.epsilon) + _BORDER)
         sample.append(near)
@@ -188,18 +188,17 @@ def appearances(vectors: np.ndarray, members: Members, what: Closeness) -> tuple
 
 @lru_cache(maxsize=1)
 def _centroids(clusters: Artifact) -> np.ndarray:
-    """Read once per process: an exchange opens nothing, and 50,000 centroids are 100 MB for every shard."""
+    """The centroids, read once per process. Without the cache every shard would read them: 100 MB for 50,000."""
     return read_centroids(clusters)
 
 
 def _sent_back(
     keys: np.ndarray, cell: np.ndarray, worse: np.ndarray, better: np.ndarray, cosine: np.ndarray
 ) -> Mapping[int, pa.Table]:
-    """By shard: links of its samples, and questions to its samples."""
+    """Links of the samples of each shard, and questions to them: {shard: table of LINKS}."""
     pairs = _links_table(keys, cell, worse, better, cosine, asked=False)
     shard = key_places(keys)[0]
-    # one question for each (sample, cell that asks), not for each link: a picture of a million copies is asked by the
-    # few cells that they are in
+    # One question for each (sample, asking cell), not for each link: a million copies of a picture lie in few cells.
     _, once = np.unique(better * (1 << 32) + cell[worse], return_index=True)
     asked = _links_table(keys, cell, better[once], worse[once], cosine[once], asked=True)
     both = pa.concat_tables([pairs, asked]).combine_chunks()
@@ -223,12 +222,13 @@ def _links_table(
 
 
 def _first_links(found: pa.Table, most: int) -> pa.Table:
-    """Each sample's `most` best links and all questions to it, once each, in order."""
+    """Each sample's `most` best links and all questions to it, sorted and without repeats."""
     asked, row, other = column(found, "asked"), column(found, "row"), keys_from_bytes(found["other"])
     cell = np.where(asked, column(found, "other_cell"), 0)
     order = np.lexsort((other, cell, row, asked))
     asked, row, other, cell = asked[order], row[order], other[order], cell[order]
-    # a pair may have met in two cells, and a cell may have asked in two parts
+    # A pair may have met in two cells, and a cell may have asked in two parts. Of links, (row, other) must differ; of
+    # questions, (row, cell) must.
     again = (row[1:] == row[:-1]) & (asked[1:] == asked[:-1]) & (cell[1:] == cell[:-1])
     again &= asked[1:] | (other[1:] == other[:-1])
     once = order[np.r_[np.ones(min(1, len(order)), bool), ~again]]
@@ -241,7 +241,7 @@ def _first_links(found: pa.Table, most: int) -> pa.Table:
 
 
 def _state_of(links: pa.Table, before: pa.Table, again: np.ndarray) -> pa.Table:
-    """The state after new links: who has new ones waits, who was CUT_OFF and found none stays, all others as before.
+    """The state after new links: a sample with new links waits, and a CUT_OFF one without is kept. Others stay as is.
 
     again: int64 (m,), rows that were CUT_OFF.
     """
@@ -256,7 +256,7 @@ def _state_of(links: pa.Table, before: pa.Table, again: np.ndarray) -> pa.Table:
     }
     new = pa.table(columns, schema=STATE)
     was = column(before, "row")
-    # only who has its first links, or was CUT_OFF, waits for a decision on them
+    # `links` also holds those of samples decided before; only first links, or links of CUT_OFF samples, are new
     fresh = ~np.isin(rows, was) | np.isin(rows, again)
     cut = np.isin(was, again)
     status = np.where(cut, KEPT, column(before, "status")).astype(np.int8)

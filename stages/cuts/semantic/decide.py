@@ -1,7 +1,7 @@
 """Decides who stays, given links to better samples: rounds of messages between cells until every sample is decided.
 
-A sample stays where none of the better ones that it is close to stays. Each cell decides what it can by itself; what
-hangs on a sample of another cell is told to it in the next round (docs/semantic.md).
+A sample is kept if no better sample close to it is kept. Each cell decides what it can by itself. Where a decision
+depends on a sample of another cell, the next round tells it that sample's status (docs/semantic.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,8 +34,8 @@ _NEWS = pa.schema([STATE.field(name) for name in ("row", "status", "named", "cos
 class Resolved:
     """The status of samples: all arrays (n,), in the order of `key`.
 
-    status: int8, WAITING where it hangs on others. named: of dtype KEY, whom a removed sample repeats. cosine:
-    float32, with the sample that removed it.
+    status: int8, WAITING if it depends on samples that are not decided. named: dtype KEY, the sample that a removed
+    one repeats. cosine: float32, with the sample that removed it.
     """
 
     key: Shaped[np.ndarray, "n"]
@@ -46,7 +46,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Told:
-    """What is known of samples of other cells: key (m,) sorted, status int8 (m,), named (m,)."""
+    """Known decisions on samples of other cells: key (m,) sorted, status int8 (m,), named (m,) of dtype KEY."""
 
     key: Shaped[np.ndarray, "m"]
     status: Int8[np.ndarray, "m"]
@@ -61,42 +61,44 @@ def follow_links(
     most: int,
     chained: bool,
 ) -> Resolved:
-    """Status of every sample that has a link, from the links and what is known of other samples.
+    """Status of every sample that has a link, from the links and from known decisions on samples of other cells.
 
-    worse, better: (l,) of dtype KEY, by worse and then by better, which comes before it in the order. cosine: (l,).
-    A sample is removed by the first of its links that stays, once all links before it are known to go, and stays when
-    all go; with as many as `most` links there may be more, and it is CUT_OFF instead.
-    chained: the paper's rule: the first link removes, whether it stays or not, and the sample is named at its end.
-    Cost O(l) for each step of the longest chain of samples that hang on each other.
+    worse, better: (l,) of dtype KEY, sorted by worse and then by better; better < worse. cosine: float32 (l,).
+    A sample goes through its links, best first. A REMOVED better sample is passed over, a KEPT one removes the sample,
+    and an undecided one makes it wait. If all are REMOVED, the sample is KEPT. With `most` links, though, its list was
+    full and it may be close to more samples, so it is CUT_OFF instead.
+    chained: the paper's rule: the first link removes even if its better sample is removed, and the sample names the
+        end of the chain.
+    Cost: O(l) for each step of the longest chain of samples that depend on each other.
     """
     starts = np.flatnonzero(place_in_run(worse) == 0)  # (n,): first link of each sample
     key, count = worse[starts], np.diff(np.r_[starts, len(worse)])
     found = Resolved(key, np.full(len(key), WAITING, np.int8), np.zeros(len(key), KEY), np.zeros(len(key), np.float32))
-    here = places_in(key, better)  # (l,): the better one among our own samples, -1 where it is none of them
-    there = places_in(known.key, better)
-    # (l,): what is known of the better one of each link; those of our own samples are filled in as they are found
-    status = np.r_[known.status, np.int8(WAITING)][there]  # -1: nothing is known
+    here = places_in(key, better)  # (l,): index of the better sample in `key`, -1 if it has no link here
+    there = places_in(known.key, better)  # (l,): its index in `known`, or -1
+    # (l,): status of the better sample of each link; for samples in `key` the loop fills it in as it decides them
+    status = np.r_[known.status, np.int8(WAITING)][there]  # -1 takes the last entry: nothing is known
     named = np.r_[known.named, np.zeros(1, KEY)][there]
     open_ = np.arange(len(key))  # samples that wait
     while len(open_):
-        # all links of all open samples, end to end: (sum of their counts,), each sample's from `offsets` on
+        # all links of all open samples, end to end: (sum of their counts,); those of a sample begin at its offset
         offsets = np.r_[0, np.cumsum(count[open_])[:-1]]
         links = np.repeat(starts[open_] - offsets, count[open_])
         links += np.arange(len(links))
         local = links[here[links] >= 0]
         status[local], named[local] = found.status[here[local]], found.named[here[local]]
-        # a better one that is removed removes nobody; the first one that is not decides, or has to be waited for
+        # A removed sample removes nobody. The first link to a sample that is not removed decides, or makes it wait.
         passed = (status[links] == REMOVED) & (not chained)
-        first = np.minimum.reduceat(np.where(passed, len(worse), links), offsets)  # (open,): len(worse) where none
-        ends = first == len(worse)
+        first = np.minimum.reduceat(np.where(passed, len(worse), links), offsets)  # (open,): len(worse) if none
+        ends = first == len(worse)  # (open,): every better sample is removed
         found.status[open_[ends]] = np.where(count[open_[ends]] < most, KEPT, CUT_OFF)
         hit, by = open_[~ends], first[~ends]
-        gone = np.isin(status[by], (KEPT, REMOVED))  # REMOVED comes only along a chain
+        gone = np.isin(status[by], (KEPT, REMOVED))  # REMOVED occurs only if `chained`; all others wait
         hit, by = hit[gone], by[gone]
         found.status[hit], found.cosine[hit] = REMOVED, cosine[by]
         found.named[hit] = np.where(status[by] == KEPT, better[by], named[by])
         left = open_[found.status[open_] == WAITING]
-        if len(left) == len(open_):  # the rest hangs on other cells
+        if len(left) == len(open_):  # the rest depends on other cells
             break
         open_ = left
     return found
@@ -104,9 +106,10 @@ def follow_links(
 
 @dataclass(frozen=True)
 class Decide:
-    """One round, an exchange by cell: links to the home of their sample, answers to the cells that ask.
+    """One round, an exchange by cell: links go to the home of their sample, answers to the cells that ask.
 
-    links: folder of the links. before, target: folders of the state before and after. parts: of the cells.
+    links: folder of the links. before, target: folders of the state before and after. parts: cell c is in part
+    c mod parts. most, chained: see `follow_links`.
     """
 
     links: str
@@ -117,16 +120,17 @@ class Decide:
     chained: bool
 
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
-        """Links of samples that wait, to their home; the final status of samples that are asked for, to who asks."""
+        """Send the links of waiting samples to their home, and final statuses to the cells that asked for them."""
         links, state = read_links(self.links, item.index), read_state(self.before, item.index)
         row, asked = column(links, "row"), column(links, "asked")
-        at = places_in(column(state, "row"), row)  # -1: a sample without links, which stays
+        at = places_in(column(state, "row"), row)  # -1: a sample without links, which is KEPT
         padded = np.r_[column(state, "status"), np.int8(KEPT)]
         status = padded[at]
         named = np.r_[keys_from_bytes(state["named"]), np.zeros(1, KEY)][at]
-        # questions are answered once the status is final; links are sent while their sample waits
+        # A question is answered once the status is final. A link is sent only while its sample waits.
         chosen = np.flatnonzero(np.where(asked, np.isin(status, (KEPT, REMOVED)), status == WAITING))
         told = asked[chosen]
+        # one column serves both: in an answer `other` is whom the sample repeats, in a link the better sample
         other = np.where(told, named[chosen], keys_from_bytes(links["other"])[chosen])
         sent = pa.table(
             {
@@ -136,20 +140,20 @@ class Decide:
                 "status": pa.array(np.where(told, status[chosen], WAITING).astype(np.int8)),
             }
         )
-        # an answer goes to the cell that asks, a link to the home of its own sample
+        # an answer goes to the cell that asked, a link to the home of its own sample
         cell = np.where(told, column(links, "other_cell")[chosen], column(links, "cell")[chosen])
         return {part: sent.take(pa.array(rows)) for part, rows in split_rows(cell % self.parts)}
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
-        """What is decided in this part, by shard."""
+        """Decide what can be decided in this part; return the new decisions by shard."""
         table = pa.concat_tables(tables).combine_chunks()
         told = table.filter(pc.not_equal(table["status"], WAITING))
-        # cells share a part by number, and more than one of them may have asked: one answer is enough
+        # Several cells of this part may have asked for the same sample; one answer is enough.
         key, once = np.unique(keys_from_bytes(told["key"]), return_index=True)
         known = Told(key, column(told, "status")[once], keys_from_bytes(told["other"])[once])
         links = table.filter(pc.equal(table["status"], WAITING))
         worse, better = keys_from_bytes(links["key"]), keys_from_bytes(links["other"])
-        order = np.lexsort((better, worse))
+        order = np.lexsort((better, worse))  # by sample, its links best first
         cosine = column(links, "cosine")[order]
         found = follow_links(worse[order], better[order], cosine, known, self.most, self.chained)
         new = np.flatnonzero(found.status != WAITING)
@@ -159,13 +163,13 @@ class Decide:
         return {index: news.take(pa.array(at)) for index, at in split_rows(shard)}
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
-        """Commit the state of one shard with what is new of it."""
+        """Commit the state of one shard, updated with the new decisions."""
         state = read_state(self.before, item.index)
         news = pa.concat_tables([_NEWS.empty_table(), *tables])
         at = places_in(column(state, "row"), column(news, "row"))
         columns = []
         for name in STATE.names:
-            if name in ("row", "key", "cell"):
+            if name in ("row", "key", "cell"):  # these never change
                 columns.append(state[name])
                 continue
             of = keys_from_bytes if name == "named" else np.asarray

@@ -1,8 +1,8 @@
 """The stage `duplicates` by image vectors: compares and decides in turn until every sample is kept or removed.
 
 It compares the vectors of every cell, decides in rounds, and compares again for samples whose list of links was too
-short. docs/semantic.md explains why this ends. Each step leaves a folder in `steps/`, and a step
-that is finished is not done again.
+short. docs/semantic.md explains why this ends. Each step leaves a folder in `steps/`, and a later run skips the steps
+that are finished.
 """
 
 from collections.abc import Mapping
@@ -31,20 +31,20 @@ from winnow.stages.survivors import Survivors
 Method = Literal["greedy", "semdedup"]
 
 _COMPARE = "duplicates: compare"
-_LINKS = 8  # that a sample keeps at a time, for thousands may be alike; who needs more is compared again
+_LINKS = 8  # links of a sample: thousands may be alike, so the list is short; samples that need more compare again
 _BLOCK_BYTES = 64 << 20  # float16 vectors of one block of a giant cell
-_PART_BYTES = 256 << 20  # of float16 vectors that one worker compares at a time, or more where there are
-_PARTS = 2048  # such parts, for the driver holds a reference for each of them and block of shards
-_PART_ROWS = 1_000_000  # of links and answers: about 100 bytes each, several times
+_PART_BYTES = 256 << 20  # float16 vectors that one worker compares at a time; more if that gives over _PARTS parts
+_PARTS = 2048  # about the most parts: the driver holds a reference for each part and block of shards
+_PART_ROWS = 1_000_000  # links and answers of one part: about 100 bytes each, in several copies
 
 
 @dataclass(frozen=True)
 class SemanticStage:
-    """In every cell, a sample too close to one that stays is dropped.
+    """Drops samples that are too close to a better sample that is kept.
 
-    exact: artifact of the exact duplicates before, which are repeated in this one; None where bytes are not compared.
-    probes: how many other cells a sample may visit, as the clusters were made for. k: how many cells were asked for, 1
-    where the centroids are known ones; only a price goes by it.
+    exact: artifact of the exact duplicates, which this one repeats; None if bytes are not compared.
+    probes: how many other cells a sample may visit; the clusters were made with the same number. k: number of cells
+    asked for, 1 if the centroids are given; only price estimates use it.
     """
 
     survivors: Survivors
@@ -59,9 +59,10 @@ class SemanticStage:
     version: ClassVar[int] = 2
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """Exchanges that compare and decide, in turn, then one that names the kept sample of each duplicate.
+        """Run exchanges that compare and decide in turn, then one that names the kept sample of each duplicate.
 
-        Raises AccountingError where samples wait and none of them can be decided, which links to better ones rule out.
+        Raises AccountingError if samples wait and none of them can be decided. That cannot happen while all links lead
+        to better samples.
         """
         chained = self.method == "semdedup"
         order = "distance" if chained else "quality"
@@ -70,12 +71,12 @@ class SemanticStage:
         buckets = self._buckets(run)
         links = state = cells = None
         while True:
-            # the first time everybody looks for links, then only those that are CUT_OFF, in the cells that see them
+            # First every sample looks for links. Later only CUT_OFF samples do, in the cells in which they appear.
             compare = Compare(what, buckets, steps.folder, links, state, cells)
             left = steps.take(compare, _COMPARE)
             links = state = compare.target
             parts = max(1, -(-left["links"] // _PART_ROWS))
-            # each round decides at least the best sample that waits, unless it hangs on one that is CUT_OFF
+            # Each round decides at least the best waiting sample, unless it depends on one that is CUT_OFF.
             while left["waiting"] and left.get("changed", 1):
                 decide = Decide(links, state, steps.folder, parts, what.most, chained)
                 left = steps.take(decide, "duplicates: decide")
@@ -83,14 +84,17 @@ class SemanticStage:
             if not left["waiting"] + left["cut"]:
                 break
             if not left["cut"]:
-                raise AccountingError(f"{out.name}: {left['waiting']} samples wait for none; delete it and run again")
+                raise AccountingError(
+                    f"{out.name}: each round must decide a sample, but the last decided none of {left['waiting']} that "
+                    f"wait; delete the folders of that name and run again"
+                )
             cells = self._cells_of_cut_off(run, what, state, len(buckets.blocks))
         parts = max(1, -(-self.survivors.count() // _PART_ROWS))
         name = Name(self.survivors, self.exact, state, out, parts)
         return funnel(run.exchange(name, "duplicates: name"), epsilon=self.epsilon, steps=steps.number)
 
     def growth(self, label: str, step: str) -> Growth | None:
-        """See Growing.growth; pairs are compared where the rows of a cell have come together."""
+        """See Growing.growth. Only the decide step of a comparing exchange compares pairs."""
         return PairsInCells(self.k, self.probes) if step == "decide" and label.startswith(_COMPARE) else None
 
     def width(self, out: Artifact) -> int:
@@ -99,13 +103,13 @@ class SemanticStage:
 
     def _buckets(self, run: Run) -> Buckets:
         centroids = read_centroids(self.clusters)
-        rows = read_sizes(self.clusters) * (1 + self.probes)
-        row_bytes = 2 * centroids.shape[1]
+        rows = read_sizes(self.clusters) * (1 + self.probes)  # (k,), as if every sample made all its visits
+        row_bytes = 2 * centroids.shape[1]  # d float16 numbers
         part_rows = max(1, _PART_BYTES // row_bytes, int(rows.sum()) // _PARTS)
         return Buckets.of(rows, max(1, _BLOCK_BYTES // row_bytes), part_rows)
 
     def _cells_of_cut_off(self, run: Run, what: Closeness, state: str, k: int) -> np.ndarray:
-        """Which cells see a sample that is CUT_OFF: bool (k,)."""
+        """The cells in which a CUT_OFF sample appears: bool (k,)."""
         cells = np.zeros(k, bool)
         for _, found in run.each(_CutOff(what, state), run.items, "duplicates: who is cut off"):
             cells[found] = True
@@ -113,7 +117,7 @@ class SemanticStage:
 
 
 class _Steps:
-    """The exchanges of one stage, numbered; one that was finished before a crash is not done again."""
+    """Numbers the exchanges of one stage, and skips those that were finished before a crash."""
 
     def __init__(self, run: Run, out: Artifact) -> None:
         self._run, self._out = run, out
@@ -121,11 +125,11 @@ class _Steps:
 
     @property
     def folder(self) -> str:
-        """Where the next step leaves its files."""
+        """The folder of the next step."""
         return self._out.meta(f"steps/{self.number:02d}")
 
     def take(self, work: Exchange[ShardItem, Summary], label: str) -> Mapping[str, int]:
-        """Do the next step; the sums of what its shards report."""
+        """Do the next step, unless it is done; return the sums of what its shards report."""
         done = storage.join(self.folder, "done.json")
         self.number += 1
         if (known := json_if_whole(done)) is not None:
@@ -138,7 +142,7 @@ class _Steps:
 
 @dataclass(frozen=True)
 class _CutOff:
-    """The cells that samples of one shard which are CUT_OFF are seen in, at home or as visitors."""
+    """Returns the cells in which the CUT_OFF samples of one shard appear, at home or as visitors."""
 
     what: Closeness
     state: str

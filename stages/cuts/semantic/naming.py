@@ -1,6 +1,7 @@
 """Names the kept sample that each removed one repeats, and commits the shards of a duplicates artifact.
 
-An exact duplicate names the best of its bytes. Where that one went as a semantic duplicate, it names whom that repeats.
+An exact duplicate names the best sample with the same bytes. If that sample was removed as a semantic duplicate, the
+exact duplicate names the sample that it repeats.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ DUPLICATES = pa.schema([("row", pa.int64()), ("duplicate_of", UID_ARROW), ("cosi
 class Name:
     """The last exchange, by uid: exact duplicates ask what became of the sample that they name.
 
-    exact: artifact of the exact duplicates, None without. state: folder of the last state.
+    exact: artifact of the exact duplicates, None if bytes are not compared. state: folder of the last state.
     """
 
     survivors: Survivors
@@ -37,13 +38,15 @@ class Name:
     parts: int
 
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
-        if self.exact is None:
+        if self.exact is None:  # nobody asks, and `settle` reads the semantic duplicates from the state
             return {}
         exact = _exact(self.exact, item.index)
         removed = _removed(self.state, item.index)
         uids = self.survivors.uids(item.index)[column(removed, "row")]
+        # A question and its answer meet under the uid of the sample that the exact duplicate names.
         asked = exact.append_column("shard", pa.array(np.full(len(exact), item.index)))
         asked = asked.append_column("uid", exact["duplicate_of"])
+        # shard -1 marks an answer
         told = removed.append_column("shard", pa.array(np.full(len(removed), -1)))
         told = told.append_column("uid", uids_to_bytes(uids))
         both = pa.concat_tables([asked, told]).combine_chunks()
@@ -55,7 +58,7 @@ class Name:
         shard, uids = column(table, "shard"), uids_from_bytes(table["uid"])
         told, asked = np.flatnonzero(shard < 0), np.flatnonzero(shard >= 0)
         told = told[np.argsort(uids[told], kind="stable")]
-        at = places_in(uids[told], uids[asked])
+        at = places_in(uids[told], uids[asked])  # (asked,): the answer to each question, -1 if that sample is kept
         gone = at >= 0
         found = table.select(["duplicate_of", "cosine"]).take(pa.array(told[at[gone]]))
         found = found.add_column(0, "row", table["row"].take(pa.array(asked[gone])))
@@ -66,7 +69,7 @@ class Name:
         found = [_removed(self.state, item.index)]
         if self.exact is not None:
             exact = _exact(self.exact, item.index)
-            before[column(exact, "row")] = True
+            before[column(exact, "row")] = True  # exact duplicates were in before this cut
             renamed = pa.concat_tables([DUPLICATES.empty_table(), *tables])
             same = ~np.isin(column(exact, "row"), column(renamed, "row"))
             found += [exact.filter(pa.array(same)), renamed]
@@ -90,12 +93,16 @@ def _removed(folder: str, index: int) -> pa.Table:
 
 
 def commit_duplicates(out: Artifact, item: ShardItem, before: np.ndarray, tables: Sequence[pa.Table]) -> Summary:
-    """Commit one shard of a duplicates artifact; before: bool (n,), in before this cut; tables: columns DUPLICATES."""
+    """Commit one shard of a duplicates artifact.
+
+    before: bool (n,), the rows that were in before this cut. tables: columns DUPLICATES, together one row for each
+    sample that the cut removes.
+    """
     after = before.copy()
     found = pa.concat_tables([DUPLICATES.empty_table(), *[table.select(DUPLICATES.names) for table in tables]])
     rows = column(found, "row")
     after[rows] = False
-    at = np.full(len(before), len(rows))
+    at = np.full(len(before), len(rows))  # (n,): the entry of `found` for each row; len(rows) means null
     at[rows] = np.arange(len(rows))
     index = pa.array(at, mask=at == len(rows))
     named, cosine = (found[name].combine_chunks().take(index) for name in ("duplicate_of", "cosine"))

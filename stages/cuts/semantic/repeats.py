@@ -1,7 +1,7 @@
-"""Whether each sample that `duplicates` dropped repeats one that it kept, by bytes or by the cosine that it says.
+"""Verifies that each sample dropped by `duplicates` repeats one that it kept, by bytes or with the stored cosine.
 
-Who is named is brought together with who names it by a hash of the uid, and the one compares itself with the other;
-vectors of a sample of them travel, and nothing comes back but findings.
+An exchange brings each dropped sample together with the kept sample that it names, by a hash of the uid. The shard of
+the kept sample compares the two. Only a sample of the vectors travels, and only findings come back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.kernels.uid_hash import hash64
 
 _PART = 2_000_000  # uids that meet in one part
-_VECTOR, _HASH = 1, 2  # what a proof is
+_VECTOR, _HASH = 1, 2  # what a proof holds: the image's vector, or the hash of its bytes; 0 means no proof
 
 _SENT = pa.schema(
     [
@@ -34,19 +34,19 @@ _SENT = pa.schema(
         ("proof", pa.binary()),
     ]
 )
-"""A sample that stays, under its uid; or one that is dropped and `names` the uid, with a proof or null."""
+"""A kept sample under its own uid; or, if `names`, a dropped one under the uid that it names, with a proof or null."""
 
 _ASKED = pa.schema([("mine", pa.int64()), *(_SENT.field(name) for name in ("shard", "row", "kind", "cosine", "proof"))])
-"""Row `mine` of this shard is named by that row of that one; mine = -1: this shard's own row names none that stays."""
+"""Row `mine` of this shard is named by `row` of `shard`. mine = -1: `row` of this shard names no kept sample."""
 
 
 @dataclass(frozen=True)
 class Dropping:
     """One artifact that drops duplicates.
 
-    limit: cosines of `by`'s vectors are above it; None where only bytes are compared. exact: the artifact before it
-    that compared bytes, whose verdicts it carries on. chained: the paper's rule, whose cosine is not with the sample
-    that is named.
+    limit: cosines of `by`'s vectors must be above it; None if only bytes are compared. exact: the earlier artifact that
+    compared bytes and whose verdicts this one repeats. chained: the paper's rule, in which the cosine is not that with
+    the named sample.
     """
 
     cut: FinishedCut
@@ -58,13 +58,16 @@ class Dropping:
 
     @property
     def dropped(self) -> int:
-        """Samples that it drops."""
+        """Number of samples that the artifact drops."""
         report = self.artifact.done() or {}
         return int(str(report.get("dropped", 0)))
 
 
 def check_dropping(run: Run, dropping: Dropping) -> Findings:
-    """Each dropped sample names one that stays, of equal bytes or of a cosine above the limit, as the vectors say."""
+    """Check that each dropped sample names a kept one with equal bytes, or with a cosine above the limit.
+
+    Cosines are computed anew from the vectors of a sample of the dropped.
+    """
     work = _Meet(dropping, dropping.dropped, max(1, -(-dropping.cut.pool.count // _PART)))
     label = f"verify: {dropping.artifact.stage}"
     results: list[tuple[int, Findings]] = []
@@ -81,7 +84,7 @@ def check_dropping(run: Run, dropping: Dropping) -> Findings:
 
 @dataclass(frozen=True)
 class _Meet:
-    """Samples that stay and those that name one, by a hash of the uid."""
+    """The exchange: kept samples and the dropped ones that name them meet by a hash of the uid."""
 
     dropping: Dropping
     dropped: int
@@ -93,9 +96,9 @@ class _Meet:
             uids = bytes_of(self.dropping.cut.before.table(item.index, ["uid"])["uid"])
             kind, proofs = self._proofs(item, gone, table)
             named = table["duplicate_of"].combine_chunks().take(pa.array(gone))
-            known = np.flatnonzero(np.asarray(named.is_valid()))  # the others are told of in settle
+            known = np.flatnonzero(np.asarray(named.is_valid()))  # `settle` reports those that name nobody
             named = bytes_of(named.drop_null())
-            n, m = len(kept), len(known)
+            n, m = len(kept), len(known)  # the first n rows are kept samples, the other m name one
             sent = pa.table(
                 [
                     pa.concat_arrays([uids.take(pa.array(kept)), named]),
@@ -114,16 +117,19 @@ class _Meet:
             return {number: sent.take(pa.array(at)) for number, at in split_rows(part)}
 
     def _read(self, item: ShardItem) -> tuple[np.ndarray, np.ndarray, pa.Table]:
-        """Rows that stay, rows that this artifact dropped, and its table."""
+        """The rows that are kept, the rows that this artifact dropped, and its table."""
         before = self.dropping.cut.before.mask(item.index)
         table = self.dropping.artifact.read(item.index, ["kept", "duplicate_of", "cosine"])
         kept = column(table, "kept")
         if len(kept) != len(before):
-            raise DataError(f"{self.dropping.artifact.shard(item.index)} must have {len(before)} rows, not {len(kept)}")
+            raise DataError(f"{self.dropping.artifact.shard(item.index)} must have {len(before)} rows, got {len(kept)}")
         return np.flatnonzero(kept), np.flatnonzero(before & ~kept), table.combine_chunks()
 
     def _by_bytes(self, item: ShardItem, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """Which rows repeat the bytes of the one that they name, and which were named anew: bool (n,) each."""
+        """Which rows repeat the bytes of the sample they name, and which exact duplicates got another name: bool (n,).
+
+        A row gets another name if the sample that it named was dropped as a semantic duplicate.
+        """
         n = len(table)
         if self.dropping.limit is None:
             return np.ones(n, bool), np.zeros(n, bool)
@@ -134,9 +140,10 @@ class _Meet:
         return same, np.asarray(exact.is_valid()) & ~same
 
     def _proofs(self, item: ShardItem, gone: np.ndarray, table: pa.Table) -> tuple[np.ndarray, Mapping[int, bytes]]:
-        """What each dropped row is compared by: kind int8 (m,), and the bytes of those that are compared, by entry.
+        """What each dropped row is compared by: kind int8 (m,), and the bytes of its proof, by index in `gone`.
 
-        Bytes are compared for all, vectors for a sample; not where the one that is named is not the one compared with.
+        All hashes of bytes are compared, and a sample of the vectors. Rows are skipped if the stored cosine is not the
+        one with the named sample: those with another name, and all if chained.
         """
         by_bytes, renamed = self._by_bytes(item, table)
         before = self.dropping.cut.before
@@ -155,18 +162,19 @@ class _Meet:
         return kind, found
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
-        """To the shard of each sample that is named, who names it; to who names none that stays, itself."""
+        """Tell the shard of each named sample who names it, and tell a shard which of its rows name no kept sample."""
         table = pa.concat_tables(tables).combine_chunks()
         uid, shard, row = uids_from_bytes(table["uid"]), column(table, "shard"), column(table, "row")
         names = column(table, "names")
-        order = np.lexsort((row, shard, names, uid["f1"], uid["f0"]))
+        order = np.lexsort((row, shard, names, uid["f1"], uid["f0"]))  # by uid, the kept sample first in each group
         uid, names = uid[order], names[order]
         new = np.r_[True, uid[1:] != uid[:-1]]
         group, start = np.cumsum(new) - 1, np.flatnonzero(new)
+        # (rows,): how many kept samples have this uid
         stay = np.bincount(group, weights=~names).astype(np.int64)[group]
         asks = np.flatnonzero(names)
         lost = asks[stay[asks] == 0]
-        # of two that stay under one uid none knows which is meant
+        # if two kept samples have one uid, it is not clear which is meant, so nothing is compared
         sure = asks[(stay[asks] == 1) & (column(table, "kind")[order[asks]] > 0)]
         target = np.r_[shard[order[lost]], shard[order[start[group[sure]]]]]
         mine = np.r_[np.full(len(lost), -1), row[order[start[group[sure]]]]]
@@ -192,7 +200,7 @@ class _Meet:
         return f"{who}: {self.dropping.artifact.stage} dropped it for {name or 'none'}, but it"
 
     def _stated(self, item: ShardItem) -> Findings:
-        """What the columns say by themselves: who is dropped, and nobody else, names another with a cosine for it."""
+        """Check the columns alone: dropped samples, and no others, must name one, with a cosine that suffices."""
         kept, gone, table = self._read(item)
         names = np.asarray(table["duplicate_of"].is_valid() if len(table) else [], bool)
         expected = np.isin(np.arange(len(table)), gone)
@@ -225,7 +233,7 @@ class _Meet:
         return looked(compared=len(asked)) + self._wrong(item, asked, wrong, say)
 
     def _wrong(self, item: ShardItem, asked: pa.Table, wrong: Sequence[int], say: Sequence[str]) -> Findings:
-        """A violation for each entry of those who name a row of this shard."""
+        """A violation for each entry of `asked` that is wrong: its row does not repeat the row that it names."""
 
         def say_of(at: int) -> str:
             mine, shard, row = (asked[name][at].as_py() for name in ("mine", "shard", "row"))

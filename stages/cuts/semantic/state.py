@@ -1,6 +1,6 @@
-"""The files of one step of semantic deduplication: the links of each sample, and what is decided about it so far.
+"""The files of one step of semantic deduplication: the links of each sample, and its status so far.
 
-`links/NNNNN.parquet` and `state/NNNNN.parquet`, one of each for an input shard. docs/semantic.md explains both.
+Each input shard has one `links/NNNNN.parquet` and one `state/NNNNN.parquet`. docs/semantic.md explains both.
 """
 
 import numpy as np
@@ -15,8 +15,8 @@ from winnow.pipeline.stage import Summary
 WAITING, KEPT, REMOVED, CUT_OFF = 0, 1, 2, 3
 """The status of a sample.
 
-WAITING: it hangs on samples that are not decided. KEPT, REMOVED: final. CUT_OFF: all samples that its links name are
-removed, but its list was full, so there may be more that it is close to.
+WAITING: it depends on samples that are not decided. KEPT, REMOVED: final. CUT_OFF: all samples that its links name are
+removed, but its list of links was full, so it may be close to more samples.
 """
 
 STATE = pa.schema(
@@ -29,7 +29,7 @@ STATE = pa.schema(
         ("cosine", pa.float32()),
     ]
 )
-"""One row for each sample of a shard that has a link; any other is KEPT. named: whom a removed sample repeats."""
+"""One row for each sample of a shard that has a link; all others are KEPT. named: whom a removed sample repeats."""
 
 LINKS = pa.schema(
     [
@@ -55,24 +55,24 @@ def read_links(folder: str, index: int) -> pa.Table:
 
 
 def read_state(folder: str | None, index: int) -> pa.Table:
-    """Columns STATE of one shard; empty before anything is known."""
+    """Columns STATE of one shard; empty if folder is None, which is so before the first step."""
     if folder is None:
         return STATE.empty_table()
     return read_table(storage.join(folder, "state", shard_name(index))).cast(STATE)
 
 
 def write_state(folder: str, index: int, state: pa.Table) -> Summary:
-    """Commit the state of one shard; the summary counts who is WAITING and, as `cut`, who is CUT_OFF."""
+    """Commit the state of one shard; the summary counts samples: `waiting` those WAITING, `cut` those CUT_OFF."""
     write_table(storage.join(folder, "state", shard_name(index)), state)
     status = column(state, "status")
     return {"rows": len(status), "waiting": int((status == WAITING).sum()), "cut": int((status == CUT_OFF).sum())}
 
 
 def statuses(folder: str | None, index: int, rows: np.ndarray) -> np.ndarray:
-    """Status of the samples at rows (m,) of a shard: int8 (m,). Without a folder, before the first step, all wait."""
+    """Status of the samples at rows (m,) of a shard: int8 (m,). If folder is None, before the first step, all wait."""
     if folder is None:
         return np.full(len(rows), WAITING, np.int8)
     state = read_state(folder, index)
-    known = np.r_[column(state, "status"), np.int8(KEPT)]
-    found: np.ndarray = known[places_in(column(state, "row"), rows)]  # -1: no link
+    known = np.r_[column(state, "status"), np.int8(KEPT)]  # the last entry, index -1, is for samples without a link
+    found: np.ndarray = known[places_in(column(state, "row"), rows)]
     return found

@@ -176,7 +176,7 @@ def test_budgets_sum_exactly_and_are_level(size: list[int], share: float, seed: 
 
 
 def test_budgets_refuse_what_the_strata_cannot_hold() -> None:
-    with pytest.raises(DataError, match="the strata must hold the total, got 8 and they hold 7"):
+    with pytest.raises(DataError, match="total must be from 0 to the 7 samples in the strata, got 8"):
         budgets(np.array([3, 4]), 8)
 
 

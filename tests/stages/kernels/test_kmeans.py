@@ -197,7 +197,7 @@ def test_broken_questions_are_refused():
         fit(broken, 2)
     with pytest.raises(DataError, match=r"first at 3 with norm 0\.0"):
         assign(np.concatenate([x[:3], x[:1] * 0]), x, block=2)
-    with pytest.raises(DataError, match="there must be a centroid, got none"):
+    with pytest.raises(DataError, match="there must be at least 1 centroid, got 0"):
         assign(x, x[:0])
     with pytest.raises(DataError, match=r"rows of shape \(4, 3\) and centroids of shape \(4, 4\); use those of one"):
         Nearest(x)(x[:, :3])

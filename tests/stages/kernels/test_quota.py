@@ -205,7 +205,7 @@ def test_rounding_gives_the_largest_fractions_and_ties_to_the_lowest_index():
     lower, upper = np.zeros(4, np.int64), np.full(4, 9)
     assert round_to_total(np.array([1.5, 2.5, 0.25, 0.75]), lower, upper, 5).tolist() == [2, 2, 0, 1]
     assert round_to_total(np.array([1.0, 2.0, 0.5, 0.5]), lower, upper, 4).tolist() == [1, 2, 1, 0]
-    with pytest.raises(DataError, match="sum to 9, but sums to 4"):
+    with pytest.raises(DataError, match="sum to 9, but clipped to them it sums to 4"):
         round_to_total(np.array([1.0, 2.0, 0.5, 0.5]), lower, upper, 9)
 
 
@@ -234,7 +234,7 @@ def test_inter_distance_equals_a_sort(k, neighbours):
 
 def test_impossible_questions_are_refused():
     size, c = np.array([3, 4]), np.array([0.1, 0.2])
-    with pytest.raises(DataError, match="8 and their bounds sum to 2 and 7 over 2 clusters"):
+    with pytest.raises(DataError, match="got 8, but the bounds of 2 clusters sum to 2 and 7"):
         quotas(size, c, 8)
     with pytest.raises(DataError, match="got -1"):
         quotas(size, c, -1)
