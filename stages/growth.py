@@ -1,4 +1,4 @@
-"""How the time of a stage grows with the pool, where it is not by shards and samples alone; `plan --price` asks."""
+"""How the time of a stage grows with the pool, if it depends on more than shards and samples; for `plan --price`."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -8,7 +8,7 @@ from winnow.pipeline.artifact import Artifact
 
 @dataclass(frozen=True)
 class Once:
-    """The pass takes as long for any pool."""
+    """The pass takes the same time for any pool."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class PairsInCells:
     probes: int
 
     def pairs(self, n: float) -> float:
-        """How many of n samples are compared, at most: those of a cell with each other, and with those who visit it."""
+        """The most pairs compared among n samples: members of a cell with each other and with its visitors."""
         return (1 + 2 * self.probes) * n * n / (2 * self.k)
 
 
@@ -45,15 +45,15 @@ Growth = Once | KMeansFit | NearestOfK | PairsInCells
 
 @runtime_checkable
 class Growing(Protocol):
-    """A stage with passes whose time does not grow by shards and samples alone.
+    """A stage with passes whose time depends on more than the number of shards and samples.
 
-    All other passes, and all stages that have no such method, are priced by what a shard and what a sample cost.
+    All other passes, and stages without these methods, are priced by the cost of a shard and of a sample.
     """
 
     def growth(self, label: str, step: str) -> Growth | None:
-        """How a pass grows; None: by shards and samples. label: of the pass. step: run, scatter, decide or settle."""
+        """How a pass grows; None: with shards and samples. label: of the pass. step: run, scatter, decide or settle."""
         ...
 
     def width(self, out: Artifact) -> int:
-        """Numbers in a vector that it works on; out: its finished artifact."""
+        """Width of the vectors that the stage works on. out: its finished artifact."""
         ...

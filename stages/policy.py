@@ -22,8 +22,8 @@ from winnow.stages.survivors import Survivors
 class Path:
     """The stages of a job in order, and the artifact of each cut.
 
-    stages: (label, stage); a stage that prepares a cut has the label `<cut>.<stage>`, such as `density.clusters`.
-    cuts: (name, artifact) of each cut of the policy; a second cut of one kind is named `<kind>_2`.
+    stages: (label, stage) each. A stage that prepares a cut has the label `<cut>.<stage>`, such as `density.clusters`.
+    cuts: (name, artifact) of each cut of the policy. A second cut of the same kind is named `<kind>_2`.
     """
 
     stages: tuple[tuple[str, Stage], ...]
@@ -33,12 +33,12 @@ class Path:
 
     @property
     def deciding(self) -> tuple[tuple[str, Stage], ...]:
-        """The stages that decide; manifest and shards only write down what was decided."""
+        """The stages that decide. Manifest and shards only write what was decided."""
         return tuple(step for step in self.stages if not isinstance(step[1], Manifest | Shards))
 
 
 def names_of(policy: Sequence[Cut]) -> list[str]:
-    """What each cut is called in a job: its kind, and a second one of that kind `<kind>_2`."""
+    """The name of each cut in a job: its kind, and `<kind>_2` for the second cut of that kind."""
     kinds = [cut.kind for cut in policy]
     again = [kinds[:number].count(kind) for number, kind in enumerate(kinds)]
     return [f"{kind}_{times + 1}" if times else kind for kind, times in zip(kinds, again, strict=True)]
@@ -54,7 +54,7 @@ def lay_out(
     policy: Sequence[Cut],
     samples_per_shard: int | None,
 ) -> Path:
-    """Every stage of a job; computes fingerprints and runs nothing. Cost O(shards) for their identities."""
+    """Lay out every stage of a job. Computes fingerprints but runs nothing; O(shards), for their identities."""
     listing = PoolStage(shards)
     listed = artifact_of(listing, store)
     first: Stage

@@ -1,6 +1,6 @@
 """Reads columns of the samples that earlier cuts kept.
 
-The files of every cut have the rows of the embeddings file of the same shard, so a join is an index.
+Row i of a cut's file is row i of the embeddings file of the same shard, so a join is plain indexing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,11 +29,11 @@ _BLOCK_ROWS = 1024
 
 @dataclass(frozen=True)
 class Survivors:
-    """The source of the rows that a cut sees.
+    """The samples that a cut sees, and their columns.
 
-    embeddings: one row per readable sample. last: the artifact of the cut before (column `kept`), None at first.
-    vectors are read from the embeddings files, or in place from the pool where they were precomputed.
-    embedder: the stage that made them, for cuts that embed other images alike; None where they came with the pool.
+    embeddings: artifact with one row for each readable sample. last: artifact of the cut before (column `kept`), None
+    for the first cut. embedder: the stage that made the vectors, for cuts that embed other images in the same way; None
+    if the vectors came with the pool. Vectors are read from the embeddings files, or in place from such a pool.
     """
 
     embeddings: Artifact
@@ -43,7 +43,7 @@ class Survivors:
 
     @property
     def source(self) -> Artifact:
-        """The artifact whose report counts these rows."""
+        """The artifact whose report has the count of these samples."""
         return self.last or self.embeddings
 
     def count(self) -> int:
@@ -69,7 +69,7 @@ class Survivors:
         return column(self.last.read(index, ["kept"]), "kept")
 
     def table(self, index: int, columns: Sequence[str]) -> pa.Table:
-        """Columns of every row of shard `index`, those that are out as well."""
+        """Columns of every row of shard `index`, including rows that earlier cuts dropped."""
         return self.embeddings.read(index, columns)
 
     def uids(self, index: int) -> np.ndarray:
@@ -77,9 +77,9 @@ class Survivors:
         return uids_of(self.embeddings.read(index, ["uid"])["uid"])
 
     def vectors(self, index: int, url: str, name: str, tower: Tower, rows: np.ndarray) -> np.ndarray:
-        """Unit vectors of encoder `name` for row numbers `rows` (m,): float16 (m, d), d that of the pool if m = 0."""
+        """Unit vectors of encoder `name` for row numbers `rows` (m,): float16 (m, d); d is the pool's if m = 0."""
         if not self.reader.has_images:
-            if not len(rows):  # this shard may have no width of its own
+            if not len(rows):  # an empty shard may have no width of its own
                 widths = cast(Mapping[str, int], self._report(self.embeddings).get(WIDTHS, {}))
                 return np.empty((0, widths.get(name, 0)), np.float16)
             return self.reader.vectors(url, name, tower, self._positions(index, url, rows))
@@ -88,13 +88,13 @@ class Survivors:
         return found
 
     def _positions(self, index: int, url: str, rows: np.ndarray) -> np.ndarray:
-        """Where these rows lie in their shard, which must not have changed."""
+        """Positions of these rows in their shard; raises ShardError if the shard has changed."""
         check_unchanged(self.embeddings, index, url, self.reader)
         found: np.ndarray = column(self.embeddings.read(index, ["position"]), "position")[rows]
         return found
 
     def blocks(self, index: int, url: str, name: str, tower: Tower, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """`vectors` of ascending rows part by part, as float32 of the same numbers; the next part overwrites one."""
+        """`vectors` of ascending rows in parts, widened to float32. The parts share one buffer, which the next fills."""
         if not len(rows):
             return
         if not self.reader.has_images:

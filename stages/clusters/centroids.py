@@ -23,12 +23,12 @@ from winnow.stages.survivors import Survivors
 
 CENTROIDS = "centroids.npy"
 FIT, LOOK = "clusters: k-means", "clusters: look at width and memory"
-"""What the passes are called that one worker does."""
+"""Labels of the passes that run on one worker."""
 
 
 @dataclass(frozen=True)
 class KMeans:
-    """Centroids that are fitted to a sample. k: clusters. The fit sees min(n, k · sample_per_cluster) samples."""
+    """How to fit centroids. k: number of clusters. The fit sees a sample of min(n, k · sample_per_cluster) rows."""
 
     k: int
     iterations: int
@@ -37,22 +37,24 @@ class KMeans:
 
 
 def fit_centroids(run: Run, survivors: Survivors, by: str, how: KMeans, out: Artifact) -> int:
-    """Draw a sample of what is in and fit on one worker, unless an earlier run did; how many samples the fit sees.
+    """Draw a sample of the survivors and fit centroids on one worker, unless an earlier run did.
 
-    Raises DataError for more clusters than samples, and where the sample is more than the worker's memory holds.
+    Returns how many samples the fit sees. Raises DataError for more clusters than samples, and if the sample does not
+    fit into the worker's memory.
     """
     n = survivors.count()
     if how.k > n:
         raise DataError(
-            f"k-means needs a sample per cluster, but {how.k} clusters were asked of the {n} samples that are "
-            f"still in; ask for fewer clusters, or keep more before this cut"
+            f"k-means needs at least one sample per cluster, but the job asks for {how.k} clusters of the {n} samples "
+            f"that are still in; ask for fewer clusters, or keep more samples before this cut"
         )
     wanted = min(n, how.k * how.sample_per_cluster)
     if array_if_whole(out.meta(CENTROIDS)) is not None:
         return wanted
     task = _Fit(how, len(run.items), wanted, out)
-    # faiss takes a GPU where it sees one, and on Ray a worker sees those that it asked for
+    # faiss uses a GPU if it sees one, and on Ray a worker sees only the GPUs that it asked for
     needs = Needs(gpus=1.0 if run.needs.gpus else 0.0, retries=run.needs.retries)
+    # Check the memory before the sample is read. The look asks for the same needs, so it may run on such a worker.
     task.check(*_look(run, survivors, by, needs))
     source = UidHash(survivors, how.seed)
     drawn = select(run, source, np.array([wanted], np.int64), "clusters: draw a sample")
@@ -64,9 +66,9 @@ def fit_centroids(run: Run, survivors: Survivors, by: str, how: KMeans, out: Art
 
 
 def import_centroids(run: Run, survivors: Survivors, by: str, url: str, out: Artifact) -> None:
-    """Commit the centroids of a file, of unit norm, unless an earlier run did.
+    """Commit the centroids of a file, scaled to unit norm, unless an earlier run did.
 
-    Raises DataError for a file of other things, and for centroids not as wide as the vectors of `by`.
+    Raises DataError if the file does not hold centroids, or if they are not as wide as the vectors of `by`.
     """
     if array_if_whole(out.meta(CENTROIDS)) is not None:
         return
@@ -77,14 +79,14 @@ def import_centroids(run: Run, survivors: Survivors, by: str, url: str, out: Art
 
 
 def check_centroids(url: str, width: int | None, by: str) -> tuple[int, int]:
-    """Number and width of a file's centroids, by its header; raises as `import_centroids` does.
+    """Number and width of a file's centroids, from its header; raises as `import_centroids` does.
 
-    width: of the vectors of `by`, None where it is not known yet.
+    width: that of the vectors of `by`, None if it is not known yet.
     """
     try:
         with npy_blocks(url) as blocks:
             count, numbers = blocks.rows, blocks.width
-    except ShardError:  # said of a pool's shard
+    except ShardError:  # its message is about a shard of a pool; `imported` says what is wrong with centroids
         count, numbers = imported(storage.read_bytes(url), url).shape
     _check_width(numbers, width, by, url)
     return count, numbers
@@ -94,14 +96,14 @@ def _check_width(centroids: int, vectors: int | None, by: str, url: str) -> None
     if vectors and vectors != centroids:
         raise DataError(
             f"centroids must be as wide as the vectors of {by}, but those of {url} have {centroids} numbers and the "
-            f"vectors {vectors}; name centroids of that encoder"
+            f"vectors have {vectors}; name centroids of that encoder"
         )
 
 
 def read_sample(out: Artifact, shards: int, wanted: int) -> np.ndarray:
-    """What the fit sees, all shards in the order of their uids: float32 (wanted, d), each written once to its place.
+    """The sample that the fit sees, rows of all shards in the order of their uids: float32 (wanted, d).
 
-    Raises DataError where rows are missing.
+    Each row is copied once, straight to its place. Raises DataError if rows are missing.
     """
     urls = [_sample_url(out, index) for index in range(shards)]
     uids = np.concatenate([uids_from_bytes(read_table(url, ["uid"])["uid"]) for url in urls])
@@ -109,12 +111,13 @@ def read_sample(out: Artifact, shards: int, wanted: int) -> np.ndarray:
         raise DataError(
             f"{out.meta('sample')} must hold {wanted} rows, but has {len(uids)}; delete that folder and run again"
         )
+    # (wanted,): the rank of each row's uid. k-means depends on the order of rows, and shards must not set it.
     place = np.empty(len(uids), np.int64)
     place[np.lexsort((uids["f1"], uids["f0"]))] = np.arange(len(uids))
     vectors, done = np.empty((0, 0), np.float32), 0
     for url in urls:
         for part in read_table(url, ["vector"])["vector"].chunks:
-            if not len(part):  # a shard of no rows does not know their width
+            if not len(part):  # an empty shard does not know the width of the vectors
                 continue
             rows = matrix(part)
             if not len(vectors):
@@ -125,7 +128,7 @@ def read_sample(out: Artifact, shards: int, wanted: int) -> np.ndarray:
 
 
 def _look(run: Run, survivors: Survivors, by: str, needs: Needs) -> tuple[int, int]:
-    """Numbers in a vector of the encoder (0 where nothing is in), and bytes of memory of the machine of a worker."""
+    """Width of the encoder's vectors (0 if no sample is in), and bytes of memory of a worker's machine."""
     [(_, found)] = run.each(_Look(survivors, by), [tuple(run.items)], LOOK, needs)
     return found
 
@@ -160,13 +163,13 @@ class _Draw:
 
 @dataclass(frozen=True)
 class _Look:
-    """Returns the width of the vectors and the memory of the machine that this worker is on."""
+    """Returns the width of the vectors and the memory in bytes of the machine that this worker runs on."""
 
     survivors: Survivors
     by: str
 
     def __call__(self, item: tuple[ShardItem, ...]) -> tuple[int, int]:
-        for shard in item:
+        for shard in item:  # until a shard has a survivor, whose vector has the width
             rows = np.flatnonzero(self.survivors.mask(shard.index))[:1]
             if len(rows):
                 return self.survivors.vectors(shard.index, shard.url, self.by, "image", rows).shape[1], memory_bytes()
@@ -175,7 +178,7 @@ class _Look:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Commits centroids.npy from the samples of all shards; one worker holds them, and of one shard a copy."""
+    """Commits centroids.npy from the samples of all shards. One worker holds all of them, and one shard's twice."""
 
     how: KMeans
     shards: int
@@ -183,14 +186,15 @@ class _Fit:
     out: Artifact
 
     def __call__(self, item: int) -> Summary:
-        # nothing else runs during a fit, and the bits do not depend on threads: take every core of this machine
+        # Nothing else runs during a fit, and threads do not change its bits, so use every core of this machine.
         how, cores = self.how, os.cpu_count() or 1
         vectors = read_sample(self.out, self.shards, self.wanted)
         _write(self.out, fit(vectors, how.k, iterations=how.iterations, seed=how.seed, threads=cores))
         return {"rows": len(vectors)}
 
     def check(self, width: int, available: int) -> None:
-        """Raises DataError where the sample does not fit into so many bytes of memory."""
+        """Raises DataError if the sample does not fit. width: numbers of a vector. available: bytes of memory."""
+        # beside the fit: uids and places of all rows, and the float16 vectors of an average shard
         places, share = 32 * self.wanted, 2 * width * -(-self.wanted // self.shards)
         check_memory(
             fit_bytes(self.wanted, width) + places + share,

@@ -1,4 +1,4 @@
-"""What cuts on clusters share: how a cluster and a distance are checked, and how an order in a cluster is told."""
+"""What cuts on clusters share: checks of clusters and distances, and rankings by distance in a cluster."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -22,7 +22,7 @@ from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.survivors import Survivors
 
 CLUSTERS = "clusters"
-"""Name of the stage that makes them."""
+"""Name of the stage that makes clusters."""
 
 CLUSTER_FILES = {CLUSTERS: Contents(beside=(CENTROIDS, SIZES))}
 """For Cut.contents of a cut that prepares clusters."""
@@ -36,9 +36,9 @@ class _Clustered(Protocol):
 
 
 def check_clusters(cut: FinishedCut, run: Run, last: Artifact | None = None) -> Findings:
-    """Clusters hold what was still in; a sample's nearest centroids and its distance are as stored.
+    """Check that the clusters hold the survivors, and that each sampled row has the stored cluster and distance.
 
-    last: the artifact whose survivors were clustered, where it is not that of the cut before.
+    last: the artifact whose survivors were clustered; None for that of the cut before.
     """
     if CLUSTERS not in cut.prepared:
         return Findings()
@@ -76,18 +76,18 @@ def member_columns(cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
 
 
 def by_distance(rows: CutRows, keep: Keep, seed: int = 0) -> Ranking:
-    """A group for each cluster: the farthest first (hard), the nearest (easy), or any by a hash of uid and seed."""
+    """One group for each cluster: the farthest first (hard), the nearest first (easy), or by a hash of uid and seed."""
     value, _ = rows.numbers("distance", keep == "easy")
     return Ranking(hash_values(rows.uids, seed) if keep == "random" else value, cluster_of(rows), rows.kept)
 
 
 def cluster_of(rows: CutRows) -> np.ndarray:
-    """The cluster of every row, -1 where it was out before: (n,)."""
+    """The cluster of every row: int32 (n,), -1 for rows that were out before."""
     return np.where(rows.before, column(rows.table, "cluster", null=-1), -1)
 
 
 def explain_distance(asked: Asked, keep: Keep, facts: Mapping[str, Any]) -> Explained:
-    """Its distance in its cluster, and the distance of the last that stays there, where the pass was made."""
+    """The sample's distance, beside that of the last kept sample of its cluster if a pass over the shards was made."""
     facts = {"cluster": asked.values["cluster"], **asked.rank_facts("cluster_"), **facts}
     if keep == "random":
         return Explained(facts=facts)
@@ -96,7 +96,7 @@ def explain_distance(asked: Asked, keep: Keep, facts: Mapping[str, Any]) -> Expl
 
 
 class ClusteredCut(Cut):
-    """A cut whose columns are `cluster` and `distance`, as its clusters have them."""
+    """A cut whose columns are `cluster` and `distance`, copied from the clusters artifact."""
 
     @classmethod
     def checks(cls) -> Mapping[str, Check]:

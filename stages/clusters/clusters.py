@@ -36,9 +36,9 @@ _GIANT = 10  # times the mean size
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", populate_by_name=True))
 class Known:
-    """Centroids that are there already, so that nothing is fitted and a pool that grew keeps its concepts.
+    """Centroids that exist already. Nothing is fitted, so a pool that grew keeps its clusters.
 
-    from: a `.npy` of floats (k, d), or the folder of a clusters artifact.
+    from: a `.npy` file of floats (k, d), or the folder of a clusters artifact.
     """
 
     source: storage.File = Field(alias="from", min_length=1)
@@ -49,7 +49,7 @@ def _kind(option: object) -> str:
 
 
 ClustersOption = Annotated[Annotated[int, Field(ge=1), Tag("k")] | Annotated[Known, Tag("known")], Discriminator(_kind)]
-"""The option `clusters` of a cut: k, or `{from: URL}`; an error tells which of the two it read."""
+"""The option `clusters` of a cut: k, or `{from: URL}`. An error names the one of the two that was given."""
 
 
 def clusters_of(
@@ -61,9 +61,10 @@ def clusters_of(
     seed: int,
     probes: int = 0,
 ) -> "Clusters":
-    """The stage of a cut's options; looks up a file of known centroids, so that a changed one makes another artifact.
+    """The clusters stage for a cut's options.
 
-    Raises DataError where that file is not there.
+    It looks up the file of known centroids, because a changed file must make another artifact. Raises DataError if that
+    file does not exist.
     """
     if not isinstance(clusters, Known):
         return Clusters(survivors, by, KMeans(clusters, iterations, sample_per_cluster, seed), probes)
@@ -72,14 +73,14 @@ def clusters_of(
         [known] = storage.identify([url])
     except PoolError as error:
         raise DataError(
-            f"clusters.from must be a .npy file, or the folder of a clusters artifact, but {url} is not there; "
-            f"a folder clusters-… of a store has it, in clusters-….meta beside it"
+            f"clusters.from must be a .npy file, or the folder of a clusters artifact, but {url} does not exist; "
+            f"name a folder clusters-… of a store, which has centroids.npy in clusters-….meta beside it"
         ) from error
     return Clusters(survivors, by, known, probes)
 
 
 def _file_of(source: str) -> str:
-    """The file of centroids that `from` names: itself, in the folder, or beside the data of a clusters artifact."""
+    """The file of centroids that `from` names: the file itself, or that in a folder or in an artifact's meta folder."""
     if source.endswith(".npy"):
         return source
     folder = source.rstrip("/")
@@ -89,12 +90,12 @@ def _file_of(source: str) -> str:
 
 @plain_dataclass(frozen=True)
 class Clusters:
-    """Nearest centroids of the image vectors of what is still in; the centroids by spherical k-means, or given.
+    """Finds the nearest centroid of every survivor's image vector. Centroids come from spherical k-means or a file.
 
-    by: encoder. centroids: how to fit them, or the file that has them. The fit's sample is drawn uniformly by a hash
-    of the uid (faiss's own default is 256 a cluster). The same samples give the same centroids whatever the
-    sharding: they are put in the order of their uids first.
-    probes: p, how many of the next nearest centroids each member notes.
+    by: encoder. centroids: how to fit them, or the file that has them. A hash of the uid draws the sample for the fit
+    uniformly (faiss's own default is 256 samples a cluster). The sample is sorted by uid before the fit, so the same
+    samples give the same centroids for any sharding.
+    probes: p, how many of the next nearest centroids are stored for each sample.
     """
 
     survivors: Survivors
@@ -112,9 +113,9 @@ class Clusters:
         return f"{rows:,} centroids of {width} numbers in {storage.name_of(self.centroids.url)}"
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """Fit on one worker or import, then assign on all, then count the members of every cluster.
+        """Fit on one worker or import, then assign on all workers, then count the members of every cluster.
 
-        Memory of the driver: 8 k bytes, whatever the number of shards.
+        Memory of the driver: 8 k bytes, for any number of shards.
         """
         report: Summary
         if isinstance(self.centroids, KMeans):
@@ -154,7 +155,7 @@ def _count_members(run: Run, out: Artifact, k: int) -> np.ndarray:
     """Commit sizes.npy, the members of every cluster over all shards: int64 (k,)."""
     sizes = np.zeros(k, np.int64)
     for _, (found, count) in run.each(_Sizes(out), run.items, "clusters: sizes"):
-        sizes[found] += count
+        sizes[found] += count  # clusters are distinct within a shard, so no index repeats
     content = io.BytesIO()
     np.save(content, sizes)
     storage.write_bytes(out.meta(SIZES), content.getvalue())
@@ -177,7 +178,7 @@ def _read_array(out: Artifact, name: str) -> np.ndarray:
 
 @plain_dataclass(frozen=True)
 class _Assign:
-    """Commits row, cluster, distance and probes of every sample of one shard that is still in."""
+    """Commits row, cluster, distance and probes of every survivor of one shard."""
 
     stage: Clusters
     out: Artifact
@@ -191,7 +192,8 @@ class _Assign:
         cluster, distance = np.empty(len(rows), np.int32), np.empty(len(rows), np.float32)
         near = np.empty((len(rows), self.stage.probes), np.int32)
         done = 0
-        for vectors in survivors.blocks(item.index, item.url, self.stage.by, "image", rows):
+        # the vectors come in blocks, so that a worker never holds those of a whole shard in float32
+        for vectors in survivors.blocks(item.index, item.url, self.stage.by, "image", rows):  # (b, d)
             part = slice(done, done + len(vectors))
             cluster[part], distance[part], near[part] = nearest(vectors)
             done = part.stop
@@ -205,7 +207,7 @@ class _Assign:
 
 @plain_dataclass(frozen=True)
 class _Sizes:
-    """The clusters that occur in one shard and how often: int32 and int64 (m,), m at most its rows."""
+    """Returns the clusters of one shard and their members: int32 and int64 (m,), m at most the number of rows."""
 
     out: Artifact
 
@@ -216,10 +218,11 @@ class _Sizes:
 
 @plain_dataclass(frozen=True)
 class Members:
-    """What the clusters artifact says of one shard, for every row of its embeddings file.
+    """One shard of a clusters artifact.
 
-    rows: int64 (m,) row numbers that are still in. cluster: int32 (m,). distance: float32 (m,), 1 - cosine.
-    probes: int32 (m, p), the next nearest clusters in order, -1 where there are no more; None where p = 0.
+    rows: int64 (m,), the rows of the embeddings file that are still in. cluster: int32 (m,). distance: float32 (m,),
+    1 - cosine with the centroid. probes: int32 (m, p), the next nearest clusters in order, -1 if there are no more;
+    None if p = 0.
     """
 
     rows: np.ndarray

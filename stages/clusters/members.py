@@ -18,9 +18,10 @@ from winnow.stages.survivors import Survivors
 
 @dataclass(frozen=True)
 class MemberDistance:
-    """Distance to the own centroid as value, its cluster as group: the metric of Sorscher et al. 2022.
+    """Value: the distance of a sample to its centroid, the metric of Sorscher et al. 2022. Group: its cluster.
 
-    keep: what the highest values are: the farthest (hard), the nearest (easy), or any by a hash of uid and seed.
+    keep: which samples have the highest values: the farthest (hard), the nearest (easy), or a random order by a hash of
+    uid and seed (random).
     """
 
     survivors: Survivors
@@ -32,7 +33,7 @@ class MemberDistance:
         """See Source.rows."""
         members = Members.read(self.clusters, item.index)
         uids = self.survivors.uids(item.index)
-        group = np.full(len(uids), -1, np.int32)
+        group = np.full(len(uids), -1, np.int32)  # -1: out before, so it cannot stay
         group[members.rows] = members.cluster
         value = np.zeros(len(uids), np.float32)
         value[members.rows] = {

@@ -126,7 +126,9 @@ def round_to_total(
     _check_bounds(lower, upper, total)
     inside: np.ndarray = np.clip(x, lower, upper)
     if not abs(inside.sum() - total) < 0.5:
-        raise DataError(f"x must be within its bounds and sum to {total}, but clipped to them it sums to {inside.sum()}")
+        raise DataError(
+            f"x must be within its bounds and sum to {total}, but clipped to them it sums to {inside.sum()}"
+        )
     whole: np.ndarray = np.floor(inside).astype(np.int64)
     missing = total - int(whole.sum())  # below k, because each floor takes away less than 1
     largest_first = np.argsort(whole - inside, kind="stable")  # whole − inside is minus the fraction

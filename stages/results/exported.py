@@ -16,7 +16,7 @@ from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 
 URL = "url"
-_SAID = ("uid", "key", "caption")  # by the manifest, of rejected samples too
+_SAID = ("uid", "key", "caption")  # the manifest has these for rejected samples too
 _SIDES = ("width", "height")
 REASON = "reason"
 
@@ -45,10 +45,10 @@ class Export:
         own = {*_SAID, *_SIDES, REASON}
         if wrong := [name for name in self.columns if name in own or not name]:
             raise JobError(
-                f"an export has {', '.join(sorted(own))} by itself, so --columns names others, not {wrong[0]!r}"
+                f"--columns must name fields of the pool, got {wrong[0]!r}; every export has {', '.join(sorted(own))}"
             )
         if len(set(self.columns)) < len(self.columns):
-            raise JobError(f"--columns names each column once, got {', '.join(self.columns)}")
+            raise JobError(f"--columns must name each column once, got {', '.join(self.columns)}; leave out repeats")
 
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per input shard; a file is written again if another shard needs a column in another type."""
@@ -108,7 +108,7 @@ def named_rows(stage: Export, item: ShardItem) -> pa.Table:
     """The exported rows of one shard. Raises AccountingError if manifest and embeddings are not of one job."""
     verdicts = stage.manifest.read(item.index, [*_SAID, "kept", REASON])
     there = stage.embeddings.columns(item.index)
-    brought = [URL] if URL in stage.columns and URL in there else []  # a pool of vectors is read for it already
+    brought = [URL] if URL in stage.columns and URL in there else []  # the embeddings of a pool of vectors have it
     asked = [name for name in stage.columns if name not in brought]
     where = stage.reader.place_columns(there)
     known = stage.embeddings.read(item.index, list(dict.fromkeys(["position", *_SIDES, *brought, *where])))
@@ -121,7 +121,7 @@ def named_rows(stage: Export, item: ShardItem) -> pa.Table:
     wanted = column(verdicts, "kept") != stage.dropped
     known = known.filter(pa.array(wanted[position]))
     position, rows = column(known, "position"), np.flatnonzero(wanted)
-    place = pc.index_in(pa.array(rows), pa.array(position))  # null for what could not be read
+    place = pc.index_in(pa.array(rows), pa.array(position))  # null for samples that could not be read
     table = verdicts.filter(pa.array(wanted)).select(_SAID)
     found = {name: known[name] for name in (*_SIDES, *brought)}
     if asked and len(known):

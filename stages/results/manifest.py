@@ -24,7 +24,7 @@ UIDS = "uids.npy"
 class Manifest:
     """Joins the embeddings, the rejects and every cut, row by row.
 
-    distinct: tells which samples repeat another's uid and are rejects. cuts: (name, artifact) in the order of the
+    distinct: artifact that rejects samples which repeat the uid of another. cuts: (name, artifact) in the order of the
     policy; each artifact has `kept` and the cut's values for every row.
     """
 
@@ -83,7 +83,7 @@ class _Join:
 def join(stage: Manifest, item: ShardItem) -> pa.Table:
     """The manifest of one shard: one row per sample, readable or not, in the order of the shard.
 
-    Columns: uid (32 hex digits, null for a reject), shard (url), key, caption (null where it was not read), kept,
+    Columns: uid (32 hex digits, null for a reject), shard (url), key, caption (null if it was not read), kept,
     reason (null, a cut's name, or reject:<kind>), weight (float32, 1 for kept and 0 otherwise), then <cut>.<value> of
     every cut.
     """
@@ -98,7 +98,7 @@ def join(stage: Manifest, item: ShardItem) -> pa.Table:
         if verdict.num_rows != n:
             raise AccountingError(f"{cut.name}: shard {item.url} must have {n} rows, but has {verdict.num_rows}")
         kept = column(verdict, "kept")
-        reason[inside & ~kept] = number
+        reason[inside & ~kept] = number  # the first cut that drops a sample is its reason
         inside &= kept
         for value in verdict.column_names:
             if value != "kept":
@@ -116,7 +116,7 @@ def join(stage: Manifest, item: ShardItem) -> pa.Table:
             **values,
         }
     )
-    if not named.all():
+    if not named.all():  # rows with a repeated uid come back below, as rejects
         readable = readable.filter(pa.array(named))
     unread, repeated = (read_rejects(artifact, item.index) for artifact in (stage.embeddings, stage.distinct))
     rejected = [

@@ -1,6 +1,6 @@
 """The kept samples of one input shard, read in place, for training without exported shards.
 
-The plan of a shard, which samples and how often, comes from columns of its manifest and embeddings files.
+The plan of a shard says which samples are read and how often. It comes from columns of its manifest and embeddings.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,14 +39,14 @@ class Plan:
         return int(self.times.sum())
 
     def rounds(self) -> Iterator[pa.Table]:
-        """First all samples, then those that are read at least twice, and so on, so that none follows itself."""
+        """First all samples, then those that are read at least twice, and so on, so that repeats are not adjacent."""
         for number in range(int(self.times.max(initial=0))):
             yield self.places.filter(pa.array(self.times > number))
 
 
 @dataclass(frozen=True)
 class Selected:
-    """The kept samples of a finished job, in the shards of its pool; picklable, holds nothing open.
+    """The kept samples of a finished job, in the shards of its pool. Picklable; it holds no open file.
 
     embeddings: the place of each sample. manifest: its weight says how often a sample is read. drawn: the epochs that
     a cut drew, to read only `epoch` of them. gap_bytes: gaps up to this size are read through, not skipped; None for
@@ -63,7 +63,7 @@ class Selected:
     def plan(self, index: int) -> Plan:
         """The plan of input shard `index`, from some columns of two or three files; url is "" if it has no row.
 
-        Raises AccountingError if the files are not of one job, DataError for weights that are not whole numbers from 0.
+        Raises AccountingError if the files are not of one job, DataError for weights that are not whole numbers >= 0.
         """
         verdicts = self.manifest.read(index, ["shard", "key", "weight"])
         places = self.embeddings.read(index, self.reader.place_columns(self.embeddings.columns(index)))
@@ -71,7 +71,7 @@ class Selected:
         if len(positions) and (positions[-1] >= len(verdicts) or not _same_keys(places, verdicts, positions)):
             raise AccountingError(
                 f"{self.manifest.shard(index)} must have a row for each sample of {self.embeddings.shard(index)}, but "
-                f"they name others; run the job again"
+                f"they name other samples; run the job again"
             )
         times = _repeats(column(verdicts, "weight"), self.manifest.shard(index))[positions]
         if self.drawn is not None:
@@ -120,7 +120,7 @@ def _repeats(weight: np.ndarray, url: str) -> np.ndarray:
     wrong = np.flatnonzero(~(np.isfinite(weight) & (weight >= 0) & (weight == np.floor(weight))))
     if len(wrong):
         raise DataError(
-            f"{url}: a weight must be a whole number from 0 (how often a sample is read), but row {wrong[0]} has "
+            f"{url}: a weight must be a whole number >= 0 (how often a sample is read), but row {wrong[0]} has "
             f"{weight[wrong[0]]}; round it"
         )
     return weight.astype(np.int64)

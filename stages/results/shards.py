@@ -1,6 +1,6 @@
 """The stage `shards`: training tars of exactly samples_per_shard kept samples, for open_clip's loader.
 
-The plan of an output shard needs only counts. So each shard is a task that copies byte ranges and decodes nothing.
+Planning the output shards needs only counts. Then each of them is one task, which copies byte ranges without decoding.
 """
 
 import io
@@ -27,7 +27,7 @@ _RECORD = tarfile.RECORDSIZE
 
 @dataclass(frozen=True)
 class Piece:
-    """Part of an output shard: the kept samples first to last - 1 of one input shard, counted among the kept."""
+    """Part of an output shard: of the kept samples of one input shard, numbers `first` to `last` - 1."""
 
     item: ShardItem
     first: int
@@ -48,16 +48,16 @@ class OutputShard:
 
 
 def plan_shards(items: Sequence[ShardItem], kept: Sequence[int], samples_per_shard: int) -> list[OutputShard]:
-    """Divide the kept samples of all input shards, in order, into shards of exactly samples_per_shard; last: the rest.
+    """Divide the kept samples of all input shards, in order, into output shards of exactly samples_per_shard.
 
-    kept: number of kept samples of each input shard. Cost O(input + output shards).
+    The last one has the rest. kept: number of kept samples of each input shard. Cost: O(input + output shards).
     """
     pieces: list[list[Piece]] = [[]]
-    room = samples_per_shard
+    room = samples_per_shard  # samples that the current output shard still takes
     for item, count in zip(items, kept, strict=True):
         first = 0
-        while first < count:
-            if not room:
+        while first < count:  # an input shard may fill several output shards
+            if not room:  # opened only when there is a sample for it, so no shard but the first can be empty
                 pieces.append([])
                 room = samples_per_shard
             last = min(count, first + room)
@@ -78,12 +78,13 @@ class Shards:
     version: ClassVar[int] = 2
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One tar per planned shard that is not complete yet, then sizes.json.
+        """Write one tar for each planned shard that is not complete yet, then sizes.json.
 
-        The report has `renamed`, members that got another name for training, where this call wrote all tars.
+        If this call wrote all tars, the report has `renamed`, the number of members that got another name for training.
         """
         kept = [summary["kept"] for summary in run.summaries(self.survivors.source)]
         planned = plan_shards(run.items, cast(list[int], kept), self.samples_per_shard)
+        # An earlier run may have left tars, and the plan is always the same: only the missing ones are written.
         present = sorted(out.present(".tar"))
         whole = {present[i] for i, ends in run.each(_Ends(out), present, f"{self.name} (done before)") if ends}
         missing = [shard for shard in planned if shard.index not in whole]
@@ -97,16 +98,16 @@ class Shards:
 
 @dataclass(frozen=True)
 class _Ends:
-    """Whether an output shard is complete; one that another program cut off is written again."""
+    """Whether an output shard is complete. If another program has truncated it, it is written again."""
 
     out: Artifact
 
     def __call__(self, item: int) -> bool:
         with storage.open_read(self.out.file(shard_name(item, ".tar"))) as file:
             size = file.seek(0, io.SEEK_END)
-            if not size or size % _RECORD:
+            if not size or size % _RECORD:  # tars are padded to whole records
                 return False
-            file.seek(-2 * tarfile.BLOCKSIZE, io.SEEK_END)
+            file.seek(-2 * tarfile.BLOCKSIZE, io.SEEK_END)  # a tar ends with two blocks of zeros
             return not any(file.read())
 
 
@@ -123,13 +124,13 @@ class _Write:
             writer.finish()
         if writer.samples != item.samples:
             raise AccountingError(
-                f"output shard {item.index} must hold {item.samples}, but {writer.samples} were written"
+                f"output shard {item.index} must hold {item.samples} samples, but {writer.samples} were written"
             )
         return {"rows": writer.samples, "renamed": writer.renamed}
 
     def _copy(self, piece: Piece, writer: TarShard) -> None:
         survivors, index = self.stage.survivors, piece.item.index
-        rows = np.flatnonzero(survivors.mask(index))[piece.first : piece.last]
+        rows = np.flatnonzero(survivors.mask(index))[piece.first : piece.last]  # kept rows, in the order of the plan
         columns = self.stage.reader.place_columns(survivors.embeddings.columns(index))
         places = survivors.table(index, columns).take(pa.array(rows))
         check_unchanged(survivors.embeddings, index, piece.item.url, self.stage.reader)

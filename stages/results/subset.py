@@ -1,7 +1,7 @@
 """Writes sorted uids to a .npy file in DataComp's subset format, range by range.
 
-A range partition: uids are exchanged by range, and one task sorts and commits each range. The driver only appends the
-ranges, one after the other, to one header. If a subset has a single range, its task commits the file.
+This is a range partition: uids are exchanged by range, and one task sorts and commits each range. The driver only
+concatenates the ranges behind one header. If a subset has a single range, its task commits the file.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +19,10 @@ from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import UID, UID_ARROW, uids_from_bytes
 from winnow.stages.kernels.uid_hash import hash_values
 
-_RANGE_UIDS = 3_000_000  # that one task sorts: 48 MB, a few times
-_RANGES = 64  # that are exchanged at once, where they are of several subsets: 3 GB
-_SAMPLES = 256  # of each range, to find where it ends: ranges then differ by some 6 %
-_SAMPLE_SEED = 1 << 62  # of no cut, for what a cut keeps by a hash has one side of it only
+_RANGE_UIDS = 3_000_000  # uids that one task sorts: 48 MB, and a few copies
+_RANGES = 64  # ranges of several subsets that share one exchange: 3 GB
+_SAMPLES = 256  # sampled uids of each range, to find where it ends: sizes of ranges then differ by about 6 %
+_SAMPLE_SEED = 1 << 62  # no cut uses it: survivors of a cut by a hash all have high hashes of its seed
 _BLOCK_BYTES = 1 << 22
 _KEY = np.dtype("S16")  # big-endian bytes: comparing them compares uids
 
@@ -46,9 +46,9 @@ class Chosen(Protocol):
 def write_subsets(run: Run, out: Artifact, chosen: Chosen, subsets: Sequence[Subset], label: str) -> None:
     """Commit every subset's file: sorted uids; a repeated uid is repeated in the file.
 
-    One exchange for every 64 ranges of 3,000,000 uids; a subset is never divided between two. If a subset has more
-    than one range, a pass before finds their ends from a sample, because uids need not be uniform. Such a subset also
-    has its ranges in files, `<name>/00000.npy` …
+    Each exchange takes up to 64 ranges of 3,000,000 uids; a subset is never divided between two exchanges. If a subset
+    has more than one range, an earlier pass finds the quantiles of a sample, because uids need not be uniform. The
+    ranges of such a subset also stay as files, `<name>/00000.npy` …
     Raises AccountingError if a subset does not have `count` uids.
     """
     for batch in _batches(subsets):
@@ -86,7 +86,7 @@ def _ranges(subset: Subset) -> int:
 
 
 def _edges(run: Run, chosen: Chosen, batch: Sequence[int], subsets: Sequence[Subset], label: str) -> list[np.ndarray]:
-    """First key of each range but the first, ascending, for each subset: (ranges - 1,) of _KEY."""
+    """For each subset the first key of every range except the first one, ascending: (ranges - 1,) of _KEY."""
     ranges = [_ranges(subset) for subset in subsets]
     large = [at for at, count in enumerate(ranges) if count > 1]
     if not large:
@@ -121,7 +121,7 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _Ranges:
-    """Partitions uids by subset and range. Each range tells the first shard its size, and settle passes that on."""
+    """Partitions uids by subset and range. Each range sends its size to the first shard, and `settle` returns it."""
 
     chosen: Chosen
     out: Artifact
@@ -149,7 +149,7 @@ class _Ranges:
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         keys = np.concatenate([_keys(table["uid"].combine_chunks()) for table in tables])
-        keys.sort(kind="stable")  # merges what came sorted from each shard
+        keys.sort(kind="stable")  # each shard sent sorted keys, and a stable sort merges such runs
         [(subset, ranges)] = [found for found in zip(self.subsets, self.layout, strict=True) if part in found[1]]
         url = _file(self.out, subset) if len(ranges) == 1 else _range_file(self.out, subset, part - ranges.start)
         with storage.committing(url) as file:
