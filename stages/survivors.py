@@ -94,7 +94,7 @@ class Survivors:
         return found
 
     def blocks(self, index: int, url: str, name: str, tower: Tower, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """`vectors` of ascending rows in parts, widened to float32. The parts share one buffer, which the next fills."""
+        """`vectors` of ascending rows in parts, widened to float32. Parts share one buffer, which the next fills."""
         if not len(rows):
             return
         if not self.reader.has_images:

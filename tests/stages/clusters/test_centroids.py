@@ -83,6 +83,6 @@ def test_centroids_of_another_encoder_are_refused() -> None:
     with storage.committing(url) as file:
         np.save(file, np.eye(9))
     with pytest.raises(
-        DataError, match=rf"vectors of clip, but those of {url} have 9 numbers and the vectors 16; name"
+        DataError, match=rf"vectors of clip, but those of {url} have 9 numbers and the vectors have 16; name"
     ):
         execute(clusters_of(pool.survivors, "clip", Known(source=url), 20, 256, 0), pool.run)

@@ -197,7 +197,7 @@ def test_centroids_that_are_there_are_not_fitted_again() -> None:
 
 def test_more_clusters_than_samples_are_refused() -> None:
     pool = filtered(Samples.drawn(30), Random(count=9), shards=2)
-    with pytest.raises(DataError, match="10 clusters were asked of the 9 samples that are still in; ask for fewer"):
+    with pytest.raises(DataError, match="the job asks for 10 clusters of the 9 samples that are still in; ask for fewer"):
         clustered(pool, k=10)
 
 

@@ -156,5 +156,5 @@ def test_options_are_checked(options: dict[str, float]) -> None:
 
 
 def test_more_clusters_than_samples_are_refused() -> None:
-    with pytest.raises(DataError, match="31 clusters were asked of the 30 samples"):
+    with pytest.raises(DataError, match="the job asks for 31 clusters of the 30 samples"):
         filtered(concepts(30), Density(by="clip", clusters=31, fraction=0.5))
