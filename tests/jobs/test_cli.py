@@ -198,7 +198,7 @@ def test_plan_without_a_look_needs_no_pool(
         ("pool.image=nix", "there is no nix; there are uid, caption, image, text, width, height"),
         ("policy.0={score: {column: nix, from: TARGET.parquet, count: 3}}", "must have a column nix, but it has x"),
         ("policy.0={normsim: {by: clip, target: TARGET.npy, count: 3}}", "its vectors have 8 numbers and those of"),
-        ("policy.0={density: {by: clip, clusters: {from: TARGET.npy}, count: 3}}", "have 8 numbers and the vectors have 16"),
+        ("policy.0={density: {by: clip, clusters: {from: TARGET.npy}, count: 3}}", "8 numbers and the vectors have 16"),
     ],
 )
 def test_what_cannot_succeed_ends_before_it_starts(

@@ -186,6 +186,6 @@ def test_a_pool_without_a_row_keeps_none(tmp_path: Path, layout: str) -> None:
     ]
     assert kept_of(job_of(tmp_path, layout, shards, policy)) == []
     with pytest.raises(
-        DataError, match="k-means needs at least one sample per cluster, but the job asks for 3 clusters of the 0 samples"
+        DataError, match="at least one sample per cluster, but the job asks for 3 clusters of the 0 samples"
     ):
         finished(job_of(tmp_path, layout, shards, [{"density": {"by": "l14", "clusters": 3, "fraction": 0.5}}]))

@@ -171,7 +171,9 @@ def test_another_file_of_centroids_is_another_artifact() -> None:
     assert first == again  # how to fit says nothing where nothing is fitted
     saved(url, np.eye(16)[:4])
     assert artifact_of(clusters_of(pool.survivors, "clip", Known(source=url), 20, 256, 0), pool.run.store) != first
-    with pytest.raises(DataError, match=r"folder of a clusters artifact, but memory://nowhere/centroids.npy is not"):
+    with pytest.raises(
+        DataError, match=r"folder of a clusters artifact, but memory://nowhere/centroids.npy does not exist"
+    ):
         clusters_of(pool.survivors, "clip", Known(source="memory://nowhere"), 20, 256, 0)
 
 
@@ -197,7 +199,7 @@ def test_centroids_that_are_there_are_not_fitted_again() -> None:
 
 def test_more_clusters_than_samples_are_refused() -> None:
     pool = filtered(Samples.drawn(30), Random(count=9), shards=2)
-    with pytest.raises(DataError, match="the job asks for 10 clusters of the 9 samples that are still in; ask for fewer"):
+    with pytest.raises(DataError, match="asks for 10 clusters of the 9 samples that are still in; ask for fewer"):
         clustered(pool, k=10)
 
 
