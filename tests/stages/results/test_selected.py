@@ -165,7 +165,7 @@ def test_files_of_two_jobs_are_refused(pool: Filtered) -> None:
     with pytest.raises(AccountingError, match="must have a row for each sample of"):
         source.plan(0)
     source.manifest.write(0, table.set_column(1, "key", table["key"].take(pa.array([1, 0, *range(2, 9)]))), {})
-    with pytest.raises(AccountingError, match="but they name others"):
+    with pytest.raises(AccountingError, match="but they name other samples"):
         source.plan(0)
 
 
