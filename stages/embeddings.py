@@ -25,10 +25,10 @@ from winnow.pipeline.stage import Run, ShardItem, Summary, total
 from winnow.pipeline.uid import UID_ARROW, hex_of
 from winnow.stages.encoders import Encoding
 from winnow.stages.encoders.encoder import Encoder
+from winnow.stages.pools.precomputed.widths import WIDTHS, one_width
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.pools.unchanged import check_unchanged
-from winnow.stages.pools.widths import WIDTHS, one_width
 from winnow.stages.preview.early import Early
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.uid import uids_of
 from winnow.stages.embeddings import Embeddings
 from winnow.stages.kernels.float16 import widened
+from winnow.stages.pools.precomputed.blocks import unit_parts
+from winnow.stages.pools.precomputed.widths import WIDTHS
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import NOT_DOWNLOADED
 from winnow.stages.pools.unchanged import check_unchanged
-from winnow.stages.pools.vector_blocks import unit_parts
-from winnow.stages.pools.widths import WIDTHS
 
 Tower = Literal["image", "text"]
 

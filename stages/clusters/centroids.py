@@ -18,7 +18,7 @@ from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
 from winnow.stages.cuts.keeping import UidHash, select
 from winnow.stages.kernels.kmeans import fit, fit_bytes, imported
-from winnow.stages.pools.vector_blocks import npy_blocks
+from winnow.stages.pools.precomputed.npy_files import npy_blocks
 from winnow.stages.survivors import Survivors
 
 CENTROIDS = "centroids.npy"

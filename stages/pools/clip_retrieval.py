@@ -14,7 +14,9 @@ from winnow.pipeline.errors import JobError, PoolError
 from winnow.stages.pools import options
 from winnow.stages.pools.columns import need_text
 from winnow.stages.pools.plain import text_of
-from winnow.stages.pools.precomputed import (
+from winnow.stages.pools.precomputed.blocks import Blocks
+from winnow.stages.pools.precomputed.npy_files import npy_blocks
+from winnow.stages.pools.precomputed.rows import (
     BY_VECTOR,
     HEIGHTS,
     WIDTHS,
@@ -29,7 +31,6 @@ from winnow.stages.pools.precomputed import (
 )
 from winnow.stages.pools.reader import Reader, Tower
 from winnow.stages.pools.sample import Reject
-from winnow.stages.pools.vector_blocks import Blocks, npy_blocks
 from winnow.stages.preview.head import Head
 
 _SHARD = re.compile(r"(?P<root>(?:.*/)?)metadata/metadata_(?P<number>[^/]+)\.parquet")

@@ -8,7 +8,9 @@ import pyarrow as pa
 
 from winnow.pipeline.errors import JobError, PoolError
 from winnow.stages.pools.columns import need_column, need_text
-from winnow.stages.pools.precomputed import (
+from winnow.stages.pools.precomputed.blocks import Blocks, squared_norms
+from winnow.stages.pools.precomputed.npy_files import npz_blocks
+from winnow.stages.pools.precomputed.rows import (
     HEIGHTS,
     WIDTHS,
     Faults,
@@ -18,9 +20,9 @@ from winnow.stages.pools.precomputed import (
     read_columns,
     row_table,
 )
+from winnow.stages.pools.precomputed.widths import same_width
 from winnow.stages.pools.reader import Reader, Tower
 from winnow.stages.pools.sample import Reject
-from winnow.stages.pools.vector_blocks import Blocks, npz_blocks, one_width, squared_norms
 
 _TOWERS = {"image": "img", "text": "txt"}
 
@@ -73,7 +75,7 @@ class Datacomp(Reader):
         captions = captions_of(meta, "text", faults, url)
         for encoder in self.use:
             arrays = [f"{encoder}_{tower}" for tower in _TOWERS.values()]
-            one_width({array: self._mark(url, array, faults) for array in arrays}, url)
+            same_width({array: self._mark(url, array, faults) for array in arrays}, url)
         return row_table(meta, names, captions, faults)
 
     def blocks(self, url: str, encoder: str, tower: Tower) -> AbstractContextManager[Blocks]:

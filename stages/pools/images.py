@@ -9,9 +9,9 @@ from winnow.pipeline import storage
 from winnow.pipeline.uid import content_hash
 from winnow.stages.pools.columns import first_column, is_list, open_parquet
 from winnow.stages.pools.plain import is_bytes, is_text, stored, stored_type
+from winnow.stages.pools.precomputed.parquet_lists import vector_fault
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.pools.tars.tar_members import list_members
-from winnow.stages.pools.vector_blocks import vector_fault
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 """How the names of image files end, in small letters or capitals."""
@@ -116,7 +116,7 @@ def image_fault(kind: pa.DataType) -> str:
 
 
 def holds_vectors(kind: pa.DataType) -> bool:
-    """True for the type of a column that `vector_blocks.list_blocks` reads."""
+    """True for the type of a column that `precomputed.parquet_lists` reads."""
     return not vector_fault(kind)
 
 

@@ -23,7 +23,8 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.uid import stated_uid
 from winnow.stages.pools.fields import caption_column, columns_at
-from winnow.stages.pools.precomputed import (
+from winnow.stages.pools.precomputed.blocks import Blocks, array_blocks, unit_rows
+from winnow.stages.pools.precomputed.rows import (
     BY_VECTOR,
     Faults,
     brought_uids,
@@ -33,7 +34,6 @@ from winnow.stages.pools.precomputed import (
     row_table,
 )
 from winnow.stages.pools.sample import Reject, Sample
-from winnow.stages.pools.vector_blocks import Blocks, array_blocks, unit_rows
 from winnow.stages.preview.head import Head, table_head
 from winnow.stages.results.tar_shard import TarShard
 from winnow.stages.results.training_members import CAPTION, PICTURES, Member

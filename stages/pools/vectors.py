@@ -11,7 +11,9 @@ import pyarrow as pa
 from winnow.pipeline.errors import JobError
 from winnow.stages.pools import options
 from winnow.stages.pools.columns import need_column, need_text
-from winnow.stages.pools.precomputed import (
+from winnow.stages.pools.precomputed.blocks import Blocks
+from winnow.stages.pools.precomputed.parquet_lists import list_blocks
+from winnow.stages.pools.precomputed.rows import (
     BY_VECTOR,
     HEIGHTS,
     WIDTHS,
@@ -25,7 +27,6 @@ from winnow.stages.pools.precomputed import (
 )
 from winnow.stages.pools.reader import Reader, Tower
 from winnow.stages.pools.sample import Reject
-from winnow.stages.pools.vector_blocks import Blocks, list_blocks
 from winnow.stages.preview.head import Head
 
 

@@ -33,8 +33,10 @@ from winnow.stages.pools.images import (
     parquet_images,
     tar_images,
 )
+from winnow.stages.pools.precomputed.blocks import Blocks, squared_norms, unit_rows
+from winnow.stages.pools.precomputed.npy_files import npy_blocks, npz_blocks
+from winnow.stages.pools.precomputed.parquet_lists import list_blocks
 from winnow.stages.pools.sample import Reject, Sample
-from winnow.stages.pools.vector_blocks import Blocks, list_blocks, npy_blocks, npz_blocks, squared_norms, unit_rows
 from winnow.stages.survivors import Survivors
 
 VECTORS = "vectors.npy"

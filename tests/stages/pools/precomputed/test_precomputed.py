@@ -16,11 +16,11 @@ from hypothesis.extra import numpy as hnp
 from winnow.pipeline.errors import DataError, JobError, PoolError, ShardError, StorageError
 from winnow.pipeline.executors.retries import is_lasting
 from winnow.pipeline.uid import content_hash, named_uid, stated_uid
-from winnow.stages.pools import vector_blocks
 from winnow.stages.pools.clip_retrieval import ClipRetrieval
 from winnow.stages.pools.columns import uids_of
 from winnow.stages.pools.datacomp import Datacomp
-from winnow.stages.pools.precomputed import ROWS
+from winnow.stages.pools.precomputed.blocks import BLOCK_ROWS, unit_parts
+from winnow.stages.pools.precomputed.rows import ROWS
 from winnow.stages.pools.sample import Reject
 from winnow.stages.pools.vectors import Vectors
 
@@ -141,14 +141,14 @@ def test_parts_are_the_same_numbers_as_float32(
     tmp_path: Path, write: Write, dtype: type[np.floating[Any]], length: int
 ) -> None:
     """Over several blocks, all rows, every third, the last, and repeats that are more than a block holds."""
-    rows = 2 * vector_blocks._BLOCK_ROWS + 90
+    rows = 2 * BLOCK_ROWS + 90
     x = (unit(rows).astype(np.float32) * length).astype(dtype)
     reader, url = write(tmp_path, meta(rows), x, x)
     every = reader.vectors(url, "l14", "image", None)
-    repeats = np.repeat([5, rows - 1], vector_blocks._BLOCK_ROWS + 1)
+    repeats = np.repeat([5, rows - 1], BLOCK_ROWS + 1)
     for asked in (np.arange(rows), np.arange(0, rows, 3), np.array([rows - 1]), repeats, np.array([], np.int64)):
         with reader.blocks(url, "l14", "image") as blocks:
-            parts = [(half.copy(), wide.copy()) for half, wide in vector_blocks.unit_parts(blocks, asked, url)]
+            parts = [(half.copy(), wide.copy()) for half, wide in unit_parts(blocks, asked, url)]
         assert len(parts) <= 3
         found = np.concatenate([np.empty((0, x.shape[1]), np.float16), *[half for half, _ in parts]])
         assert np.array_equal(found, every[asked])

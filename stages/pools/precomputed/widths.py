@@ -1,4 +1,4 @@
-"""The vector width of each encoder of a pool, which must be the same in all shards.
+"""The width of vectors: the same for image and text of one encoder, and the same in all shards of a pool.
 
 A shard without a readable row has no width of its own, whatever its files say.
 """
@@ -6,11 +6,19 @@ A shard without a readable row has no width of its own, whatever its files say.
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from winnow.pipeline.errors import PoolError
+from winnow.pipeline.errors import PoolError, ShardError
 from winnow.pipeline.stage import Summary
+from winnow.stages.pools.precomputed.blocks import Blocks
 
 WIDTHS = "widths"
 """In the summary of a shard and in the report of the stage: the width of the vectors by encoder."""
+
+
+def same_width(named: Mapping[str, Blocks], url: str) -> None:
+    """Raises ShardError where vectors of one shard, by name, differ in width; where there are none they have none."""
+    widths = {name: blocks.width for name, blocks in named.items() if not blocks.empty}
+    if len(set(widths.values())) > 1:
+        raise ShardError(f"{url}: {' and '.join(widths)} must be as wide, but are {[*widths.values()]}", lasting=True)
 
 
 def one_width(summaries: Sequence[Summary], urls: Sequence[str]) -> dict[str, int]:

@@ -20,8 +20,9 @@ from winnow.stages.pools.columns import (
     uids_of,
 )
 from winnow.stages.pools.plain import sides_of, stored_type, text_of
+from winnow.stages.pools.precomputed.blocks import Blocks, squared_norms
+from winnow.stages.pools.precomputed.widths import same_width
 from winnow.stages.pools.sample import Reject
-from winnow.stages.pools.vector_blocks import Blocks, one_width, squared_norms
 
 ROWS = pa.schema(
     [
@@ -221,7 +222,7 @@ def mark_vectors(
             see = keep if not seen and unnamed.any() else None
             faults.mark_norms(squared_norms(blocks, see), url, name)
             seen[name] = blocks
-    one_width(seen, url)
+    same_width(seen, url)
     return stored
 
 
