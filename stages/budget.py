@@ -8,9 +8,9 @@ from typing import cast
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import AccountingError, RejectsError
 from winnow.pipeline.stage import Run, Summary
-from winnow.stages.embeddings import UNREADABLE, read_rejects
 from winnow.stages.pools.sample import NOT_DOWNLOADED
 from winnow.stages.preview.early import example
+from winnow.stages.rejects import UNREADABLE, read_rejects
 
 
 def check_rejects(run: Run, embeddings: Artifact, distinct: Artifact | None = None) -> None:

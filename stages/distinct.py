@@ -16,9 +16,9 @@ from winnow.pipeline.columns import column, places_in, split_rows
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.stage import Run, ShardItem, Summary, total
 from winnow.pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
-from winnow.stages.embeddings import write_rejects
 from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.pools.sample import Reject
+from winnow.stages.rejects import write_rejects
 
 REPEATED = "repeated-uid"
 """Kind of the reject of a sample whose uid an earlier one has."""

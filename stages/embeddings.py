@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 
 from winnow.pipeline import storage
 from winnow.pipeline.adoption import adopt
-from winnow.pipeline.artifact import Artifact, read_schema, read_table, write_table
+from winnow.pipeline.artifact import Artifact, read_schema
 from winnow.pipeline.columns import vector_column
 from winnow.pipeline.errors import AccountingError, FailedShards
 from winnow.pipeline.executors.contract import Needs, Stateless, Task
 from winnow.pipeline.executors.turns import Turn
 from winnow.pipeline.fingerprint import fingerprint
-from winnow.pipeline.stage import Run, ShardItem, Summary, total
+from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import UID_ARROW, hex_of
 from winnow.stages.encoders import Encoding
 from winnow.stages.encoders.encoder import Encoder
@@ -30,20 +30,10 @@ from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.pools.unchanged import check_unchanged
 from winnow.stages.preview.early import Early
+from winnow.stages.rejects import LIKE, UNREADABLE, report, write_rejects
 
 if TYPE_CHECKING:
     from winnow.stages.encoders import Bank
-
-REJECTS = pa.schema(
-    [
-        ("position", pa.int64()),
-        ("key", pa.string()),
-        ("offset", pa.int64()),
-        ("kind", pa.string()),
-        ("message", pa.string()),
-    ]
-)
-"""Columns of a rejects file; offset is -1 if the shard is no tar."""
 
 _PLACE = pa.schema(
     [
@@ -58,12 +48,6 @@ _PLACE = pa.schema(
         ("plain", pa.bool_()),
     ]
 )
-
-UNREADABLE = "shard-unreadable"
-"""Kind of the one reject that stands for a shard that cannot be read, however many samples it has."""
-
-LIKE = "like"
-"""In the summary of such a shard: the URL of one that can be read, whose vectors are as wide."""
 
 _PIXELS = {"exact": "exact", "fast": "fast 2"}
 """What a fingerprint says of `preprocess`: another word as soon as the pixels of one change, and of that one alone."""
@@ -135,20 +119,6 @@ def _resolved(encoding: Encoding, needs: Needs) -> Encoding:
     automatic: Precision = "bf16" if device.startswith("cuda") else "fp32"
     precision: Precision = automatic if encoding.precision == "auto" else encoding.precision
     return replace(encoding, device=device, precision=precision)
-
-
-def report(summaries: list[Summary]) -> Summary:
-    """Counts over all shards: kept (readable samples), rejected, rejects by kind, and the sources of the uids."""
-    kinds, named = Counter[str](), Counter[str]()
-    for summary in summaries:
-        kinds.update(cast(Mapping[str, int], summary["rejects"]))
-        named.update(cast(Mapping[str, int], summary.get("named", {})))
-    return {
-        "kept": total(summaries, "rows"),
-        "rejected": kinds.total(),
-        "rejects": dict(sorted(kinds.items())),
-        "named": dict(sorted(named.items())),
-    }
 
 
 @dataclass(frozen=True)
@@ -313,19 +283,6 @@ def commit(
     summary = {"rows": table.num_rows, "kept": table.num_rows, "rejects": kinds, **(more or {})}
     out.write(item.index, table, summary)
     return summary
-
-
-def write_rejects(out: Artifact, index: int, rejects: Sequence[Reject]) -> None:
-    """Commit the rejects of one shard; the shard's own file, which comes after it, counts them by kind."""
-    rows = [{name: getattr(reject, name) for name in REJECTS.names} for reject in rejects]
-    write_table(out.rejects(index), pa.Table.from_pylist(rows, REJECTS))
-
-
-def read_rejects(out: Artifact, index: int) -> pa.Table:
-    """The rejects of one shard, columns REJECTS; empty where there are none."""
-    if not out.summary(index)["rejects"]:
-        return REJECTS.empty_table()
-    return read_table(out.rejects(index))
 
 
 def _place(samples: Sequence[Sample]) -> pa.Table:

@@ -24,11 +24,11 @@ from winnow.pipeline.artifact import read_table
 from winnow.pipeline.errors import PoolError, SampleError, ShardError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.stages.distinct import REPEATED
-from winnow.stages.embeddings import UNREADABLE
 from winnow.stages.encoders import Bank, Encoding
 from winnow.stages.encoders.pixels.decoding import decode
 from winnow.stages.pools.formats import FORMATS
 from winnow.stages.pools.sample import Reject
+from winnow.stages.rejects import UNREADABLE
 
 UNLIKE = 7.0  # mean difference of 255 that a palette of 256 colours or JPEG may bring
 

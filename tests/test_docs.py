@@ -15,9 +15,9 @@ from winnow.jobs.job_file.job import Resources, load, parse
 from winnow.pipeline.stage import Limits
 from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.distinct import REPEATED
-from winnow.stages.embeddings import UNREADABLE
 from winnow.stages.encoders import Encoding
 from winnow.stages.pools.formats import FORMATS
+from winnow.stages.rejects import UNREADABLE
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")], key=lambda path: str(path))
 JOBS = sorted(ROOT.glob("jobs/*.yaml"))

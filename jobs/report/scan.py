@@ -19,8 +19,8 @@ from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.pipeline.uid import uids_of
-from winnow.stages.embeddings import read_rejects
 from winnow.stages.kernels.uid_hash import hash64
+from winnow.stages.rejects import read_rejects
 
 BINS = 1024
 """Of a histogram: what-if reads its threshold from them."""

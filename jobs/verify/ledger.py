@@ -13,7 +13,7 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.stages.cuts.contract.findings import Findings, looked, of_shard, over, told, unless_equal
 from winnow.stages.distinct import REPEATED
-from winnow.stages.embeddings import read_rejects
+from winnow.stages.rejects import read_rejects
 from winnow.stages.results.manifest import Manifest, join
 
 _REJECT = "reject:"

@@ -16,9 +16,9 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import ShardItem
 from winnow.pipeline.uid import is_uid_hex, uids_from_hex, uids_of
 from winnow.stages.cuts.contract.explained import Place, Rejected
-from winnow.stages.embeddings import read_rejects
 from winnow.stages.pools.sample import Sample
 from winnow.stages.pools.unchanged import check_unchanged
+from winnow.stages.rejects import read_rejects
 
 _AHEAD = 4  # times the workers: shards that are read beyond the first that may have the uid
 _COLUMNS = ("position", "key", "uid", "caption", "width", "height")

@@ -3,9 +3,6 @@
 Reading, decoding and the models run beside one another, each step a window of bounded size; order is kept.
 """
 
-import functools
-import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +17,7 @@ from PIL import Image
 
 from winnow.pipeline.errors import JobError, ModelError, SampleError
 from winnow.pipeline.executors.turns import Turns
-from winnow.stages.encoders import bf16
+from winnow.stages.encoders.device import cores, device_of, dtype_of, tell_where_slow
 from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.encoders.encoding import Encoding
 from winnow.stages.encoders.pixels.decoding import Picture, decode_all
@@ -92,7 +89,7 @@ class Bank:
         self._encoding = encoding
         self._device = device
         self._dtype = dtype
-        threads = encoding.decode_threads or _cores()
+        threads = encoding.decode_threads or cores()
         # a GPU has the next batch waiting while one is at it
         self._in_flight = threads if device.type == "cpu" else 2
         # one thread a resize, or the pool would have as many again behind each of its own
@@ -115,10 +112,10 @@ class Bank:
         Raises: ModelError where a model or its weights cannot be loaded; JobError where the device or the
             precision is not to be had here.
         """
-        device = _device(encoding.device)
-        dtype = _dtype(encoding.precision, device)
+        device = device_of(encoding.device)
+        dtype = dtype_of(encoding.precision, device)
         if device.type == "cpu" and dtype == torch.bfloat16:
-            _tell_where_slow()
+            tell_where_slow()
         with _LOADING:
             towers = {name: encoder.load(device) for name, encoder in encoders.items()}
         return cls(towers, encoding, device, dtype)
@@ -291,36 +288,3 @@ def _decoded(sample: Sample, found: Picture | SampleError) -> Decoded | Reject:
 
 def _reject(sample: Sample, kind: str, message: str) -> Reject:
     return Reject(sample.position, sample.key, kind, message, sample.offset)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise JobError(f"a device is auto, cpu, cuda or cuda:N, got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise JobError(f"device {name} needs a GPU that torch can use, but there is none here; use auto or cpu")
-    return device
-
-
-def _dtype(asked: str, device: torch.device) -> torch.dtype:
-    if asked == "auto":
-        asked = "bf16" if device.type == "cuda" else "fp32"
-    if asked == "fp16" and device.type != "cuda":
-        raise JobError(f"precision fp16 needs a GPU, but the device is {device}; use auto, fp32 or bf16")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[asked]
-
-
-@functools.cache  # one line a process
-def _tell_where_slow() -> None:
-    if (found := bf16.gain()) < 1:
-        sys.stderr.write(f"encoding.precision: bf16 is used as asked, but {bf16.told(found)}; fp32 is faster\n")
-
-
-def _cores() -> int:
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    if told.isdigit() and int(told) > 0:
-        return int(told)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,7 +25,7 @@ from winnow.stages.pools.sample import (
 )
 from winnow.stages.pools.tars import ranges
 from winnow.stages.pools.tars.tar_again import samples_at
-from winnow.stages.pools.tars.tar_groups import Group, dots_hint, ending_of, grouped, joined_ranges, key_and_suffix
+from winnow.stages.pools.tars.tar_groups import Group, by_dots, dots_hint, grouped, joined_ranges, key_and_suffix
 from winnow.stages.pools.tars.tar_members import Damage, Member, list_members
 from winnow.stages.preview.head import MOST_TAR_BYTES, TAR_BYTES, Head, tar_head
 from winnow.stages.results.tar_shard import TarShard, members_of
@@ -79,7 +79,7 @@ class Webdataset(Reader):
             rest = damage.pop() if damage and damage[-1].rest else None
             groups = grouped(members)
             cut = self._cut(groups, rest)
-            samples = [sample for group in groups for sample in ([group] if group is cut else self._by_dots(group))]
+            samples = [one for group in groups for one in ([group] if group is cut else by_dots(group, self.image))]
             places: list[Group | Damage] = sorted([*samples, *damage], key=lambda place: place.offset)
             for position, place in enumerate(places):
                 if isinstance(place, Damage):
@@ -181,19 +181,6 @@ class Webdataset(Reader):
     @property
     def _caption_suffix(self) -> str:
         return "json" if self.caption.startswith("json:") else self.caption.lower()
-
-    def _by_dots(self, group: Group) -> list[Group]:
-        """The pictures that a group without one would be if keys did not end at the first dot: each is one reject."""
-        if group.again or group.suffixes & set(self.image):
-            return [group]
-        endings = [(member.name, ending_of(suffix, self.image)) for suffix, member in group.parts]
-        parts: dict[str, list[tuple[str, Member]]] = {name[: -len(ending)]: [] for name, ending in endings if ending}
-        for suffix, member in group.parts:
-            owners = [key for key in parts if member.name.startswith(f"{key}.")] or list(parts)[:1]
-            if not owners:
-                return [group]
-            parts[max(owners, key=len)].append((suffix, member))
-        return [Group(key, again=False, parts=found) for key, found in parts.items()]
 
     def _read(self, view: memoryview, position: int, group: Group) -> Sample | Reject:
         try:

@@ -14,7 +14,7 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.stage import Run, ShardItem, Summary, total
 from winnow.pipeline.uid import bytes_of
-from winnow.stages.embeddings import read_rejects
+from winnow.stages.rejects import read_rejects
 from winnow.stages.results.subset import Subset, write_subsets
 
 UIDS = "uids.npy"

@@ -15,10 +15,11 @@ from winnow.stages.cuts.density import Density
 from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.cuts.negclip import Negclip
 from winnow.stages.cuts.similarity import Similarity
-from winnow.stages.embeddings import LIKE, UNREADABLE, Precomputed, read_rejects
+from winnow.stages.embeddings import Precomputed
 from winnow.stages.pools.datacomp import Datacomp
 from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.pools.reader import Reader
+from winnow.stages.rejects import LIKE, UNREADABLE, read_rejects
 from winnow.stages.survivors import Survivors
 
 

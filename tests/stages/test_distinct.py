@@ -18,10 +18,11 @@ from winnow.stages import distinct
 from winnow.stages.budget import check_rejects
 from winnow.stages.cuts.random import Random
 from winnow.stages.distinct import REPEATED, Distinct, _perhaps_repeated
-from winnow.stages.embeddings import Embeddings, read_rejects
+from winnow.stages.embeddings import Embeddings
 from winnow.stages.encoders import Encoding
 from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.pools.webdataset import Webdataset
+from winnow.stages.rejects import read_rejects
 from winnow.stages.results.manifest import Manifest
 
 

@@ -33,7 +33,7 @@ from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import Run, ShardItem, Summary, artifact_of, execute
 from winnow.pipeline.uid import content_hash
-from winnow.stages.embeddings import Embeddings, commit, cosine, read_rejects
+from winnow.stages.embeddings import Embeddings, commit, cosine
 from winnow.stages.encoders import Encoding, Timm
 from winnow.stages.pools.clip_retrieval import ClipRetrieval
 from winnow.stages.pools.datacomp import Datacomp
@@ -41,6 +41,7 @@ from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.pools.vectors import Vectors
 from winnow.stages.pools.webdataset import Webdataset
+from winnow.stages.rejects import read_rejects
 from winnow.stages.survivors import Survivors
 
 ENCODING, NEEDS = Encoding(), Needs()

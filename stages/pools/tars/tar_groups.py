@@ -53,6 +53,23 @@ def ending_of(suffix: str, asked: Sequence[str]) -> str:
     return next((f".{name}" for name in asked if suffix.endswith(f".{name}")), "")
 
 
+def by_dots(group: Group, pictures: Sequence[str]) -> list[Group]:
+    """The pictures that a group without one would be if keys did not end at the first dot: each is one reject.
+
+    pictures: the suffixes of pictures. A group that has a picture, or nothing that ends as one, stays as it is.
+    """
+    if group.again or group.suffixes & set(pictures):
+        return [group]
+    endings = [(member.name, ending_of(suffix, pictures)) for suffix, member in group.parts]
+    parts: dict[str, list[tuple[str, Member]]] = {name[: -len(ending)]: [] for name, ending in endings if ending}
+    for suffix, member in group.parts:
+        owners = [key for key in parts if member.name.startswith(f"{key}.")] or list(parts)[:1]
+        if not owners:
+            return [group]
+        parts[max(owners, key=len)].append((suffix, member))
+    return [Group(key, again=False, parts=found) for key, found in parts.items()]
+
+
 def dots_hint(parts: Mapping[str, Member], asked: Sequence[str], option: str) -> str:
     """What to do where a suffix that was asked for stands behind a further dot."""
     found = next((suffix for suffix in parts if ending_of(suffix, asked)), None)

@@ -18,7 +18,7 @@ from PIL import Image
 from tests.stages.encoders.conftest import encoded, photo, sample
 from winnow.pipeline.errors import JobError
 from winnow.stages.encoders import Bank, EncodedBatch, Encoding, OpenClip, Timm, bf16, clip
-from winnow.stages.encoders.bank import Decoded, Work, _finish, _tell_where_slow
+from winnow.stages.encoders.bank import Decoded, Work, _finish
 from winnow.stages.pools.sample import Reject, Sample
 
 CAPTIONS = ["a red boat", "", "ein Hund läuft", "猫", "word " * 100]
@@ -250,7 +250,7 @@ def test_bf16_on_a_cpu_is_near_fp32_and_no_bit_follows_the_threads(tiny_clip: Op
 
 
 def test_bf16_on_a_cpu_that_loses_by_it_is_said_once(tiny_clip: OpenClip, capfd: pytest.CaptureFixture[str]) -> None:
-    _tell_where_slow.cache_clear()
+    tell_where_slow.cache_clear()
     for _ in range(2):
         Bank.open({"c": tiny_clip}, Encoding(device="cpu", precision="bf16"))
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("encoding.precision: bf16 is used")]

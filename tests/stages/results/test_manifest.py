@@ -22,10 +22,11 @@ from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
 from winnow.stages.cuts.similarity import Similarity
 from winnow.stages.distinct import Distinct
-from winnow.stages.embeddings import Embeddings, read_rejects
+from winnow.stages.embeddings import Embeddings
 from winnow.stages.encoders import Encoding
 from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.pools.webdataset import Webdataset
+from winnow.stages.rejects import read_rejects
 from winnow.stages.results import subset
 from winnow.stages.results.manifest import Manifest, add_up
 from winnow.stages.survivors import Survivors
