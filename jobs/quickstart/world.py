@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageEnhance
 
-from winnow.jobs.quickstart.scenes import CONCEPTS, Concept, describe, draw, imagine
+from winnow.jobs.quickstart.drawing import draw
+from winnow.jobs.quickstart.scenes import CONCEPTS, Concept, describe, imagine
 from winnow.pipeline.errors import JobError
 
 FLAWS = {

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from winnow.jobs import loader
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.quickstart import pocket, scenes
+from winnow.jobs.quickstart import drawing, pocket
 from winnow.jobs.run import Result, run
 from winnow.pipeline.columns import column
 from winnow.pipeline.executors.local import LocalExecutor
@@ -60,7 +60,7 @@ def make_pool(folder: Path, megabytes: int) -> None:
 
 
 def _picture(rng: Random) -> bytes:
-    picture = scenes.jpeg(rng)
+    picture = drawing.jpeg(rng)
     room = _SAMPLE_BYTES - 6 * tarfile.BLOCKSIZE - len(picture)  # three headers, and three paddings at most
     return picture + rng.randbytes(room)
 

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from winnow.jobs.job_file.job import Job, parse
-from winnow.jobs.quickstart import pocket, scenes
+from winnow.jobs.quickstart import drawing, pocket
 from winnow.jobs.run import Result, run
 from winnow.pipeline.executors.choose import open_executor
 from winnow.pipeline.executors.contract import Executor
@@ -49,7 +49,7 @@ _DIRECT = 'for tar; do dd if="$tar" of="${tar##*/}" bs=1M oflag=direct conv=fsyn
 def make_pool(folder: Path, size: int) -> None:
     """Land tars of about `size` bytes in all: drawn pictures, each filled up behind its end to what a photo weighs."""
     rng = Random(0)
-    pictures = [scenes.jpeg(rng) for _ in range(_PICTURES)]
+    pictures = [drawing.jpeg(rng) for _ in range(_PICTURES)]
     filling = rng.randbytes(_LARGEST)
     folder.mkdir(parents=True)
     shard, left = 0, size

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
-from winnow.jobs.quickstart.scenes import CONCEPTS, NOUNS, draw, imagine
+from winnow.jobs.quickstart.drawing import draw
+from winnow.jobs.quickstart.scenes import CONCEPTS, NOUNS, imagine
 
 CLASSES = NOUNS[:10]
 SIDE = 40

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from winnow.jobs.quickstart.scenes import CONCEPTS, GROUNDS, NOUNS, Concept, describe, draw, imagine
+from winnow.jobs.quickstart.drawing import draw
+from winnow.jobs.quickstart.scenes import CONCEPTS, GROUNDS, NOUNS, Concept, describe, imagine
 from winnow.jobs.quickstart.world import FLAWS, TRUTH, World, planted_counts, render
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.uid import is_uid_hex

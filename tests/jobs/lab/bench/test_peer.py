@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from winnow.jobs.lab.bench import peer as bench_peer
-from winnow.jobs.lab.bench.peer import Ran, Vectors, Work, least_cosines, make_shards
+from winnow.jobs.lab.bench.peer import least_cosines, make_shards
+from winnow.jobs.lab.bench.peer_runs import WEIGHTS, Ran, Vectors, Work, plain, sorted_vectors, timed, winnow
 from winnow.jobs.quickstart import pocket
 from winnow.pipeline.errors import ModelError, ShardError
 from winnow.stages.pools.sample import Sample
@@ -16,16 +17,16 @@ from winnow.stages.pools.webdataset import Webdataset
 
 
 def vectors(keys: str, image: np.ndarray) -> Vectors:
-    return bench_peer._sorted(np.array(list(keys)), image, image)
+    return sorted_vectors(np.array(list(keys)), image, image)
 
 
 def test_both_come_to_the_same_vectors(tmp_path: Path) -> None:
     weights = tmp_path / "random.pt"
-    words = [sys.executable, "-c", bench_peer._WEIGHTS, str(pocket.CONFIG), str(weights)]
-    bench_peer._timed(words, {}, tmp_path / "weights.log")
+    words = [sys.executable, "-c", WEIGHTS, str(pocket.CONFIG), str(weights)]
+    timed(words, {}, tmp_path / "weights.log")
     shards = make_shards(bench_peer._drawn(64), 6, 2, tmp_path / "shards")
     work = Work(tmp_path, shards, str(pocket.CONFIG), weights, cores=1, batch_size=2)
-    ours, theirs = bench_peer.winnow(work, "exact", "local"), bench_peer.plain(work, 1)
+    ours, theirs = winnow(work, "exact", "local"), plain(work, 1)
     assert least_cosines(ours.vectors, theirs.vectors)[0] > 0.999
     assert len(ours.vectors.keys) == 6
     assert ours.vectors.image.shape == ours.vectors.text.shape == (6, 64)
@@ -68,4 +69,4 @@ def test_what_a_table_tells() -> None:
 
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such thing"):
-        bench_peer._timed([sys.executable, "-c", "raise SystemExit('no such thing')"], {}, tmp_path / "log")
+        timed([sys.executable, "-c", "raise SystemExit('no such thing')"], {}, tmp_path / "log")

@@ -1,0 +1,237 @@
+"""Embeds the same tars by winnow, by clip-retrieval or by a plain webdataset loop, each as a timed process."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from winnow.pipeline.artifact import Artifact, read_table
+from winnow.pipeline.columns import matrix
+from winnow.pipeline.errors import ModelError
+from winnow.pipeline.events import EventReader
+
+_TAIL = 2000  # characters of a log that an error shows
+
+
+WEIGHTS = """
+import sys, open_clip, torch
+model, file = sys.argv[1:]
+if model.endswith(".json"):
+    open_clip.add_model_config(model)
+    model = model.rpartition("/")[2].removesuffix(".json")
+torch.manual_seed(0)
+torch.save({"state_dict": open_clip.create_model(model).state_dict()}, file)
+"""
+"""A program that writes random weights of a model to a file, the same each time."""
+
+
+_REGISTERED = """
+import sys, open_clip
+open_clip.add_model_config(sys.argv.pop(1))
+made = open_clip.create_model_and_transforms
+def evaluated(*args, **options):
+    model, *transforms = made(*args, **options)
+    return model.eval(), *transforms
+open_clip.create_model_and_transforms = evaluated
+from clip_retrieval.cli import main
+main()
+"""
+"""Its command line, made fit for a model's shape of one's own; a model that open_clip has by name runs without.
+
+`--clip_model` takes a checkpoint file, but no file of a shape. And it leaves models as open_clip makes them, to be
+trained: a ResNet then normalises by the statistics of its batch, and a picture's vector follows its neighbours.
+"""
+
+
+_LOOP = """
+import json, sys, time
+import numpy as np, open_clip, torch, webdataset as wds
+
+work = json.loads(sys.argv[1])
+torch.set_num_threads(work["threads"])
+name = work["model"]
+if name.endswith(".json"):
+    open_clip.add_model_config(name)
+    name = name.rpartition("/")[2].removesuffix(".json")
+model, _, transform = open_clip.create_model_and_transforms(name, pretrained=work["checkpoint"])
+model.eval()
+tokenizer = open_clip.get_tokenizer(name)
+
+def ready(sample):
+    return sample["__key__"], transform(sample["jpg"]), tokenizer([sample["txt"]])[0]
+
+# as its documentation says: shards are split over the workers, each worker decodes, tokenizes and makes whole batches
+data = (
+    wds.WebDataset(work["shards"], shardshuffle=False)
+    .decode("pil")
+    .map(ready)
+    .batched(work["batch_size"])
+)
+loader = wds.WebLoader(data, batch_size=None, shuffle=False, num_workers=work["workers"])
+keys, images, texts = [], [], []
+started = time.perf_counter()
+with torch.inference_mode():
+    for names, pixels, tokens in loader:
+        keys += names
+        images.append(torch.nn.functional.normalize(model.encode_image(pixels), dim=-1).half().numpy())
+        texts.append(torch.nn.functional.normalize(model.encode_text(tokens), dim=-1).half().numpy())
+seconds = time.perf_counter() - started
+np.savez(work["out"], keys=np.array(keys), image=np.concatenate(images), text=np.concatenate(texts), seconds=seconds)
+"""
+"""What one writes who has neither: a program of its own, which imports nothing of winnow's."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each of them has to do: embed the images and captions of `shards` by one CLIP.
+
+    model: a name of open_clip or a configuration `.json`. folder: scratch space.
+    """
+
+    folder: Path
+    shards: tuple[Path, ...]
+    model: str
+    checkpoint: Path
+    cores: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """keys: (n,) text, sorted. image, text: float32 (n, d), of unit length but for the last bits of float16."""
+
+    keys: np.ndarray
+    image: np.ndarray
+    text: np.ndarray
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One process. Seconds: embedding from the first sample to the last, the stage (None of a peer), the whole, CPU."""
+
+    vectors: Vectors
+    embedding: float
+    stage: float | None
+    whole: float
+    cpu: float
+
+
+def winnow(work: Work, preprocess: str, executor: str) -> Ran:
+    """Run a job that embeds and keeps everything; into an empty store, as `winnow run` does."""
+    store, file = work.folder / "store", work.folder / "job.yaml"
+    shutil.rmtree(store, ignore_errors=True)
+    job = {
+        "name": "peer",
+        "store": str(store),
+        "pool": {"shards": [str(shard) for shard in work.shards]},
+        "embeddings": {"clip": {"model": work.model, "pretrained": str(work.checkpoint)}},
+        "encoding": {"preprocess": preprocess},
+    }
+    file.write_text(json.dumps(job))
+    words = [
+        sys.executable,
+        "-m",
+        "winnow.jobs",
+        "run",
+        str(file),
+        "--executor",
+        executor,
+        "--workers",
+        str(work.cores),
+    ]
+    whole, cpu = timed(words, {}, work.folder / "winnow.log")
+    done = [event for event in EventReader(str(store)).more() if event["event"] == "shard"]
+    done = [event for event in done if event["stage"] == "embeddings"]
+    embedding = max(event["t"] for event in done) - min(event["t"] - event["seconds"] for event in done)
+    record = json.loads((store / "jobs/peer.json").read_bytes())
+    artifact = Artifact.named(str(store), record["artifacts"]["embeddings"])
+    return Ran(_stored(artifact), embedding, record["seconds"]["embeddings"], whole, cpu)
+
+
+def _stored(artifact: Artifact) -> Vectors:
+    tables = [artifact.read(index) for index in sorted(artifact.present())]
+    keys = np.concatenate([np.array(table["key"].to_pylist()) for table in tables])
+    towers = [np.concatenate([matrix(table[f"clip.{tower}"]) for table in tables]) for tower in ("image", "text")]
+    return sorted_vectors(keys, *towers)
+
+
+def clip_retrieval(work: Work, python: str, threads: int) -> Ran:
+    """Run `clip-retrieval inference` over the same tars, by the Python of an environment that has it."""
+    out = work.folder / "clip-retrieval"
+    shutil.rmtree(out, ignore_errors=True)
+    own = work.model.endswith(".json")
+    program = [_REGISTERED, work.model] if own else ["from clip_retrieval.cli import main; main()"]
+    name = Path(work.model).stem if own else work.model
+    # its command line takes braces for a list of tars; ours are numbered without a gap
+    first, last = (shard.stem for shard in (work.shards[0], work.shards[-1]))
+    options = {
+        "input_dataset": f"{work.shards[0].parent}/{{{first}..{last}}}.tar",
+        "output_folder": out,
+        "input_format": "webdataset",
+        "clip_model": f"open_clip:{name}/{work.checkpoint}",
+        "batch_size": work.batch_size,
+        "num_prepro_workers": work.cores,
+        "enable_wandb": False,
+    }
+    words = [python, "-c", *program, "inference", *(f"--{key}={value}" for key, value in options.items())]
+    whole, cpu = timed(words, {"OMP_NUM_THREADS": str(threads)}, work.folder / "clip-retrieval.log")
+    told = [json.loads(file.read_bytes()) for file in (out / "stats").glob("*.json")]
+    tables = [read_table(str(file), ["image_path"]) for file in sorted((out / "metadata").glob("*.parquet"))]
+    keys = np.concatenate([np.array(table["image_path"].to_pylist()) for table in tables])
+    towers = [
+        np.concatenate([np.load(file) for file in sorted((out / f"{tower}_emb").glob("*.npy"))])
+        for tower in ("img", "text")
+    ]
+    # what it prints as a rate divides by a sum of clocks; total_duration adds up its loop, loading and warming up apart
+    return Ran(sorted_vectors(keys, *towers), sum(one["total_duration"] for one in told), None, whole, cpu)
+
+
+def plain(work: Work, threads: int) -> Ran:
+    """Run the loop that one writes with webdataset and open_clip alone."""
+    out = work.folder / "plain.npz"
+    values = {
+        "shards": [str(shard) for shard in work.shards],
+        "model": work.model,
+        "checkpoint": str(work.checkpoint),
+        "batch_size": work.batch_size,
+        "workers": work.cores,
+        "threads": threads,
+        "out": str(out),
+    }
+    words = [sys.executable, "-c", _LOOP, json.dumps(values)]
+    whole, cpu = timed(words, {"OMP_NUM_THREADS": str(threads)}, work.folder / "plain.log")
+    with np.load(out) as found:
+        return Ran(
+            sorted_vectors(found["keys"], found["image"], found["text"]), float(found["seconds"]), None, whole, cpu
+        )
+
+
+def sorted_vectors(keys: np.ndarray, image: np.ndarray, text: np.ndarray) -> Vectors:
+    """The vectors in the order of their keys, as float32."""
+    order = np.argsort(keys)
+    return Vectors(keys[order], image[order].astype(np.float32), text[order].astype(np.float32))
+
+
+def timed(words: list[str], environment: Mapping[str, str], log: Path) -> tuple[float, float]:
+    """Seconds of a process, and those that cores worked for it and for those of its children that it waited for."""
+    started = time.perf_counter()
+    with log.open("wb") as sink:
+        child = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
+        process = subprocess.Popen(words, stdout=sink, stderr=subprocess.STDOUT, env=child)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:  # of Ctrl-C, say: what goes on alone would disturb the next measurement
+            process.kill()
+            process.wait()
+            raise
+    process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for behind its back
+    if process.returncode != 0:
+        raise ModelError(f"a process must end well, but {log} ends so: {log.read_text(errors='replace')[-_TAIL:]}")
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime
