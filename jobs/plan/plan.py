@@ -3,7 +3,6 @@
 A price runs a miniature of the job in a temporary folder; the store is not touched.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from winnow.jobs import run as running
+from winnow.jobs.console import print_json
 from winnow.jobs.job_file.job import Job, changed
 from winnow.jobs.job_file.yaml_text import dumps
 from winnow.jobs.plan.inputs import Look, look
@@ -34,7 +34,7 @@ def show_price(job: Job, options: Options, prices: Prices, executor: str, here: 
     finally:
         running_on.close()
     if plain:
-        print(json.dumps(record(found, prices), indent=2))
+        print_json(record(found, prices))
     else:
         show(found, prices, Console())
 
@@ -49,7 +49,7 @@ def show_plan(job: Job, full: bool, looked: bool, plain: bool) -> None:
     states: list[tuple[str, Artifact, Readiness]] = [] if listed is None else running.states_of(job, *listed)
     if plain:
         found = None if listed is None or not looked else look(job, *listed)
-        print(json.dumps(_record(job, states, found), indent=2))
+        print_json(_record(job, states, found))
         return
     console = Console()
     values = dict(job.resolved if full else changed(job))

@@ -1,6 +1,5 @@
 """The options of `winnow why`; prints the answer and writes the sample's picture if asked."""
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +25,7 @@ def why(
     workers: Annotated[int | None, typer.Option(min=1, help="threads that read; one per core by default")] = None,
 ) -> None:
     """Show what became of one sample of a finished job: its values, and the cut that decided and by how much."""
+    from winnow.jobs.console import print_json
     from winnow.jobs.why.explain import explain
     from winnow.jobs.why.place import picture
     from winnow.jobs.why.show import show
@@ -39,6 +39,6 @@ def why(
 
         storage.write_bytes(str(thumbnail), made_anew(picture(found.job, found.place), _SIDE, 90))
     if plain:
-        print(json.dumps(found.record(), indent=2))
+        print_json(found.record())
     else:
         show(found, Console())

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from winnow.jobs.cli import Address, Changes, Quiet, Workers, main, telling
+from winnow.jobs.cli import Address, Changes, Quiet, Workers
+from winnow.jobs.console import start, working
 from winnow.pipeline.terminal import escape_unshown
 
 NAME = "python -m winnow.jobs.lab.datacomp"
@@ -25,18 +26,13 @@ def datacomp(
     from winnow.jobs.lab.datacomp.compare import compare
     from winnow.jobs.lab.datacomp.plan import load
     from winnow.jobs.lab.datacomp.table import table
-    from winnow.pipeline.executors.choose import open_executor
 
     comparison = load(comparison_file, change or [])
-    running_on = open_executor(executor, workers, address)
-    with telling(quiet, soft_wrap=True) as say:
-        try:
-            rows = compare(comparison, running_on, say)
-        finally:
-            running_on.close()
+    with working(executor, workers, address, quiet, soft_wrap=True) as (running_on, say):
+        rows = compare(comparison, running_on, say)
     Console().print(table(rows))
 
 
 if __name__ == "__main__":
     escape_unshown()
-    main(app, NAME)
+    start(app, NAME)
