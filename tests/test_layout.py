@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,11 @@ from winnow.stages.pools.formats import FORMATS
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ("jobs", "stages", "pipeline")  # each may import itself and those after it
-MAX_LINES = 400
+MAX_LINES = 300
+MAX_ENTRIES = 22  # modules and packages of a folder
+
+LONGER = f"Longer than {MAX_LINES} lines because "
+"""How a sentence in the docstring of a longer file begins."""
 
 HOMES = {
     "ray": ("pipeline/executors/on_ray.py", "pipeline/executors/ray_dispatch.py", "pipeline/executors/ray_metrics.py"),
@@ -30,7 +34,7 @@ HOMES = {
     "PIL": (
         "stages/encoders/",
         "jobs/lab/bench/decode.py",
-        "jobs/quickstart/scenes.py",
+        "jobs/quickstart/drawing.py",
         "jobs/quickstart/world.py",
         "jobs/lab/datacomp/damage.py",
     ),  # decoded here, drawn there
@@ -52,8 +56,6 @@ BETWEEN_STAGES = {
     ("target", "embeddings"): "embeds images as the stage that embedded the pool",
     ("coverage", "similarity"): "takes the cosine of an encoder as its score",
     ("coverage", "score"): "joins a user's column as its score",
-    ("distinct", "embeddings"): "writes rejects in the form that those of the pool are written in",
-    ("manifest", "embeddings"): "reads the rejects in the form that they were written in",
 }
 """The only stage modules that import another one that leaves an artifact, and why."""
 
@@ -196,7 +198,47 @@ def test_a_file_opens_with_one_line_and_stays_a_small_room(path):
     first, *rest = documented.split("\n")
     assert first.endswith("."), "the first line is a whole sentence"
     assert not rest or not rest[0], "what follows the first line stands apart"
-    assert len(text.splitlines()) <= MAX_LINES
+    assert small_or_explained(text), f"split it, or say in its docstring: {LONGER}…"
+
+
+def small_or_explained(text: str) -> bool:
+    """Whether a file is a small room, or says in its docstring why it is not; a short one must not say so."""
+    reason = LONGER in " ".join((ast.get_docstring(ast.parse(text)) or "").split())
+    return reason == (len(text.splitlines()) > MAX_LINES)
+
+
+def test_a_long_file_without_a_reason_is_seen() -> None:
+    first, why = "Reads pools.", f"{LONGER.replace(' because', chr(10) + 'because')}a format is one file."
+    short, long = "x = 1\n" * 10, "x = 1\n" * MAX_LINES
+    assert small_or_explained(f'"""{first}"""\n{short}')
+    assert not small_or_explained(f'"""{first}"""\n{long}')
+    assert small_or_explained(f'"""{first}\n\n{why}\n"""\n{long}')
+    assert not small_or_explained(f'"""{first}\n\n{why}\n"""\n{short}'), "it was split since"
+    assert not small_or_explained(f'"""{first}"""\n# {why.replace(chr(10), " ")}\n{long}'), "not in the docstring"
+
+
+def crowded(files: Iterable[str]) -> dict[str, int]:
+    """Folders with more modules and packages than a reader takes in, and how many they have.
+
+    files: paths with slashes. `__init__.py` does not count.
+    """
+    inside: dict[str, set[str]] = {}
+    for file in files:
+        folders = file.split("/")
+        for depth in range(1, len(folders)):
+            inside.setdefault("/".join(folders[:depth]), set()).add(folders[depth])
+    counts = {folder: len(entries - {"__init__.py"}) for folder, entries in inside.items()}
+    return {folder: count for folder, count in counts.items() if count > MAX_ENTRIES}
+
+
+def test_no_folder_is_crowded() -> None:
+    assert crowded(map(name, FILES)) == {}
+
+
+def test_a_crowded_folder_is_seen() -> None:
+    full = ["a/b/__init__.py", "a/b/room/c.py", "a/b/room/d.py", *(f"a/b/{i}.py" for i in range(MAX_ENTRIES - 1))]
+    assert crowded(full) == {}
+    assert crowded([*full, "a/b/one_more.py"]) == {"a/b": MAX_ENTRIES + 1}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
