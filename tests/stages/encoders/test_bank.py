@@ -19,6 +19,7 @@ from tests.stages.encoders.conftest import encoded, photo, sample
 from winnow.pipeline.errors import JobError
 from winnow.stages.encoders import Bank, EncodedBatch, Encoding, OpenClip, Timm, bf16, clip
 from winnow.stages.encoders.bank import Decoded, Work, _finish
+from winnow.stages.encoders.device import tell_where_slow
 from winnow.stages.pools.sample import Reject, Sample
 
 CAPTIONS = ["a red boat", "", "ein Hund läuft", "猫", "word " * 100]
