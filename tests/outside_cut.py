@@ -1,7 +1,7 @@
 """A cut that winnow does not know: it says which stage decides, and takes every other answer by default."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -14,8 +14,10 @@ from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary
 from winnow.stages.cuts.contract.drawn import EPOCHS, drawn_report
+from winnow.stages.cuts.contract.finished import FinishedCut
+from winnow.stages.cuts.contract.source import Source
 from winnow.stages.cuts.cut import Amount, Cut
-from winnow.stages.cuts.keeping import Ranked, funnel, one_group, value_column, write_kept
+from winnow.stages.cuts.keeping import Ranked, funnel, keep_by_quota, one_group, value_column, write_kept
 from winnow.stages.survivors import Survivors
 
 
@@ -81,6 +83,49 @@ class _Mark:
 
 
 @dataclass(frozen=True)
+class Briefest(Cut):
+    """Of the captions whose length leaves the same remainder, keep those with the fewest characters."""
+
+    each: int
+    remainders: int = 3
+    kind: ClassVar[str] = "briefest"
+
+    def stages(self, survivors: Survivors, store: str) -> list[Stage]:
+        return [BriefestStage(self, survivors)]
+
+    def ranked_by(self, cut: FinishedCut) -> Source:
+        return Brevity(cut.before, self.remainders)
+
+    def quotas(self, cut: FinishedCut) -> np.ndarray:
+        return np.full(self.remainders, self.each, np.int64)
+
+
+@dataclass(frozen=True)
+class BriefestStage:
+    options: Briefest
+    survivors: Survivors
+    name: ClassVar[str] = "briefest"
+    version: ClassVar[int] = 1
+
+    def make(self, run: Run, out: Artifact) -> Summary:
+        quota = np.full(self.options.remainders, self.options.each, np.int64)
+        return funnel(keep_by_quota(run, out, Brevity(self.survivors, self.options.remainders), quota, self.name))
+
+
+@dataclass(frozen=True)
+class Brevity:
+    survivors: Survivors
+    remainders: int
+
+    def rows(self, item: ShardItem) -> Rows:
+        rows = Length(self.survivors, -1).rows(item)
+        return replace(rows, group=np.where(rows.group < 0, -1, -rows.value % self.remainders).astype(np.int32))
+
+    def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
+        return {"chars": value_column(replace(rows, value=-rows.value)), "remainder": pa.array(rows.group)}
+
+
+@dataclass(frozen=True)
 class Slices(Cut):
     """Each shard gives its first `each` samples to the first epoch, the next ones to the second, and so on."""
 
@@ -121,5 +166,5 @@ class _Give:
 
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, version: str = "1.0") -> None:
     """A policy can name them until the test ends; folder: where the distribution's metadata lie."""
-    kinds = {cut.kind: f"{cut.__module__}:{cut.__name__}" for cut in (Longest, Odd, Slices)}
+    kinds = {cut.kind: f"{cut.__module__}:{cut.__name__}" for cut in (Longest, Odd, Briefest, Slices)}
     plugins.install(monkeypatch, folder, "winnow-outside", {"winnow.cuts": kinds}, {}, version)

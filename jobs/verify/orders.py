@@ -44,7 +44,7 @@ def _cut(run: Run, cut: FinishedCut) -> Findings:
 
 
 def _standings(cut: FinishedCut, item: ShardItem) -> tuple[Findings, list[Standings]]:
-    rows = cut.rows(item.index)
+    rows = cut.rows(item)
     rankings = cut.options.rankings(cut, rows)
     if rankings is None:
         note = f"{cut.name}: it has no order that could be checked here, so which samples it keeps is taken as it is"

@@ -34,7 +34,7 @@ class _Look:
 
 def rankings(cut: FinishedCut, item: ShardItem) -> tuple[list[Ranking], CutRows]:
     """The orders of a cut over one shard, and the rows that they are of."""
-    rows = cut.rows(item.index)
+    rows = cut.rows(item)
     return [*(cut.options.rankings(cut, rows) or ())], rows
 
 

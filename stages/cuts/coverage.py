@@ -24,8 +24,9 @@ from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut
 from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.orders import Ranking, Standings, by_group, by_its_quotas, in_order
 from winnow.stages.cuts.contract.shown import Shown
+from winnow.stages.cuts.contract.source import Source
 from winnow.stages.cuts.cut import Amount, Cut, Number, Of
-from winnow.stages.cuts.keeping import Source, funnel, keep_by_quota, one_group, select
+from winnow.stages.cuts.keeping import funnel, keep_by_quota, one_group, select
 from winnow.stages.cuts.score import Joined, JoinStage, join_of, joined_value
 from winnow.stages.cuts.scores.score_names import Names
 from winnow.stages.cuts.similarity import Cosine, stored_cosine

@@ -17,6 +17,7 @@ from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.keep_top import Merging, Partial, Pass, Rows, Selection, Thresholds, kept
 from winnow.pipeline.order import beyond, reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Summary, total
+from winnow.stages.cuts.contract.source import Source
 from winnow.stages.cuts.cut import Amount, Number
 from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.survivors import Survivors
@@ -24,23 +25,6 @@ from winnow.stages.survivors import Survivors
 _TOGETHER = 64  # selections that share their passes: each shard returns a few KB for each
 _CANDIDATES = 1_000_000  # gathered by all of them at once: 52 MB
 _CELLS = 4_000_000  # counts that wait to be merged, of all of them: 64 MB
-
-
-class Source(Protocol):
-    """A cut's values, shard by shard; picklable."""
-
-    @property
-    def survivors(self) -> Survivors:
-        """The samples that the cut sees."""
-        ...
-
-    def rows(self, item: ShardItem) -> Rows:
-        """Value, group and uid of every row of the shard; group -1 where it cannot stay."""
-        ...
-
-    def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
-        """What the manifest shall say of each row of the shard, null where it was out already."""
-        ...
 
 
 class Rankings(Protocol):

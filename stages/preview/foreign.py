@@ -1,5 +1,7 @@
 """Recognises a file that its reader cannot read by its first bytes, and says what to do with it."""
 
+import re
+
 _ARROW = (
     "an Arrow file, as datasets' save_to_disk leaves: write parquet of it, with load_from_disk and to_parquet; "
     "docs/pools.md says how the pictures go into it"
@@ -21,6 +23,7 @@ _BEGINNINGS = (
     (b"RIFF", _PICTURE),
     (b"GIF8", _PICTURE),
 )
+_JSON = re.compile(rb"\s*(\{\s*\"|\[\s*[\[{\"])")
 _TAR_MAGIC = slice(257, 262)
 
 HEAD_BYTES = 512
@@ -32,4 +35,9 @@ def foreign(head: bytes) -> str:
     for beginning, told in _BEGINNINGS:
         if head.startswith(beginning):
             return told
+    if _JSON.match(head):
+        return (
+            "JSON: write parquet of it, with the pictures or the vectors, or name the format of a package that reads "
+            "it by pool.format"
+        )
     return "a tar: say pool.format: webdataset" if head[_TAR_MAGIC] == b"ustar" else ""

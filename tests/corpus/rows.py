@@ -177,6 +177,7 @@ def rows() -> list[Case]:
         failed("a pointer of Git LFS", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         failed("an Arrow stream", arrow(pa.table({"image": three, "caption": texts})), "save_to_disk leaves"),
         failed("a parquet file, compressed", gzip.compress(whole, mtime=0), "compressed with gzip: unpack it"),
+        failed("lines of JSON", b'{ "image": "YQ==" }\n' * 9, "it is JSON: write parquet of it"),
         failed("html", b"<html>503</html>" * 99, "must be whole and readable"),
         failed("nothing", b"", "must be whole and readable"),
         failed("an encrypted footer", whole[:-4] + b"PARE", "must be whole and readable"),

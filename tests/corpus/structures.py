@@ -40,6 +40,12 @@ def structures() -> list[Case]:
         raw("an Arrow stream named tar", lambda a, b: b"\xff" * 4 + bytes(999), failed="save_to_disk leaves"),
         raw("a picture named tar", lambda a, b: b"\xff\xd8\xff\xe0" + bytes(999), failed="loose files are no pool"),
         raw("html named tar", lambda a, b: b"<html>503</html>" * 99, failed="the header at byte 0 is broken"),
+        raw(
+            "lines of JSON",
+            lambda a, b: b'{"image": "YQ==", "text": "words"}\n' * 99,
+            failed="it is JSON: write parquet",
+        ),
+        raw("JSON named tar", lambda a, b: b'[\n  {"text": "words"}]', failed="by pool.format"),
         raw("zip named tar", lambda a, b: zipped({"a.txt": b"x" * 999}), failed="it is a zip archive"),
         tar("junk between samples", b"\7" * 1024, gap, says={"tar-gap": "1024 bytes from"}),
         tar("junk of odd length", b"\7" * 777, gap, says={"tar-gap": "777 bytes from"}),

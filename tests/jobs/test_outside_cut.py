@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.jobs.test_cli import called
-from tests.outside_cut import install
+from tests.outside_cut import Briefest, install
 from tests.pools import Samples, write_datacomp
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import laid_out, run
@@ -83,6 +83,46 @@ def test_the_smallest_cut_of_a_plugin_is_explained_and_checked(
         last = [row for row in rows if row["kept"]]
         last = [row for row in last if f"chars {row['longest.chars']:g}," in said]
         assert said in [line for line in lines_of(why(values, last[0]).said[0]) if line.startswith("chars")]
+
+
+def turned(values: dict[str, Any], name: str, uids: set[str]) -> None:
+    """The verdict of a cut on these samples is turned round in its files."""
+    path, _ = laid_out(parse(values))
+    made = dict(path.cuts)[name]
+    for shard in range(3):
+        table, there = pq.read_table(made.shard(shard)), path.manifest.read(shard)["uid"].to_pylist()
+        kept = [stays ^ (uid in uids) for stays, uid in zip(table["kept"].to_pylist(), there, strict=True)]
+        pq.write_table(table.set_column(0, table.schema.field(0), pa.array(kept)), made.shard(shard))
+
+
+def test_the_quotas_of_a_plugins_groups_are_checked_and_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captions of 1 to 20 characters, three times each; 4 stay of each remainder, so its shortest, and one other."""
+    install(monkeypatch, tmp_path / "installed")
+    values = values_of(tmp_path, {"briefest": {"each": 4}})
+    rows = done(values)
+    kept = [row for row in rows if row["kept"]]
+    assert sorted(row["briefest.chars"] for row in kept) == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5, 6]
+    printed = lines(values)
+    assert not [line for line in printed.values() if line.startswith("NOT")]
+    assert printed["cuts"] == "ok   cuts: 60 rows, 1 cuts, 3 groups"
+    assert printed["values"] == "ok   values: 120 values"
+    [row] = [row for row in kept if row["briefest.chars"] == 5]
+    assert lines_of(why(values, row).said[0])[0] == "chars 5, stays at most 5: on it, where uids decide"
+
+    [last] = [row["uid"] for row in kept if row["briefest.chars"] == 4]
+    first = min(row["uid"] for row in rows if row["briefest.chars"] == 5 and not row["kept"])
+    turned(values, "briefest", {last, first})  # as many stay, and in order
+    said = lines(values)["cuts"]
+    assert "2 violations\n" in said
+    for group, stay in ((1, 3), (2, 5)):
+        assert f"briefest, group {group}: its quota is 4 of 21 samples, but {stay} are kept" in said
+    monkeypatch.delattr(Briefest, "quotas")
+    assert lines(values)["cuts"] == (
+        "ok   cuts: 60 rows, 1 cuts, 3 groups\n"
+        "       briefest: it does not say the quotas of its groups, so how many of each stay is taken as it is"
+    )
 
 
 @pytest.mark.parametrize("options", [{"count": 21}, {"count": 21, "keep": "shortest"}, {"threshold": 10}])
@@ -179,5 +219,7 @@ def test_an_unknown_cut_is_answered_with_the_names_of_plugins_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, tmp_path / "installed")
-    with pytest.raises(JobError, match=r"one of rules, .*, epochs, longest, odd, slices, got 'longst'; did you"):
+    with pytest.raises(
+        JobError, match=r"one of rules, .*, epochs, briefest, longest, odd, slices, got 'longst'; did you"
+    ):
         parse(values_of(tmp_path, {"longst": {}}))

@@ -148,6 +148,9 @@ class Asked:
         return cast(int | float, reversed_order(np.array([last], kind))[0].item())
 
 
+_NO_VALUE = "it has no value, and is dropped for that"
+
+
 def at_least(what: str, value: float, limit: float | None, rule: str = "at least", *, ties: bool = True) -> Limit:
     """A limit from below; numbers that are equal to the last digit have margin 0."""
     return Limit(what, value, limit, None if limit is None else _difference(value, limit), rule, ties)
@@ -168,18 +171,31 @@ def explain_by_first_column(asked: Asked) -> Explained:
     """What can be said of a cut that says nothing itself.
 
     Where it cut one order of all, its first column beside the threshold asked for, or that of the last sample that
-    stays; with a column `group`, beside the last that stays in the sample's group.
+    stays; where it says what it went by, beside the last that stays in the sample's group.
     """
     amount, report = asked.cut.amount, asked.cut.artifact.done() or {}
-    names = [name for name in asked.values if name != "group"]
-    grouped = "group" in asked.values
-    if amount is None or not names or not (grouped or "threshold" in report):
+    if asked.cut.options.ranked_by(asked.cut) is not None and "threshold" not in report:
+        return _in_its_group(asked)
+    if amount is None or not asked.values or "threshold" not in report:
         return Explained(facts={"note": "it does not say what it goes by, beyond its columns"})
-    name, facts = names[0], asked.rank_facts("group_" if grouped else "")
-    value, limit = asked.values[name], at_most if amount.lowest else at_least
+    [(name, value), *_] = asked.values.items()
+    facts, limit = asked.rank_facts(), at_most if amount.lowest else at_least
     if value is None:
-        return Explained(facts={**facts, "note": "it has no value, and is dropped for that"})
+        return Explained(facts={**facts, "note": _NO_VALUE})
     if amount.threshold is not None:
         return Explained((limit(name, value, amount.threshold, "below" if amount.lowest else "above"),), facts)
-    last = asked.last(amount.lowest) if grouped else cast(float | None, report["threshold"])
-    return Explained((limit(name, value, last),), facts)
+    return Explained((limit(name, value, cast(float | None, report["threshold"])),), facts)
+
+
+def _in_its_group(asked: Asked) -> Explained:
+    """Its first column beside the last that stays in its group, where the group was ordered by that column."""
+    name, value = next(iter(asked.values.items()), ("", None))
+    facts = asked.rank_facts("group_")
+    if value is None or 0 not in asked.ranks:
+        return Explained(facts=facts if value is not None else {**facts, "note": _NO_VALUE})
+    mine = asked.ranks[0][0].value
+    if mine.item() == value:
+        return Explained((at_least(name, value, asked.last()),), facts)
+    if reversed_order(np.array([mine]))[0].item() == value:
+        return Explained((at_most(name, value, asked.last(lowest=True)),), facts)
+    return Explained(facts=facts)

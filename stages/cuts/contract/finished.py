@@ -111,9 +111,9 @@ class FinishedCut:
             return True if ordered + shown in _COMPLEMENTS else None
         return True if repr(-ordered) == repr(shown) else None
 
-    def rows(self, index: int) -> "CutRows":
+    def rows(self, item: ShardItem) -> "CutRows":
         """Its file of one shard."""
-        return CutRows(self, index)
+        return CutRows(self, item)
 
 
 @dataclass(frozen=True)
@@ -121,22 +121,22 @@ class CutRows:
     """A cut's file of one shard, n rows; each part is read when it is asked for."""
 
     cut: FinishedCut
-    index: int
+    item: ShardItem
 
     @cached_property
     def table(self) -> pa.Table:
         """`kept` and the cut's columns."""
-        return self.cut.artifact.read(self.index)
+        return self.cut.artifact.read(self.item.index)
 
     @cached_property
     def before(self) -> np.ndarray:
         """Which rows the cut saw: bool (n,)."""
-        return self.cut.before.mask(self.index)
+        return self.cut.before.mask(self.item.index)
 
     @cached_property
     def uids(self) -> np.ndarray:
         """(n,) of dtype UID."""
-        return self.cut.before.uids(self.index)
+        return self.cut.before.uids(self.item.index)
 
     @property
     def kept(self) -> np.ndarray:

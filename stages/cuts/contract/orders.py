@@ -17,6 +17,7 @@ from winnow.pipeline.stage import Run
 from winnow.pipeline.uid import uids_to_hex
 from winnow.stages.cuts.contract.findings import Findings, unless_equal, violated
 from winnow.stages.cuts.contract.finished import CutRows, FinishedCut
+from winnow.stages.cuts.contract.source import Source
 
 _FIRST, LAST = b"", b"\xff" * WIDE_KEY.itemsize
 
@@ -88,24 +89,25 @@ def wide(value: np.ndarray) -> np.ndarray:
 
 
 def by_first_column(cut: FinishedCut, rows: CutRows) -> list[Ranking] | None:
-    """The ranking of a cut that says nothing itself: by its first column, the highest or the lowest first.
+    """The ranking of a cut that says nothing itself: by its first column, the highest or the lowest first, one group.
 
-    One group where its stage says that it cut one order of all, or those of an int32 column `group`; None where it has
-    neither, no amount, or no column of numbers.
+    None where its stage does not say that it cut one order of all, or left no column of numbers.
     """
     amount = cut.amount
-    if amount is None:
+    if amount is None or not rows.in_one_order or not rows.names:
         return None
-    names = [name for name in rows.names if name != "group"]
-    grouped = "group" in rows.names and pa.types.is_int32(rows.table.schema.field("group").type)
-    if not names or not (grouped or rows.in_one_order):
-        return None
-    kind = rows.table.schema.field(names[0]).type
+    name = rows.names[0]
+    kind = rows.table.schema.field(name).type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         return None
-    value, there = rows.numbers(names[0], amount.lowest)
-    group = column(rows.table, "group", null=-1) if grouped else np.zeros(len(value), np.int32)
-    return [Ranking(value, np.where(rows.before & there, group, -1), rows.kept)]
+    value, there = rows.numbers(name, amount.lowest)
+    return [Ranking(value, np.where(rows.before & there, 0, -1), rows.kept)]
+
+
+def by_source(source: Source, rows: CutRows) -> list[Ranking]:
+    """The ranking of a cut that says what it went by: its source's own values and groups."""
+    found = source.rows(rows.item)
+    return [Ranking(found.value, np.where(rows.before, found.group, -1), rows.kept)]
 
 
 def in_order(cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
@@ -138,6 +140,20 @@ def as_many_as_asked(cut: FinishedCut, standing: Standings) -> Findings:
         return Findings()
     wanted = min(amount.number(cut.before), int(standing.size.sum()))
     return unless_equal(f"{cut.name}: the samples that it keeps", wanted, int(standing.kept.sum()))
+
+
+def by_quotas(cut: FinishedCut, standing: Standings, quotas: np.ndarray) -> Findings:
+    """Each group keeps min(quota_g, size_g); quotas: int64 (g,), and a group without one keeps none."""
+    standing = standing.widened(len(quotas))
+    quota = np.zeros(len(standing.size), np.int64)
+    quota[: len(quotas)] = quotas
+    found = Findings()
+    for group in np.flatnonzero(standing.kept != np.minimum(quota, standing.size)):
+        found += violated(
+            f"{cut.name}, group {group}: its quota is {quota[group]} of {standing.size[group]} samples, but "
+            f"{standing.kept[group]} are kept"
+        )
+    return found
 
 
 def by_its_quotas(cut: FinishedCut, file: str, standing: Standings) -> Findings:
