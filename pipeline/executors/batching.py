@@ -8,6 +8,9 @@ from typing import Any
 AIM_S = 0.1
 """Seconds that a call of several pieces should take."""
 
+REDUCING_AIM_S = 1.0
+"""The same where their results are combined: the longer a call, the fewer and the smaller are the answers."""
+
 _CALLS_LEFT = 4  # for each worker, at least, so that all of them end together
 
 
@@ -16,13 +19,14 @@ class Pieces:
     """What is done in pieces, such as items or blocks of them.
 
     count: of pieces. name: what an error calls a piece. send: (actor, pieces) -> reference of the answer.
-    together: whether a call may have several.
+    together: whether a call may have several. aim_s: seconds that such a call should take.
     """
 
     count: int
     name: Callable[[int], str]
     send: Callable[[Any, Sequence[int]], Any]
     together: bool = False
+    aim_s: float = AIM_S
 
 
 class Waiting:
@@ -35,6 +39,7 @@ class Waiting:
     def __init__(self, pieces: Pieces, seats: int) -> None:
         self._left = deque(range(pieces.count))
         self._shares = seats * _CALLS_LEFT if pieces.together else pieces.count
+        self._aim_s = pieces.aim_s
         self._size = 1.0
         self.alone: set[int] = set()  # were with others when their worker died: nothing may go or wait beside one
 
@@ -65,4 +70,4 @@ class Waiting:
     def saw(self, done: int, seconds: float) -> None:
         """A call has done so many in so long."""
         # at most four times as many as before: the first shards may be empty, and the next not
-        self._size = max(1.0, min(4 * self._size, done * AIM_S / max(seconds, 1e-6)))
+        self._size = max(1.0, min(4 * self._size, done * self._aim_s / max(seconds, 1e-6)))

@@ -56,6 +56,26 @@ class Stateless(Generic[Item, Result]):
         return self.function
 
 
+@dataclass(frozen=True)
+class Reduction(Generic[Item, Result]):
+    """A task whose results add up. An executor may combine those of one call before they leave the worker.
+
+    task: the work. merge: (results) -> the result of all of them, from one at least; picklable, associative and
+    commutative, and it may change the results that it is given.
+    """
+
+    task: Task[Item, Result]
+    merge: Callable[[Sequence[Result]], Result]
+
+    def open(self) -> Callable[[Item], Result]:
+        """See Task.open."""
+        return self.task.open()
+
+    def combine(self, results: Sequence[Result]) -> list[Result | None]:
+        """As many results: the first holds all of them, the others hold nothing."""
+        return [self.merge(results), *[None] * (len(results) - 1)]
+
+
 class Exchange(Protocol[I_contra, R_co]):
     """A shuffle, for work that must see rows of many items together: scatter by part, decide, settle back by item.
 
@@ -101,6 +121,9 @@ class Executor(Protocol):
         self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:
         """(index of item, result) in any order, each exactly once.
+
+        A task with a method `combine`, such as a Reduction, may have its results combined: of some items that were done
+        together the first one has all of the result, and the others have None.
 
         An item that raises a WinnowError or an OSError, or whose worker dies, is tried again `needs.retries`
         times, unless no other try can do better (pipeline/executors/retries.py). Raises FailedShards

@@ -5,9 +5,9 @@ import tempfile
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import partial
-from itertools import count
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import count, islice
 from typing import Generic
 
 import pyarrow as pa
@@ -21,6 +21,19 @@ _Place = tuple[str, int, int]
 
 _Spill = Mapping[int, _Place]
 """Tables that one call sent, by receiver."""
+
+
+_AHEAD = 4
+"""Calls for each thread that are begun or done before the first result is taken: no more results are held."""
+
+
+@dataclass(frozen=True)
+class _Calls(Generic[Result]):
+    """Calls by number, from 0 to count - 1: what an error calls each, and the call itself."""
+
+    count: int
+    name: Callable[[int], str]
+    run: Callable[[int], Result]
 
 
 class _Worker(Generic[Item, Result]):
@@ -62,7 +75,7 @@ class LocalExecutor:
             worker: _Worker[Item, Result] = thread.worker
             return worker.function()(item)
 
-        calls = [(item_name(item), partial(run, item)) for item in items]
+        calls = _Calls(len(items), lambda index: item_name(items[index]), lambda index: run(items[index]))
         yield from self._drive(calls, label, needs, 2 * workers if needs.prefetch else workers)
 
     def exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
@@ -84,28 +97,31 @@ class LocalExecutor:
             def settle(index: int, item: Item) -> Result:
                 return work.settle(item, [_mapped(place) for place in decided[index]])
 
-            scatters = [(item_name(item), partial(scatter, i, item)) for i, item in enumerate(items)]
+            def of(index: int) -> str:
+                return item_name(items[index])
+
+            scatters = _Calls(len(items), of, lambda index: scatter(index, items[index]))
             parts = _by_receiver(self._drive(scatters, f"{label} (scatter)", needs))
-            decides = [(f"part {part}", partial(decide, part)) for part in sorted(parts)]
+            numbers = sorted(parts)
+            decides = _Calls(len(numbers), lambda at: f"part {numbers[at]}", lambda at: decide(numbers[at]))
             decided = _by_receiver(self._drive(decides, f"{label} (decide)", needs))
-            settles = [(item_name(item), partial(settle, i, item)) for i, item in enumerate(items)]
+            settles = _Calls(len(items), of, lambda index: settle(index, items[index]))
             yield from self._drive(settles, label, needs)
 
     def _drive(
-        self, calls: Sequence[tuple[str, Callable[[], Result]]], label: str, needs: Needs, workers: int | None = None
+        self, calls: "_Calls[Result]", label: str, needs: Needs, workers: int | None = None
     ) -> Iterator[tuple[int, Result]]:
-        """Run (name, call) pairs in threads, again when one fails, and yield (index, result) as they come."""
-        account = Account(label, len(calls), needs.spare)
+        """Run calls in threads, again when one fails, and yield (index, result) as they come; none is held on to."""
+        account = Account(label, calls.count, needs.spare)
         self.failed = failed = Counter[int]()
 
         def attempts(index: int) -> tuple[Result] | None:
             """The result; None where it failed for good, or the pass was over before."""
-            name, call = calls[index]
             while not account.over:
                 try:
-                    result = call()
+                    result = calls.run(index)
                 except (WinnowError, OSError) as error:
-                    found = failure(name, error)  # raises where no other shard can do better either
+                    found = failure(calls.name(index), error)  # raises where no other shard can do better either
                     if found.lasting or failed[index] == needs.retries:
                         account.failed([found])
                         return None
@@ -115,13 +131,17 @@ class LocalExecutor:
                     return (result,)
             return None
 
-        with ThreadPoolExecutor(workers or self.workers, thread_name_prefix=label) as threads:
-            futures = {threads.submit(attempts, index): index for index in range(len(calls))}
+        left, width = iter(range(calls.count)), workers or self.workers
+        with ThreadPoolExecutor(width, thread_name_prefix=label) as threads:
+            futures = {threads.submit(attempts, index): index for index in islice(left, _AHEAD * width)}
             try:
-                for future in as_completed(futures):
-                    # an error is worth more than the other shards: it is a bug, or no shard can do better
-                    for result in future.result() or ():
-                        yield futures[future], result
+                while futures:
+                    for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                        index = futures.pop(future)
+                        futures |= {threads.submit(attempts, another): another for another in islice(left, 1)}
+                        # an error is worth more than the other shards: it is a bug, or no shard can do better
+                        for result in future.result() or ():
+                            yield index, result
             finally:
                 threads.shutdown(wait=True, cancel_futures=True)
         account.close()

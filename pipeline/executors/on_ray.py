@@ -15,13 +15,13 @@ import ray
 from ray.exceptions import ObjectLostError
 
 from winnow.pipeline.errors import JobError
-from winnow.pipeline.executors.batching import AIM_S, Pieces
+from winnow.pipeline.executors.batching import AIM_S, REDUCING_AIM_S, Pieces
 from winnow.pipeline.executors.contract import Exchange, Item, Needs, Result, Task, item_name
 from winnow.pipeline.executors.ray_dispatch import Dispatcher, Notice
 from winnow.pipeline.executors.ray_worker import PREFETCHING, Worker
 
 _BLOCKS = 256  # an exchange's items travel in at most this many blocks: references are blocks x parts
-_SLICE_S = 2 * AIM_S  # after which a worker gives back the items that it has not begun
+_SLICE = 2  # times what a call should take, after which a worker gives back the items that it has not begun
 
 
 class RayExecutor:
@@ -61,12 +61,13 @@ class RayExecutor:
         # put once: a task that travelled with every call would be pickled by the driver each time. Actors tell by the
         # number whether they have opened it
         number, shared = self._calls, ray.put(task)
+        aim_s = REDUCING_AIM_S if hasattr(task, "combine") else AIM_S
 
         def send(actor: Any, pieces: Sequence[int]) -> Any:
             run = actor.run.options(concurrency_group=PREFETCHING) if needs.prefetch else actor.run
-            return run.remote(number, shared, [items[piece] for piece in pieces], _SLICE_S)
+            return run.remote(number, shared, [items[piece] for piece in pieces], _SLICE * aim_s)
 
-        pieces = Pieces(len(items), lambda piece: item_name(items[piece]), send, together=True)
+        pieces = Pieces(len(items), lambda piece: item_name(items[piece]), send, True, aim_s)
         yield from self._dispatch(pieces, label, needs)
 
     def exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:

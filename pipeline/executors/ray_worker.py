@@ -74,7 +74,7 @@ class Worker:
                 break
             if time.perf_counter() - started > slice_s:
                 break
-        return time.perf_counter() - started, outcomes
+        return time.perf_counter() - started, _combined(task, outcomes)
 
     @_told_as_it_is()
     def _one(self, call: int, task: Task[Any, Any], item: object) -> tuple[bool, object]:
@@ -130,6 +130,21 @@ class Worker:
             except (WinnowError, OSError) as error:
                 failures.append(_failure(item_name(item), error))
         return _answer(not failures, failures or results)
+
+
+def _combined(task: Task[Any, Any], outcomes: list[tuple[bool | None, Any]]) -> list[tuple[bool | None, Any]]:
+    """The same outcomes, those that are results combined where the task says how, so that the driver gets one."""
+    combine = getattr(task, "combine", None)
+    done = [at for at, (good, _) in enumerate(outcomes) if good]
+    if combine is None or len(done) < 2:
+        return outcomes
+    try:
+        found = combine([outcomes[at][1] for at in done])
+    except WinnowError:  # results that do not fit together: the driver finds that too, and says so once
+        return outcomes
+    for at, result in zip(done, found, strict=True):
+        outcomes[at] = True, result
+    return outcomes
 
 
 def _answer(good: bool, value: object) -> Answer:

@@ -4,14 +4,14 @@ import os
 import platform
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar, cast
 
 import pyarrow as pa
 
 from winnow.pipeline import storage
-from winnow.pipeline.executors.contract import Exchange, Executor, Item, Needs, Result, Task
+from winnow.pipeline.executors.contract import Exchange, Executor, Item, Needs, Reduction, Result, Task
 from winnow.pipeline.executors.turns import waited_s
 from winnow.pipeline.progress import StageProgress
 from winnow.pipeline.storage.s3_object import one_version
@@ -61,12 +61,14 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Measured(Generic[R]):
-    """The result of a task, and what doing it took."""
+    """The result of a task, and what doing it took. rows, rejects: that the result counts, also once it is combined."""
 
     result: R
     worker: str
     seconds: float
     bytes: int
+    rows: int
+    rejects: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,18 @@ class MeasuredTask(Generic[Item, Result]):
     def open(self) -> Callable[[Item], Measured[Result]]:
         """See Task.open."""
         return partial(_seen, self.task.open())
+
+
+@dataclass(frozen=True)
+class MeasuredReduction(MeasuredTask[Item, Result]):
+    """The same of a task whose results are combined: each item is measured, and the first one has the result."""
+
+    task: Reduction[Item, Result]
+
+    def combine(self, seen: Sequence[Measured[Result]]) -> list[Measured[Result | None]]:
+        """See Reduction.combine."""
+        found = self.task.combine([one.result for one in seen])
+        return [replace(cast(Measured[Result | None], one), result=r) for one, r in zip(seen, found, strict=True)]
 
 
 def _seen(function: Callable[[Item], Result], item: Item) -> Measured[Result]:
@@ -123,7 +137,7 @@ class _Clock:
 
     def seen(self, result: R) -> Measured[R]:
         seconds = time.perf_counter() - self._started - (waited_s() - self._waited)
-        return Measured(result, _worker(), seconds, storage.committed_bytes() - self._committed)
+        return Measured(result, _worker(), seconds, storage.committed_bytes() - self._committed, *counted(result))
 
 
 def _worker() -> str:
@@ -144,7 +158,8 @@ class Watch:
         self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs, ready: int = 0
     ) -> Generator[tuple[int, Result], None, None]:
         """Executor.map. ready: how many more items an earlier run finished."""
-        results = self.executor.map(MeasuredTask(task), items, label, needs)
+        measured = MeasuredReduction(task) if isinstance(task, Reduction) else MeasuredTask(task)
+        results = self.executor.map(measured, items, label, needs)
         return self._told(results, items, label, ready, retried=True)
 
     def exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
@@ -164,14 +179,13 @@ class Watch:
             watcher.begin(label, len(items) + ready, ready)
         with StageProgress(label, len(items) + ready, ready) as progress:
             for index, seen in results:
-                rows, rejects = counted(seen.result)
-                progress.advance(rows, rejects)
+                progress.advance(seen.rows, seen.rejects)
                 if self.watchers:
                     shard = getattr(items[index], "index", None)
                     shard = shard if isinstance(shard, int) else None  # tuples have a method of that name
                     # an exchange is retried by groups of items, so no item has a count of its own
                     retries = self.executor.failed.get(index, 0) if retried else 0
-                    done = Done(label, shard, seen.worker, seen.seconds, rows, rejects, seen.bytes, retries)
+                    done = Done(label, shard, seen.worker, seen.seconds, seen.rows, seen.rejects, seen.bytes, retries)
                     for watcher in self.watchers:
                         watcher.done(done)
                 yield index, seen.result
