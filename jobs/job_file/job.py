@@ -183,6 +183,7 @@ def _store(url: object) -> str:
         raise JobError(f"store must be where files can be written, got {storage.redacted(url)}, of a web server")
     try:
         store = storage.rooted(url).rstrip("/") or "/"
+        storage.check_commits(store)
     except StorageError as error:
         raise JobError(f"store: {error}") from error
     if found := next((mark for mark in _PATTERNS if mark in store), None):

@@ -13,6 +13,7 @@ from winnow.pipeline.errors import StorageError
 from winnow.pipeline.storage.urls import HTTP, STORAGES, absolute, checked, is_local, redacted
 
 S3 = ("s3://", "s3a://")
+_SSH = ("sftp://", "ssh://")
 _S3_RETRIES = {"mode": "legacy", "max_attempts": 6}
 """botocore's own: seven tries, half a minute of pauses in all.
 
@@ -29,8 +30,7 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return _LOCAL, LocalFileSystem._strip_protocol(path)  # as below, in a tenth of the time
     checked(url)
     try:
-        # listings are never cached: a run must see what another process committed a moment ago
-        filesystem, path = url_to_fs(url, use_listings_cache=False, **_options(url))
+        filesystem, path = url_to_fs(url, **_options(url))
     except (ValueError, ImportError) as error:  # how fsspec says that it has no such back end
         raise StorageError(
             f"a URL must be of a storage that fsspec knows here, got {url}: {error}; {STORAGES}"
@@ -41,11 +41,15 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _options(url: str) -> dict[str, object]:
-    """How often S3 is asked again; what fsspec's own configuration (`FSSPEC_S3`) says of the client wins."""
-    if not url.startswith(S3):
-        return {}
-    asked = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-    return {"config_kwargs": {"retries": _S3_RETRIES, **asked}}
+    """No cache of listings, and how often S3 is asked again, unless fsspec's configuration (`FSSPEC_S3`) says it."""
+    if url.startswith(_SSH):
+        return {}  # it keeps no listings, and hands every option to paramiko
+    # a run must see what another process committed a moment ago
+    options: dict[str, object] = {"use_listings_cache": False}
+    if url.startswith(S3):
+        asked = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+        options["config_kwargs"] = {"retries": _S3_RETRIES, **asked}
+    return options
 
 
 def lies_here(filesystem: fsspec.AbstractFileSystem) -> bool:

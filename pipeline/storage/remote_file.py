@@ -172,11 +172,15 @@ class RemoteFile(io.RawIOBase):
 
 
 class Seeking:
-    """Ranges of a back end's file object with `size` (bytes), `seek` and `read`."""
+    """Ranges of a back end's file object. It need not know its size: a file of SFTP is asked where its end is."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self.size: int = file.size
+        size = getattr(file, "size", None)
+        if not isinstance(size, int):
+            file.seek(0, io.SEEK_END)
+            size = file.tell()
+        self.size: int = size
 
     def read_at(self, start: int, size: int) -> bytes:
         """See Ranges.read_at."""

@@ -3,14 +3,12 @@
 It reads the head of one shard. If hardly any sample there can be read, it reads five shards spread over the pool.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from math import inf
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from winnow.pipeline import storage
@@ -44,8 +42,8 @@ def first_samples(reader: Reader, url: str) -> Seen:
 
     Raises PoolError if it does not fit the job, ShardError if it cannot be read, StorageError if it cannot be reached.
     """
-    with tempfile.TemporaryDirectory(prefix="winnow-look-") as folder:
-        head = reader.head(url, _IMAGES if reader.has_images else _VECTORS, Path(folder))
+    with storage.scratch_folder() as folder:
+        head = reader.head(url, _IMAGES if reader.has_images else _VECTORS, folder)
         with head.telling():
             if reader.has_images:
                 return _counted(islice(reader.head_samples(head), _SAMPLES), head, head.whole)

@@ -4,14 +4,13 @@ It does not guess: it has read the first samples with every option that it names
 """
 
 import dataclasses
-import tempfile
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 
+from winnow.pipeline import storage
 from winnow.pipeline.errors import WinnowError
 from winnow.pipeline.terminal import escaped
 from winnow.stages.pools.options import CAPTIONS, is_picture
@@ -30,9 +29,9 @@ def remedies(reader: Reader, url: str, kinds: Iterable[str]) -> list[str]:
     kinds: of the rejects. Empty if there is none. Cost: what `first_samples` reads of the shard, and no model.
     """
     kinds = set(kinds)
-    with tempfile.TemporaryDirectory(prefix="winnow-look-") as folder:
+    with storage.scratch_folder() as folder:
         try:
-            head = reader.head(url, _SAMPLES, Path(folder))
+            head = reader.head(url, _SAMPLES, folder)
             found = [line for one in reader.others(head, kinds) if (line := _tried(reader, one, head))]
         except WinnowError:  # the shard itself is broken: no option mends that
             return []

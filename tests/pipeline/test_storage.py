@@ -341,12 +341,13 @@ def test_many_small_files_are_listed_at_once(s3_store: str, faulty: FaultyProxy)
 
 _FULL = """
 import resource, signal, sys
-from pipeline import storage
+from winnow.pipeline import storage
+from winnow.pipeline.errors import StorageError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     storage.write_bytes(sys.argv[1], bytes(1 << 20))
-except storage.StorageError as error:
+except StorageError as error:
     print(error)
 """
 

@@ -1,0 +1,140 @@
+"""Commits files: a local file by a temporary name, fsync and rename; others as commits.py says of their storage."""
+
+import errno
+import io
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from winnow.pipeline.errors import StorageError
+from winnow.pipeline.storage.backends import answering, lies_here, resolve
+from winnow.pipeline.storage.commits import Commit, commit_of, renames, temporary_name
+from winnow.pipeline.storage.local_file import EarlyFile
+from winnow.pipeline.storage.opening import open_read
+from winnow.pipeline.storage.s3_object import forget
+from winnow.pipeline.storage.scratch import scratch_folder
+from winnow.pipeline.storage.urls import name_of
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+_ABANDONED_S = 86_400.0  # no write takes a day between two of its bytes
+_COMMITTED = threading.local()
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def committing(url: str) -> Iterator[BinaryIO]:
+    """Write a file that appears under `url` whole when the block ends, and not at all when it raises.
+
+    Local: a temporary name in the same folder, fsync, rename. Elsewhere: the file grows on this machine's disk, and
+    goes to its storage when the block ends, as commits.py says. Two writers of one URL never mix: the last to finish
+    wins with a whole file.
+    Raises StorageError if the file cannot be written, if the block raises an OSError, and for storage that cannot
+    commit a file whole.
+    """
+    filesystem, path = resolve(url)
+    local = lies_here(filesystem)
+    forget(path)
+    try:
+        way = None if local else commit_of(url)
+        with _committing_local(Path(path)) if way is None else _committing_remote(filesystem, way, path, url) as file:
+            yield file
+            size = file.tell()
+    except OSError as error:
+        raise _unwritten(url, error) from error
+    _COMMITTED.bytes = committed_bytes() + size
+
+
+def committed_bytes() -> int:
+    """Bytes of all files that this thread has committed; what one piece of work committed is the difference."""
+    return cast(int, getattr(_COMMITTED, "bytes", 0))
+
+
+def local_path(url: str) -> Path | None:
+    """Where a URL lies on this machine, None where it lies elsewhere."""
+    filesystem, path = resolve(url)
+    return Path(path) if lies_here(filesystem) else None
+
+
+@contextmanager
+def _committing_local(path: Path) -> Iterator[BinaryIO]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        with io.BufferedWriter(EarlyFile(temporary, "w")) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _committing_remote(filesystem: Any, way: Commit, path: str, url: str) -> Iterator[BinaryIO]:
+    # written here first: an upload that streams and fails half way may leave a short object behind
+    with scratch_folder() as folder:
+        spool = folder / "upload"
+        with open(spool, "wb") as file:
+            yield file
+        try:
+            way(filesystem, str(spool), path)
+        except Exception as error:  # of each back end's own kind
+            raise _unwritten(url, error) from error
+
+
+def _unwritten(url: str, error: Exception) -> StorageError:
+    full = isinstance(error, OSError) and error.errno in _FULL
+    remedy = "; make room there, or raise the limit, and run the same command again" if full else ""
+    return StorageError(
+        f"cannot write {url}: {error or type(error).__name__}; nothing was left under that name{remedy}"
+    )
+
+
+def remove_abandoned(folder: str) -> int:
+    """Remove the temporary files that killed writers left in a folder; returns how many there were.
+
+    Only files that nobody has written to for a day: another run may be writing right now. Such files never count as
+    committed; they only take room. Object stores have none.
+    """
+    filesystem, path = resolve(folder)
+    if not renames(folder):
+        return 0
+    removed = 0
+    with answering("list", folder):
+        found = [name for name in filesystem.find(path) if _TEMPORARY.fullmatch(name_of(name))]
+    for name in sorted(found):
+        with suppress(FileNotFoundError):  # another run may be removing it too
+            if time.time() - _modified(filesystem, name) > _ABANDONED_S:
+                filesystem.rm_file(name)
+                removed += 1
+    return removed
+
+
+def _modified(filesystem: Any, path: str) -> float:
+    """When a file was last written, in seconds since 1970; now if the storage does not say."""
+    try:
+        when: datetime = filesystem.modified(path)
+    except NotImplementedError:
+        told = filesystem.info(path).get("modify")  # of FTP: YYYYMMDDHHMMSS, in UTC (RFC 3659)
+        when = datetime.strptime(told[:14], "%Y%m%d%H%M%S") if told else datetime.now(UTC)
+    return when.replace(tzinfo=when.tzinfo or UTC).timestamp()
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Commit `data` under `url`, whole or not at all."""
+    with committing(url) as file:
+        file.write(data)
+
+
+def copy(source: str, target: str) -> None:
+    """Commit a copy of one file of this store under another name."""
+    with open_read(source) as reader, committing(target) as writer:
+        while block := reader.read(1 << 22):
+            writer.write(block)
