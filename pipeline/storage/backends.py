@@ -1,5 +1,6 @@
 """Chooses the fsspec back end of a URL, sets its options, and turns its errors into StorageError."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -13,7 +14,8 @@ from winnow.pipeline.errors import StorageError
 from winnow.pipeline.storage.urls import HTTP, STORAGES, absolute, checked, is_local, redacted
 
 S3 = ("s3://", "s3a://")
-_SSH = ("sftp://", "ssh://")
+_BARE = ("sftp://", "ssh://", "smb://", "webdav://")
+"""Back ends that cache neither listings nor reads, and hand every option to another library, which refuses it."""
 _S3_RETRIES = {"mode": "legacy", "max_attempts": 6}
 """botocore's own: seven tries, half a minute of pauses in all.
 
@@ -42,14 +44,19 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def _options(url: str) -> dict[str, object]:
     """No cache of listings, and how often S3 is asked again, unless fsspec's configuration (`FSSPEC_S3`) says it."""
-    if url.startswith(_SSH):
-        return {}  # it keeps no listings, and hands every option to paramiko
+    if url.startswith(_BARE):
+        return {}
     # a run must see what another process committed a moment ago
     options: dict[str, object] = {"use_listings_cache": False}
     if url.startswith(S3):
         asked = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
         options["config_kwargs"] = {"retries": _S3_RETRIES, **asked}
     return options
+
+
+def reading_options(url: str) -> dict[str, object]:
+    """For the back end's `open`: it keeps nothing and reads nothing ahead; RemoteFile does."""
+    return {} if url.startswith(_BARE) else {"cache_type": "none"}
 
 
 def lies_here(filesystem: fsspec.AbstractFileSystem) -> bool:
@@ -62,6 +69,13 @@ def in_memory(filesystem: fsspec.AbstractFileSystem) -> bool:
     return isinstance(filesystem, MemoryFileSystem)
 
 
+def is_absence(error: BaseException | None) -> bool:
+    """True where a back end says that there is no such file: by the error's type, or as SMB does by its number."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return True
+    return isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR)
+
+
 @contextmanager
 def answering(verb: str, url: str) -> Iterator[None]:
     """Raises StorageError in place of what back ends raise when they cannot do it, each of its own kind."""
@@ -69,12 +83,12 @@ def answering(verb: str, url: str) -> Iterator[None]:
         yield
     except StorageError:
         raise
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if verb == "list":
-            raise  # no folder is an answer
-        # of a web server whatever goes wrong is no file, and the cause says what it was
-        why = error.__cause__ if url.startswith(HTTP) and error.__cause__ else "there is no such file"
-        raise StorageError(f"cannot read {redacted(url)}: {why}") from error
     except Exception as error:
+        if is_absence(error):
+            if verb == "list":
+                raise FileNotFoundError(str(error)) from error  # no folder is an answer
+            # of a web server whatever goes wrong is no file, and the cause says what it was
+            why = error.__cause__ if url.startswith(HTTP) and error.__cause__ else "there is no such file"
+            raise StorageError(f"cannot read {redacted(url)}: {why}") from error
         # botocore's and google's errors, such as missing credentials, are no OSError
         raise StorageError(f"cannot {verb} {redacted(url)}: {error or type(error).__name__}") from error

@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 from fsspec.implementations.memory import MemoryFile
 
 from winnow.pipeline.errors import StorageError, WinnowError
-from winnow.pipeline.storage.backends import S3, answering, in_memory, lies_here, resolve
+from winnow.pipeline.storage.backends import S3, answering, in_memory, is_absence, lies_here, reading_options, resolve
 from winnow.pipeline.storage.remote_file import Fetching, RemoteFile, Seeking
 from winnow.pipeline.storage.s3_object import open_object
 from winnow.pipeline.storage.text import utf8
@@ -38,7 +38,7 @@ def _open(url: str, ahead: int, whole: bool = False) -> BinaryIO:
             return cast(BinaryIO, RemoteFile(open_object(filesystem, path, whole), url, ahead))
         if url.startswith(HTTP):
             return cast(BinaryIO, RemoteFile(Fetching(filesystem, path), redacted(url), ahead))
-        file = filesystem.open(path, "rb", cache_type="none")
+        file = filesystem.open(path, "rb", **reading_options(url))
     if in_memory(filesystem):
         # all readers of a file in memory are given the same object, and would share its position
         file = MemoryFile(filesystem, path, file.getvalue())
@@ -58,7 +58,7 @@ def read_if_there(url: str) -> bytes | None:
     try:
         return read_bytes(url)
     except StorageError as error:
-        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+        if is_absence(error.__cause__):
             return None
         raise
 
