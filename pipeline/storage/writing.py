@@ -22,24 +22,24 @@ from winnow.pipeline.storage.scratch import scratch_folder
 from winnow.pipeline.storage.urls import name_of
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
-_ABANDONED_S = 86_400.0  # no write takes a day between two of its bytes
+_ABANDONED_S = 86_400.0  # a live writer writes again within a day
 _COMMITTED = threading.local()
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
 def committing(url: str) -> Iterator[BinaryIO]:
-    """Write a file that appears under `url` whole when the block ends, and not at all when it raises.
+    """Write a file atomically: it appears under `url` whole when the block ends, and not at all if the block raises.
 
-    Local: a temporary name in the same folder, fsync, rename. Elsewhere: the file grows on this machine's disk, and
-    goes to its storage when the block ends, as commits.py says. Two writers of one URL never mix: the last to finish
-    wins with a whole file.
-    Raises StorageError if the file cannot be written, if the block raises an OSError, and for storage that cannot
-    commit a file whole.
+    Local: writes under a temporary name in the same folder, then fsync, then rename. Elsewhere: writes to a file on
+    this machine's disk, and commits it when the block ends, as commits.py says. Two writers of one URL never mix; the
+    last one to finish wins.
+    Raises StorageError if the file cannot be written, and for storage that cannot commit a whole file. An OSError
+    raised inside the block becomes one too.
     """
     filesystem, path = resolve(url)
     local = lies_here(filesystem)
-    forget(path)
+    forget(path)  # this thread may have cached the old version of the object
     try:
         way = None if local else commit_of(url)
         with _committing_local(Path(path)) if way is None else _committing_remote(filesystem, way, path, url) as file:
@@ -47,16 +47,17 @@ def committing(url: str) -> Iterator[BinaryIO]:
             size = file.tell()
     except OSError as error:
         raise _unwritten(url, error) from error
+    # counted only here, once the file is in place
     _COMMITTED.bytes = committed_bytes() + size
 
 
 def committed_bytes() -> int:
-    """Bytes of all files that this thread has committed; what one piece of work committed is the difference."""
+    """Bytes of all files that this thread has committed. The difference of two calls is what was written in between."""
     return cast(int, getattr(_COMMITTED, "bytes", 0))
 
 
 def local_path(url: str) -> Path | None:
-    """Where a URL lies on this machine, None where it lies elsewhere."""
+    """The local path of a URL; None for remote and in-memory storage."""
     filesystem, path = resolve(url)
     return Path(path) if lies_here(filesystem) else None
 
@@ -64,28 +65,31 @@ def local_path(url: str) -> Path | None:
 @contextmanager
 def _committing_local(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
+    # in the same folder: a rename is atomic only inside one file system. The leading dot hides the name from listings;
+    # the random part keeps two writers of one file apart
     temporary = path.with_name(temporary_name(path.name))
     try:
         with io.BufferedWriter(EarlyFile(temporary, "w")) as file:
             yield file
+            # before the rename: otherwise a power loss may leave the final name on a file without its bytes
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt too
         temporary.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def _committing_remote(filesystem: Any, way: Commit, path: str, url: str) -> Iterator[BinaryIO]:
-    # written here first: an upload that streams and fails half way may leave a short object behind
+    # write to a local spool file, then upload once: a streamed upload that fails half way may leave a truncated object
     with scratch_folder() as folder:
         spool = folder / "upload"
         with open(spool, "wb") as file:
             yield file
         try:
             way(filesystem, str(spool), path)
-        except Exception as error:  # of each back end's own kind
+        except Exception as error:  # each back end raises its own types
             raise _unwritten(url, error) from error
 
 
@@ -98,10 +102,10 @@ def _unwritten(url: str, error: Exception) -> StorageError:
 
 
 def remove_abandoned(folder: str) -> int:
-    """Remove the temporary files that killed writers left in a folder; returns how many there were.
+    """Remove the temporary files that killed writers left in a folder and below. Returns how many.
 
-    Only files that nobody has written to for a day: another run may be writing right now. Such files never count as
-    committed; they only take room. Object stores have none.
+    Removes only files that nobody has written to for a day, because another run may be writing right now. Temporary
+    files never count as committed; they only take disk space. Object stores have none.
     """
     filesystem, path = resolve(folder)
     if not renames(folder):
@@ -134,7 +138,7 @@ def write_bytes(url: str, data: bytes) -> None:
 
 
 def copy(source: str, target: str) -> None:
-    """Commit a copy of one file of this store under another name."""
+    """Commit a copy of one file under another URL."""
     with open_read(source) as reader, committing(target) as writer:
         while block := reader.read(1 << 22):
             writer.write(block)
