@@ -9,28 +9,27 @@ import posixpath
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-
-import fsspec
+from typing import Any
 
 from winnow.pipeline.errors import StorageError
 from winnow.pipeline.storage.urls import is_local, redacted
 
-Commit = Callable[[fsspec.AbstractFileSystem, str, str], None]
+Commit = Callable[[Any, str, str], None]
 """Brings a local file, the second argument, to a path of a back end, the third, whole or not at all."""
 
 
-def upload(filesystem: fsspec.AbstractFileSystem, source: str, path: str) -> None:
+def upload(filesystem: Any, source: str, path: str) -> None:
     """One PUT, or a multipart upload that is completed at its end: the object is there from then on."""
     filesystem.put_file(source, path)
 
 
-def assign(filesystem: fsspec.AbstractFileSystem, source: str, path: str) -> None:
+def assign(filesystem: Any, source: str, path: str) -> None:
     """All bytes at once; fsspec's put_file would show an empty file first, and let it grow."""
     with open(source, "rb") as file:
         filesystem.pipe_file(path, file.read())
 
 
-def rename(filesystem: fsspec.AbstractFileSystem, source: str, path: str) -> None:
+def rename(filesystem: Any, source: str, path: str) -> None:
     """Write under a temporary name in the same folder, compare the size, and rename.
 
     Where the back end cannot rename onto an existing file, the old file is removed first. Between these two steps
