@@ -16,29 +16,29 @@ from winnow.stages.rejects import UNREADABLE, read_rejects
 def check_rejects(run: Run, embeddings: Artifact, distinct: Artifact | None = None) -> None:
     """Raise RejectsError, with a table of the kinds, unless the rejects of the pool are within the run's limits.
 
-    distinct: also count its rejects, once it is done. Raising the limits keeps all artifacts.
-    Cost: nothing within the limits; else one footer per shard, and one file of rejects per kind.
+    distinct: also count the rejects of this artifact; it must be finished. Changing the limits keeps all artifacts.
+    Cost: nothing within the limits; otherwise one footer per shard, and one file of rejects per kind.
     """
     limits, kinds = run.limits, Counter[str]()
     rejecting = [embeddings] if distinct is None else [embeddings, distinct]
     for artifact in rejecting:
         kinds.update(cast(Mapping[str, int], _report(artifact)["rejects"]))
-    dead = kinds.pop(NOT_DOWNLOADED, 0)  # no samples: a list of links always has some
+    dead = kinds.pop(NOT_DOWNLOADED, 0)  # these are not samples: every list of links has some
     rejected, unreadable = kinds.total(), kinds[UNREADABLE]
     pool = cast(int, _report(embeddings)["kept"]) + cast(int, _report(embeddings)["rejected"]) - dead
     if unreadable > limits.max_failed_shards:
         raise RejectsError(
             f"{embeddings.name}: {unreadable} shards could not be read, but limits.max_failed_shards is "
             f"{limits.max_failed_shards}:\n{_table(run, rejecting, kinds, pool)}\n"
-            f"Raise it to go on without them. To read them again, repair them, or delete {embeddings.folder} and what "
-            f"was made from it."
+            f"Raise the limit to go on without them. To read them again, repair them, or delete {embeddings.folder} "
+            f"and everything that was made from it."
         )
     if rejected > Fraction(str(limits.max_reject_fraction)) * pool:
         raise RejectsError(
             f"{embeddings.name}: {rejected:,} of {pool:,} samples are rejected, {rejected / pool:.2%}, but "
             f"limits.max_reject_fraction is {limits.max_reject_fraction}:\n{_table(run, rejecting, kinds, pool)}\n"
-            f"Fix what they have in common (pool.image and pool.caption name what is read), or raise the limit; all "
-            f"that was embedded is kept, and the same command goes on from there."
+            f"Fix what they have in common (pool.image and pool.caption name what is read), or raise the limit. All "
+            f"embeddings are kept, and the same command goes on from there."
         )
 
 

@@ -21,9 +21,9 @@ from winnow.stages.pools.sample import Reject
 from winnow.stages.rejects import write_rejects
 
 REPEATED = "repeated-uid"
-"""Kind of the reject of a sample whose uid an earlier one has."""
+"""Kind of the reject for a sample with the uid of an earlier sample."""
 
-_PART_ROWS = 2_000_000  # of (uid, place): 32 bytes each
+_PART_ROWS = 2_000_000  # rows (uid, place) of one part: 32 bytes each
 
 _PLACED = pa.schema([("uid", UID_ARROW), ("shard", pa.int64()), ("position", pa.int64())])
 _FIRST = pa.schema([("position", pa.int64()), ("first_shard", pa.int64()), ("first_position", pa.int64())])
@@ -31,7 +31,7 @@ _FIRST = pa.schema([("position", pa.int64()), ("first_shard", pa.int64()), ("fir
 
 @dataclass(frozen=True)
 class Distinct:
-    """Of the samples with one uid, the first in the order of the pool stays; the others are rejects.
+    """Of all samples with one uid, the first in the order of the pool stays. The others are rejects.
 
     If the uid is a hash of image and caption, these are copies of the same pair. If the pool has its own uids, they may
     be different pairs, but samples with the same name cannot be accounted for. Cost: one exchange.
@@ -42,7 +42,7 @@ class Distinct:
     version: ClassVar[int] = 1
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One file per shard, `kept` beside every row of the embeddings file."""
+        """One file per shard: `kept` for every row of the embeddings file."""
         embedded = self.embeddings.done()
         if embedded is None:
             raise AccountingError(f"{self.embeddings.name} must be finished before its uids are compared")
@@ -71,10 +71,10 @@ class _Compare:
         table = pa.concat_tables(tables)
         uid = uids_from_bytes(table["uid"])
         at = _perhaps_repeated(uid)
-        # tables come in the order of the pool, and the sort is stable: the first of a run is the first of the pool
+        # Tables come in the order of the pool and the sort is stable, so the first of equal uids is first in the pool.
         at = at[np.lexsort((uid["f1"][at], uid["f0"][at]))]
         new = np.r_[True, uid[at[1:]] != uid[at[:-1]]][: len(at)]
-        first = at[new][np.cumsum(new) - 1]
+        first = at[new][np.cumsum(new) - 1]  # (m,): for each row the first row with its uid
         shard, position = column(table, "shard"), column(table, "position")
         again, first = at[~new], first[~new]
         found = pa.table([position[again], shard[first], position[first]], schema=_FIRST)
@@ -95,7 +95,7 @@ class _Compare:
         return summary
 
     def _rejects(self, item: ShardItem, rows: np.ndarray, found: pa.Table) -> list[Reject]:
-        schema = read_schema(self.embeddings.shard(item.index))  # a place in a tar, where the shard is one
+        schema = read_schema(self.embeddings.shard(item.index))  # it has `offset` if the shard is a tar
         columns = [name for name in ("position", "key", "uid", "offset") if name in schema.names]
         places = self.embeddings.read(item.index, columns).take(pa.array(rows))
         return [
@@ -112,7 +112,7 @@ class _Compare:
 
 
 def _perhaps_repeated(uid: np.ndarray) -> np.ndarray:
-    """Row numbers, in order, of all uids whose 64-bit hash another row has too: mostly none, at the cost of a sort."""
+    """Rows whose uid has the same 64-bit hash as that of another row, ascending: mostly none. Costs one sort."""
     hashes = hash64(uid, 0)
     ordered = np.sort(hashes)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]

@@ -50,17 +50,17 @@ _PLACE = pa.schema(
 )
 
 _PIXELS = {"exact": "exact", "fast": "fast 2"}
-"""What a fingerprint says of `preprocess`: another word as soon as the pixels of one change, and of that one alone."""
+"""The value of `preprocess` in a fingerprint. If the pixels of one mode change, its value changes, and no other."""
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Reads, decodes once, and runs every encoder over each sample of a pool with images.
+    """Reads and decodes each sample of a pool with images once, and runs every encoder on it.
 
-    provenance: per encoder, the hashes of its weights, so that new weights under an old name make a new artifact.
-    needs: what one worker takes. Neither it nor the paths of the weights change the result.
+    provenance: for each encoder the hashes of its weights, so that new weights under an old name make a new artifact.
+    needs: the resources of one worker. Neither these nor the paths of the weights change the result.
     """
 
     pool: Artifact
@@ -85,7 +85,7 @@ class Embeddings:
         encoding: Encoding,
         needs: Needs,
     ) -> "Embeddings":
-        """The stage for these encoders; reads their weights to hash them."""
+        """The stage for these encoders. It reads their weights to hash them."""
         encoding = _resolved(encoding, needs)
         return cls(
             pool=pool,
@@ -101,20 +101,20 @@ class Embeddings:
         )
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One file per shard; a shard whose file another artifact of the same recipe holds is copied."""
+        """One file per shard. If another artifact of the same recipe has the file of a shard, it is copied."""
         adopted = adopt(run, out, self.recipe)
         task = _Embed(self.reader, self.encoders, self.encoding, out)
         return {**report(_filled(run, task, out, self.reader, self.needs)), "adopted": adopted}
 
     @property
     def recipe(self) -> str:
-        """Of two artifacts of one recipe, files of the same shard are the same."""
+        """A fingerprint without the shards: artifacts of one recipe have the same file for the same shard."""
         numbers = self.batch_size, self.preprocess, self.precision, self.device
         return fingerprint([self.name, self.version, self.reader, self.provenance, numbers])
 
 
 def _resolved(encoding: Encoding, needs: Needs) -> Encoding:
-    """The encoding with `auto` decided by the job alone, so that no artifact depends on the machine it was made on."""
+    """The encoding with `auto` resolved from the job alone, so that no artifact depends on the machine."""
     device = encoding.device if encoding.device != "auto" else ("cuda" if needs.gpus > 0 else "cpu")
     automatic: Precision = "bf16" if device.startswith("cuda") else "fp32"
     precision: Precision = automatic if encoding.precision == "auto" else encoding.precision
@@ -139,12 +139,12 @@ class _Embed:
 
 
 def embed(bank: "Bank", samples: Iterable[Sample | Reject], out: Artifact, item: ShardItem) -> Summary:
-    """Encode the samples of one shard and commit its file; each is embedded or rejected, and that is counted."""
+    """Encode the samples of one shard and commit its file. Raises AccountingError if a sample is lost on the way."""
     seen = 0
 
     def counted(turn: Turn) -> Iterator[Sample | Reject]:
         nonlocal seen
-        for sample in samples:  # its shard is open with the first: now the one before must have been drawn
+        for sample in samples:  # with the first sample the shard is open; then wait for the shard before this one
             turn.begin()
             seen += 1
             yield sample
@@ -174,7 +174,7 @@ def embed(bank: "Bank", samples: Iterable[Sample | Reject], out: Artifact, item:
 
 @dataclass(frozen=True)
 class Precomputed:
-    """The same artifact for a pool that brings its vectors: places, captions and cosines, no copy of any vector."""
+    """The same artifact for a pool with precomputed vectors: places, captions and cosines, but no copy of a vector."""
 
     pool: Artifact
     reader: Reader
@@ -183,14 +183,11 @@ class Precomputed:
 
     @property
     def recipe(self) -> str:
-        """Of two artifacts of one recipe, files of the same shard are the same."""
+        """See Embeddings.recipe."""
         return fingerprint([self.name, self.version, self.reader])
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One file per shard, without vectors.
-
-        Raises PoolError for vectors of two widths.
-        """
+        """One file per shard, without vectors. Raises PoolError if the vectors of an encoder have two widths."""
         adopted = adopt(run, out, self.recipe)
         summaries = _filled(run, Stateless(_Read(self.reader, out)), out, self.reader)
         widths = one_width(summaries, [item.url for item in run.items])
@@ -223,10 +220,10 @@ class _Read:
 def _filled(
     run: Run, task: Task[ShardItem, Summary], out: Artifact, reader: Reader, needs: Needs | None = None
 ) -> list[Summary]:
-    """Run.fill_task, and a file without rows for each shard that fails for good, where the run's limits bear so many.
+    """Run.fill_task, then a file without rows for each shard that failed in every try, if the run's limits allow that.
 
-    Raises FailedShards where they do not, or no shard at all can be read; RejectsError as soon as the first shards are
-    rejected nearly whole.
+    Raises FailedShards if the limits do not, or if no shard can be read; RejectsError as soon as nearly everything in
+    the first shards is rejected.
     """
     try:
         return run.fill_task(task, out, out.stage, needs, Early(run, reader, out))
@@ -246,7 +243,7 @@ def _filled(
 def cosine(image: np.ndarray, text: np.ndarray) -> np.ndarray:
     """Row-wise cosine of unit vectors (n, d) float16: float32 (n,).
 
-    Summed in float64, where products of float16 are exact, so the value does not depend on blocks or threads.
+    float32 holds products of float16 exactly, and they are summed in float64, so blocks and threads change no bit.
     """
     products = image.astype(np.float32) * text.astype(np.float32)  # (n, d)
     cosines: np.ndarray = products.sum(axis=1, dtype=np.float64).astype(np.float32)
@@ -271,9 +268,9 @@ def commit(
     rejects: Sequence[Reject],
     more: Mapping[str, object] | None = None,
 ) -> Summary:
-    """Commit one shard: its rejects first, then its samples, whose file says that both are there.
+    """Commit one shard: its rejects first, then its samples. So if the file of samples exists, both are complete.
 
-    more: for its summary.
+    more: further entries of its summary.
     """
     kinds = dict(sorted(Counter(reject.kind for reject in rejects).items()))
     if rejects:

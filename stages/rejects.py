@@ -22,14 +22,14 @@ REJECTS = pa.schema(
 """Columns of a rejects file; offset is -1 if the shard is no tar."""
 
 UNREADABLE = "shard-unreadable"
-"""Kind of the one reject that stands for a shard that cannot be read, however many samples it has."""
+"""Kind of the single reject for a shard that cannot be read, whatever the number of its samples."""
 
 LIKE = "like"
-"""In the summary of such a shard: the URL of one that can be read, whose vectors are as wide."""
+"""Entry in the summary of such a shard: the URL of a readable shard, from which it has its columns and widths."""
 
 
 def report(summaries: list[Summary]) -> Summary:
-    """Counts over all shards: kept (readable samples), rejected, rejects by kind, and the sources of the uids."""
+    """Counts over all shards: kept (readable samples), rejected, rejects by kind, and uids by source."""
     kinds, named = Counter[str](), Counter[str]()
     for summary in summaries:
         kinds.update(cast(Mapping[str, int], summary["rejects"]))
@@ -43,13 +43,13 @@ def report(summaries: list[Summary]) -> Summary:
 
 
 def write_rejects(out: Artifact, index: int, rejects: Sequence[Reject]) -> None:
-    """Commit the rejects of one shard; the shard's own file, which comes after it, counts them by kind."""
+    """Commit the rejects of one shard. The shard's own file, which is written later, has their counts by kind."""
     rows = [{name: getattr(reject, name) for name in REJECTS.names} for reject in rejects]
     write_table(out.rejects(index), pa.Table.from_pylist(rows, REJECTS))
 
 
 def read_rejects(out: Artifact, index: int) -> pa.Table:
-    """The rejects of one shard, columns REJECTS; empty where there are none."""
+    """The rejects of one shard, columns REJECTS; empty if there are none."""
     if not out.summary(index)["rejects"]:
         return REJECTS.empty_table()
     return read_table(out.rejects(index))

@@ -330,6 +330,6 @@ def test_another_version_makes_other_artifacts(store: Path, job: Path, tmp_path:
 
 def test_what_it_cannot_do_is_refused_by_name(job: Path, winnow: Winnow) -> None:
     said = winnow("plan", job, "--set", "policy.1={similarity: {by: colours, fraction: 0.5}}", code=2)
-    assert "similarity compares image and text, but colours has no text vectors" in said
+    assert "similarity.by must name an encoder with text vectors, but colours has none" in said
     said = winnow("plan", job, "--set", "policy.1.distinct_words.count=3", code=2)
-    assert "a cut keeps one of fraction, count or threshold" in said
+    assert "a cut must have one of fraction, count and threshold" in said

@@ -41,10 +41,10 @@ STRATA = "strata.parquet"
 class Coverage(Cut):
     """Coverage-centric selection (Zheng et al. 2022, arXiv 2210.15809): every range of a score stays represented.
 
-    The score: by, an encoder whose image-text cosine it is; or from, column, uid, key, shard, missing: parquet files,
-    as in `score`. hardest: which end of it is hard, the lowest (cosine, AUM) or the highest (EL2N). beta: share of the
-    samples that goes from that end first; the paper tunes it. strata: ranges of equal width over what is left.
-    Exactly one of fraction and count.
+    The score is the image-text cosine of encoder `by`, or a column of parquet files: from, column, uid, key, shard and
+    missing, as in `score`. hardest: which end of the score is hard, the lowest (cosine, AUM) or the highest (EL2N).
+    beta: share of the samples that is dropped first, from the hard end; the paper tunes it. strata: number of ranges of
+    equal width over the rest. Exactly one of fraction and count.
     """
 
     by: str | None = None
@@ -78,7 +78,7 @@ class Coverage(Cut):
         return Amount(self.fraction, self.count, None, self.of)
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
-        """The join where the score is the user's, then one stage; no vector is read."""
+        """The join, if the score comes from the user's files, then one stage. No vector is read."""
         options = _Options(self.hardest, self.beta, self.strata, self.seed)
         if self.by is not None:
             return [CoverageStage(survivors, Cosine(survivors, self.by), self.amount(), options)]
@@ -89,13 +89,13 @@ class Coverage(Cut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "The hardest go, and what is left is taken evenly from all ranges of the score."
+        about = "The hardest samples are dropped. The rest is sampled evenly from all ranges of the score."
         value = ("value", "your score") if self.by is None else ("cosine", "image-text cosine")
         return Shown(about, *value)
 
     @property
     def _score(self) -> str:
-        """The column that has its score."""
+        """The column with its score."""
         return "value" if self.by is None else "cosine"
 
     def check(self, given: Given) -> None:
@@ -105,9 +105,9 @@ class Coverage(Cut):
             given.check_text(self.kind, self.by)
 
     def explain(self, asked: Asked) -> Explained:
-        """See Cut.explain: its place by hash in its stratum, or that it was among the hardest."""
+        """See Cut.explain: the sample's rank by hash in its stratum, or that it was among the hardest."""
         stratum, value, high = asked.values["stratum"], asked.values[self._score], self.hardest == "highest"
-        if stratum is None:  # beta goes by an order that has the lowest first where the highest are the hardest
+        if stratum is None:  # beta ranks the easiest first: the lowest first if the highest are the hardest
             limit = (at_most if high else at_least)(self._score, value, asked.last(high, ranking=1))
             return Explained((limit,), {"note": f"among the hardest {self.beta:.0%}, which beta drops"})
         [row] = read_table(asked.cut.artifact.meta(STRATA)).slice(stratum, 1).to_pylist()
@@ -119,7 +119,7 @@ class Coverage(Cut):
         return {self.kind: Contents(beside=(STRATA,))}
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
-        """See Cut.made_again: the score and, where `beta` left the sample, its range of it."""
+        """See Cut.made_again: the score, and the stratum of every sample that `beta` left."""
         found = joined_value(cut, item, JoinStage.name) if self.by is None else stored_cosine(cut, item, self.by)
         strata = read_table(cut.artifact.meta(STRATA))
         ends = np.concatenate([column(strata, "low"), column(strata, "high")])
@@ -132,14 +132,14 @@ class Coverage(Cut):
         return {**found, "stratum": pa.array(stratum, mask=~left)}
 
     def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterator[Ranking]:
-        """See Cut.rankings: in each stratum by hash; then those that `beta` left among all, the easiest first."""
+        """See Cut.rankings: in each stratum by hash; then all samples, the easiest first, of which `beta` kept some."""
         stratum = column(rows.table, "stratum", null=-1)
         yield Ranking(hash_values(rows.uids, self.seed), np.where(rows.before, stratum, -1), rows.kept)
         ease, there = rows.numbers(self._score, self.hardest == "highest")
         yield Ranking(ease, one_group(rows.before & there), stratum >= 0)
 
     def laws(self, cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
-        """See Cut.laws; `beta` drops its share of all, and each stratum keeps the budget of the method."""
+        """See Cut.laws: `beta` drops its share of all samples, and each stratum keeps its budget."""
         strata, left = standings
         came, stayed = int(left.size.sum()), int(left.kept.sum())
         found = in_order(cut, run, standings) + by_its_quotas(cut, STRATA, strata)
@@ -161,7 +161,7 @@ class _Options:
 
 @plain_dataclass(frozen=True)
 class CoverageStage:
-    """Drops the hardest, then keeps the budget of each stratum by a hash of the uid."""
+    """Drops the hardest samples, then keeps the budget of each stratum by a hash of the uid."""
 
     survivors: Survivors
     scores: Cosine | Joined
@@ -180,7 +180,7 @@ class CoverageStage:
         extent = _extent(run, left, "coverage: range")
         low, high = extent.ends.tolist() or (0.0, 0.0)
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise DataError(f"coverage divides a range, so scores must be finite, got {low} to {high}; fix them")
+            raise DataError(f"coverage: scores must be finite, got {low} to {high}; drop the others before")
         parts = _Strata(left, low, high, options.strata, options.seed)
         size = np.zeros(options.strata, np.int64)
         for _, sizes in run.each(_Sizes(parts), run.items, "coverage: strata"):
@@ -193,7 +193,7 @@ class CoverageStage:
 
 
 def _extent(run: Run, source: Source, label: str) -> Extent:
-    """That of all shards."""
+    """The extent of the values of all shards."""
     whole = Extent(0, np.empty(0, np.float32))
     for _, part in run.each(_Measure(source), run.items, label):
         whole += part
@@ -201,7 +201,7 @@ def _extent(run: Run, source: Source, label: str) -> Extent:
 
 
 def _table(parts: "_Strata", value: np.dtype, size: np.ndarray, quota: np.ndarray) -> pa.Table:
-    """One row per stratum, the hardest first; low and high are as the score has them."""
+    """One row per stratum, the hardest first. low and high are values of the score, not in reversed order."""
     ends = np.full((parts.strata, 2), np.nan)
     if size.any():
         edges = edges_of(value, parts.low, parts.high, parts.strata)
@@ -239,7 +239,7 @@ class _Sizes:
 
 @plain_dataclass(frozen=True)
 class _Ease:
-    """The score, its order reversed where the highest are the hardest: one group, the easiest first."""
+    """The score, its order reversed if the highest are the hardest: one group, the easiest first."""
 
     survivors: Survivors
     scores: Source
@@ -255,7 +255,7 @@ class _Ease:
 
 @plain_dataclass(frozen=True)
 class _Left:
-    """Those that beta leaves; the hardest are in no group."""
+    """The samples that beta leaves. The hardest are in no group."""
 
     ease: _Ease
     easiest: Thresholds
@@ -274,7 +274,7 @@ class _Left:
 
 @plain_dataclass(frozen=True)
 class _Strata:
-    """A hash of the uid as value and the stratum as group, 0 the hardest."""
+    """Value: a hash of the uid. Group: the stratum, 0 is the hardest."""
 
     left: _Left
     low: Number

@@ -1,4 +1,4 @@
-"""What a cut is: its options, the stages that decide it, and its answers when it is explained, checked and shown."""
+"""The contract of a cut: its options, the stages that decide it, and how it is explained, checked and shown."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Self
@@ -30,14 +30,14 @@ __all__ = ["Amount", "Cut", "Number", "Of"]  # what a cut's file needs
 
 
 class Cut:
-    """One entry of a job's policy: a frozen dataclass of its options, and all that is special about this kind of cut.
+    """One entry of a job's policy: a frozen dataclass with its options, and everything that is special about its kind.
 
-    kind: its name in a job file. ranks: whether `winnow why` tells where a sample stands in each of its rankings.
-    draws_epochs: whether it draws another sample for each epoch of training; it is then the last cut of a policy, and
-    leaves what contract/drawn.py says.
-    A cut must say which stages decide it. The rest has defaults that hold for any cut whose artifact has `kept` beside
-    every row. Where the last stage is `Ranked`, they check its order and its count, and explain it. With `ranked_by`
-    they do so for any cut that ends in `keep_by_quota`, and `quotas` lets them check each group.
+    kind: its name in a job file. ranks: whether `winnow why` tells the rank of a sample in each of its rankings.
+    draws_epochs: whether it draws another sample for each epoch of training. It must then be the last cut of a policy,
+    and its artifact must be as in contract/drawn.py.
+    A cut must define `stages`. All other methods have defaults that work for any cut whose artifact has `kept` for
+    every row. If the last stage is `Ranked`, the defaults also check its order and its count, and explain it. With
+    `ranked_by` they do so for any cut that ends in `keep_by_quota`, and with `quotas` they check each group.
     """
 
     kind: ClassVar[str]
@@ -45,79 +45,78 @@ class Cut:
     draws_epochs: ClassVar[bool] = False
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
-        """The stages that decide it, in order; the last one's artifact has `kept` beside every row."""
+        """The stages that decide the cut, in order. The artifact of the last one has `kept` for every row."""
         raise NotImplementedError
 
     def shown(self) -> Shown:
-        """How `winnow report` shows it; by default the first column of numbers of its files is its value."""
+        """How `winnow report` shows the cut. Default: its value is the first column of numbers in its files."""
         return Shown()
 
     def smaller(self, rows: int, samples: float) -> Self:
-        """The same cut for a miniature of the job, which `plan --price` runs: `rows` samples in place of `samples`.
+        """The same cut for the small run of `plan --price`, on `rows` samples in place of `samples`.
 
-        By default the options `count`, `clusters` and `sample_per_cluster` shrink, where the cut has them.
+        Default: the options `count`, `clusters` and `sample_per_cluster` shrink, if the cut has them.
         """
         return smaller(self, rows, samples)
 
     def amount(self) -> Amount | None:
-        """How much it keeps; None where that is no one number, or is what `Ranked` was told anyway."""
+        """How much the cut keeps; None if that is not one number, or if `Ranked` was given it."""
         return None
 
     def check(self, given: Given) -> None:
-        """Raises JobError where the job lacks what it needs; by default, an option `by` names an encoder of the job."""
+        """Raises JobError if the job lacks what the cut needs. Default: option `by` must be an encoder of it."""
         by = getattr(self, "by", None)
         if by is not None:
             given.check_encoder(self.kind, by)
 
     def explain(self, asked: Asked) -> Explained:
-        """What it says of one sample; by default its first column beside the threshold."""
+        """Explain what became of one sample. Default: its first column beside the threshold."""
         return explain_by_first_column(asked)
 
     def contents(self) -> Mapping[str, Contents]:
-        """What its stages leave, by name of the stage; one that is absent has a table for each shard and no more."""
+        """What each stage's artifact holds, by name of the stage. A stage not named has only a table per shard."""
         return {}
 
     def subsets(self, cut: FinishedCut) -> Mapping[str, Named]:
-        """The files of uids beside its own, by name: each is sorted and has the uids of these rows, each once."""
+        """Files of uids in its meta folder, by name. Each must be sorted and hold the uids of these rows, once each."""
         return {}
 
     @classmethod
     def checks(cls) -> Mapping[str, Check]:
-        """What `winnow verify` looks at beside its columns and orders, by the name that it prints."""
+        """What `winnow verify` checks in addition to columns and rankings, by the name that it prints."""
         return {}
 
     def ranked_by(self, cut: FinishedCut) -> Source | None:
-        """The source that its last stage ranked the samples by, of the finished cut; None: it does not say."""
+        """The source by which the last stage ranked the samples of the finished cut; None: the cut does not say."""
         return None
 
     def quotas(self, cut: FinishedCut) -> np.ndarray | None:
-        """How many samples of each group stay where there are as many, int64 (g,); None: it does not say."""
+        """How many samples of each group stay, if it has as many: int64 (g,); None: the cut does not say."""
         return None
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array] | None:
-        """Its columns of one shard made again, (n,) each; `kept` too where a row alone decides it.
+        """The cut's columns of one shard, computed anew: (n,) each; also `kept` if each row is decided by itself.
 
-        What they have for rows that were out before does not matter. By default those of `ranked_by`. None: it does
-        not say how, so `winnow verify` tells that they are taken as they are; {} where `checks` or `rankings` hold all
-        of them.
+        Values of rows that were out before do not matter. Default: the columns of `ranked_by`. None: they cannot be
+        computed anew, and `winnow verify` says that it does not check them. {}: `checks` or `rankings` check all.
         """
         source = self.ranked_by(cut)
         return None if source is None else source.columns(item, source.rows(item))
 
     def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking] | None:
-        """The orders that it went by in one shard; as many in each shard, `rows` is read when it is asked.
+        """The rankings of one shard's rows that the cut used, the same number in every shard. `rows` is read lazily.
 
-        None: it does not say, and `winnow verify` tells so; () where it has no order. By default that of `ranked_by`,
-        else of `Ranked`.
+        None: the cut does not say, and `winnow verify` reports that. (): it has no order. Default: that of `ranked_by`,
+        else that of `Ranked`.
         """
         source = self.ranked_by(cut)
         return by_first_column(cut, rows) if source is None else by_source(source, rows)
 
     def laws(self, cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
-        """Whether what it kept of the whole pool is right; standings: of each ranking. Not asked of a threshold.
+        """Check what the cut kept of the whole pool. standings: of each ranking. Not called for a threshold.
 
-        By default none that is kept comes after one that is not, in each group. Of one ranking, each group keeps its
-        quota, or where `quotas` says nothing, all groups together the amount.
+        Default: in each group no dropped sample ranks before a kept one. If there is one ranking, each group keeps its
+        quota, or without `quotas` all groups together keep the amount.
         """
         found = in_order(cut, run, standings)
         if len(standings) != 1:

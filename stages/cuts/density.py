@@ -26,8 +26,8 @@ from winnow.stages.kernels.quota import complexity, inter_distance, quotas
 from winnow.stages.survivors import Survivors
 
 CONCEPTS = "density.parquet"
-_TOLD = ("size", "quota", "complexity", "share")  # of a sample's cluster, by `winnow why`
-_FIXED_POINT = 1 << 30
+_TOLD = ("size", "quota", "complexity", "share")  # `winnow why` shows these for the cluster of a sample
+_FIXED_POINT = 1 << 30  # units of distance: integer sums do not depend on the order of shards
 
 Moments = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Clusters that occur in a shard, their sizes, and their sums of distances in units of 2^-30: int64 (m,) each."""
@@ -39,9 +39,9 @@ class Density(ClusteredCut):
 
     by: encoder whose image vectors are clustered (distilled DINOv2 in the paper). Exactly one of fraction and
     count. clusters: k (500 for LAION, 100 for DataComp Medium), or known centroids. temperature: tau of the softmax
-    over complexities. neighbours: centroids that d_inter averages over. keep: the samples farthest from their
-    centroid (hard), nearest (easy), or any (random). balance: lower bound of every quota as a share of N / k; 0 in
-    the paper's best.
+    over complexities. neighbours: number of centroids that d_inter averages over. keep: the samples farthest from their
+    centroid (hard), nearest to it (easy), or random ones (random). balance: lower bound of every quota as a share of
+    N / k; 0 gave the paper's best result.
     """
 
     by: str
@@ -71,7 +71,7 @@ class Density(ClusteredCut):
         return Amount(self.fraction, self.count, None, self.of)
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
-        """Clusters of what is still in, then the quotas; another fraction re-uses the clusters."""
+        """Clusters of the survivors, then the quotas. A job with another fraction reuses the clusters."""
         clusters = clusters_of(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
         made = artifact_of(clusters, store)
         options = _Options(self.temperature, self.neighbours, self.keep, self.balance, self.seed)
@@ -79,11 +79,11 @@ class Density(ClusteredCut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "Concepts that hold much to learn keep more, and in each the samples far from its centroid stay."
+        about = "Complex clusters keep more samples. In each cluster, those far from its centroid stay."
         return Shown(about, "distance", "distance to the own centroid", concepts=CONCEPTS)
 
     def explain(self, asked: Asked) -> Explained:
-        """See Cut.explain; its cluster's row of density.parquet too."""
+        """See Cut.explain; adds the row of the sample's cluster in density.parquet."""
         [row] = read_table(asked.cut.artifact.meta(CONCEPTS)).slice(asked.values["cluster"], 1).to_pylist()
         return explain_distance(asked, self.keep, {name: row[name] for name in _TOLD})
 
@@ -92,11 +92,11 @@ class Density(ClusteredCut):
         return {**CLUSTER_FILES, self.kind: Contents(beside=(CONCEPTS,))}
 
     def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking]:
-        """See Cut.rankings: in each cluster by distance."""
+        """See Cut.rankings: by distance in each cluster."""
         return [by_distance(rows, self.keep, self.seed)]
 
     def laws(self, cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
-        """See Cut.laws; each cluster keeps its quota."""
+        """See Cut.laws: each cluster keeps its quota."""
         found = in_order(cut, run, standings) + as_many_as_asked(cut, standings[0])
         return found + by_its_quotas(cut, CONCEPTS, standings[0])
 
@@ -112,7 +112,7 @@ class _Options:
 
 @plain_dataclass(frozen=True)
 class DensityStage:
-    """Quotas from the clusters' complexity, then the exact selection inside every cluster."""
+    """Computes quotas from the complexity of the clusters, then selects exactly inside every cluster."""
 
     survivors: Survivors
     clusters: Artifact
@@ -122,7 +122,7 @@ class DensityStage:
     version: ClassVar[int] = 1
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One pass for the moments of the clusters, two for the thresholds, one that commits."""
+        """One pass for the moments of the clusters, two for the thresholds, and one that commits."""
         centroids = read_centroids(self.clusters)
         parts = run.each(_Moments(self.clusters, len(centroids)), run.items, "density: moments")
         size, spread = sum_moments((moments for _, moments in parts), len(centroids))
@@ -138,9 +138,9 @@ class DensityStage:
 def concept_table(
     centroids: np.ndarray, size: np.ndarray, spread: np.ndarray, wanted: int, options: _Options
 ) -> pa.Table:
-    """The table of concepts, ALGORITHMS of the paper in order: one row per cluster.
+    """The table density.parquet, with one row per cluster; the columns follow the algorithm of the paper.
 
-    centroids: float32 (k, d). size: int64 (k,). spread: float64 (k,), sum of distances to the own centroid.
+    centroids: float32 (k, d). size: int64 (k,). spread: float64 (k,), sum of members' distances to their centroid.
     wanted: N. Columns: cluster, size, d_intra, d_inter, complexity, share, quota; quotas sum to N.
     """
     d_intra = np.divide(spread, size, out=np.zeros(len(size)), where=size > 0)
@@ -161,10 +161,10 @@ def concept_table(
 
 
 def cluster_moments(cluster: np.ndarray, distance: np.ndarray, k: int) -> Moments:
-    """Counts and sums of distances of one shard's clusters.
+    """Sizes and sums of distances of the clusters in one shard.
 
-    cluster: int32 (n,) in [0, k). distance: float32 (n,) in [0, 2]. Integers, because float sums would depend on
-    the order of the shards; 2^31 samples at distance 2 still fit.
+    cluster: int32 (n,) in [0, k). distance: float32 (n,) in [0, 2]. Distances are summed as integers, because float
+    sums would depend on the order of the shards. The sum of 2^31 samples at distance 2 still fits.
     """
     size = np.bincount(cluster, minlength=k)
     spread = np.zeros(k, np.int64)
@@ -174,7 +174,7 @@ def cluster_moments(cluster: np.ndarray, distance: np.ndarray, k: int) -> Moment
 
 
 def sum_moments(parts: Iterable[Moments], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """size int64 (k,) and sum of distances float64 (k,) over all shards; the same for any sharding."""
+    """size int64 (k,) and sum of distances float64 (k,) over all shards. Both are the same for any sharding."""
     size, spread = np.zeros(k, np.int64), np.zeros(k, np.int64)
     for found, count, distance in parts:
         size[found] += count

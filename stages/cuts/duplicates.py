@@ -1,8 +1,8 @@
 """The cut `duplicates`: keeps the best of all samples with the same bytes or nearly the same vector.
 
-The cut `duplicates`: exact duplicates are found over the whole pool by the hash of the image bytes; semantic ones
-(SemDeDup, Abbas et al. 2023, arXiv 2303.09540) among what is then left, by `stages/cuts/semantic/fixpoint.py`.
-Rows that must be compared are brought together by the executor's exchange, so no table passes through the driver.
+Exact duplicates are found over the whole pool by the hash of the image bytes. Semantic duplicates (SemDeDup, Abbas et
+al. 2023, arXiv 2303.09540) are found among the rest, by `stages/cuts/semantic/fixpoint.py`. The executor's exchange
+brings rows together that must be compared, so no table passes through the driver.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ from winnow.stages.cuts.semantic.naming import DUPLICATES, commit_duplicates
 from winnow.stages.cuts.semantic.repeats import Dropping, check_dropping
 from winnow.stages.survivors import Survivors
 
-_PART_ROWS = 2_000_000  # of (hash, key): 52 bytes each
+_PART_ROWS = 2_000_000  # rows (hash, key) of one part: 52 bytes each
 _PROBES = 2
 _EXACT = "exact"
 
@@ -48,10 +48,10 @@ class Duplicates(Cut):
 
     exact: compare image bytes. epsilon: also drop a sample whose image vector has a cosine above 1 - epsilon with
     that of a kept one (SemDeDup keeps 63 % of LAION-440M at 0.07); None compares bytes only. by: encoder of the
-    vectors. clusters: k (50,000 for 440M). method: `greedy` goes through all samples in order of quality and compares
-    with kept ones only; `semdedup` is the paper's rule, where removed samples still remove others. probes: how many
-    cells beside its own a sample is compared in; 2 by greedy, none by the paper's rule.
-    Quality is the image-text cosine of `by` where it has one, then the uid: the best of a set stays.
+    vectors. clusters: k (50,000 for 440M). method: `greedy` visits all samples in order of quality and compares each
+    with kept ones only; `semdedup` is the paper's rule, in which removed samples still remove others. probes: in how
+    many cells beside its own a sample is compared; 2 for greedy, 0 for the paper's rule.
+    The best sample of a set stays. Quality is the image-text cosine of `by`, if it has one, and then the uid.
     """
 
     by: str | None = None
@@ -71,12 +71,14 @@ class Duplicates(Cut):
         if self.epsilon is not None and (self.by is None or self.clusters is None):
             raise JobError("duplicates.epsilon compares vectors in clusters: set by (an encoder) and clusters (k) too")
         if self.epsilon is not None and not 0 < self.epsilon < 1:
-            raise JobError(f"duplicates.epsilon is between 0 and 1, got {self.epsilon}; SemDeDup's are 0.03 to 0.17")
+            raise JobError(
+                f"duplicates.epsilon must be between 0 and 1, got {self.epsilon}; SemDeDup uses 0.03 to 0.17"
+            )
         if self.method == "semdedup" and self.probes:
-            raise JobError(f"the paper's rule stays inside a cluster, got probes: {self.probes}; leave it out")
+            raise JobError(f"method semdedup compares inside one cluster, got probes: {self.probes}; leave it out")
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
-        """The exact stage, then clusters of what it leaves and the semantic stage."""
+        """The exact stage, then clusters of the samples that it leaves, then the semantic stage."""
         found: list[Stage] = []
         exact: Artifact | None = None
         if self.exact:
@@ -97,29 +99,28 @@ class Duplicates(Cut):
     def shown(self) -> Shown:
         """See Cut.shown."""
         return Shown(
-            about="One of every set of duplicates stays: the best.",
+            about="The best sample of every set of duplicates stays.",
             column="cosine",
             label="cosine with the sample that it repeats",
-            pairs=Pairs("duplicate_of", "Where epsilon is too wide, it shows here first."),
+            pairs=Pairs("duplicate_of", "If epsilon is too large, it shows here first."),
         )
 
     def check(self, given: Given) -> None:
-        """See Cut.check; bytes are compared where there are any."""
+        """See Cut.check; `exact` needs a pool with the bytes of images."""
         super().check(given)
         if self.exact and not given.images:
             raise JobError(
-                "duplicates.exact compares the bytes of images, which this pool has not: set exact: false and an "
-                "epsilon"
+                "duplicates.exact compares the bytes of images, but this pool has none; set exact: false and an epsilon"
             )
 
     def explain(self, asked: Asked) -> Explained:
-        """See Cut.explain: the cosine with the better sample, where it was compared by vectors."""
+        """See Cut.explain: the cosine with the better sample, if vectors were compared."""
         cosine, repeats = asked.values["cosine"], asked.values["duplicate_of"]
         if cosine is None:
-            near = "no sample has the same bytes"
+            near = "no sample that it was compared with has the same bytes"
             if self.epsilon is not None:
-                near = f"no better sample is above {1 - self.epsilon:g}"
-            note = f"{near} that it was compared with; how near the nearest is was not stored"
+                near = f"no better sample that it was compared with has a cosine above {1 - self.epsilon:g}"
+            note = f"{near}; the cosine of the nearest one is not stored"
             return Explained(facts={"note": note})
         if self.epsilon is None or cosine >= 1:
             note = "the same bytes, or the same vector, as a better sample"
@@ -136,21 +137,21 @@ class Duplicates(Cut):
         return {CLUSTERS: _check_clusters, cls.kind: _check_droppings}
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
-        """See Cut.made_again; `checks` holds its columns against those of the samples that they name."""
+        """See Cut.made_again: `checks` compares its columns with those of the samples that they name."""
         return {}
 
     def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking]:
-        """See Cut.rankings; sets of duplicates have no common order."""
+        """See Cut.rankings: sets of duplicates have no common order."""
         return ()
 
 
 def _check_clusters(cut: FinishedCut, run: Run) -> Findings:
-    """Those of what the exact stage leaves."""
+    """Check the clusters, which are of the samples that the exact stage leaves."""
     return check_clusters(cut, run, cut.prepared.get(_EXACT))
 
 
 def _check_droppings(cut: FinishedCut, run: Run) -> Findings:
-    """What the exact stage dropped, then what the semantic one did."""
+    """Check what the exact stage dropped, then what the semantic stage dropped."""
     options, exact = cast(Duplicates, cut.options), cut.prepared.get(_EXACT)
     found = Findings()
     if exact is not None:
@@ -162,7 +163,7 @@ def _check_droppings(cut: FinishedCut, run: Run) -> Findings:
 
 @plain_dataclass(frozen=True)
 class ExactStage:
-    """One of every set of samples with the same image bytes stays: the best, then the smallest uid."""
+    """Keeps one of every set of samples with the same image bytes: the best, and among equals the smallest uid."""
 
     name: str
     survivors: Survivors
@@ -170,7 +171,7 @@ class ExactStage:
     version: ClassVar[int] = 1
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One exchange by hash of the image."""
+        """One exchange by the hash of the image bytes."""
         parts = max(1, -(-self.survivors.count() // _PART_ROWS))
         return funnel(run.exchange(_Exact(self, out, parts), self.name))
 
@@ -194,10 +195,10 @@ class _Exact:
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         table = pa.concat_tables(tables)
         hashes, keys = uids_from_bytes(table["image_hash"]), keys_from_bytes(table["key"])
-        order = np.lexsort((keys, hashes["f1"], hashes["f0"]))
+        order = np.lexsort((keys, hashes["f1"], hashes["f0"]))  # by hash, the best first
         hashes, keys = hashes[order], keys[order]
         first = np.r_[True, hashes[1:] != hashes[:-1]]
-        best = keys[first][np.cumsum(first) - 1]
+        best = keys[first][np.cumsum(first) - 1]  # (n,): the best of each row's set
         shard, row = key_places(keys[~first])
         columns = [pa.array(row), uids_to_bytes(key_uids(best[~first])), pa.array(np.ones(len(row), np.float32))]
         found = pa.table(columns, schema=DUPLICATES)

@@ -31,10 +31,11 @@ from winnow.stages.survivors import Survivors
 class Epochs(Cut):
     """Repeated random sampling, RS2 (Okanovic et al. 2023, arXiv 2305.18424): every epoch trains on another sample.
 
-    epochs: how many. Exactly one of fraction and count: the samples of one epoch, m of n. replacement: False: epochs
-    are the whole windows of m of one shuffle, and where fewer than m are left of it, those are left out and the next
-    epoch begins a new shuffle (our reading of the paper); True: every epoch is a sample of its own of all n, in which
-    none comes twice. What is in some epoch is kept, so this is the last cut of a policy.
+    epochs: number of epochs. Exactly one of fraction and count: the samples of one epoch, m of n. replacement: if
+    false, a shuffle of all n samples is divided into windows of m, one window an epoch. If fewer than m samples are
+    left, they are skipped and the next epoch starts a new shuffle (our reading of the paper). If true, every epoch
+    draws its own m of all n samples, without repeats inside the epoch. A sample is kept if any epoch has it, so this
+    must be the last cut of a policy.
     """
 
     epochs: int = Field(ge=1, le=10_000)
@@ -44,18 +45,19 @@ class Epochs(Cut):
     seed: int = Field(default=0, ge=0, lt=1 << 31)
     of: Of = "survivors"
     kind: ClassVar[str] = "epochs"
-    ranks: ClassVar[bool] = False  # a rank for each epoch says little
+    ranks: ClassVar[bool] = False  # one rank per epoch would tell little
     draws_epochs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if 0 in (self.fraction, self.count):
             raise JobError(
-                f"an epoch has at least one sample, got fraction = {self.fraction}, count = {self.count}; ask for more"
+                f"an epoch must have at least 1 sample, got fraction = {self.fraction}, count = {self.count}; ask for "
+                f"more"
             )
         self.amount()
 
     def amount(self) -> Amount:
-        """How much one epoch has."""
+        """How many samples one epoch has."""
         return Amount(self.fraction, self.count, None, self.of)
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
@@ -64,7 +66,7 @@ class Epochs(Cut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        return Shown("The samples stay that some epoch of training has.")
+        return Shown("Samples stay that are in at least one epoch of training.")
 
     def explain(self, asked: Asked) -> Explained:
         """See Cut.explain."""
@@ -79,11 +81,11 @@ class Epochs(Cut):
         return {epoch_file(epoch): _InEpoch(cut.before.embeddings, cut.artifact, epoch) for epoch in range(self.epochs)}
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
-        """See Cut.made_again; `rankings` and the files of `subsets` hold its lists."""
+        """See Cut.made_again: `rankings` and the files of `subsets` check its lists."""
         return {}
 
     def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterator[Ranking]:
-        """See Cut.rankings: for each epoch those of its shuffle that it has reached, its window and those before."""
+        """See Cut.rankings: for each epoch, its shuffle; kept are the rows of its window and of the windows before."""
         windows = self._windows(cut)
         lists = rows.table[EPOCHS].combine_chunks()
         at, epochs = np.repeat(np.arange(len(lists)), np.diff(np.asarray(lists.offsets))), np.asarray(lists.values)
@@ -95,7 +97,7 @@ class Epochs(Cut):
             yield Ranking(hash_values(rows.uids, shuffle_seed(self.seed, shuffle)), group, reached)
 
     def laws(self, cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
-        """See Cut.laws; each epoch has its size, so as many windows of a shuffle as it has reached are full."""
+        """See Cut.laws: each epoch has its size, so all windows of a shuffle up to its own are full."""
         size, windows = self.amount().number(cut.before), self._windows(cut)
         found = in_order(cut, run, standings)
         for epoch, standing in enumerate(standings):
@@ -114,21 +116,21 @@ def epoch_name(epoch: int) -> str:
 
 
 def epoch_file(epoch: int) -> str:
-    """The file of its uids."""
+    """The file with the uids of an epoch."""
     return f"{epoch_name(epoch)}.npy"
 
 
 def shuffle_seed(seed: int, shuffle: int) -> int:
-    """The seed of a shuffle's hash: below 2^64, another for each pair, and none that a job or another cut can give.
+    """The seed of a shuffle's hash: below 2^64, different for each pair, and none that a job or another cut can use.
 
-    seed: below 2^31. shuffle: from 0, below 2^32. The hash mixes it, so that neighbours have nothing in common.
+    seed: below 2^31. shuffle: from 0, below 2^32. The hash mixes the seed, so neighbouring seeds are independent.
     """
     return 1 << 63 | seed << 32 | shuffle
 
 
 @plain_dataclass(frozen=True)
 class EpochsStage:
-    """Finds where each epoch's window of its shuffle ends, marks who is in it, and writes a subset for each epoch."""
+    """Finds where each epoch's window of its shuffle ends, marks the samples in it, and writes a subset per epoch."""
 
     survivors: Survivors
     amount: Amount
@@ -141,16 +143,17 @@ class EpochsStage:
     def make(self, run: Run, out: Artifact) -> Summary:
         """Two or three passes for every 64 epochs, one that commits, and the exchanges of the subsets.
 
-        Raises JobError where an epoch would have no sample.
+        Raises JobError if an epoch would have no sample.
         """
         size, n = self.amount.number(self.survivors), self.survivors.count()
         if size < 1:
             raise JobError(
-                f"an epoch has at least one sample, but fraction = {self.amount.fraction}, count = {self.amount.count} "
-                f"of {n} is none; ask for more"
+                f"an epoch must have at least 1 sample, but fraction = {self.amount.fraction}, count = "
+                f"{self.amount.count} of {n} samples is 0; ask for more"
             )
         windows = 1 if self.replacement else n // size
         places = [divmod(epoch, windows) for epoch in range(self.epochs)]  # (shuffle, window)
+        # The end of window w is the threshold that keeps (w + 1) · m of the shuffle; a window is between two of them.
         quotas = [(shuffle, np.array([(window + 1) * size])) for shuffle, window in places]
         shuffles = _Shuffles(self.survivors, self.seed)
         ends = select_each(run, shuffles, quotas, self.name)
@@ -163,7 +166,7 @@ class EpochsStage:
 
 @plain_dataclass(frozen=True)
 class _Shuffles:
-    """A hash of each uid as value, another for each shuffle."""
+    """Value: a hash of the uid, a different one for each shuffle."""
 
     survivors: Survivors
     seed: int
@@ -176,7 +179,7 @@ class _Shuffles:
 
 @plain_dataclass(frozen=True)
 class _Mark:
-    """Commits the epochs of every row of one shard; drawn: where each window ends, by shuffle."""
+    """Commits the epochs of every row of one shard. drawn: for each shuffle, the thresholds where its windows end."""
 
     shuffles: _Shuffles
     drawn: tuple[tuple[Thresholds, ...], ...]
@@ -197,7 +200,7 @@ class _Mark:
 
 
 def _lists(members: Sequence[np.ndarray], before: np.ndarray) -> tuple[np.ndarray, pa.Array]:
-    """How many epochs each row is in, and which, ascending: list<int32>, null where the row was out before.
+    """How many epochs each row is in, and which, ascending: list<int32>, null if the row was out before.
 
     members: the rows of each epoch. before: bool (n,).
     """
@@ -205,13 +208,13 @@ def _lists(members: Sequence[np.ndarray], before: np.ndarray) -> tuple[np.ndarra
     epochs = np.repeat(np.arange(len(members), dtype=np.int32), [len(found) for found in members])
     counts = np.bincount(rows, minlength=len(before))
     offsets = pa.array(np.r_[0, np.cumsum(counts)], pa.int32())
-    values = pa.array(epochs[np.argsort(rows, kind="stable")])
+    values = pa.array(epochs[np.argsort(rows, kind="stable")])  # stable: the epochs of a row stay ascending
     return counts, pa.ListArray.from_arrays(offsets, values, mask=pa.array(~before))
 
 
 @plain_dataclass(frozen=True)
 class _InEpoch:
-    """See Named: the rows whose list has the epoch."""
+    """See Named: the rows whose list contains the epoch."""
 
     embeddings: Artifact
     artifact: Artifact
@@ -225,7 +228,7 @@ class _InEpoch:
 
 @plain_dataclass(frozen=True)
 class _Drawn:
-    """The uids of each epoch, as this artifact's files tell them."""
+    """The uids of each epoch, from the files of this artifact."""
 
     embeddings: Artifact
     out: Artifact

@@ -20,11 +20,11 @@ from winnow.stages.survivors import Survivors
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class FeatureMapping(VotedCut):
-    """Feature mapping (DP4TL, Zhang et al. 2023, arXiv 2310.08782): the clusters of most votes stay whole.
+    """Feature mapping (DP4TL, Zhang et al. 2023, arXiv 2310.08782): the clusters with the most votes stay whole.
 
     by: encoder whose image vectors are clustered. target: images, which `by` embeds too, or vectors that it made.
-    target_key: the column of parquet or array of npz. clusters: k, or known centroids. top: how many clusters stay;
-    a cluster without a vote never does, so they may be fewer. Equal votes: the lowest index.
+    target_key: the column of parquet or array of npz. clusters: k, or known centroids. top: how many clusters stay.
+    A cluster without a vote never stays, so they may be fewer. Equal votes: the lowest index first.
     """
 
     by: str
@@ -38,7 +38,7 @@ class FeatureMapping(VotedCut):
     kind: ClassVar[str] = "feature_mapping"
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
-        """The target's vectors, clusters of what is still in, then the votes; `image_based` shares all but the last."""
+        """The target's vectors, clusters of the survivors, then the votes; `image_based` shares all but the last."""
         target = target_of(survivors, self.by, self.target, self.target_key)
         clusters = clusters_of(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
         made, voters = artifact_of(clusters, store), artifact_of(target, store)
@@ -54,18 +54,18 @@ class FeatureMapping(VotedCut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "The clusters stay that a target set votes for most."
+        about = "The clusters with the most votes of a target set stay."
         return Shown(about, "distance", "distance to the own centroid")
 
     def smaller(self, rows: int, samples: float) -> Self:
-        """See Cut.smaller; no more clusters can stay than there are."""
+        """See Cut.smaller; `top` is at most the number of clusters."""
         found = super().smaller(rows, samples)
         return replace(found, top=min(found.top, found.clusters)) if isinstance(found.clusters, int) else found
 
 
 @plain_dataclass(frozen=True)
 class Top:
-    """The clusters of most votes stay, at most so many, none without a vote."""
+    """Keeps the clusters with the most votes, at most this many, and none without a vote."""
 
     clusters: int
 

@@ -19,12 +19,12 @@ from winnow.stages.survivors import Survivors
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class ImageBased(VotedCut):
-    """Image-based filtering (Gadre et al. 2023, arXiv 2304.14108): clusters that are the nearest of some target image.
+    """Image-based filtering (Gadre et al. 2023, arXiv 2304.14108): keeps clusters that are nearest to a target image.
 
     by: encoder whose image vectors are clustered (CLIP ViT-L/14 in DataComp). target: images, which `by` embeds too, or
-    vectors that it made (ImageNet's training images there). target_key: the column of parquet or array of npz.
-    clusters: k, or known centroids (100,000 there). min_votes: a cluster stays whole that is the nearest one of so
-    many vectors of the target; 1 there.
+    vectors that it made (ImageNet's training images in DataComp). target_key: the column of parquet or array of npz.
+    clusters: k, or known centroids (100,000 in DataComp). min_votes: a cluster stays whole if it is the nearest one of
+    at least this many target vectors; 1 in DataComp.
     """
 
     by: str
@@ -38,7 +38,7 @@ class ImageBased(VotedCut):
     kind: ClassVar[str] = "image_based"
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
-        """The target's vectors, clusters of what is still in, then the votes."""
+        """The target's vectors, clusters of the survivors, then the votes."""
         target = target_of(survivors, self.by, self.target, self.target_key)
         clusters = clusters_of(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
         made, voters = artifact_of(clusters, store), artifact_of(target, store)
@@ -54,13 +54,13 @@ class ImageBased(VotedCut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "The clusters stay that a target set votes for."
+        about = "The clusters with enough votes of a target set stay."
         return Shown(about, "distance", "distance to the own centroid")
 
 
 @plain_dataclass(frozen=True)
 class AtLeast:
-    """Clusters of so many votes or more stay."""
+    """Keeps clusters with at least this many votes."""
 
     min_votes: int
 

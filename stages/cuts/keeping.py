@@ -1,6 +1,6 @@
-"""The passes that keep exactly what a cut asks for; they leave `kept` and the cut's columns beside each row.
+"""The passes that keep exactly what a cut asks for; they write `kept` and the cut's columns for every row.
 
-A cut is (value, group, quota). What differs between cuts is one pure function from a shard's columns to values: a
+A cut is (value, group, quota). Cuts differ in one pure function from the columns of a shard to values and groups: a
 `Source`.
 """
 
@@ -23,15 +23,15 @@ from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.survivors import Survivors
 
 _TOGETHER = 64  # selections that share their passes: each shard returns a few KB for each
-_CANDIDATES = 1_000_000  # gathered by all of them at once: 52 MB
-_CELLS = 4_000_000  # counts that wait to be merged, of all of them: 64 MB
+_CANDIDATES = 1_000_000  # rows that all selections of a pass gather together: 52 MB
+_CELLS = 4_000_000  # counts of all selections that wait to be merged: 64 MB
 
 
 class Rankings(Protocol):
     """Several orders of one shard's samples, by number; picklable."""
 
     def rows(self, item: ShardItem, wanted: Sequence[int]) -> Iterator[Rows]:
-        """The rows of the shard by each wanted order in turn, so that the shard is read once for all of them."""
+        """The rows of the shard in each wanted order in turn, so that the shard is read once for all orders."""
         ...
 
 
@@ -46,7 +46,7 @@ class _Scan:
 
 @dataclass(frozen=True)
 class _ScanEach:
-    """One pass of many selections; steps: (number of the order, its pass)."""
+    """One pass of many selections. steps: (number of the order, pass) of each selection."""
 
     rankings: Rankings
     steps: tuple[tuple[int, Pass], ...]
@@ -61,9 +61,9 @@ class _ScanEach:
 
 @dataclass(frozen=True)
 class _Mark:
-    """Commits `kept` and the cut's values of one shard, by exact thresholds or by a rule on the values.
+    """Commits `kept` and the cut's columns of one shard, by exact thresholds or by a rule on the values.
 
-    last: whether the summary tells the last sample that stays: its value, and the first of its columns.
+    last: whether the summary has the last kept sample: its value, and the first of its columns.
     """
 
     source: Source
@@ -114,10 +114,10 @@ def write_kept(
     columns: Mapping[str, pa.Array],
     **more: object,
 ) -> Summary:
-    """Commit one shard's verdicts; before, after: bool (n,), in before and after this cut; more: for its summary."""
+    """Commit one shard's verdicts. before, after: bool (n,), in before and after this cut. more: for its summary."""
     if (after & ~before).any():
         raise AccountingError(
-            f"{out.name}, {item.url}: a cut may only drop, but it brought back {(after & ~before).sum()}"
+            f"{out.name}, {item.url}: a cut may only drop samples, but it brought back {(after & ~before).sum()}"
         )
     summary = {"rows": len(before), "in": int(before.sum()), "kept": int(after.sum()), **more}
     out.write(item.index, pa.table({"kept": pa.array(after), **columns}), summary)
@@ -131,7 +131,7 @@ def funnel(summaries: list[Summary], **more: object) -> Summary:
 
 
 def select(run: Run, source: Source, quota: np.ndarray, label: str) -> Thresholds:
-    """Exact thresholds for quota int64 (groups,), in as many passes over the shards as ties need (mostly two)."""
+    """Exact thresholds for quota int64 (groups,); takes as many passes over the shards as ties need (mostly two)."""
     selection = Selection(quota)
     count = 0
     while (step := selection.next_pass()) is not None:
@@ -142,11 +142,11 @@ def select(run: Run, source: Source, quota: np.ndarray, label: str) -> Threshold
 
 
 def select_each(run: Run, rankings: Rankings, quotas: Sequence[tuple[int, np.ndarray]], label: str) -> list[Thresholds]:
-    """Exact thresholds of many selections, each shard read once a pass for up to 64 of them.
+    """Exact thresholds of many selections. A pass reads each shard once for up to 64 of them.
 
-    quotas: (number of the order, int64 (groups,) samples to keep) of each selection. Passes: as many as the selection
-    that needs most (mostly two or three), for every 64. Cost O(n) a pass for every order and for every selection that
-    still needs it; equal passes, such as the first of one order, are done once.
+    quotas: (number of the order, int64 (groups,) samples to keep) of each selection. Every 64 selections take as many
+    passes as the one that needs most (mostly two or three). Cost: O(n) a pass for every order, and for every selection
+    that is not finished. Equal passes, such as the first of one order, are done once.
     """
     found: list[Thresholds] = []
     for first in range(0, len(quotas), _TOGETHER):
@@ -161,6 +161,7 @@ def _select_together(
     count = 0
     while steps := {i: step for i, s in enumerate(selections) if (step := s.next_pass()) is not None}:
         count += 1
+        # selections of one order often need the same pass; each distinct one is scanned and merged once
         keys = {i: _same(quotas[i][0], step) for i, step in steps.items()}
         distinct = {keys[i]: (quotas[i][0], step) for i, step in steps.items()}
         merging = [Merging(_CELLS // len(distinct)) for _ in distinct]
@@ -176,22 +177,22 @@ def _select_together(
 
 
 def _same(number: int, step: Pass) -> tuple[int, bytes, bytes, bool]:
-    """Passes of the same key read the same rows for the same answer."""
+    """A key that is equal for passes with the same result."""
     return number, step.live.tobytes(), step.prefix.tobytes(), step.gather
 
 
 def keep_by_quota(
     run: Run, out: Artifact, source: Source, quota: np.ndarray, label: str, last: bool = False
 ) -> list[Summary]:
-    """Keep exactly min(quota_g, size_g) in every group and commit the verdicts; raises AccountingError otherwise.
+    """Keep exactly min(quota_g, size_g) samples in every group and commit the verdicts.
 
-    last: whether the summaries tell the last sample that stays.
+    last: whether the summaries have the last kept sample. Raises AccountingError if another number was kept.
     """
     thresholds = select(run, source, quota, label)
     summaries = run.fill(_Mark(source, _Within(thresholds), out, last), out, label)
     if total(summaries, "kept") != int(thresholds.count.sum()):
         raise AccountingError(
-            f"{out.name}: {int(thresholds.count.sum())} samples must stay, but {total(summaries, 'kept')} did; "
+            f"{out.name}: {int(thresholds.count.sum())} samples must be kept, but {total(summaries, 'kept')} were; "
             f"delete this folder and run again"
         )
     return summaries
@@ -199,9 +200,9 @@ def keep_by_quota(
 
 @dataclass(frozen=True)
 class Ranked:
-    """The stage of a cut with one group: the highest values of all that is still in.
+    """The stage of a cut with one group: keeps the highest values of all survivors.
 
-    source: the first of its columns is the value, as people know it.
+    source: the first of its columns is the value as the manifest shows it.
     """
 
     name: str
@@ -213,7 +214,7 @@ class Ranked:
     def make(self, run: Run, out: Artifact) -> Summary:
         """Two passes for the threshold and one that commits.
 
-        The report's `threshold` is the last kept sample's value as the manifest has it, None where none is kept.
+        The report's `threshold` is the value of the last kept sample as the manifest has it, None if none is kept.
         """
         if self.amount.threshold is not None:
             asked = {}
@@ -228,7 +229,7 @@ class Ranked:
 
 
 def value_column(rows: Rows) -> pa.Array:
-    """A cut's values for the manifest: null where the row was out already."""
+    """A cut's values for the manifest, null for rows that were out already."""
     at = np.flatnonzero(rows.group >= 0)
     return scattered(rows.value[at], at, len(rows.value))
 
@@ -240,7 +241,7 @@ def one_group(mask: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class UidHash:
-    """A hash of each uid as its value."""
+    """Value: a hash of the uid. One group."""
 
     survivors: Survivors
     seed: int

@@ -21,10 +21,10 @@ from winnow.stages.cuts.score import Score
 from winnow.stages.cuts.similarity import Similarity
 
 GROUP = "winnow.cuts"
-"""The group of entry points by which other distributions offer cuts."""
+"""The group of entry points in which other distributions offer cuts."""
 
-_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*")  # no number at the end, for a second cut has one
-_TAKEN = ("pool", "embeddings", "distinct", "manifest", "shards")  # steps of every job, which are named beside cuts
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*")  # no number at the end: a second cut gets one
+_TAKEN = ("pool", "embeddings", "distinct", "manifest", "shards")  # steps of every job, whose names cuts must not have
 
 OWN: Mapping[str, type[Cut]] = {
     cut.kind: cut
@@ -44,19 +44,19 @@ OWN: Mapping[str, type[Cut]] = {
         Epochs,
     )
 }
-"""Winnow's own. A new one is one file, one test file, and one name here."""
+"""Winnow's own cuts. A new cut is one file, one test file, and one name here."""
 
 
 def _wrong(name: str, found: object) -> str | None:
-    """What keeps an object that a plugin offers from being a cut of that name."""
+    """Why an object that a plugin offers cannot be a cut of that name; None if it can."""
     if not (isinstance(found, type) and issubclass(found, Cut) and dataclasses.is_dataclass(found)):
         return "must be a dataclass that inherits winnow.stages.cuts.cut.Cut"
     if getattr(found, "kind", None) != name:
-        return f"must have the name of its entry point as kind, but has {getattr(found, 'kind', None)!r}"
+        return f"must have the name of its entry point as kind, got {getattr(found, 'kind', None)!r}"
     if not _NAME.fullmatch(name) or name in _TAKEN:
         return f"must be named by lower-case words, such as my_cut, and none of {', '.join(_TAKEN)}"
     return None
 
 
 CUTS: Mapping[str, type[Cut]] = Offered(GROUP, OWN, _wrong)
-"""Every cut by its name; a plugin's is imported when a job names it."""
+"""Every cut by its name. The cut of a plugin is imported when a job names it."""

@@ -1,4 +1,4 @@
-"""The cut `negclip` (negCLIPLoss): cosine minus the similarity to a random batch; the highest stay."""
+"""The cut `negclip` (negCLIPLoss): keeps pairs by cosine minus their similarity to a random batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
@@ -30,20 +30,22 @@ _PART_ROWS = 1 << 17  # samples that one worker holds at a time: 512 MB of vecto
 class Negclip(Cut):
     """Keep the pairs of highest negCLIPLoss (Wang et al. 2024, arXiv 2405.19547).
 
+    The value of a pair is its cosine, less tau/2 · (logsumexp_j(s_ij / tau) + logsumexp_j(s_ji / tau)) over its random
+    batch. It is the mean over several partitions of all samples into batches.
     by: an encoder of the job with an image and a text tower. Exactly one of fraction, count and threshold (values are
-    at most 0). of: what the fraction is of. The cosine of a pair, less tau/2 · (logsumexp_j(s_ij / tau) +
-    logsumexp_j(s_ji / tau)) over the random batch that it is in, as a mean over `partitions` of the samples into
-    batches. temperature: tau, that of the encoder's training: 0.01 for OpenAI's models, 0.07 for DFN's.
-    batch: samples of a batch, about: each goes to one by a hash of its uid, so that no sharding can change it. The
-    paper's batches all have one size; these vary by about sqrt(batch), 0.6 % of 32,768, which moves a value by tau
-    times that. Fewer samples than 1.5 batches are one batch, and every partition the same: one is enough then.
+    at most 0). of: the base of the fraction. partitions: how many.
+    temperature: tau, that of the encoder's training: 0.01 for OpenAI's models, 0.07 for DFN's.
+    batch: about how many samples a batch has. A hash of the uid assigns each sample to a batch, so the result does not
+    depend on the sharding. The paper's batches have one size; these vary by about sqrt(batch), 0.6 % of 32,768, which
+    moves a value by tau times that. Fewer samples than 1.5 batches are one batch, and then all partitions are the same,
+    so one is enough.
     """
 
     by: str
     fraction: float | None = None
     count: int | None = None
     threshold: float | None = None
-    # below 0.001 the rounding of float16 vectors would decide
+    # below 0.001 the rounding of float16 vectors would decide the order
     temperature: float = Field(default=0.01, ge=0.001)
     batch: int = Field(default=32768, ge=2)
     partitions: int = Field(default=5, ge=1, le=1000)
@@ -59,12 +61,12 @@ class Negclip(Cut):
         return Amount(self.fraction, self.count, self.threshold, self.of)
 
     def check(self, given: Given) -> None:
-        """See Cut.check; it compares text too."""
+        """See Cut.check; the encoder must have text vectors."""
         super().check(given)
         given.check_text(self.kind, self.by)
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
-        """One stage a partition, so that a later job with more of them uses these again; then the selection."""
+        """One stage for each partition, so that a job with more partitions reuses these; then the selection."""
         each = [
             PartitionStage(survivors, self.by, self.temperature, self.batch, self.seed, number)
             for number in range(self.partitions)
@@ -74,11 +76,11 @@ class Negclip(Cut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "The pairs stay that are more alike than their image and text are to others."
+        about = "Pairs stay whose image and text are more alike than they are to other texts and images."
         return Shown(about, "contrast", "image-text cosine, less what random pairs have")
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
-        """See Cut.made_again: the mean over the partitions, added in their order."""
+        """See Cut.made_again: the mean over the partitions, summed in their order."""
         value = np.zeros(len(cut.before.mask(item.index)))
         for partition in range(self.partitions):
             made = cut.prepared[f"contrast_{partition}"]
@@ -87,20 +89,20 @@ class Negclip(Cut):
 
 
 def batch_of(uids: np.ndarray, seed: int, partition: int, batches: int) -> np.ndarray:
-    """Which batch of a partition each uid falls in: int64 (n,), floor(hash / 2^64 · batches).
+    """The batch of each uid in a partition: int64 (n,), floor(hash / 2^64 · batches).
 
     uids: (n,) of dtype UID. seed: below 2^31. partition: from 0. batches: 1 to 2^32; the upper 32 bits of the hash
     decide.
     """
-    # a seed that no job can name: survivors of a `random` cut all have high hashes of its own seed, and would
-    # fill some batches and leave the others empty
+    # The seed is one that no job can name. Survivors of a `random` cut all have high hashes of that cut's seed, so with
+    # the same seed they would fill some batches and leave the others empty.
     upper = hash64(uids, ((partition + 1) << 32) + seed) >> np.uint64(32)
     return ((upper * np.uint64(batches)) >> np.uint64(32)).astype(np.int64)
 
 
 @plain_dataclass(frozen=True)
 class PartitionStage:
-    """One partition of what is still in into random batches, and the value of each pair in its own."""
+    """One partition of the survivors into random batches, and the value of each pair in its batch."""
 
     survivors: Survivors
     by: str
@@ -112,15 +114,15 @@ class PartitionStage:
 
     @property
     def name(self) -> str:
-        """See Stage.name; a number for each partition, as they lie beside each other."""
+        """See Stage.name; it has the number of the partition, because a cut has several such stages."""
         return f"contrast_{self.partition}"
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One exchange by batch; the image and text vectors of every sample travel: 4 d + 40 bytes each.
+        """One exchange by batch. The image and text vectors of every sample travel: 4 d + 40 bytes each.
 
-        With one partition at a time, that is also what lies in memory at once where the executor is one process.
-        A worker holds some 131,072 samples (but whole batches), twice while it puts them in order.
-        Cost 2 n · batch · d flops.
+        An executor of one process holds all of that in memory at once, for one partition at a time.
+        A worker holds about 131,072 samples (but whole batches), and two copies of them while it sorts.
+        Cost: 2 n · batch · d flops.
         """
         n = self.survivors.count()
         batches = max(1, round(n / self.batch))
@@ -139,7 +141,7 @@ class _Batches:
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
         stage, index = self.stage, item.index
         rows = np.flatnonzero(stage.survivors.mask(index))
-        if not len(rows):  # lists of which there are none have no width
+        if not len(rows):  # an empty list column would have no width
             return {}
         uids = stage.survivors.uids(index)[rows]
         batch = batch_of(uids, stage.seed, stage.partition, self.batches)
@@ -153,7 +155,7 @@ class _Batches:
         return {number: table.take(pa.array(entries)) for number, entries in split_rows(part)}
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
-        """The value of every pair, batch by batch, rows in the order of uid, then place: one order for any sharding."""
+        """Compute the value of every pair, batch by batch. Rows are sorted by uid and place, for any sharding."""
         table = pa.concat_tables(tables)
         uids, batch = uids_from_bytes(table["uid"]), column(table, "batch")
         shard, row = column(table, "shard"), column(table, "row")
@@ -167,7 +169,7 @@ class _Batches:
         return {index: found.take(pa.array(entries)) for index, entries in split_rows(shard)}
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
-        """Commits `contrast` of one shard: float64, null where the row was out already."""
+        """Commit `contrast` of one shard: float64, null for rows that were out already."""
         length = len(self.stage.survivors.mask(item.index))
         rows = np.concatenate([np.empty(0, np.int64), *[column(table, "row") for table in tables]])
         values = np.concatenate([np.empty(0), *[column(table, "contrast") for table in tables]])
@@ -178,7 +180,7 @@ class _Batches:
 
 @plain_dataclass(frozen=True)
 class Contrast:
-    """The mean over partitions of a pair's value: added in their order in float64, then float32."""
+    """Value: the mean of a pair's value over all partitions, summed in their order in float64, then float32."""
 
     survivors: Survivors
     partitions: tuple[Artifact, ...]

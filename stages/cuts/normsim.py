@@ -27,10 +27,10 @@ from winnow.stages.survivors import Survivors
 GRAM = "gram.npy"
 
 _ROWS = 1024
-_TARGETS = 8192  # with _ROWS: 32 MB of products
+_TARGETS = 8192  # rows of the target at once: with _ROWS, 32 MB of products
 _NEAR = 1e-5  # float32 products of unit vectors in different orders differ by less
-_PAIRS = 256  # float64 copies that stay in cache
-_EXACT_ROWS = 16  # so many products of numbers up to 1, multiples of 2^-48, add up in 53 bits
+_PAIRS = 256  # pairs whose float64 copies stay in cache
+_EXACT_ROWS = 16  # the sum of this many products, each up to 1 and a multiple of 2^-48, fits into 53 bits
 _GRAM_ROWS = 32  # rows that share one reading of the Gram matrix, which is larger than the cache
 
 P = Literal[2, "inf"]
@@ -41,8 +41,8 @@ class Normsim(Cut):
     """Keep the samples that align with a target set (Wang et al. 2024, arXiv 2405.19547): NormSim_p = ‖Z f_i‖_p.
 
     by: encoder. target: images, which `by` embeds too, or vectors that it made (stages/cuts/targets/): Z (m, d).
-    target_key: the column of parquet or array of npz. p: 2, or inf: the largest |⟨z_j, f_i⟩|. Exactly one of
-    fraction, count and threshold (the norm must be greater). of: what the fraction is of; the authors keep 30 % by
+    target_key: the column of parquet or array of npz. p: 2, or inf, which is the largest |⟨z_j, f_i⟩|. Exactly one of
+    fraction, count and threshold (the norm must be greater). of: the base of the fraction. The authors keep 30 % by
     negCLIPLoss, then 20 % of the pool by NormSim_inf.
     """
 
@@ -64,7 +64,7 @@ class Normsim(Cut):
         return Amount(self.fraction, self.count, self.threshold, self.of)
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
-        """The target's vectors, the norm of every sample, then the selection: another fraction reads no vector."""
+        """The target's vectors, the norm of every sample, then the selection. Another fraction reads no vectors."""
         target = target_of(survivors, self.by, self.target, self.target_key)
         norms = NormsStage(survivors, artifact_of(target, store), self.by, self.p)
         values = Joined(survivors, artifact_of(norms, store), "highest")
@@ -72,7 +72,7 @@ class Normsim(Cut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "The samples stay whose images are most like a target set."
+        about = "Samples stay whose images are most like a target set."
         return Shown(about, "value", "norm of its products with the target set")
 
     def contents(self) -> Mapping[str, Contents]:
@@ -90,7 +90,7 @@ class Normsim(Cut):
 
 
 def check_norms(cut: FinishedCut, run: Run) -> Findings:
-    """NormSim of a sample's vectors and the target is as stored."""
+    """Check that NormSim, computed anew for a sample of the rows, is as stored."""
     return over(run, partial(_norms_of, cut, cast(Normsim, cut.options)), run.items, f"{cut.name}.{NormsStage.name}")
 
 
@@ -114,9 +114,9 @@ def largest(vectors: np.ndarray, target: np.ndarray) -> np.ndarray:
     """NormSim_inf of each row: max_j |⟨z_j, f_i⟩|, float32 (n,) in [0, 1].
 
     vectors: float16 (n, d), or float32 of the same numbers. target: float16 (m, d), m >= 1. Both of unit norm.
-    float32 products only propose: those within 1e-5 of the largest are made again in float64, where they are exact
-    (products of float16 are multiples of 2^-48, and sums of them over unit vectors stay below 2, so 53 bits hold them).
-    So no block, BLAS or number of threads can change a bit. Cost O(n m d); 40 MB beside the arguments.
+    float32 products only propose candidates. Those within 1e-5 of the largest are computed again in float64, where they
+    are exact: products of float16 are multiples of 2^-48, and their sums over unit vectors stay below 2, so 53 bits
+    hold them. No block, BLAS or number of threads can change a bit. Cost: O(n m d); 40 MB beside the arguments.
     """
     values = np.empty(len(vectors), np.float32)
     for start in range(0, len(vectors), _ROWS):
@@ -143,13 +143,13 @@ def _largest(vectors: np.ndarray, target: np.ndarray) -> np.ndarray:
 def gram(target: np.ndarray) -> np.ndarray:
     """ZᵀZ of float16 (m, d) of unit norm: float64 (d, d).
 
-    In sums of 16 rows, which are exact in float64, added up one after the other: the same bits from any BLAS.
-    Cost O(m d²): 0.12 s per 1,000 rows at d = 768 on one core.
+    Products of 16 rows are exact in float64, and they are added in order, so every BLAS gives the same bits.
+    Cost: O(m d²), 0.12 s per 1,000 rows at d = 768 on one core.
     """
     product = np.zeros((target.shape[1], target.shape[1]))
     for start in range(0, len(target), _EXACT_ROWS):
         rows = target[start : start + _EXACT_ROWS].astype(np.float64)
-        product += rows.T @ rows  # (d, 16) @ (16, d)
+        product += rows.T @ rows  # (d, 16) @ (16, d) = (d, d)
     return product
 
 
@@ -157,8 +157,8 @@ def lengths(vectors: np.ndarray, product: np.ndarray) -> np.ndarray:
     """NormSim_2 of each row: ‖Z f_i‖ = sqrt(f_iᵀ G f_i), float64 (n,) from 0 to sqrt(m).
 
     vectors: float16 (n, d), or float32 of the same numbers, of unit norm. product: G = ZᵀZ, float64 (d, d).
-    Each number of G f_i is a dot product by itself: a matrix product would give a row other last bits beside other
-    rows. Cost O(n d²), whatever m is: 60 to 80 µs a row at d = 768 on one core, 2.7 times the matrix product.
+    Each number of G f_i is computed as a separate dot product, because the last bits of a matrix product depend on the
+    other rows. Cost: O(n d²) for any m, 60 to 80 µs a row at d = 768 on one core, 2.7 times the matrix product.
     """
     values = np.empty(len(vectors))
     for start in range(0, len(vectors), _GRAM_ROWS):
@@ -170,7 +170,7 @@ def lengths(vectors: np.ndarray, product: np.ndarray) -> np.ndarray:
 
 @plain_dataclass(frozen=True)
 class NormsStage:
-    """One pass: the norm of every row that is still in, null for the others."""
+    """One pass: computes the norm of every row that is still in, null for the others."""
 
     survivors: Survivors
     target: Artifact
@@ -180,7 +180,7 @@ class NormsStage:
     version: ClassVar[int] = 1
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """For p = 2 one worker makes the Gram matrix first; otherwise every worker holds the target, 2 m d bytes."""
+        """For p = 2, one worker first computes the Gram matrix. Else every worker holds the target, 2 m d bytes."""
         if self.p == 2 and array_if_whole(out.meta(GRAM)) is None:
             for _ in run.each(_Gram(self.target, out), ["the target set"], "norms: Gram matrix"):
                 pass
@@ -218,7 +218,7 @@ class _Norms:
         if self.stage.p == 2:
             return _read_gram(self.out)
         target = read_target(self.stage.target)
-        new = np.r_[True, (target[1:] != target[:-1]).any(axis=1)]  # they are in order, so equal rows are neighbours
+        new = np.r_[True, (target[1:] != target[:-1]).any(axis=1)]  # sorted, so equal rows are adjacent
         return target[new]
 
     def _norms(self, against: np.ndarray, item: ShardItem) -> Summary:

@@ -34,8 +34,8 @@ class Prototypes(ClusteredCut):
 
     by: encoder whose image vectors are clustered (SwAV in the paper). Exactly one of fraction and count.
     clusters: k, or known centroids. keep: of all clusters together, the samples farthest from their own centroid
-    (hard, where data is plentiful), or nearest (easy, where it is scarce). balance: the least that a cluster keeps,
-    as a share of what it would keep if every cluster were cut by one fraction; 0.5 in the paper.
+    (hard, for plenty of data) or nearest to it (easy, for little data). balance: the least that a cluster keeps, as a
+    share of what it would keep if the same fraction of every cluster stayed; 0.5 in the paper.
     """
 
     by: str
@@ -53,14 +53,14 @@ class Prototypes(ClusteredCut):
     def __post_init__(self) -> None:
         self.amount()
         if not 0 <= self.balance <= 1:
-            raise JobError(f"prototypes needs balance in [0, 1], got {self.balance}; 0 is none")
+            raise JobError(f"prototypes.balance must be between 0 and 1, got {self.balance}; 0 sets no lower bound")
 
     def amount(self) -> Amount:
         """How much to keep."""
         return Amount(self.fraction, self.count, None, self.of)
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
-        """Clusters of what is still in, then the selection; `density` of the same clusters shares them."""
+        """Clusters of the survivors, then the selection. A `density` cut with the same clusters shares them."""
         clusters = clusters_of(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
         made = artifact_of(clusters, store)
         return [clusters, PrototypesStage(survivors, made, self.amount(), self.keep, self.balance)]
@@ -79,23 +79,23 @@ class Prototypes(ClusteredCut):
         return CLUSTER_FILES
 
     def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking]:
-        """See Cut.rankings: in each cluster by distance."""
+        """See Cut.rankings: by distance in each cluster."""
         return [by_distance(rows, self.keep)]
 
     def laws(self, cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
-        """See Cut.laws; each cluster has its floor, and of what stays beyond none comes after one that any drops."""
+        """See Cut.laws: each cluster keeps its floor, and beyond the floors the highest values of all clusters stay."""
         found = in_order(cut, run, standings) + as_many_as_asked(cut, standings[0])
         return found + _above_floors(cut, run, standings[0], self.amount().number(cut.before), self.balance)
 
 
 def floors(size: np.ndarray, total: int, balance: float) -> np.ndarray:
-    """int64 (k,): the least that each cluster keeps, int(balance · (total · size_j // Σ size)).
+    """The least that each cluster keeps: int64 (k,), int(balance · (total · size_j // Σ size)).
 
-    size: int64 (k,) members. total: samples to keep, 0 to Σ size. balance: 0 to 1. Whole numbers, each at most its
-    size, and Σ <= total: what is missing goes to the highest values of all clusters.
+    size: int64 (k,), members. total: samples to keep, 0 to Σ size. balance: 0 to 1. Each floor is at most its size, and
+    Σ floors <= total. The rest of total goes to the highest values of all clusters.
     """
     n = max(1, int(size.sum()))
-    equal = [total * int(members) // n for members in size]  # Python's integers: total · size may pass 2^63
+    equal = [total * int(members) // n for members in size]  # Python integers, because total · size may exceed 2^63
     return np.array([int(balance * share) for share in equal], np.int64)
 
 
@@ -112,7 +112,7 @@ def _above_floors(cut: FinishedCut, run: Run, standing: Standings, total: int, b
 
 @plain_dataclass(frozen=True)
 class PrototypesStage:
-    """The floor of each cluster is met by its own highest values, the rest by the highest of all that are left."""
+    """Keeps the highest values of each cluster up to its floor, then the highest of all others up to the total."""
 
     survivors: Survivors
     clusters: Artifact
@@ -123,7 +123,7 @@ class PrototypesStage:
     version: ClassVar[int] = 1
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """Two passes for the floors where there are any, two for the rest, and one that commits."""
+        """Two passes for the floors if there are any, two for the rest, and one that commits."""
         wanted = self.amount.number(self.survivors)
         sizes = read_sizes(self.clusters)
         least = floors(sizes, wanted, self.balance)
@@ -137,7 +137,7 @@ class PrototypesStage:
 
 @plain_dataclass(frozen=True)
 class _Floored:
-    """Group 0 for the rows that meet their cluster's floor, 1 for the others that are in."""
+    """Group 0: the rows that fill the floor of their cluster. Group 1: all others that are in."""
 
     members: MemberDistance
     met: Thresholds

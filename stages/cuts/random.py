@@ -18,7 +18,7 @@ from winnow.stages.survivors import Survivors
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Random(Cut):
-    """Keep a uniform sample: a fraction or a count. The same seed keeps a smaller sample inside a larger one."""
+    """Keep a uniform sample: a fraction or a count. With the same seed, a larger sample contains a smaller one."""
 
     fraction: float | None = None
     count: int | None = None

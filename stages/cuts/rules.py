@@ -24,17 +24,17 @@ from winnow.stages.cuts.keeping import funnel, write_kept
 from winnow.stages.survivors import Survivors
 
 _COLUMNS = ("caption", "width", "height")
-_UNSIZED = "the size of its image is not known, and a rule on it does not let that pass"
+_UNSIZED = "the size of its image is not known, so it breaks every rule on the size"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Rules(Cut):
-    """Keep samples that pass every rule given; a rule that is not given is not asked.
+    """Keep samples that pass every given rule.
 
-    min_words, max_words: white-space separated words of the caption. min_chars, max_chars: its characters.
-    min_side: of the shorter side, pixels. max_aspect: longer side / shorter side. caption_matches,
-    caption_excludes: regular expressions that must and must not be found, anywhere. Their syntax is RE2's, which takes
-    time linear in the caption whatever the expression, and so has no look-around and no back-reference.
+    min_words, max_words: words of the caption, separated by white space. min_chars, max_chars: characters of the
+    caption. min_side: the shorter side in pixels. max_aspect: longer side / shorter side. caption_matches,
+    caption_excludes: regular expressions that must and must not be found anywhere in the caption. The syntax is RE2's.
+    RE2 takes linear time for every expression, so it has no look-around and no back-reference.
     DataComp's basic filter (Gadre et al. 2023) is min_words 3, min_chars 6, min_side 200, max_aspect 3, and English.
     """
 
@@ -61,12 +61,12 @@ class Rules(Cut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        return Shown(about="Samples stay that pass every rule given.", broken="broken")
+        return Shown(about="Samples stay that pass every given rule.", broken="broken")
 
     def explain(self, asked: Asked) -> Explained:
-        """See Cut.explain: every rule that it has, with the sample's own number."""
+        """See Cut.explain: every given rule on words, characters and size, with the number of the sample."""
         limits, place = [], asked.place
-        limit = partial(at_least, ties=False), partial(at_most, ties=False)  # what is on its limit passes
+        limit = partial(at_least, ties=False), partial(at_most, ties=False)  # a number on its limit passes
         for what, number in _counts(place.caption or "").items():
             for says, most in zip(limit, (getattr(self, f"min_{what}"), getattr(self, f"max_{what}")), strict=True):
                 if most is not None:
@@ -82,7 +82,7 @@ class Rules(Cut):
         return replace(found, limits=tuple(limits))
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
-        """See Cut.made_again: the first rule that each sample breaks; what breaks none stays."""
+        """See Cut.made_again: the first rule that each sample breaks. A sample that breaks none stays."""
         broken = broken_rules(self, cut.before.table(item.index, _COLUMNS))
         n = len(cut.before.mask(item.index))
         first: list[str | None] = [None] * n
@@ -93,12 +93,12 @@ class Rules(Cut):
         return {"broken": named, "kept": named.is_null()}
 
     def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking]:
-        """See Cut.rankings; each sample stays or goes by itself."""
+        """See Cut.rankings: each sample is decided by itself."""
         return ()
 
 
 def _counts(caption: str) -> Mapping[str, int]:
-    """What the rules count of a caption: words and chars."""
+    """The numbers of words and characters of a caption, as the rules count them."""
     text = pa.array([caption])
     trimmed = pc.utf8_trim_whitespace(text)
     words = len(pc.utf8_split_whitespace(trimmed)[0]) if len(trimmed[0].as_py()) else 0
@@ -106,10 +106,10 @@ def _counts(caption: str) -> Mapping[str, int]:
 
 
 def broken_rules(rules: Rules, table: pa.Table) -> Mapping[str, np.ndarray]:
-    """For each rule given, which rows break it: bool (n,).
+    """For each given rule, which rows break it: bool (n,).
 
-    table: caption (string), width, height (int, pixels; null when unknown). A size rule on an unknown size is
-    broken: what cannot be checked does not pass.
+    table: caption (string), width, height (int, pixels; null if unknown). A row of unknown size breaks every rule on
+    the size.
     """
     broken: dict[str, np.ndarray] = {}
     captions = table["caption"]
@@ -169,7 +169,7 @@ class _Judge:
 
 @dataclass(frozen=True)
 class RulesStage:
-    """One pass: the rules are asked of every row that is still in."""
+    """One pass that applies the rules to every row that is still in."""
 
     rules: Rules
     survivors: Survivors
@@ -179,7 +179,7 @@ class RulesStage:
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard: `kept`, and `broken`, the first rule that the row breaks.
 
-        Raises DataError where sizes are asked for and no sample that came has one: not a single one could pass.
+        Raises DataError if there are rules on the size and no sample has one, because none could pass.
         """
         summaries = run.fill(_Judge(self.rules, self.survivors, out), out, self.name)
         came, sized = total(summaries, "in"), total(summaries, "sized")
@@ -187,7 +187,7 @@ class RulesStage:
         if asked and came and not sized:
             raise DataError(
                 f"rules.{' and rules.'.join(asked)} must know the width and height of samples, but none of {came:,} "
-                f"has both: a pool of vectors brings them as numbers, or texts of numbers, in columns that are called "
+                f"samples has both. A pool of vectors must have them as numbers, or numbers as text, in columns "
                 f"width and height (docs/pools.md has all names); rename its columns, or leave these rules out"
             )
         return funnel(summaries, sized=sized)

@@ -28,13 +28,13 @@ from winnow.stages.survivors import Survivors
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True))
 class Score(Cut):
-    """Keep samples by a value column of parquet files that the user brings.
+    """Keep samples by a column of parquet files from another program.
 
-    from: parquet files (glob, folder, list). column: the value, any number type, no NaN; it orders in its own type.
-    uid: the column of uids: 32 hex digits, UUIDs or 16 bytes, or what the column holds that pool.uid names. key: in
-    place of uid, the column of keys, and shard: that of their shards, where keys repeat. Every name once. keep: the
-    highest or the lowest values. missing: what a sample without a value is: an error, or dropped. Exactly one of
-    fraction, count, threshold (the value must be beyond it).
+    from: parquet files (glob, folder, list). column: the value, of any number type, no NaN; it is ordered in its own
+    type. uid: the column of uids: 32 hex digits, UUIDs or 16 bytes, or values of the column that pool.uid names. key:
+    the column of keys, in place of uid; shard: the column of their shards, if keys repeat. Each name must occur once.
+    keep: the highest or the lowest values. missing: whether a sample without a value is an error, or is dropped.
+    Exactly one of fraction, count, threshold (the value must be beyond it).
     Every worker holds the whole column: 24 bytes per row of the files.
     """
 
@@ -78,13 +78,13 @@ class Score(Cut):
 def join_of(
     survivors: Survivors, source: str | tuple[str, ...], column: str, names: Names, missing: Literal["error", "drop"]
 ) -> "JoinStage":
-    """The join with a user's files; lists them, so that a changed file makes another artifact."""
+    """The join with a user's files. It lists them, because a changed file must make another artifact."""
     patterns = (source,) if isinstance(source, str) else source
     return JoinStage(survivors, tuple(storage.identify(storage.expand(patterns, ".parquet"))), column, names, missing)
 
 
 def joined_value(cut: FinishedCut, item: ShardItem, stage: str) -> Mapping[str, pa.Array]:
-    """Column `value` of every row of a shard, as a stage that prepares the cut has it."""
+    """Column `value` of every row of a shard, from a stage that prepares the cut."""
     return {"value": cut.prepared[stage].read(item.index, ["value"])["value"]}
 
 
@@ -120,7 +120,7 @@ class _Join:
 
 @dataclass(frozen=True)
 class JoinStage:
-    """One pass: the user's value beside every row in its own type, null where there is none."""
+    """One pass that writes the user's value for every row in its own type, null if there is none."""
 
     survivors: Survivors
     files: tuple[storage.Identity, ...]
@@ -136,7 +136,7 @@ class JoinStage:
         return f"column {self.column}, {kind}, by {by} in {len(self.files):,} file{'s' * (len(self.files) > 1)}"
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One file per shard with the column `value`. Raises DataError where a key is that of two samples."""
+        """One file per shard with the column `value`. Raises DataError if two samples have the same key."""
         self.names.check_distinct(run, self.survivors)
         summaries = run.fill_task(_Join(self, out), out, self.name)
         return {"rows": total(summaries, "rows"), "missing": total(summaries, "missing")}
@@ -144,7 +144,7 @@ class JoinStage:
 
 @dataclass(frozen=True)
 class Joined:
-    """The joined column as values; rows without one take no part and are dropped."""
+    """Value: the joined column. Rows without a value are not ranked, so they are dropped."""
 
     survivors: Survivors
     scores: Artifact

@@ -23,7 +23,7 @@ class Similarity(Cut):
     """Keep the pairs of highest cosine between image and text (Fang et al. 2023, arXiv 2309.17425).
 
     by: an encoder of the job with an image and a text tower. Exactly one of fraction, count and threshold (cosine
-    must be greater). of: what the fraction is of. DFN keeps the top 15 % of the pool.
+    must be greater). of: the base of the fraction. DFN keeps the top 15 % of the pool.
     """
 
     by: str
@@ -41,7 +41,7 @@ class Similarity(Cut):
         return Amount(self.fraction, self.count, self.threshold, self.of)
 
     def check(self, given: Given) -> None:
-        """See Cut.check; it compares text too."""
+        """See Cut.check; the encoder must have text vectors."""
         super().check(given)
         given.check_text(self.kind, self.by)
 
@@ -51,7 +51,7 @@ class Similarity(Cut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "The pairs stay whose image and text vectors are most alike."
+        about = "Pairs stay whose image and text vectors are most alike."
         return Shown(about, "cosine", "image-text cosine")
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
@@ -60,13 +60,13 @@ class Similarity(Cut):
 
 
 def stored_cosine(cut: FinishedCut, item: ShardItem, by: str) -> Mapping[str, pa.Array]:
-    """Column `cosine` of every row of a shard, as the embeddings have it."""
+    """Column `cosine` of every row of a shard, from the embeddings."""
     return {"cosine": cut.before.table(item.index, [f"{by}.similarity"]).column(0)}
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """Image-text cosine of one encoder, as the embed stage stored it: float32 in [-1, 1]."""
+    """Value: the image-text cosine of one encoder, as the stage `embeddings` stored it, float32 in [-1, 1]."""
 
     survivors: Survivors
     by: str

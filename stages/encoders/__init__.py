@@ -1,7 +1,7 @@
 """Encoders: image-text pairs to unit vectors; the only home of torch, open_clip, timm and PIL.
 
-The configuration is imported at once and without torch, so that reading a job stays quick;
-`Bank` and `EncodedBatch`, which need torch, are imported when first asked for.
+The configuration is imported without torch, so that reading a job stays fast. `Bank` and `EncodedBatch` need torch and
+are imported on first use.
 """
 
 from typing import TYPE_CHECKING

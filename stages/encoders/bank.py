@@ -1,6 +1,6 @@
 """All encoders of a job, loaded once per worker: samples in, batches of checked unit vectors out.
 
-Reading, decoding and the models run beside one another, each step a window of bounded size; order is kept.
+Reading, decoding and the models run in parallel. Each step works on a window of bounded size, and order is kept.
 """
 
 import threading
@@ -28,11 +28,11 @@ _LOADING = threading.Lock()  # open_clip and timm build models with the process'
 
 _TOKENIZED = 4096
 """Characters of a caption that are tokenized: more than the longest context of a CLIP holds. Byte-pair encoding of one
-word costs its length squared: 64 KB of base64 would hold a worker for minutes, 4096 characters for half a second."""
+word costs its length squared: 64 KB of base64 would block a worker for minutes, 4096 characters for half a second."""
 
 TOGETHER = 8
-"""Samples that one call of a decoding thread takes: handing one over costs 50 microseconds, a small JPEG 170 to 250.
-Those of one size are resized together."""
+"""Samples in one call of a decoding thread. A call costs 50 microseconds, decoding a small JPEG 170 to 250.
+Images of one size are resized together."""
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -40,12 +40,12 @@ _Out = TypeVar("_Out")
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """The next samples of the input, in its order, and the rejects that came between them.
+    """The next samples of the input, in its order, and the rejects between them.
 
     samples: n samples without their image bytes.
-    widths, heights: int32 (n,), pixels of the image as it came.
+    widths, heights: int32 (n,), pixels of the original image.
     vectors: column, as `Bank.columns` names it → float16 (n, d), finite, unit norm.
-    rejects: those that came in, and those that could not be encoded, in the order of the input.
+    rejects: those of the input, and those that could not be encoded, in the order of the input.
     """
 
     samples: list[Sample]
@@ -66,7 +66,7 @@ class Decoded:
 
 @dataclass
 class Work:
-    """A batch on its way to the models; `order` holds samples and rejects as they came."""
+    """A batch on its way to the models. `order` holds samples and rejects in the order of the input."""
 
     rows: list[Decoded] = field(default_factory=list)
     order: list[Sample | Reject] = field(default_factory=list)
@@ -76,9 +76,9 @@ class Work:
 class Bank:
     """Encoders on one device. Make it with `Bank.open`.
 
-    On CPU every operation of a model runs on one thread and batches run in parallel, because matrix kernels
-    split over two threads give other last bits than over one; so the vectors of a shard depend on
-    `batch_size` and nothing else: not on cores, threads or the number of workers.
+    On a CPU every operation of a model runs on one thread, and batches run in parallel. Matrix kernels give other last
+    bits on two threads than on one, so with this rule the vectors of a shard depend on `batch_size` only, not on cores,
+    threads or the number of workers.
     """
 
     def __init__(
@@ -90,27 +90,27 @@ class Bank:
         self._device = device
         self._dtype = dtype
         threads = encoding.decode_threads or cores()
-        # a GPU has the next batch waiting while one is at it
+        # prefetch for a GPU: one batch waits while another runs
         self._in_flight = threads if device.type == "cpu" else 2
-        # one thread a resize, or the pool would have as many again behind each of its own
+        # a resize runs on one thread, or each decoding thread would start as many again
         self._decoders = ThreadPoolExecutor(threads, "decode", torch.set_num_threads, (1,))
-        # on a CPU the models take turns with decoding: threads of their own on the same cores would interrupt it, and
-        # each would find the caches full of the other; torch keeps its thread count per calling thread
+        # On a CPU the models share the threads of decoding. Threads of their own on the same cores would interrupt it,
+        # and each would evict the other's caches. torch keeps its thread count per calling thread.
         self._models = self._decoders
         if device.type != "cpu":
             own = (torch.get_num_threads(),)
             self._models = ThreadPoolExecutor(self._in_flight, "model", torch.set_num_threads, own)
         self._tokenizing = threading.Lock()
         self.turns = Turns()
-        """Of the shards that one worker has under way: one draws its samples after the other."""
+        """The order of the shards that one worker has under way: each draws its samples after the one before."""
         self._columns = self._widths()
 
     @classmethod
     def open(cls, encoders: Mapping[str, Encoder], encoding: Encoding) -> "Bank":
         """Load every encoder onto the device that `encoding` names.
 
-        Raises: ModelError where a model or its weights cannot be loaded; JobError where the device or the
-            precision is not to be had here.
+        Raises: ModelError if a model or its weights cannot be loaded; JobError if this machine does not have the device
+            or the precision.
         """
         device = device_of(encoding.device)
         dtype = dtype_of(encoding.precision, device)
@@ -121,13 +121,13 @@ class Bank:
         return cls(towers, encoding, device, dtype)
 
     def columns(self) -> dict[str, int]:
-        """Vector columns and their width d: `NAME.image`, and `NAME.text` where there is a text tower."""
+        """Vector columns and their width d: `NAME.image`, and `NAME.text` if there is a text tower."""
         return dict(self._columns)
 
     def encode(self, samples: Iterable[Sample | Reject]) -> Iterator[EncodedBatch]:
-        """Batches of at most `batch_size` samples; all in order, every input in exactly one of them.
+        """Batches of at most `batch_size` samples, in order. Every input is in exactly one batch.
 
-        An image is copied when its sample is drawn, so a reader's memory may go away after its last sample.
+        An image is copied when its sample is drawn, so a reader may free its memory after its last sample.
         A sample that cannot be encoded becomes a Reject of kind `image-empty`, `image-too-large`,
         `image-decode`, `vector-zero` or `vector-not-finite`.
         Memory: (batches in flight + 3) x batch_size images, decoded to the encoders' sizes.
@@ -166,9 +166,9 @@ class Bank:
         return _in_order(self._models, self._forward, batches, self._in_flight)
 
     def _tokenize(self, work: Work) -> Work:
-        """By the thread that builds batches: tokenizers hold the GIL, and not all bear two threads."""
+        """Tokenize in the thread that builds batches: tokenizers hold the GIL, and not all are thread-safe."""
         captions = [row.sample.caption[:_TOKENIZED] for row in work.rows]
-        with self._tokenizing:  # two shards may be under way
+        with self._tokenizing:  # two shards may be in work
             for name, tower in self._towers.items():
                 if tower.tokenize is not None and captions:
                     work.tokens[name] = tower.tokenize(captions)
@@ -202,13 +202,13 @@ class Bank:
             return {column: tensor.float().cpu().numpy() for column, tensor in found.items()}
 
     def _too_large(self, name: str, error: torch.OutOfMemoryError) -> JobError:
-        """What to do where the memory of the device is exhausted: it goes to activations, which follow the batch."""
+        """The error for a device without enough memory. Most of it goes to activations, which grow with the batch."""
         size = self._encoding.batch_size
-        advice = f"give encoding.batch_size: {size // 2}" if size > 1 else "choose a smaller model or a larger GPU"
+        advice = f"set encoding.batch_size: {size // 2}" if size > 1 else "choose a smaller model or a larger GPU"
         return JobError(
             f"a batch of {size} samples must fit in the memory of {self._device} beside the models, but {name} ran "
-            f"out of it: {str(error).splitlines()[0]}; {advice}; batch_size moves the last bits of vectors, so it is "
-            "never changed unasked"
+            f"out of it: {str(error).splitlines()[0]}; {advice} (winnow does not change it by itself, because "
+            f"batch_size changes the last bits of vectors)"
         )
 
     def _widths(self) -> dict[str, int]:
@@ -221,7 +221,7 @@ class Bank:
             flat = {column: vectors.shape for column, vectors in found.items()}
             if any(len(shape) != 2 for shape in flat.values()):
                 raise ModelError(
-                    f"an encoder returns one vector a sample, but {name} returns {flat}; "
+                    f"an encoder must return one vector for each sample, but {name} returns {flat}; "
                     "choose a model with pooled output"
                 )
             widths |= {column: shape[1] for column, shape in flat.items()}
@@ -229,7 +229,7 @@ class Bank:
 
 
 def _finish(work: Work, raw: dict[str, np.ndarray]) -> EncodedBatch:
-    """Unit float16 vectors of the rows whose every vector has a direction; the other rows become rejects."""
+    """Unit float16 vectors of the rows in which every vector has a direction. The other rows become rejects."""
     norms = {column: np.linalg.norm(vectors, axis=1) for column, vectors in raw.items()}  # (b,) float32
     good = np.ones(len(work.rows), bool)
     refused: dict[int, Reject] = {}
@@ -252,7 +252,7 @@ def _finish(work: Work, raw: dict[str, np.ndarray]) -> EncodedBatch:
 
 
 def _in_order(pool: Executor, function: Callable[[_In], _Out], items: Iterable[_In], ahead: int) -> Iterator[_Out]:
-    """function(item) of each item, in order, with at most `ahead` more under way than were asked for."""
+    """function(item) for each item, in order. At most `ahead` more items are submitted than results were taken."""
     pending: deque[Future[_Out]] = deque()
     try:
         for item in items:
@@ -267,14 +267,14 @@ def _in_order(pool: Executor, function: Callable[[_In], _Out], items: Iterable[_
 
 
 def _grouped(samples: Iterable[Sample | Reject], together: int) -> Iterator[list[Sample | Reject]]:
-    """The samples in lists of so many, with bytes of their own."""
+    """The samples in lists of `together`, each with its own copy of the image."""
     owned = iter(map(_own, samples))
     while group := list(islice(owned, together)):
         yield group
 
 
 def _own(item: Sample | Reject) -> Sample | Reject:
-    """The sample with bytes of its own: a view into a shard dies with the reader, threads may come later."""
+    """The sample with its own copy of the image: a view into a shard ends with the reader, threads may run later."""
     if isinstance(item, Reject) or isinstance(item.image, bytes):
         return item
     return replace(item, image=bytes(item.image))

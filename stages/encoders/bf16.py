@@ -1,7 +1,7 @@
 """Measures whether bfloat16 is faster on this machine's processor, and names the best precision.
 
-`python -m winnow.stages.encoders.bf16 DEVICE` prints one line of JSON, `precision` and `why`: a process of its own, so
-that whoever asks keeps no memory of a GPU.
+`python -m winnow.stages.encoders.bf16 DEVICE` prints one line of JSON, `precision` and `why`. It is a separate process,
+so that the calling process does not hold memory of a GPU.
 """
 
 import functools
@@ -13,18 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 GAIN = 1.1
-"""How many times as fast as fp32 bf16 must be to be chosen. Without units for it a layer came to 0.03 to 0.3."""
+"""The speedup over fp32 at which bf16 is chosen. On a processor without bf16 units it was measured at 0.03 to 0.3."""
 
 _ROWS, _WIDTH = 1024, 256
 _ROUNDS = 7
 
 
 def measured(device: str) -> tuple[str, str]:
-    """open_clip_train's word for the precision that trains fastest on a device of this machine, and why.
+    """The precision that trains fastest on a device of this machine, as open_clip_train names it, and why.
 
-    A GPU: `amp_bf16` where it has bfloat16 of its own, else `amp`. A CPU: `amp_bf16` where a layer in bf16 is measured
-    to be GAIN times as fast as in fp32, else `fp32`; what flags a processor shows does not count. Others: `fp32`.
-    Raises ValueError where a GPU is asked for and torch finds none.
+    GPU: `amp_bf16` if it supports bfloat16 natively, else `amp`. CPU: `amp_bf16` if a layer in bf16 is measured at
+    least GAIN times as fast as in fp32, else `fp32`; the processor's flags do not count. Other devices: `fp32`.
+    Raises ValueError if the device is a GPU and torch finds none.
     """
     kind = device.partition(":")[0]
     if kind == "cuda":
@@ -46,15 +46,15 @@ def measured(device: str) -> tuple[str, str]:
 def gain() -> float:
     """Seconds of a layer of 256 x 1,024 in fp32 over those in bf16, 1,024 rows, on one core of this processor.
 
-    In turns, seconds of the processor, the least of each: what else the machine does changes little. It takes 0.2 to
-    2 s of its first caller.
+    Both are measured in turns in processor time, and the least of each counts, so other load on the machine changes
+    little. The first call takes 0.2 to 2 s.
     """
     with ThreadPoolExecutor(1, "bf16", torch.set_num_threads, (1,)) as apart:  # torch counts threads by the caller
         return apart.submit(_timed).result()
 
 
 def told(found: float) -> str:
-    """A measured gain in words."""
+    """A sentence about a measured gain."""
     return f"a layer in bf16 takes {1 / found:.2g} times as long as in fp32 on this machine's processor"
 
 

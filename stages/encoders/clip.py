@@ -18,7 +18,7 @@ from winnow.stages.encoders.weights import RANDOM, checkpoint_file
 def load(encoder: OpenClip, device: torch.device) -> Towers:
     """Both towers in eval mode and float32 on `device`.
 
-    Raises: ModelError where the model is unknown, or its weights are missing, unreachable or another model's.
+    Raises: ModelError if the model is unknown, or if its weights are missing, unreachable or those of another model.
     """
     own = carries_weights(encoder)
     name = encoder.model if own else _known(encoder)
@@ -30,7 +30,7 @@ def load(encoder: OpenClip, device: torch.device) -> Towers:
             model = open_clip.create_model(
                 name,
                 None if random else encoder.pretrained,
-                # OpenAI's weights are wrong by a whole activation without it, and open_clip only warns
+                # without it OpenAI's weights run with the wrong activation, and open_clip only warns
                 force_quick_gelu=bool(tag.get("quick_gelu")),
                 pretrained_text=False,
                 require_pretrained=not random,
@@ -74,7 +74,7 @@ def _known(encoder: OpenClip) -> str:
     if name not in names:
         nearest = ", ".join(difflib.get_close_matches(name, names, cutoff=0.4)) or "none"
         raise ModelError(
-            "a model is a name of open_clip, a configuration .json, local-dir:FOLDER or hf-hub:OWNER/NAME, "
+            "a model must be a name of open_clip, a configuration .json, local-dir:FOLDER or hf-hub:OWNER/NAME, "
             f"got {encoder.model!r}; the nearest known names are: {nearest}"
         )
     return name
@@ -88,6 +88,6 @@ def _tag(name: str, pretrained: str) -> dict[str, object]:
     if not tag:
         known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise ModelError(
-            f"`pretrained` is a tag of {name} or a checkpoint file, got {pretrained!r}; the known tags are: {known}"
+            f"`pretrained` must be a tag of {name} or a checkpoint file, got {pretrained!r}; known tags are: {known}"
         )
     return tag

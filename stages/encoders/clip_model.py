@@ -1,7 +1,7 @@
-"""A CLIP of open_clip: its options, the hash of its weights, and whether it is there; loading it is clip.py's.
+"""A CLIP of open_clip: its options, the hash of its weights, and checks of both; clip.py loads it.
 
-open_clip takes five seconds to import. So its lists are first read from its files as text: a name that is there is
-known. Of one that is not, it is asked itself.
+Importing open_clip takes five seconds, so a name is first looked up in the text of open_clip's files. open_clip is
+imported only for a name that is not found there.
 """
 
 import ast
@@ -54,9 +54,9 @@ class OpenClip(Encoder):
     """A CLIP of open_clip: columns `NAME.image` and `NAME.text`.
 
     model: a name of `open_clip.list_models()`, a model configuration `.json`, `local-dir:FOLDER` or
-        `hf-hub:OWNER/NAME` (the last two carry their own weights).
+        `hf-hub:OWNER/NAME` (the last two have their own weights).
     pretrained: a tag of open_clip, a checkpoint file (also open_clip_train's epoch_N.pt), or `random`.
-        A text with a folder in it or a checkpoint's suffix is a file, any other is a tag. `~` is the home folder.
+        A value with a folder or with a checkpoint's suffix is a file; any other is a tag. `~` is the home folder.
     """
 
     model: Model
@@ -72,11 +72,11 @@ class OpenClip(Encoder):
 
     @property
     def trained_as(self) -> str | None:
-        """The name itself; open_clip's smallest CLIP in place of a configuration of one's own."""
+        """See Encoder.trained_as: the name; for a user's configuration, open_clip's smallest CLIP."""
         return "ViT-B-32" if self.model.endswith(".json") else self.model
 
     def provenance(self) -> dict[str, str]:
-        """A folder's hash covers its configuration, tokenizer and weights files."""
+        """See Encoder.provenance. The hash of a folder covers its configuration, tokenizer and weights files."""
         if carries_weights(self):
             if self.model.startswith(HUB):
                 return {"model": self.model}
@@ -88,7 +88,7 @@ class OpenClip(Encoder):
         }
 
     def check(self) -> str:
-        """By open_clip's files first, which takes no import of it."""
+        """See Encoder.check: looks in open_clip's files first, which needs no import."""
         if carries_weights(self):
             if self.model.startswith(HUB):
                 return f"{self.model}, from the hub"
@@ -103,7 +103,7 @@ class OpenClip(Encoder):
         name = self.model.replace("/", "-")
         listed = path is not None or name in _configurations()
         if not (listed and (not tag or tag.lower().replace("-", "_") in _tags().get(name, ()))):
-            from winnow.stages.encoders import clip  # imports open_clip, which knows best
+            from winnow.stages.encoders import clip  # imports open_clip, whose answer is final
 
             clip.check_known(self)
         return f"{self.model if path is None else path.name}, {told(file, weights)}"
@@ -116,42 +116,42 @@ class OpenClip(Encoder):
 
 
 def carries_weights(encoder: OpenClip) -> bool:
-    """True for `local-dir:` and `hf-hub:` models, False for those whose weights `pretrained` names.
+    """True for `local-dir:` and `hf-hub:` models, False for models whose weights `pretrained` names.
 
-    Raises: ModelError where both name weights, or neither does.
+    Raises: ModelError if both name weights, or neither does.
     """
     carries = encoder.model.startswith((LOCAL_DIR, HUB))
     if carries and encoder.pretrained is not None:
         raise ModelError(
-            f"{encoder.model} carries its own weights, but pretrained: {encoder.pretrained} came too; "
+            f"{encoder.model} has its own weights, but pretrained: {encoder.pretrained} is given too; "
             "leave `pretrained` out, or give the model's name instead of the folder"
         )
     if not carries and not encoder.pretrained:
         raise ModelError(
-            f"an encoder needs weights, got {encoder.model} without `pretrained`; "
+            f"an encoder must have weights, got {encoder.model} without `pretrained`; "
             "give a tag of open_clip or a checkpoint file"
         )
     return carries
 
 
 def config_file(encoder: OpenClip) -> Path | None:
-    """The model configuration `.json` that `model` names, or None where it is no such path."""
+    """The model configuration `.json` that `model` names, or None if it is not such a path."""
     return existing(encoder.model) if encoder.model.endswith(".json") else None
 
 
 def check_config(path: Path) -> None:
-    """Raises ModelError for a file that is no model's configuration.
+    """Raises ModelError for a file that is not a model configuration.
 
-    open_clip skips one without these keys in silence, and a broken one breaks every later look-up.
+    open_clip silently skips a file without these keys, and a broken file breaks every later look-up.
     """
     try:
         keys = set(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise ModelError(f"a model configuration is a JSON object, but {path} is not: {error}") from error
+        raise ModelError(f"a model configuration must be a JSON object, but {path} is not: {error}") from error
     missing = sorted({"embed_dim", "vision_cfg", "text_cfg"} - keys)
     if missing:
         raise ModelError(
-            f"a model configuration has embed_dim, vision_cfg and text_cfg, but {path} lacks {missing}; "
+            f"a model configuration must have embed_dim, vision_cfg and text_cfg, but {path} lacks {missing}; "
             "see the files in open_clip/model_configs"
         )
 
@@ -170,14 +170,14 @@ def _sha256_of_folder(folder: Path) -> str:
 
 @functools.cache
 def _configurations() -> frozenset[str]:
-    """Names of open_clip.list_models(): each is a file."""
+    """The names in open_clip.list_models(), from the files that define them."""
     folder = package_folder("open_clip")
     return frozenset() if folder is None else frozenset(path.stem for path in folder.glob("model_configs/*.json"))
 
 
 @functools.cache
 def _tags() -> dict[str, frozenset[str]]:
-    """Tags of each model, as open_clip's source spells them; {} where it is written in another way."""
+    """Tags of each model, parsed from open_clip's source; {} if the source has another form."""
     folder = package_folder("open_clip")
     if folder is None or not (folder / "pretrained.py").is_file():
         return {}

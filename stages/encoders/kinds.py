@@ -14,5 +14,5 @@ ENCODERS: Mapping[str, type[Encoder]] = Offered("winnow.encoders", _OWN, of_kind
 
 
 def chosen_by(options: Mapping[str, object]) -> type[Encoder]:
-    """The encoder whose key is among the options of one that says no kind; open_clip's where none is."""
+    """The encoder for options without a kind: the one whose key is among them, else open_clip's."""
     return next((encoder for encoder in reversed(_OWN.values()) if encoder.key in options), OpenClip)

@@ -1,6 +1,6 @@
-"""Measures the limits of embedding on this machine: decoding alone, and the models alone.
+"""Measures the limits of embedding on this machine: the speed of decoding alone, and of the models alone.
 
-The embed stage is measured against these, on the same threads and data.
+Benchmarks compare the stage `embeddings` with these, on the same threads and data.
 """
 
 import io
@@ -22,22 +22,22 @@ from winnow.stages.pools.sample import Reject, Sample
 
 @lru_cache(maxsize=1)
 def kept_bank(encoder: OpenClip, encoding: Encoding) -> Bank:
-    """The bank of one encoder, opened once per process: what is measured in turn, again and again, loads no model."""
+    """The bank of one encoder, opened once per process, so that repeated measurements do not load the model again."""
     return Bank.open({"clip": encoder}, encoding)
 
 
 def device_name(device: str) -> str:
-    """What its maker calls a GPU; other devices have no name of their own."""
+    """The product name of a GPU; for other devices, the device itself."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 def decode_only(bank: Bank, samples: Iterable[Sample | Reject]) -> int:
-    """Read, decode and resize every sample for every encoder and throw the pixels away; how many there were."""
+    """Read, decode and resize every sample for every encoder, and throw the pixels away. Returns their number."""
     return sum(1 for _ in bank.decoded(samples))
 
 
 def forward_only(bank: Bank, samples: Iterable[Sample | Reject]) -> tuple[int, float]:
-    """Decode and tokenize first, then run the models alone: samples, and seconds that the models took."""
+    """Decode and tokenize first, then run the models alone. Returns the samples, and the seconds of the models."""
     ready = list(bank.batches(bank.decoded(samples)))
     started = time.perf_counter()
     count = sum(len(batch.samples) for batch in bank.forwarded(ready))
@@ -45,9 +45,9 @@ def forward_only(bank: Bank, samples: Iterable[Sample | Reject]) -> tuple[int, f
 
 
 def own_transform(model: str) -> tuple[Callable[[bytes], object], Preprocess]:
-    """What a user of open_clip runs on each file, to a float32 (3, h, w), and the preprocessing of the same model.
+    """open_clip's transform from a file to float32 (3, h, w), and winnow's preprocessing of the same model.
 
-    From here on torch runs each operation on one thread: its other threads would spin, and be counted as work.
+    From here on torch runs each operation on one thread. Other threads would spin, and that would count as work.
     """
     torch.set_num_threads(1)
     made, _, transform = open_clip.create_model_and_transforms(model, pretrained=None)

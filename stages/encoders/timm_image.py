@@ -27,7 +27,7 @@ _MODES: dict[str, Literal["shortest", "squash", "longest"]] = {
 def load(encoder: Timm, device: torch.device) -> Towers:
     """The model without its classifier, so that it returns pooled features, in eval mode on `device`.
 
-    Raises: ModelError where the model is unknown, or its weights are missing, unreachable or another model's.
+    Raises: ModelError if the model is unknown, or if its weights are missing, unreachable or those of another model.
     """
     path = check_known(encoder)
     size = {} if encoder.image_size is None else {"img_size": encoder.image_size}
@@ -44,14 +44,14 @@ def load(encoder: Timm, device: torch.device) -> Towers:
 
 
 def check_known(encoder: Timm) -> Path | None:
-    """The file of weights that an encoder names, None where it is none.
+    """The file of weights that an encoder names, None if it names none. Nothing is downloaded.
 
-    Raises: ModelError for a name that timm does not know, and for a checkpoint that is no file; nothing is downloaded.
+    Raises: ModelError for a name that timm does not know, and for a checkpoint that is not a file.
     """
     path = None if encoder.checkpoint is None else checkpoint_file(encoder.checkpoint)
     if path is None and encoder.checkpoint not in (None, RANDOM):
         raise ModelError(
-            f"`checkpoint` is a file or `random`, got {encoder.checkpoint!r}; "
+            f"`checkpoint` must be a file or `random`, got {encoder.checkpoint!r}; "
             "a tag belongs to the name, as in vit_large_patch14_dinov2.lvd142m"
         )
     base = encoder.timm.partition(".")[0]
@@ -68,10 +68,9 @@ def check_known(encoder: Timm) -> Path | None:
 
 
 def _without_classifier(state: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
-    """A checkpoint as this model wants it: converted and resampled by timm, without the classifier.
+    """The weights of a checkpoint for this model: converted and resampled by timm, without the classifier.
 
-    timm's loader for tags forgives missing weights as soon as the classifier is left out; a strict load of
-    what this returns does not.
+    timm's loader for tags accepts missing weights if the classifier is left out. A strict load of this result does not.
     """
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None:

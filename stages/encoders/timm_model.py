@@ -1,7 +1,7 @@
-"""An image-only model of timm: its options, the hash of its weights, and whether it is there; timm_image.py loads it.
+"""An image-only model of timm: its options, the hash of its weights, and checks of both; timm_image.py loads it.
 
-timm takes seconds to import. So its lists are first read from its files as text: a name that is there is known. Of one
-that is not, it is asked itself.
+Importing timm takes seconds, so a name is first looked up in the text of timm's files. timm is imported only for a name
+that is not found there.
 """
 
 import functools
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 class Timm(Encoder):
     """An image-only model of timm, its pooled features: column `NAME.image`.
 
-    timm: a name of `timm.list_models()`, with its tag or without.
-    checkpoint: a file of weights, or `random`; without it timm's own weights of the tag.
-    image_size: side in pixels where it shall not be the model's own (DINOv2 of timm has 518, which costs
-        six times 224); only for models that resample their position embedding.
+    timm: a name of `timm.list_models()`, with or without a tag.
+    checkpoint: a file of weights, or `random`. None: timm's own weights for the tag.
+    image_size: side in pixels, to replace the model's own (timm's DINOv2 has 518, which costs six times as much as
+        224); only for models that resample their position embedding.
     """
 
     timm: str
@@ -54,12 +54,12 @@ class Timm(Encoder):
         return {"timm": self.timm, "checkpoint": hash_of(self.checkpoint or "tag"), **size}
 
     def check(self) -> str:
-        """By timm's files first, which takes no import of it."""
+        """See Encoder.check: looks in timm's files first, which needs no import."""
         file = None if self.checkpoint in (None, RANDOM) else checkpoint_file(self.checkpoint or "")
         if file is not None:
             check_weights(file)
         if (self.checkpoint not in (None, RANDOM) and file is None) or self.timm not in _timm_names():
-            from winnow.stages.encoders import timm_image  # imports timm, which knows best
+            from winnow.stages.encoders import timm_image  # imports timm, whose answer is final
 
             timm_image.check_known(self)
         return f"{self.timm}, {told(file, self.checkpoint or 'of its own')}"
@@ -73,7 +73,7 @@ class Timm(Encoder):
 
 @functools.cache
 def _timm_names() -> frozenset[str]:
-    """Names with tags, and without, as timm's source spells them."""
+    """Names of models with and without tags, parsed from timm's source."""
     folder = package_folder("timm")
     if folder is None:
         return frozenset()

@@ -9,30 +9,30 @@ import open_clip.tokenizer
 import torch
 
 _WORDS = 1 << 17
-"""Words whose tokens are kept, about 30 MB: beyond them the table is begun anew, for captions of the web never end."""
+"""Size of the table of known words, about 30 MB. A full table is emptied, because the web never runs out of words."""
 
 _LETTERS = 32
-"""Characters of a word that is kept at most: what is longer is an address or text without spaces, seldom seen again."""
+"""Longest word in the table, in characters. Longer ones are links or text without spaces, and seldom occur again."""
 
 
 class ClipTokens:
-    """Looks words up that open_clip's tokenizer split and merged before; any number of threads may call it.
+    """A cache of words that open_clip's tokenizer has split and merged before. Thread-safe.
 
-    Two things make it equal. No token of CLIP's pattern holds white space, so a caption's tokens are those of its
-    words one by one. And of printable ASCII without `&`, cleaning (ftfy, then html.unescape) leaves every word as it
-    is; all other captions are cleaned by the tokenizer's own function.
+    The tokens are equal to open_clip's for two reasons. No token of CLIP's pattern holds white space, so a caption's
+    tokens are those of its words, one by one. And cleaning (ftfy, then html.unescape) does not change printable ASCII
+    without `&`; all other captions are cleaned by the tokenizer's own function.
     """
 
     def __init__(self, own: open_clip.tokenizer.SimpleTokenizer, context: int) -> None:
-        """own: whose tokens these are; it lowers case and cuts what is too long. context: tokens of a caption, ≥ 2."""
+        """own: open_clip's tokenizer, which lowers case and truncates. context: number of tokens of a caption, ≥ 2."""
         self._own = own
         self._context = context
-        self._special = dict(own.cache)  # <start_of_text> and its like, which are no words to be merged
+        self._special = dict(own.cache)  # <start_of_text> and others, which are not merged like words
         self._table: dict[str, tuple[int, ...]] = {}
         self._learning = threading.Lock()
 
     def __call__(self, captions: list[str]) -> torch.Tensor:
-        """int64 (b, context): start, tokens, end, and zeros; of a long caption the first context - 2 tokens."""
+        """int64 (b, context): start, tokens, end, and zeros. A long caption has its first context - 2 tokens."""
         rows = np.zeros((len(captions), self._context), np.int64)
         for row, caption in zip(rows, captions, strict=True):
             found = [self._own.sot_token_id, *self._tokens(caption), self._own.eot_token_id]
@@ -62,7 +62,7 @@ class ClipTokens:
         for piece in own.pat.findall(word):
             letters = "".join(own.byte_encoder[byte] for byte in piece.encode())
             tokens += (own.encoder[part] for part in own.bpe(letters).split(" "))
-        if len(own.cache) > _WORDS:  # it has no bound of its own
+        if len(own.cache) > _WORDS:  # open_clip never shrinks it
             own.cache = dict(self._special)
         if len(word) <= _LETTERS:
             if len(self._table) >= _WORDS:
@@ -72,7 +72,7 @@ class ClipTokens:
 
 
 def tokens_of(own: Any) -> Callable[[list[str]], torch.Tensor]:
-    """The same tokens as `own` gives, sooner where it is CLIP's: other tokenizers are returned as they came."""
+    """A tokenizer with the same tokens as `own`, and faster if `own` is CLIP's. Others are returned as they are."""
     plain = type(own) is open_clip.tokenizer.SimpleTokenizer and own.reduction_fn is None
     if plain and own.clean_fn is open_clip.tokenizer.get_clean_fn("lower") and (own.context_length or 0) >= 2:
         return ClipTokens(own, own.context_length)

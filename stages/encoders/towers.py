@@ -11,7 +11,7 @@ from winnow.stages.encoders.pixels.decoding import Preprocess
 
 @dataclass(frozen=True)
 class Towers:
-    """What the bank needs of a model; `tokenize` and `text` are None for image-only models.
+    """What the bank needs from a model. `tokenize` and `text` are None for image-only models.
 
     image: float32 (b, 3, h, w) → (b, d), not normalised.
     tokenize: b captions → int64 (b, context).
@@ -25,10 +25,10 @@ class Towers:
 
 
 def does_not_load(name: str, weights: str | None, error: Exception) -> ModelError:
-    """The one error for the dozen types that open_clip, timm and torch raise when weights do not load."""
+    """One error for the dozen types that open_clip, timm and torch raise if weights do not load."""
     return ModelError(
         f"{name} must load with the weights {weights or 'of its own'}, got "
         f"{type(error).__name__}: {error}\n"
-        "Where a tag cannot be downloaded, give a checkpoint file; where names or sizes of weights differ, "
+        "If a tag cannot be downloaded, give a checkpoint file. If names or sizes of weights differ, "
         "the file belongs to another model."
     )

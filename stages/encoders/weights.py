@@ -1,4 +1,4 @@
-"""Files of weights: which one an option names, its hash, and whether it can be one; nothing here imports torch."""
+"""Files of weights: which file an option names, its hash, and whether it can be one; nothing here imports torch."""
 
 import functools
 import hashlib
@@ -10,19 +10,20 @@ from winnow.pipeline.errors import ModelError
 from winnow.pipeline.storage import Place, rooted
 
 RANDOM = "random"
-"""In place of weights: seeded random ones, the same in every worker. For benchmarks only."""
+"""Stands for seeded random weights, the same in every worker. For benchmarks only."""
 
 _SUFFIXES = {".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar", ".npz"}
 _BEGINNINGS = (b"PK\x03\x04", b"\x80", b"\x1f\x8b")
-"""Of torch's archives, pickles and compressed tars; safetensors begin with the length of a json, npz are archives."""
+"""First bytes of torch's archives, pickles and compressed tars. npz files are archives too, and safetensors begin with
+the length of a json."""
 
 _TAR_MAGIC = slice(257, 262)
 
 
 def checkpoint_file(weights: str) -> Path | None:
-    """The file that `weights` names, or None where it is a tag or `random`.
+    """The file that `weights` names, or None for a tag or `random`.
 
-    Raises: ModelError where it names a file that is not there.
+    Raises: ModelError if it names a file that does not exist.
     """
     return existing(weights) if _names_a_file(weights) else None
 
@@ -40,54 +41,57 @@ Weights = Annotated[str, Place(_place)]
 
 
 def existing(name: str) -> Path:
-    """The file of this name. Raises ModelError where there is none."""
+    """The file of this name. Raises ModelError if it does not exist."""
     path = Path(name)
     if not path.is_file():
         raise ModelError(
-            f"a model's file must be there, but {name} is not a file on this machine; "
+            f"a model's file must exist, but {name} is not a file on this machine; "
             "put it where every worker sees it under this path"
         )
     return path
 
 
 def hash_of(weights: str) -> str:
-    """sha256 of the file that `weights` names; a tag or `random` as it is."""
+    """sha256 of the file that `weights` names; a tag or `random` is returned as it is."""
     path = checkpoint_file(weights)
     return weights if path is None else sha256(path)
 
 
 def sha256(path: Path) -> str:
-    """sha256 of a file that is read once in a process, as long as it stays as it is."""
+    """sha256 of a file. A process reads the file once, unless its size or time changes."""
     found = path.stat()
     return _sha256_of_state(path, found.st_size, found.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=256)  # a sweep asks for the same gigabytes once a job
+@functools.lru_cache(maxsize=256)  # every job of a sweep asks for the same gigabytes
 def _sha256_of_state(path: Path, size: int, mtime_ns: int) -> str:
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def told(file: Path | None, weights: str) -> str:
-    """What the weights are, in words; file: that they name, None where they are a tag or `random`."""
+    """A description of the weights. file: the file that they name, None for a tag or `random`."""
     if file is not None:
         return f"weights {file.name}, {file.stat().st_size / 1e6:,.0f} MB"
     return "random weights" if weights == RANDOM else f"weights {weights!r}, a tag"
 
 
 def check_weights(path: Path) -> None:
-    """A pointer that git-lfs left, a page that a proxy sent, an empty file: told before a cluster is started for it."""
+    """Raises ModelError for a file that cannot be weights, before a cluster is started for it.
+
+    Such files are pointers of git-lfs, error pages of a proxy, and empty files.
+    """
     with path.open("rb") as file:
         begins = file.read(512)
     tensors = begins[8:9] == b"{" and int.from_bytes(begins[:8], "little") < path.stat().st_size
     if not (begins.startswith(_BEGINNINGS) or tensors or begins[_TAR_MAGIC] == b"ustar"):
         raise ModelError(
             f"a checkpoint must be a file of torch, safetensors or numpy, but {path} begins with {begins[:24]!r}; "
-            "fetch the weights again (a text that begins with `version https://git-lfs` stands for them: git lfs pull)"
+            "fetch the weights again (if it begins with `version https://git-lfs`, run git lfs pull)"
         )
 
 
 def package_folder(package: str) -> Path | None:
-    """Where a package lies; it is not imported."""
+    """The folder of a package, found without importing it."""
     found = importlib.util.find_spec(package)
     return None if found is None or found.origin is None else Path(found.origin).parent

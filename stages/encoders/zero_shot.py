@@ -1,6 +1,6 @@
 """Unit vectors of images and captions by a CLIP, and open_clip's zero-shot classifier.
 
-For judging a model on labelled or captioned sets; pools go through `Bank`.
+Use it to evaluate a model on labelled or captioned sets. Pools go through `Bank`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,27 +19,27 @@ from winnow.stages.encoders.clip_model import OpenClip
 from winnow.stages.encoders.pixels.decoding import decode
 
 TEMPLATES = {"openai": open_clip.OPENAI_IMAGENET_TEMPLATES, "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES}
-"""open_clip's prompt templates for ImageNet: OpenAI's 80, and 7 of them that nearly do as well."""
+"""open_clip's prompt templates for ImageNet: OpenAI's 80, and 7 of them that are nearly as good."""
 
 _DECODERS = 4
 
 
 def prompt_templates(asked: str | Sequence[str]) -> tuple[str, ...]:
-    """Templates with one {} each, for a class name: open_clip's `openai` or `simple`, or those of the list.
+    """Templates with one {} each for the class name: open_clip's `openai` or `simple`, or the given list.
 
     Raises: JobError for another name, an empty list, or a template without {} or with another brace.
     """
     if isinstance(asked, str) and asked not in TEMPLATES:
-        raise JobError(f"templates are {' or '.join(TEMPLATES)}, or a list of texts with {{}}, got {asked!r}")
+        raise JobError(f"templates must be {' or '.join(TEMPLATES)}, or a list of texts with {{}}, got {asked!r}")
     found = [template("{}") for template in TEMPLATES[asked]] if isinstance(asked, str) else list(asked)
-    # each is formatted with one name, by open_clip too: any other brace would fail there, or become another text
+    # open_clip formats each template with the name, so any other brace would fail or change the text
     if not found or not all(text.count("{}") == text.count("{") == text.count("}") == 1 for text in found):
-        raise JobError(f"a template has {{}} in place of the class name, once, and no other brace, got {found}")
+        raise JobError(f"a template must have {{}} once, for the class name, and no other brace, got {found}")
     return tuple(found)
 
 
 class Judge:
-    """One CLIP in eval mode, float32. device: as torch names it, `auto` for the GPU where there is one."""
+    """One CLIP in eval mode, float32. device: a name of torch, or `auto` for the GPU if there is one."""
 
     def __init__(self, encoder: OpenClip, device: str = "auto", batch_size: int = 256) -> None:
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -48,9 +48,9 @@ class Judge:
         self._batch_size = batch_size
 
     def images(self, images: Iterable[bytes]) -> Iterator[np.ndarray]:
-        """Unit vectors, float32 (b, d), of encoded images in order, a batch at a time; memory is that of two batches.
+        """Unit vectors, float32 (b, d), of encoded images in order, batch by batch. Memory: two batches.
 
-        Raises: SampleError for an image that cannot be decoded: a set to judge by is whole.
+        Raises: SampleError for an image that cannot be decoded, because an evaluation set must be complete.
         """
         preprocess = self._towers.preprocess
         left = iter(images)
@@ -81,7 +81,7 @@ class Judge:
 
     def _text(self) -> tuple:  # type: ignore[type-arg]  # tokenizer and tower, as Towers has them
         if self._towers.tokenize is None or self._towers.text is None:
-            raise JobError("zero-shot needs a model with a text tower, got an image-only one; name a CLIP")
+            raise JobError("zero-shot needs a model with a text tower, got an image-only one; name a CLIP model")
         return self._towers.tokenize, self._towers.text
 
 

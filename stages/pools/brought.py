@@ -1,4 +1,4 @@
-"""Reads parquet files that a user gives beside the pool, such as scores, and explains what is wrong with others."""
+"""Reads parquet files that a user brings beside the pool, such as scores, and explains what is wrong with a bad one."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,24 +16,24 @@ _MAGIC = b"PAR1"
 
 
 def brought_schema(url: str) -> pa.Schema:
-    """Names and types of the columns; reads the footer only. Raises DataError where it is no whole parquet file."""
+    """Names and types of the columns, from the footer. Raises DataError if the file is not a whole parquet file."""
     with _opened(url) as (_, parquet):
         return parquet.schema_arrow
 
 
 def check_names(schema: pa.Schema, columns: Sequence[str], url: str) -> None:
-    """Raises DataError for a name that is no column or that of several."""
+    """Raises DataError for a name that no column has, or that several columns have."""
     for name in columns:
         if name not in schema.names:
             raise DataError(f"{url} must have a column {name}, but it has {', '.join(schema.names) or 'none'}")
         if (times := schema.names.count(name)) > 1:
-            raise DataError(f"{url} must have one column {name}, but {times} are named so; rename the others")
+            raise DataError(f"{url} must have one column {name}, but {times} have that name; rename the others")
 
 
 def read_brought(url: str, columns: Sequence[str]) -> pa.Table:
-    """These columns, in this order; no other column's bytes are read.
+    """These columns, in this order. The bytes of other columns are not read.
 
-    Raises DataError where it is no whole parquet file, and for a name that is no column or that of several.
+    Raises DataError if the file is not a whole parquet file, and for names as check_names.
     """
     with _opened(url) as (file, parquet):
         check_names(parquet.schema_arrow, columns, url)

@@ -42,12 +42,14 @@ _PLACES = ("url", "image_path")
 class ClipRetrieval(Reader):
     """A pool of `metadata/metadata_N.parquet` with `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy`.
 
-    The shard is the parquet. The caption is the first column there is of caption, TEXT, text; "" where there is none.
+    The shard is the parquet file. The caption is the first of the columns caption, TEXT and text that exists; "" if
+    none does.
 
-    encoder: what this job calls the model that made the vectors.
+    encoder: the name that this job gives to the model that made the vectors.
     text: False for a pool without text_emb.
-    uid: `auto`, the column `uid` where it is 32 hex digits, a UUID or 16 bytes, else xxh3-128 of the caption after the
-        first there is of the url, the image_path, and the image vector's bytes as stored; else a column, as of Vectors.
+    uid: `auto`: the column `uid` if its value is 32 hex digits, a UUID or 16 bytes, otherwise xxh3-128 of the caption
+        after the first of these that the row has: url, image_path, the image vector's bytes as stored. Or the name of a
+        column, as for Vectors.
     Raises JobError for an empty name.
     """
 
@@ -67,27 +69,27 @@ class ClipRetrieval(Reader):
 
     @property
     def has_text(self) -> bool:
-        """Unless the pool has no text_emb."""
+        """True unless the pool has no text_emb."""
         return self.text
 
     def companions(self, url: str) -> list[str]:
         """The npy files of the shard: image vectors, then text vectors."""
         shard = _SHARD.fullmatch(url)
         if shard is None:
-            raise PoolError(f"a clip-retrieval shard must be named …/metadata/metadata_N.parquet, but {url} came")
+            raise PoolError(f"a clip-retrieval shard must be named …/metadata/metadata_N.parquet, got {url}")
         folders = ("img_emb", "text_emb") if self.text else ("img_emb",)
         return [f"{shard['root']}{folder}/{folder}_{shard['number']}.npy" for folder in folders]
 
     def lacking(self, lost: Sequence[str]) -> str:
-        """What to do where these files are not there, as the end of a sentence; "" where nothing is known."""
+        """See Reader.lacking: a pool may have no text_emb."""
         only_texts = bool(lost) and all("text_emb" in name.rpartition("/")[2] for name in lost)
-        return "; for a pool without text_emb say pool.text: false" if only_texts else ""
+        return "; for a pool without text_emb set pool.text: false" if only_texts else ""
 
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
         """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
 
         Kinds: no-uid, no-caption, caption-not-utf8, vector-not-finite, vector-zero.
-        Raises PoolError for columns of other types, ShardError when the files do not match.
+        Raises PoolError for columns of other types, ShardError if the files do not match.
         """
         uid = "uid" if self.uid == "auto" else self.uid
         once = {"uid": (uid, *_PLACES), "caption": _CAPTIONS}
@@ -114,12 +116,12 @@ class ClipRetrieval(Reader):
         return npy_blocks(self.companions(url)[0 if tower == "image" else 1])
 
     def others(self, head: Head, kinds: Collection[str]) -> Iterator[Mapping[str, object]]:
-        """A uid of their own for rows whose column has none."""
+        """See Reader.others: uids by content, for rows whose column has no uid."""
         return options.choices(kinds, (), ())
 
 
 def _hash_places(meta: pa.Table, names: Names, captions: pa.ChunkedArray) -> None:
-    """Names rows by their url and caption, or by their image_path and caption: a caption alone tells none apart."""
+    """Name rows by their url and caption, or by their image_path and caption, because many rows share a caption."""
     for column in _PLACES:
         if column not in meta.column_names:
             continue

@@ -1,4 +1,4 @@
-"""Opens a parquet file and checks that the needed columns are there once and have the right type."""
+"""Opens a parquet file and checks that each column it needs exists exactly once and has the right type."""
 
 import zipfile
 import zlib
@@ -32,12 +32,12 @@ _LISTS = (
     pa.types.is_large_list_view,
 )
 _BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, NotImplementedError, zlib.error)
-"""What pyarrow, numpy and zipfile raise of a broken file."""
+"""What pyarrow, numpy and zipfile raise for a broken file."""
 
 
 @contextmanager
 def whole_shard(url: str) -> Iterator[None]:
-    """Raises ShardError in place of what pyarrow, numpy and zipfile say of a broken file."""
+    """Turns what pyarrow, numpy and zipfile raise for a broken file into a ShardError."""
     try:
         yield
     except _BROKEN as error:
@@ -46,10 +46,9 @@ def whole_shard(url: str) -> Iterator[None]:
 
 @contextmanager
 def open_parquet(url: str, columns: Sequence[str] = ()) -> Iterator[ParquetFile]:
-    """The parquet file at `url`; column chunks are streamed, not held. Raises ShardError if broken.
+    """The parquet file at `url`. Column chunks are streamed, not held in memory. Raises ShardError if it is broken.
 
-    columns: those that will be read, which a remote file then asks for in few requests; names that it has not count
-    for nothing.
+    columns: those that will be read, so that a remote file is read in few requests. Names without a column are ignored.
     """
     with whole_shard(url), open_read(url) as file:
         parquet = parquet_of(file, url)
@@ -58,7 +57,10 @@ def open_parquet(url: str, columns: Sequence[str] = ()) -> Iterator[ParquetFile]
 
 
 def parquet_of(file: BinaryIO, url: str) -> ParquetFile:
-    """An open file as parquet. Raises ShardError that tells what another file is, PoolError for names no UTF-8."""
+    """An open file as parquet.
+
+    Raises ShardError if the file has another format, and says which; PoolError for column names that are not UTF-8.
+    """
     try:
         return ParquetFile(file, 1 << 20)
     except UnicodeDecodeError as error:
@@ -74,7 +76,7 @@ def parquet_of(file: BinaryIO, url: str) -> ParquetFile:
 
 
 def need_column(schema: pa.Schema, candidates: Sequence[str], option: str, url: str) -> str:
-    """The first of `candidates` that is a column. Raises PoolError where there is none, or two of that name."""
+    """The first of `candidates` that is a column. Raises PoolError if none is, or if two columns have that name."""
     for name in candidates:
         if name in schema.names:
             need_once(schema, name, option, url)
@@ -86,7 +88,7 @@ def need_column(schema: pa.Schema, candidates: Sequence[str], option: str, url: 
 
 
 def need_once(schema: pa.Schema, name: str, option: str, url: str) -> None:
-    """Raises PoolError where several columns have this name: which one is meant cannot be known."""
+    """Raises PoolError if several columns have this name, because any of them could be meant."""
     times = schema.names.count(name)
     if times > 1:
         raise PoolError(
@@ -96,12 +98,12 @@ def need_once(schema: pa.Schema, name: str, option: str, url: str) -> None:
 
 
 def first_column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array | pa.ChunkedArray:
-    """The column of this name; of several the first."""
+    """The column of this name; if there are several, the first."""
     return table.column(table.schema.get_all_field_indices(name)[0])
 
 
 def need_text(schema: pa.Schema, name: str, option: str, url: str) -> None:
-    """Raises PoolError when column `name` holds no text; bytes are text in UTF-8, and a column of nulls passes."""
+    """Raises PoolError unless column `name` holds text. Bytes count as UTF-8 text, and a column of nulls passes."""
     kind = schema.field(name).type
     plain = stored_type(kind)
     if is_text(plain) or is_bytes(plain) or pa.types.is_null(plain):
@@ -127,7 +129,7 @@ def null_mask(column: pa.ChunkedArray) -> Bool[np.ndarray, "n"]:
 
 
 def need_names(schema: pa.Schema, name: str, url: str) -> None:
-    """Raises PoolError unless column `name`, which pool.uid names, holds texts, bytes or whole numbers."""
+    """Raises PoolError unless column `name`, given as pool.uid, holds texts, bytes or integers."""
     kind = schema.field(name).type
     plain = stored_type(kind)
     text = is_text(plain) or is_bytes(plain) or pa.types.is_fixed_size_binary(plain) or pa.types.is_null(plain)
@@ -139,10 +141,10 @@ def need_names(schema: pa.Schema, name: str, url: str) -> None:
 
 
 def uids_of(column: pa.ChunkedArray, named: bool = False) -> tuple[UInt8[np.ndarray, "n 16"], Bool[np.ndarray, "n"]]:
-    """16 bytes a row, and which are a uid; zeros for the others. Of any column; what can be no uid is none.
+    """The uids of a column of any type: 16 bytes for each row, zeros where there is no uid; and which rows have one.
 
-    A uid is 16 bytes, 32 hex digits as text or bytes, or a UUID with its dashes; named: any other text and bytes that
-    are not empty and any whole number too, by their hash, as pipeline.uid.named_uid has it.
+    A uid is 16 bytes, 32 hex digits as text or bytes, or a UUID with dashes. named: any other text or bytes that are
+    not empty, and any integer, count too; the uid is their hash, as in pipeline.uid.named_uid.
     """
     column = stored(column)
     kind = column.type
@@ -176,7 +178,7 @@ def _is_whole(kind: pa.DataType) -> bool:
 
 
 def _hash_others(uids: np.ndarray, known: np.ndarray, raw: pa.Array) -> None:
-    """Fills in the rows that are not known and not empty."""
+    """Fill in the hashes of rows that have no uid and are not empty."""
     for row in np.flatnonzero(~known).tolist():
         if value := raw[row].as_py():
             uids[row] = np.frombuffer(content_hash(value), np.uint8)
@@ -184,7 +186,7 @@ def _hash_others(uids: np.ndarray, known: np.ndarray, raw: pa.Array) -> None:
 
 
 def _rows_of_width(array: pa.Array, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, width) uint8 of large_binary, and which rows have exactly that many bytes; the others are zeros."""
+    """The bytes of large_binary as uint8 (n, width), and which rows have exactly that width; zeros for the others."""
     fits = pc.fill_null(pc.equal(pc.binary_length(array), width), False)
     filled = pc.if_else(fits, array, pa.scalar(bytes(width), pa.large_binary()))
     start = filled.offset

@@ -29,10 +29,10 @@ _TOWERS = {"image": "img", "text": "txt"}
 
 @dataclass(frozen=True)
 class Datacomp(Reader):
-    """A pool of `{root}.parquet` with `{root}.npz`, row by row (Gadre et al. 2023); the shard is the parquet.
+    """A pool of `{root}.parquet` with `{root}.npz`, row by row (Gadre et al. 2023). The shard is the parquet file.
 
-    use: the encoders whose vectors must be sound for a row to be readable; those left out are never read.
-    Raises JobError for an encoder that DataComp has not.
+    use: the encoders whose vectors must be valid for a row to be readable. The vectors of other encoders are not read.
+    Raises JobError for an encoder that DataComp does not have.
     """
 
     use: tuple[str, ...] = ("b32", "l14")
@@ -50,20 +50,20 @@ class Datacomp(Reader):
 
     @property
     def has_text(self) -> bool:
-        """Always."""
+        """Always True."""
         return True
 
     def companions(self, url: str) -> list[str]:
         """The npz beside the parquet."""
         if not url.endswith(".parquet"):
-            raise PoolError(f"a datacomp shard must be named ….parquet, but {url} came")
+            raise PoolError(f"a datacomp shard must be named ….parquet, got {url}")
         return [url.removesuffix(".parquet") + ".npz"]
 
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
         """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
 
         Kinds: no-uid, no-caption, caption-not-utf8, vector-not-finite, vector-zero.
-        Raises PoolError for missing columns, ShardError when npz and parquet do not match.
+        Raises PoolError for missing columns, ShardError if npz and parquet do not match.
         """
         once = {"uid": ("uid",), "caption": ("text",)}
         meta, schema = read_columns(url, ("uid", "text", "url", *WIDTHS, *HEIGHTS), once)

@@ -1,4 +1,4 @@
-"""What a pool says of its samples beside picture and caption: columns of its parquet, and one type for all shards."""
+"""Further fields of samples, beside picture and caption: columns of parquet shards, with one type for all shards."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,11 +12,14 @@ from winnow.stages.pools.columns import first_column, open_parquet
 from winnow.stages.pools.plain import is_text, json_value
 
 _BATCH_ROWS = 1024
-_LARGEST = 1 << 63  # of what int64 holds
+_LARGEST = 1 << 63  # the first integer that int64 does not hold
 
 
 def columns_at(url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Those columns of some rows of a parquet file that it has, as JSON knows them; places: with `position`."""
+    """The named columns of some rows of a parquet file as JSON values, without columns that the file does not have.
+
+    places: rows of an embeddings file, with `position`.
+    """
     positions = column(places, "position")
     with open_parquet(url, names) as file:
         there = [name for name in names if name in file.schema_arrow.names]
@@ -35,7 +38,7 @@ def columns_at(url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Map
 
 
 def caption_column(url: str, table: pa.Table) -> str | None:
-    """Which column of the parquet the captions are, by what it holds."""
+    """The column of a parquet file that holds these captions, found by its values; None if there is none."""
     captions = table["caption"].to_pylist()
     with open_parquet(url) as file:
         schema = file.schema_arrow
@@ -46,9 +49,9 @@ def caption_column(url: str, table: pa.Table) -> str | None:
 
 
 def typed(values: Sequence[Any]) -> pa.Array:
-    """A column of such values: bool, int64, float64 or string, whichever holds all; of type null where all are None.
+    """A column of JSON values: bool, int64, float64 or string, whichever holds all; of type null if all are None.
 
-    What none of the others holds is text: lists and objects as JSON, other things as Python prints them.
+    Values that no other type holds become text: lists and objects as JSON, others as Python prints them.
     """
     kinds = {type(value) for value in values if value is not None}
     narrow = all(-_LARGEST <= value < _LARGEST for value in values if isinstance(value, int))
@@ -60,7 +63,7 @@ def typed(values: Sequence[Any]) -> pa.Array:
 
 
 def one_type(kinds: Iterable[pa.DataType]) -> pa.DataType:
-    """The type that holds the columns of `typed` of several shards; string where all are empty."""
+    """The type that holds the columns of `typed` of several shards; string if all are empty."""
     found = {str(kind): kind for kind in kinds if kind != pa.null()}
     if set(found) == {"int64", "double"}:
         return pa.float64()
@@ -75,7 +78,7 @@ def as_type(values: pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.Chunked
 
 
 def _text(value: Any) -> str | None:
-    """As it is where it is a text, whose halves of surrogate pairs are escaped; else its JSON."""
+    """A text as it is, with lone surrogates escaped; anything else as JSON."""
     if value is None:
         return None
     plain = isinstance(value, bool | int | float | list | dict)

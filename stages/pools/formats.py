@@ -19,5 +19,5 @@ FORMATS: Mapping[str, type[Reader]] = Offered("winnow.pools", _OWN, of_kind(Read
 
 
 def format_of(pattern: str) -> str:
-    """The format of shards of which a job says nothing but their names: the first whose suffix they have."""
+    """The format of shards if a job names only the shards: the first format with their suffix."""
     return next((kind for kind, reader in _OWN.items() if pattern.endswith(reader.suffix)), next(iter(_OWN)))

@@ -14,7 +14,7 @@ from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.pools.tars.tar_members import list_members
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
-"""How the names of image files end, in small letters or capitals."""
+"""Suffixes of image files, in lower or upper case."""
 
 _BATCH_ROWS = 64  # images of up to some MB: one batch stays below a few hundred MB
 
@@ -26,7 +26,7 @@ def is_image(name: str) -> bool:
 
 
 def image_files(folder: str) -> list[storage.Identity]:
-    """The image files in a folder and below, by URL; hidden ones and other files are passed over.
+    """The image files in a folder and its subfolders, sorted by URL. Hidden files and other files are skipped.
 
     Cost: one list request per folder.
     """
@@ -44,10 +44,10 @@ def file_images(urls: Iterable[str]) -> Iterator[Sample]:
 
 
 def tar_images(url: str) -> Iterator[Sample | Reject]:
-    """Every image of a tar, whatever lies beside it; its suffix is what follows the first dot, as in a webdataset.
+    """Every image of a tar, with or without other members. A suffix begins after the first dot, as in a webdataset.
 
-    Damage between members is one reject of kind `tar-gap`, and one of kind `tar-truncated` stands for a lost end.
-    Raises ShardError when the file is no tar.
+    Damage between members is one reject of kind `tar-gap`. A lost end is one reject of kind `tar-truncated`.
+    Raises ShardError if the file is not a tar.
     """
     with storage.local_view(url) as view:
         members, damage = list_members(view, url)
@@ -60,7 +60,7 @@ def tar_images(url: str) -> Iterator[Sample | Reject]:
 
 
 def parquet_images(url: str, column: str) -> Iterator[Sample | Reject]:
-    """One sample per row of a column that `holds_images`; null is a reject, `no-image`.
+    """One sample per row of a column for which `holds_images` is true. A null is a reject, `no-image`.
 
     Raises ShardError for a broken file.
     """
@@ -78,7 +78,7 @@ def parquet_images(url: str, column: str) -> Iterator[Sample | Reject]:
 
 
 def images_of(column: pa.ChunkedArray) -> tuple[pa.Array | pa.ChunkedArray, pa.ChunkedArray | None]:
-    """The encoded images of a column that `holds_images`, null where there is none; their paths where it has such."""
+    """The encoded images of a column for which `holds_images` is true, null if absent; and their paths, if any."""
     column, paths = stored(column), None
     if pa.types.is_struct(column.type):
         at, path = column.type.get_field_index("bytes"), column.type.get_field_index("path")
@@ -95,7 +95,7 @@ def holds_images(kind: pa.DataType) -> bool:
 
 
 def image_fault(kind: pa.DataType) -> str:
-    """Why a column of this type holds no encoded images, and what to do; "" where it does, or is null everywhere."""
+    """Why a column of this type holds no encoded images, and what to do; "" if it does, or if it is all null."""
     plain = stored_type(kind)
     within = _bytes_of(plain)
     if within is not None and (is_bytes(within) or pa.types.is_null(within)):
@@ -121,7 +121,7 @@ def holds_vectors(kind: pa.DataType) -> bool:
 
 
 def _bytes_of(plain: pa.DataType) -> pa.DataType | None:
-    """What the images are stored as; None for a struct that has no field `bytes`, or two."""
+    """The type in which the images are stored; None for a struct with no field `bytes`, or with two."""
     if not pa.types.is_struct(plain):
         return plain
     at = plain.get_field_index("bytes")

@@ -1,6 +1,6 @@
 """Reads labelled images, and images with several captions, from tars and parquet.
 
-The readers of pools do the reading: a member `cls` is asked for in the place of the caption, and so is the json.
+It uses the readers of pools, with the member `cls`, or the json, in place of the caption.
 """
 
 import json
@@ -20,17 +20,19 @@ _LISTED = "json:"
 
 
 def read_classnames(url: str) -> tuple[str, ...]:
-    """One class name a line, in the order of the labels; underscores are blanks.
+    """One class name per line, in the order of the labels. Underscores become blanks.
 
-    Raises JobError for an empty file, one that is not UTF-8, and an empty line between names: the labels after it would
-    be off by one.
+    Raises JobError for an empty file, for a file that is not UTF-8, and for an empty line between names, after which
+    all labels would be off by one.
     """
     lines = storage.read_text(url, JobError).rstrip().split("\n")
     names = tuple(line.strip().replace("_", " ") for line in lines)
     if names == ("",):
-        raise JobError(f"a file of class names has one a line, but {url} has none")
+        raise JobError(f"a file of class names must have one per line, but {url} has none")
     if "" in names:
-        raise JobError(f"a file of class names has one a line, but line {names.index('') + 1} of {url} is empty")
+        raise JobError(
+            f"a file of class names must have one per line, but line {names.index('') + 1} of {url} is empty"
+        )
     return names
 
 
@@ -39,10 +41,10 @@ def labelled_images(
 ) -> Iterator[tuple[Sample, int] | Reject]:
     """Every image of a tar or parquet file with the number of its class, in order, and the rejects between them.
 
-    label: a member's suffix or json:FIELD of a tar (`cls`), a column of parquet (`label`); it holds the class's number
-    from 0, or its name. image: parquet's column of images. Memory: of parquet, the labels of one file.
-    Raises DataError for a label that is no class, or the name of two; PoolError for a missing column; ShardError for a
-    broken file.
+    label: for a tar, a member's suffix or json:FIELD (default `cls`); for parquet, a column (default `label`). It holds
+    the number of the class, from 0, or its name. image: parquet's column of images. Memory: for parquet, the labels of
+    one file. Raises DataError for a label that is not a class, or the name of two; PoolError for a missing column;
+    ShardError for a broken file.
     """
     numbers = _Numbers(classnames)
     if url.endswith(".parquet"):
@@ -60,8 +62,8 @@ def labelled_images(
 def captioned_images(url: str, captions: str) -> Iterator[tuple[Sample, tuple[str, ...]] | Reject]:
     """Every picture of a tar with all of its captions, in order, and the rejects between them.
 
-    captions: a member's suffix, such as `txt`, for one; json:FIELD for a text or a list of texts. Blank ones are left
-    out, and a picture of which nothing is left is a reject, `no-caption`. Raises ShardError for a file that is no tar.
+    captions: a member's suffix, such as `txt`, for one caption; json:FIELD for a text or a list of texts. Blank ones
+    are skipped, and a picture without any other is a reject, `no-caption`. Raises ShardError if the file is not a tar.
     """
     field = captions.removeprefix(_LISTED) if captions.startswith(_LISTED) else None
     if field == "" or not captions:
@@ -103,7 +105,7 @@ def _label_column(url: str, label: str, image: str) -> list[object]:
 
 
 class _Numbers:
-    """Of each class name its number. Two classes may share a name, as in ImageNet; as a label it is neither."""
+    """The number of each class name. Two classes may share a name, as in ImageNet; that name cannot be a label."""
 
     def __init__(self, classnames: Sequence[str]) -> None:
         self._count = len(classnames)
@@ -111,13 +113,13 @@ class _Numbers:
         self._numbers = {name: number for number, name in enumerate(classnames) if times[name] == 1}
 
     def of(self, label: object, where: str) -> int:
-        """The number of a label, which is one already or a name."""
+        """The number of a label, which is a number or a class name."""
         if isinstance(label, str) and label.strip().isdecimal():
             label = int(label)
         number = self._numbers.get(label.strip().replace("_", " "), -1) if isinstance(label, str) else label
         if not isinstance(number, int) or not 0 <= number < self._count:
             raise DataError(
-                f"{where}: a label is a class name or its number below {self._count}, but {label!r} came; a name that "
-                f"two classes share is none"
+                f"{where}: a label must be a class name or a number below {self._count}, got {label!r}; a name that "
+                f"two classes share cannot be a label"
             )
         return number

@@ -1,4 +1,4 @@
-"""Other options by which a pool may be meant: the suffixes, fields and columns that its first samples have."""
+"""Other options that may read a pool: the suffixes, fields and columns that its first samples have."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,9 +12,9 @@ from winnow.stages.pools.plain import is_text
 from winnow.stages.pools.tars.tar_members import list_members
 
 CAPTIONS = ("caption", "text", "TEXT", "txt", "title", "prompt", "description", "alt")
-"""Names under which captions are most often found; tried first."""
+"""The most common names of captions; these are tried first."""
 
-_MOST = 12  # other values of one option that are tried
+_MOST = 12  # how many other values of one option are tried
 
 Values = tuple[Sequence[object], Sequence[object]]
 """Values of the options `image` and `caption`, most likely first."""
@@ -23,7 +23,7 @@ Values = tuple[Sequence[object], Sequence[object]]
 def choices(
     kinds: Collection[str], images: Sequence[object], captions: Sequence[object]
 ) -> Iterator[Mapping[str, object]]:
-    """The options that rejects of these kinds call for: another caption, another image, both, or uids by content."""
+    """The options to try for rejects of these kinds: another caption, another image, both, or uids by content."""
     if not {"no-caption", "caption-not-utf8", "caption-too-large", "json-broken"}.isdisjoint(kinds):
         yield from ({"caption": name} for name in captions)
     if not {"no-image", "image-decode", "image-empty"}.isdisjoint(kinds):

@@ -31,19 +31,19 @@ from winnow.stages.preview.head import Head
 from winnow.stages.results.training_members import PICTURES
 
 _BATCH_ROWS = 64  # images of up to some MB: one batch stays below a few hundred MB
-_IMG2DATASET = ("status", "error_message")  # it writes both; a `status` alone may be anybody's
+_IMG2DATASET = ("status", "error_message")  # img2dataset writes both; `status` alone may come from another program
 
 
 @dataclass(frozen=True)
 class Parquet(Reader):
-    """A pool of parquet files with one image and its caption a row.
+    """A pool of parquet files with one image and its caption in each row.
 
-    image: a binary column, or Hugging Face's struct<bytes, path>, of encoded image files.
-    caption: a text column; None for the first there is of caption, text, TEXT.
-    uid: `auto`, the column `uid` where it is 32 hex digits, a UUID or 16 bytes, else the content hash of image and
-        caption; `content`, always that hash; else a column of such, or of any texts, bytes or whole numbers, which
-        then name samples by their hash (pipeline.uid.named_uid); every row must have it filled.
-    A sample's key is the column `key` where there is one, else the uid's hex digits.
+    image: a binary column of encoded image files, or Hugging Face's struct<bytes, path>.
+    caption: a text column; None for the first of caption, text and TEXT that exists.
+    uid: `auto`: the column `uid` if its value is 32 hex digits, a UUID or 16 bytes, otherwise the content hash of image
+        and caption. `content`: always that hash. Otherwise the name of a column of such uids, or of any texts, bytes
+        or integers, whose hash is the uid (pipeline.uid.named_uid); it must be filled in every row.
+    A sample's key is the column `key` if there is one, else the uid's hex digits.
     Raises JobError for an empty option.
     """
 
@@ -58,10 +58,10 @@ class Parquet(Reader):
             raise JobError("pool.image, pool.caption and pool.uid must name columns, got an empty name")
 
     def samples(self, url: str) -> Iterator[Sample | Reject]:
-        """Every row once, in order, 64 in memory at a time; image bytes may be kept.
+        """Every row once, in order, 64 in memory at a time. The caller may keep image bytes.
 
         Kinds: no-image, no-caption, caption-not-utf8, caption-too-large, image-too-large, no-uid; and not-downloaded
-        for img2dataset's rows of links that it could not download.
+        for rows of links that img2dataset could not download.
         Raises PoolError for a missing column or one of another type, ShardError for a broken file.
         """
         with open_parquet(url) as file:
@@ -74,20 +74,20 @@ class Parquet(Reader):
                     position += 1
 
     def members(self, url: str, positions: Int64[np.ndarray, "n"]) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-        """Key and (suffix, bytes) members of each row asked for, for training shards; rows must be readable.
+        """Key and (suffix, bytes) members of the rows at these positions, for training shards; rows must be readable.
 
-        positions: ascending row numbers, repeats allowed; row groups without any of them are not read.
-        Members: the image verbatim, called jpg whatever its format, for readers go by what is in it, and want one name;
-        `txt`, the caption; `json`, the remaining scalar columns, with the uid where no column has that name.
-        A key that would break a tar (empty, dots, odd slashes) is replaced by the uid's hex digits.
+        positions: ascending row numbers, repeats allowed. Row groups without any of them are not read.
+        Members: the image as it is, with the suffix jpg for every format, because readers want one suffix and detect
+        the format from the content; `txt`, the caption; `json`, the other scalar columns, with the uid if no column has
+        that name. A key that would break a tar (empty, dots, odd slashes) is replaced by the uid's hex digits.
         Raises DataError for positions out of order or range, or of a row that is a reject; else as `samples`.
         """
         if len(positions) and (np.any(np.diff(positions) < 0) or positions[0] < 0):
-            raise DataError(f"{url}: positions must ascend from 0 or more; sort them")
+            raise DataError(f"{url}: positions must ascend and be at least 0; sort them")
         with open_parquet(url) as file:
             rows = file.metadata.num_rows
             if len(positions) and positions[-1] >= rows:
-                raise DataError(f"{url}: positions must be below {rows}, its rows, but {positions[-1]} came")
+                raise DataError(f"{url}: positions must be below {rows}, its number of rows, got {positions[-1]}")
             columns = self._columns(file.schema_arrow, url)
             scalars = _scalars(file.schema_arrow, (columns["image"], columns["caption"]))
             for start, batch in _batches_with(file, positions, sorted({*columns.values(), *scalars})):
@@ -98,7 +98,7 @@ class Parquet(Reader):
                     yield self._members(rows, carried, position - start, position)
 
     def uid_again(self, fact: Mapping[str, Any], described: Any, image: bytes) -> bytes | None:
-        """By the json, which has the column, else the hash of image and caption."""
+        """See Reader.uid_again: from the json, which has the column of uids, else the hash of image and caption."""
         if self.uid != "content":
             stated = described.get("uid" if self.uid == "auto" else self.uid) if isinstance(described, dict) else None
             uid = stated_uid(stated)
@@ -112,11 +112,11 @@ class Parquet(Reader):
 
     @property
     def _asked(self) -> bool:
-        """Whether the job names the column of uids: what stands there names the sample, whatever it is."""
+        """Whether the job names the column of uids. Then any value in it is the name of the sample."""
         return self.uid not in ("auto", "content")
 
     def _columns(self, schema: pa.Schema, url: str) -> dict[str, str]:
-        """Column of each role: image and caption; uid, key and status where there are such."""
+        """The column of each role: image and caption; uid, key and status if they exist."""
         captions = (self.caption,) if self.caption else ("caption", "text", "TEXT")
         columns = {
             "image": need_column(schema, (self.image,), "image", url),
@@ -193,10 +193,10 @@ class Parquet(Reader):
 
 @dataclass(frozen=True)
 class _Rows:
-    """The columns that matter of some rows, each as what it is read as.
+    """The needed columns of some rows, converted for reading.
 
-    texts: by role, with which rows are no UTF-8. uids: (n, 16), of the rows that are known. filled: where the column
-    of uids, whose name is `uid`, is not null.
+    texts: by role, each with a mask of rows that are not UTF-8. uid: name of the column of uids. uids: (n, 16), set in
+    `known` rows. filled: rows in which the column of uids is not null.
     """
 
     images: pa.Array
@@ -208,7 +208,7 @@ class _Rows:
 
     @classmethod
     def of(cls, batch: pa.RecordBatch, columns: dict[str, str], asked: bool) -> "_Rows":
-        """asked: whether any text or number is a uid."""
+        """Convert a batch. columns: name by role. asked: whether any text or number counts as a uid."""
         found = {role: pa.chunked_array([first_column(batch, name)]) for role, name in columns.items()}
         images, paths = images_of(found.pop("image"))
         uid, n = found.pop("uid", None), batch.num_rows
@@ -219,12 +219,12 @@ class _Rows:
         return cls(images, {role: text_of(c) for role, c in found.items()}, columns.get("uid"), uids, known, filled)
 
     def text(self, role: str, row: int) -> str | None:
-        """The text of this role, with bytes that are no UTF-8 escaped; None where there is none."""
+        """The text of this role, with bytes that are not UTF-8 escaped; None if there is none."""
         return None if role not in self.texts else json_value(self.texts[role][0][row])
 
 
 def _scalars(schema: pa.Schema, others: Sequence[str]) -> list[str]:
-    """Columns that json can carry: flat, and not of bytes; once each."""
+    """Names of the columns that json can hold: neither nested nor of bytes; each name once."""
     flat = {
         field.name: None
         for field in schema
@@ -236,7 +236,7 @@ def _scalars(schema: pa.Schema, others: Sequence[str]) -> list[str]:
 
 
 def _batches_with(file: ParquetFile, positions: np.ndarray, columns: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Batches, with their first row's number, of the row groups that hold any of the sorted positions."""
+    """The batches of row groups that hold any of the sorted positions, each with the number of its first row."""
     start = 0
     for group in range(file.num_row_groups):
         end = start + file.metadata.row_group(group).num_rows

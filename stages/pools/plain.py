@@ -22,7 +22,7 @@ def is_bytes(kind: pa.DataType) -> bool:
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType:
-    """What lies below extension types, dictionaries and run-end codes: a UUID is 16 bytes, a category its text."""
+    """The type below extension types, dictionaries and run-end encoding: a UUID is 16 bytes, a category is text."""
     while True:
         if isinstance(kind, pa.BaseExtensionType):
             kind = kind.storage_type
@@ -47,9 +47,9 @@ def stored(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def text_of(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Bool[np.ndarray, "n"]]:
-    """The column as string, nulls kept, and which rows are no UTF-8: those must not be read as text.
+    """The column as string, with nulls, and which rows are not UTF-8 and must not be read as text.
 
-    Text and bytes as they are, all else as Arrow prints it; a value that it cannot print is null.
+    Text and bytes stay as they are, everything else is as Arrow prints it. A value that it cannot print is null.
     """
     column = stored(column)
     kind = column.type
@@ -67,9 +67,10 @@ def text_of(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Bool[np.ndarray, 
 
 
 def json_value(value: pa.Scalar) -> Any:
-    """The scalar for Python and json: bytes that are no UTF-8 escaped, floats that are no number None.
+    """The scalar as a value for Python and json. Bytes that are not UTF-8 are escaped; NaN and infinity are None.
 
-    What Python has no object for (a date after year 9999, an unknown time zone) is the text that Arrow prints, or None.
+    If Python has no object for a value (a date after year 9999, an unknown time zone), it is the text that Arrow
+    prints, or None.
     """
     if isinstance(value, pa.DictionaryScalar):
         value = value.value
@@ -85,9 +86,9 @@ def json_value(value: pa.Scalar) -> Any:
 
 
 def sides_of(column: pa.ChunkedArray) -> pa.Array:
-    """Width or height in pixels as int32; null where the column has no positive number that fits.
+    """Width or height in pixels as int32; null for values that are not positive numbers, or do not fit.
 
-    Whole numbers, floats, decimals, and texts of such. A fraction of a pixel is cut off.
+    The column may hold integers, floats, decimals, or texts of such numbers. Fractions of a pixel are cut off.
     """
     column = stored(column)
     kind = column.type
@@ -101,7 +102,7 @@ def sides_of(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _numbers_in(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Texts of plain decimal numbers as such texts, without blanks around them; null for the others."""
+    """Texts of plain decimal numbers, without blanks around them; null for all other texts."""
     texts, broken = text_of(column)
     sound = pc.if_else(pa.array(~broken), texts, pa.scalar(None, pa.string()))
     trimmed = pc.utf8_trim_whitespace(sound)

@@ -18,23 +18,23 @@ from winnow.stages.pools.reader import Reader
 class Pool:
     """All input shards of a run: where they are, and how they are read.
 
-    shards: globs, braces, URLs, folders, or .txt files of URLs. reader: the format with its options.
+    shards: globs, braces, URLs, folders, or .txt files of URLs. reader: the format and its options.
     """
 
     shards: tuple[str, ...]
     reader: Reader
 
     def urls(self) -> list[str]:
-        """The URL of each shard, in order; a folder stands for those in it. Raises PoolError as expand does."""
+        """The URL of each shard, in order; a folder means the shards in it. Raises PoolError as expand does."""
         urls = storage.expand(self.shards, self.reader.suffix)
         if not urls:
-            raise PoolError(f"a pool has at least one shard, but {', '.join(self.shards)} names none")
+            raise PoolError(f"a pool must have at least one shard, but {', '.join(self.shards)} names none")
         return urls
 
     def identities(self) -> tuple[Identity, ...]:
-        """The identity of each shard, in order; that of its companion files is part of it.
+        """The identity of each shard, in order. It includes the identities of its companion files.
 
-        Raises PoolError where nothing matches, a file is missing, or two names are one file.
+        Raises PoolError if nothing matches, if a file is missing, or if two names are the same file.
         """
         urls = self.urls()
         companions = [self.reader.companions(url) for url in urls]
@@ -53,13 +53,13 @@ class Pool:
 
 
 def as_one(files: Sequence[Identity]) -> Identity:
-    """The identity of a shard that is all of these files, by the URL of the first."""
+    """One identity for a shard of several files; its URL is that of the first."""
     return Identity(files[0].url, sum(file.size for file in files), "+".join(file.stamp for file in files))
 
 
 @dataclass(frozen=True)
 class PoolStage:
-    """Writes the listing that every other artifact of the run refers to."""
+    """Writes the list of shards that every other artifact of the run refers to."""
 
     shards: tuple[Identity, ...]
     name: ClassVar[str] = "pool"

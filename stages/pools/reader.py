@@ -1,8 +1,8 @@
-"""What a pool format says of itself: how its shards are read, looked at, read again by place, and checked.
+"""The contract of a pool format: how its shards are read, previewed, read again by place, and checked.
 
 The smallest reader of images is a frozen dataclass of its options with `kind`, `suffix` and `samples`. The smallest
-reader of vectors that were computed before has `kind`, `suffix`, `encoders`, `table` and `stored`. The rest has
-defaults that hold for any format; a format overrides those for which it knows a cheaper or a better way.
+reader of precomputed vectors has `kind`, `suffix`, `encoders`, `table` and `stored`. All other methods have defaults
+that work for any format. A format overrides a default if it has a cheaper or better way.
 """
 
 import json
@@ -41,16 +41,16 @@ from winnow.stages.results.training_members import CAPTION, PICTURES, Member
 Tower = Literal["image", "text"]
 
 TABLE = ".parquet"
-"""Suffix of shards whose rows any format may read by place: they are parquet."""
+"""Suffix of parquet shards, whose rows any format can read by place."""
 
 _TAR_KEY = re.compile(r"[\w-]+(?:/[\w-]+)*")
 
 
 @dataclass(frozen=True)
 class Original:
-    """A kept sample as a training shard must have it.
+    """A kept sample as it must be in a training shard.
 
-    members: suffixes and contents, in order. blocks: the bytes of whole tar members that go over as they are, b"" where
+    members: suffixes and contents, in order. blocks: the bytes of whole tar members that are copied as they are; b"" if
     the members are written anew.
     """
 
@@ -60,10 +60,10 @@ class Original:
 
 @dataclass(frozen=True)
 class Reader:
-    """One pool format: a frozen dataclass of its options, and all that is special about it.
+    """One pool format: a frozen dataclass of its options, and everything that is special about the format.
 
-    kind: its name in a job file. suffix: of the shards in a folder. mapped: whether local shards are mapped into
-    memory, which the system does not count as reading.
+    kind: its name in a job file. suffix: suffix of shards in a folder. mapped: whether local shards are mapped into
+    memory; the system does not count that as reading.
     """
 
     kind: ClassVar[str]
@@ -78,7 +78,7 @@ class Reader:
 
     @property
     def has_images(self) -> bool:
-        """Whether the samples are images, to embed and to train on."""
+        """Whether the pool has images to embed and to train on."""
         return not self.encoders()
 
     @property
@@ -87,32 +87,32 @@ class Reader:
         return False
 
     def companions(self, url: str) -> list[str]:
-        """The files that belong to a shard beside its own. Raises PoolError for a name that no shard can have."""
+        """Further files that belong to a shard. Raises PoolError for a name that no shard can have."""
         del url
         return []
 
     def lacking(self, lost: Sequence[str]) -> str:
-        """What to do where these files are not there, as the end of a sentence; "" where nothing is known."""
+        """What to do if these files do not exist, as the end of a sentence; "" if there is no advice."""
         del lost
         return ""
 
     # images
 
     def samples(self, url: str) -> Iterator[Sample | Reject]:
-        """Every sample of a shard once, in the order of their positions; image bytes may be kept.
+        """Every sample of a shard once, in the order of their positions. The caller may keep image bytes.
 
-        Raises PoolError where the shard is not what the options say, ShardError where it is broken.
+        Raises PoolError if the shard does not fit the options, ShardError if it is broken.
         """
         raise self._without("images")
 
     def members(self, url: str, positions: Int64[np.ndarray, "n"]) -> Iterator[tuple[str, list[Member]]]:
-        """Key and (suffix, bytes) members of the samples at these positions, for training: the picture is the first.
+        """Key and (suffix, bytes) members of the samples at these positions, for training. The picture comes first.
 
-        positions: ascending, repeats allowed; of readable samples. By default the shard is read up to the last one.
+        positions: of readable samples, ascending, repeats allowed. Default: the shard is read up to the last position.
         Raises DataError for positions out of order or range, or of a reject; else as `samples`.
         """
         if len(positions) and (np.any(np.diff(positions) < 0) or positions[0] < 0):
-            raise DataError(f"{url}: positions must ascend from 0 or more; sort them")
+            raise DataError(f"{url}: positions must ascend and be at least 0; sort them")
         wanted = positions.tolist()
         done = 0
         for sample in self.samples(url) if wanted else ():
@@ -122,21 +122,20 @@ class Reader:
             if done == len(wanted):
                 return
         if done < len(wanted):
-            raise DataError(f"{url}: positions must be those of its samples, but {wanted[done]} came, which is none")
+            raise DataError(f"{url}: each position must be that of a sample, but there is none at {wanted[done]}")
 
-    # the samples of a shard, read again by what their embeddings file says of their places
+    # the samples of a shard, read again by their places in the embeddings file
 
     def place_columns(self, there: Collection[str]) -> list[str]:
-        """The columns of an embeddings file that the methods below need; there: those that it has."""
+        """The columns of an embeddings file that the methods below need. there: the columns that it has."""
         del there
         return ["position", "key"] if self.has_images else ["position"]
 
     def again(self, url: str, places: pa.Table, gap_bytes: int | None = None) -> Iterator[tuple[str, Sequence[Member]]]:
-        """Key and members of each of some samples, as `members`.
+        """Key and members of the samples at these places, as `members`.
 
-        places: their rows of the embeddings file with `place_columns`, ascending. gap_bytes: that are read over rather
-        than asked for around them; None for what the storage is like. Raises ShardError where the shard is no longer
-        what it was.
+        places: their rows of the embeddings file with `place_columns`, ascending. gap_bytes: gaps up to this size are
+        read through, not skipped; None for the default of the storage. Raises ShardError if the shard has changed.
         """
         del gap_bytes
         return self.members(url, column(places, "position"))
@@ -147,21 +146,21 @@ class Reader:
             writer.add_members(key, members)
 
     def images(self, url: str, places: pa.Table) -> Iterator[bytes | None]:
-        """The encoded image of each sample, None where another thing lies in its place by now; errors as `again`."""
+        """The encoded image of each sample, None if something else is in its place now. Raises as `again`."""
         for _, members in self.again(url, places):
             yield members[0][1]
 
     def fields(self, url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        """What the pool says of each sample beside picture and caption: JSON values of those `names` that it has.
+        """Further fields of each sample: JSON values of those `names` that the pool has.
 
-        places: as `again`. By default the columns of a parquet shard, and nothing of any other.
+        places: as `again`. Default: the columns of a parquet shard; no fields for other shards.
         """
         if self.suffix == TABLE:
             return columns_at(url, places, names)
         return iter([{}] * len(places))
 
     def originals(self, url: str, facts: Sequence[Mapping[str, Any]]) -> Iterator[Original]:
-        """What a training shard must hold of each sample, read by other means than `append` where there are some.
+        """What a training shard must hold of each sample, read in another way than `append` does, if there is one.
 
         facts: rows of the embeddings file, with position, key, caption, offset, size and extra_ranges.
         """
@@ -169,9 +168,9 @@ class Reader:
         return (Original(members) for _, members in self.members(url, positions))
 
     def uid_again(self, fact: Mapping[str, Any], described: Any, image: bytes) -> bytes | None:
-        """The uid that the options give the members of a training sample; None where they do not tell.
+        """The uid of a training sample, computed anew from its members by the options; None if that is impossible.
 
-        described: what its json says, None where that is none. fact: as in `originals`.
+        described: its parsed json, None if it has none. fact: as in `originals`.
         """
         del fact, image
         return stated_uid(described.get("uid")) if isinstance(described, dict) else None
@@ -179,7 +178,7 @@ class Reader:
     # vectors that were computed before
 
     def table(self, url: str) -> pa.Table:
-        """A row for each vector: any of the columns uid (as `uids_of` reads it), key, caption, url, width, height."""
+        """One row for each vector: any of the columns uid (as `uids_of` reads it), key, caption, url, width, height."""
         raise self._without("vectors")
 
     def stored(self, url: str, encoder: str, tower: Tower) -> np.ndarray:
@@ -189,9 +188,9 @@ class Reader:
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
         """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
 
-        A row without a uid of its own is named by a hash of the first encoder's image vector and the caption.
-        Kinds: no-caption, caption-not-utf8, vector-not-finite, vector-zero. Raises ShardError where vectors and rows
-        are not as many, PoolError for columns of other types.
+        The uid of a row without its own is a hash of the first encoder's image vector and the caption.
+        Kinds: no-caption, caption-not-utf8, vector-not-finite, vector-zero. Raises ShardError if the numbers of vectors
+        and rows differ, PoolError for columns of other types.
         """
         meta = self.table(url)
         faults = Faults(len(meta))
@@ -209,7 +208,7 @@ class Reader:
         return row_table(meta, names, captions, faults)
 
     def blocks(self, url: str, encoder: str, tower: Tower) -> AbstractContextManager[Blocks]:
-        """The vectors as they are stored, block by block. Raises JobError for an encoder or tower the pool has not."""
+        """The vectors as stored, block by block. Raises JobError for an encoder or tower the pool does not have."""
         known_encoder(encoder, self.encoders(), url)
         if tower == "text" and not self.has_text:
             raise JobError(f"{url}: the pool must have text vectors for this job, but {self.kind} has none")
@@ -220,8 +219,8 @@ class Reader:
     ) -> Float16[np.ndarray, "n d"]:
         """Unit vectors of the rows at `positions` (None: of every row), in their order.
 
-        Raises JobError for an encoder or tower the pool has not, DataError for rows that are rejects, PoolError for a
-        missing column, ShardError for a broken file.
+        Raises JobError for an encoder or tower that the pool does not have, DataError for rows that are rejects,
+        PoolError for a missing column, ShardError for a broken file.
         """
         with self.blocks(url, encoder, tower) as blocks:
             return unit_rows(blocks, positions, url)
@@ -229,9 +228,9 @@ class Reader:
     # a few samples, to look at and to measure on
 
     def head(self, url: str, rows: int, folder: Path) -> Head:
-        """The first samples of a shard as a small shard, for what a few requests cost; about `rows`, or all.
+        """The first samples of a shard as a small shard: about `rows`, or all. It costs a few requests.
 
-        By default a copy of the first rows of parquet and the arrays beside it, and any other shard itself.
+        Default: a copy of the first rows of parquet and of the arrays beside it. Any other shard is used as it is.
         """
         more = self.companions(url)
         if self.suffix == TABLE and all(name.endswith((".npz", ".npy")) for name in more):
@@ -240,15 +239,15 @@ class Reader:
         return Head(url, url, (), 0, size, 0, size)
 
     def caption_from(self, url: str, table: pa.Table) -> str | None:
-        """What in a shard of vectors the captions of a row table are; None where it is not known."""
+        """The column of a shard of vectors from which the captions of a row table come; None if not known."""
         return caption_column(url, table) if self.suffix == TABLE else None
 
     def head_samples(self, head: Head) -> Iterable[Sample | Reject]:
-        """The samples of a head; what its end cuts is none of them."""
+        """The samples of a head, without a sample that the end of the head cuts off."""
         return self.samples(head.url)
 
     def cut(self, url: str, rows: int, folder: Path) -> Head:
-        """A shard of exactly the first `rows` samples, whose `rows` are counted; all of them where it cannot be cut."""
+        """A shard of exactly the first `rows` samples, with their number; all samples if the shard cannot be cut."""
         head = self.head(url, rows, folder)
         if head.rows:
             return head
@@ -260,18 +259,18 @@ class Reader:
         return int(table.num_rows) + len(rejects)
 
     def others(self, head: Head, kinds: Collection[str]) -> Iterator[Mapping[str, object]]:
-        """Options to try where hardly a sample of a head is read, most likely first; kinds: of its rejects."""
+        """Options to try if hardly any sample of a head can be read, most likely first. kinds: those of its rejects."""
         del head, kinds
         return iter(())
 
     def _without(self, what: str) -> Exception:
-        return JobError(f"a pool of format {self.kind} has no {what}, so none can be read of it")
+        return JobError(f"a pool of format {self.kind} has no {what}, so none can be read from it")
 
 
 def written(sample: Sample | Reject) -> tuple[str, list[Member]]:
     """Key and members of a sample that is written anew: the picture, `txt`, and a `json` with the uid.
 
-    A key that would break a tar (empty, dots, odd slashes) gives way to the uid. Raises DataError for a reject.
+    A key that would break a tar (empty, dots, odd slashes) is replaced by the uid. Raises DataError for a reject.
     """
     if isinstance(sample, Reject):
         raise DataError(f"row {sample.position} must be readable to be written, but: {sample.message}")
@@ -281,5 +280,5 @@ def written(sample: Sample | Reject) -> tuple[str, list[Member]]:
 
 
 def tar_key(sample: Sample) -> str:
-    """The key of a sample where a tar can have it, else its uid in hex digits."""
+    """The key of a sample if a tar can have it, else its uid in hex digits."""
     return sample.key if _TAR_KEY.fullmatch(sample.key) else sample.uid.hex()

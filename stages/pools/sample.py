@@ -5,37 +5,37 @@ from dataclasses import dataclass
 from winnow.pipeline.errors import SampleError
 
 MAX_IMAGE_BYTES = 1 << 29
-"""Most bytes of an encoded image: 512 MiB, seen before they are read where the shard is a tar."""
+"""Most bytes of an encoded image: 512 MiB. In a tar, the size is checked before the image is read."""
 
 MAX_CAPTION_BYTES = 1 << 16
-"""Most bytes of a caption: 64 KiB. What is longer is a document, or a file of data under the name of a text."""
+"""Most bytes of a caption: 64 KiB. A longer text is a document, or data in a file with the suffix of a text."""
 
 MAX_JSON_BYTES = 1 << 24
 """Most bytes of a json member: 16 MiB."""
 
 BY_CONTENT = "a hash of image and caption"
-"""What names a sample that brings no uid."""
+"""The source of the uid of a sample that has none of its own."""
 
 NOT_DOWNLOADED = "not-downloaded"
-"""Kind of a row that img2dataset wrote for a link that it could not download: told and counted, but no sample."""
+"""Kind of a row for a link that img2dataset could not download: reported and counted, but not a sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image-text pair as it lies in its shard.
+    """One image-text pair of a shard.
 
-    position: 0-based order in the shard (of the sample's first member, or of its row).
-    key: webdataset key, or the row's key; for people and for training shards.
+    position: 0-based place in the shard, by the sample's first member or its row.
+    key: webdataset key, or the row's key; for messages and for training shards.
     uid: 16 bytes, big-endian.
     image: the encoded image file, not decoded.
     image_hash: xxh3-128 of `image`, 16 bytes.
-    caption: text, never empty of meaning to the reader: an absent caption is a Reject, an empty one is "".
-    offset, size: byte range in the tar that covers header, data and padding of the sample's members, when
-        they are adjacent; -1 and 0 where the shard is no tar.
+    caption: text; "" for an empty caption. A sample without a caption is a Reject.
+    offset, size: byte range in the tar that covers header, data and padding of the sample's adjacent members; -1 and 0
+        if the shard is not a tar.
     extra_ranges: further (offset, size) pairs, flat, for members that lie apart; () nearly always.
-    named: what `uid` comes from, in words.
-    plain: whether training reads this very pair of the members as they lie in the tar; where not, or nobody looked,
-        they are looked at again before they are copied.
+    named: the source of `uid`, as text.
+    plain: whether training would read exactly this pair from the members as they are in the tar. If False, the members
+        are checked again before they are copied.
     """
 
     position: int
@@ -53,7 +53,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One sample that cannot be read: `kind` is stable and countable, `message` says what came."""
+    """One sample that cannot be read. `kind` is one of a fixed set, for counting; `message` says what is wrong."""
 
     position: int
     key: str
@@ -63,14 +63,14 @@ class Reject:
 
 
 def check_caption(text: bytes) -> None:
-    """Raises SampleError of kind `caption-too-large`."""
+    """Raises SampleError of kind `caption-too-large` for more than MAX_CAPTION_BYTES."""
     if len(text) > MAX_CAPTION_BYTES:
         message = f"a caption must have at most {MAX_CAPTION_BYTES} bytes, but has {len(text)}"
         raise SampleError("caption-too-large", message)
 
 
 def check_image(image: bytes) -> None:
-    """Raises SampleError of kind `image-too-large`."""
+    """Raises SampleError of kind `image-too-large` for more than MAX_IMAGE_BYTES."""
     if len(image) > MAX_IMAGE_BYTES:
         raise SampleError(
             "image-too-large", f"an image must have at most {MAX_IMAGE_BYTES} bytes, but has {len(image)}"

@@ -1,4 +1,4 @@
-"""Checks that an input shard is still the file that the run listed, wherever a stage opens one."""
+"""Checks, whenever a stage opens an input shard, that it is still the file that the run listed."""
 
 from functools import lru_cache
 from typing import cast
@@ -13,20 +13,20 @@ from winnow.stages.pools.reader import Reader
 
 
 def check_unchanged(embeddings: Artifact, index: int, url: str, reader: Reader) -> None:
-    """Raises ShardError when shard `index` is not what it was when the run listed it, StorageError when it is gone.
+    """Raises ShardError if shard `index` has changed since the run listed it, StorageError if it does not exist.
 
-    embeddings: the artifact of the embed stage, done or begun. Cost: one request for each file of the shard; what was
-    listed is read once per process.
+    embeddings: the artifact of the stage `embeddings`, finished or not. Cost: one request for each file of the shard;
+    the list is read once per process.
     """
     found = as_one([storage.identity_of(name) for name in (url, *reader.companions(url))])
     if fingerprint(found, digits=32) != _listed(embeddings.meta(PARTS))[index]:
         raise ShardError(
             f"{url} must stay as it was when the run listed it, but is another file now, of {found.size} bytes; "
-            f"run the same command again, which reads this shard anew and keeps the others"
+            f"run the same command again, which reads this shard anew and keeps the results of the others"
         )
 
 
 @lru_cache(maxsize=4)
 def _listed(url: str) -> tuple[str, ...]:
-    """Fingerprint of each shard's identity; the artifact's name holds all of them, so what it says never changes."""
+    """Fingerprint of each shard's identity. The artifact's name depends on all of them, so the file never changes."""
     return tuple(cast(list[str], read_json(url)["parts"]))

@@ -35,12 +35,12 @@ class Vectors(Reader):
     """A pool of parquet files with the vectors in columns of lists of float16, float32 or float64.
 
     image: column of image vectors. text: column of text vectors, or None.
-    caption: text column; None for the first there is of caption, text, TEXT that is not nested, and ""
-        where there is none.
-    uid: `auto`, the column `uid` where it is 32 hex digits, a UUID or 16 bytes, else xxh3-128 of the image vector's
-        bytes as stored and the caption; else a column of such, or of any texts, bytes or whole numbers, which then
-        name samples by their hash (pipeline.uid.named_uid); every row must have it filled.
-    encoder: what this job calls the model that made the vectors.
+    caption: text column. None: the first of caption, text and TEXT that exists and is not nested, and "" if there is
+        none.
+    uid: `auto`: the column `uid` if its value is 32 hex digits, a UUID or 16 bytes, otherwise xxh3-128 of the image
+        vector's bytes as stored and the caption. Or the name of a column of such uids, or of any texts, bytes or
+        integers, whose hash is the uid (pipeline.uid.named_uid); it must be filled in every row.
+    encoder: the name that this job gives to the model that made the vectors.
     Raises JobError for an empty name.
     """
 
@@ -62,7 +62,7 @@ class Vectors(Reader):
 
     @property
     def has_text(self) -> bool:
-        """Where a column of text vectors is named."""
+        """Whether the job names a column of text vectors."""
         return self.text is not None
 
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
@@ -97,5 +97,5 @@ class Vectors(Reader):
         return list_blocks(url, column)
 
     def others(self, head: Head, kinds: Collection[str]) -> Iterator[Mapping[str, object]]:
-        """Other columns of text."""
+        """See Reader.others: other columns of text."""
         return options.choices(kinds, (), options.in_table(head.url)[1])

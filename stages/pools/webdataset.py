@@ -37,14 +37,14 @@ from winnow.stages.results.training_members import Member as Named
 class Webdataset(Reader):
     """A pool of tars in which the members of a sample share a key.
 
-    The key is a member's path up to the first dot of its base name; the rest, lower-cased, is its suffix.
+    The key is a member's path up to the first dot of its base name. The rest, in lower case, is its suffix.
     Members without a suffix belong to no sample. A sample's members may lie anywhere in the shard.
 
-    image: suffixes of images; of several in one sample the first named here counts.
+    image: suffixes of images. If a sample has several, the first in this list counts.
     caption: the suffix of the caption's member, or `json:FIELD`.
-    uid: `auto`, the json's `uid` where it is 32 hex digits or a UUID, else the content hash of image and caption;
-        `content`, always that hash; `key`, or `json:FIELD` of such, or of any text or whole number, which then names
-        the sample by its hash (pipeline.uid.named_uid); every sample must have it.
+    uid: `auto`: the json's `uid` if it is 32 hex digits or a UUID, otherwise the content hash of image and caption.
+        `content`: always that hash. `key` or `json:FIELD`: that value, which may be such a uid, or any text or integer,
+        whose hash is the uid (pipeline.uid.named_uid); every sample must have it.
     Raises JobError for options that name nothing.
     """
 
@@ -67,12 +67,12 @@ class Webdataset(Reader):
     def samples(self, url: str) -> Iterator[Sample | Reject]:
         """Every sample of the shard once, in the order of their first members.
 
-        Image bytes are the sample's own copy and may be kept. Damage inside a tar is one reject, `tar-gap`, whatever
-        it held, and reading goes on after it; a sample that lost a member there is rejected for what it lacks. Damage
-        up to the end of the file is one reject, `tar-truncated`, which stands for the sample that is cut.
+        Image bytes are a copy, so the caller may keep them. Damage inside a tar is one reject, `tar-gap`, whatever it
+        held, and reading goes on after it. A sample that lost a member there is rejected for the missing member. Damage
+        up to the end of the file is one reject, `tar-truncated`, in place of the sample that is cut off.
         Kinds: no-image, no-caption, caption-not-utf8, caption-too-large, image-too-large, json-broken,
         duplicate-member, duplicate-key, no-uid, tar-gap, tar-truncated.
-        Raises ShardError when the file is no tar.
+        Raises ShardError if the file is not a tar.
         """
         with local_view(url) as view:
             members, damage = list_members(view, url)
@@ -92,43 +92,43 @@ class Webdataset(Reader):
                 yield _truncated(len(places), key_and_suffix(rest.name or "")[0], rest)
 
     def place_columns(self, there: Collection[str]) -> list[str]:
-        """Where the sample lies, and of a caption that is no member what it is."""
+        """See Reader.place_columns: the place of the sample, and the caption if it is not a member."""
         caption = [] if self.caption == CAPTION else ["caption"]
-        plain = ["plain"] if "plain" in there else []  # older files do not tell
+        plain = ["plain"] if "plain" in there else []  # older files do not have it
         return ["position", "key", *caption, "offset", "size", "extra_ranges", *plain]
 
     def again(self, url: str, places: pa.Table, gap_bytes: int | None = None) -> Iterator[tuple[str, Sequence[Named]]]:
-        """Read from where they lie, and nothing else but small gaps."""
+        """See Reader.again: reads the byte ranges of the samples, and small gaps between them."""
         for key, blocks, judged in ranges.sample_blocks(self.image, url, places, gap_bytes):
             yield key, members_of(blocks, judged)
 
     def append(self, writer: TarShard, url: str, places: pa.Table, gap_bytes: int | None = None) -> None:
-        """Members go over as they are, wherever nothing has to be renamed."""
+        """See Reader.append: copies members as they are if none needs another name."""
         ranges.append_samples(writer, self.image, url, places, gap_bytes)
 
     def images(self, url: str, places: pa.Table) -> Iterator[bytes | None]:
-        """Those of samples that are whole, whatever lies in the places of others."""
+        """See Reader.images: None for places that do not hold a whole sample."""
         for _, members in samples_at(url, places.to_pylist()):
             found = {} if isinstance(members, Exception) else {s.lower(): content for _, s, content in members}
             yield next((found[suffix] for suffix in self.image if suffix in found), None)
 
     def fields(self, url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        """The json member of each sample; one that is none, or no object, says nothing."""
+        """See Reader.fields: the json member of each sample; {} if there is none, or if it is not an object."""
         return ranges.described(self.image, url, places)
 
     def originals(self, url: str, facts: Sequence[Mapping[str, Any]]) -> Iterator[Original]:
-        """As tarfile reads them, by which training does; blocks where no member has to be renamed."""
+        """See Reader.originals: read with tarfile, as training does; with blocks if no member needs another name."""
         for fact, (blocks, found) in zip(facts, samples_at(url, facts), strict=True):
             if isinstance(found, Exception):
-                what = f"{url}, {fact['key']} at byte {fact['offset']} must hold what its job left there"
-                raise DataError(f"{what}, but: {type(found).__name__}: {found}") from found
+                what = f"{url}, {fact['key']} at byte {fact['offset']} must be as its job wrote it"
+                raise DataError(f"{what}, but reading it failed: {type(found).__name__}: {found}") from found
             stored = [(suffix, content) for _, suffix, content in found]
             members = training_members(stored, self.image, None if self.caption == CAPTION else fact["caption"])
             alike = members == stored and all(key == fact["key"] for key, _, _ in found)
             yield Original(members, blocks if alike else b"")
 
     def uid_again(self, fact: Mapping[str, Any], described: Any, image: bytes) -> bytes | None:
-        """By the key or the json, else the hash of image and caption."""
+        """See Reader.uid_again: from the key or the json, else the hash of image and caption."""
         if self.uid == "key":
             return named_uid(fact["key"])
         stated = described.get(self._uid_field) if self._uid_field and isinstance(described, dict) else None
@@ -138,7 +138,7 @@ class Webdataset(Reader):
         return found or content_hash(image, fact["caption"].encode())
 
     def head(self, url: str, rows: int, folder: Path) -> Head:
-        """The first bytes, and more where the first sample is longer."""
+        """See Reader.head: the first bytes, and more if the first sample is longer."""
         del rows
         most = TAR_BYTES
         while True:
@@ -149,26 +149,26 @@ class Webdataset(Reader):
             most *= 8
 
     def head_samples(self, head: Head) -> Iterable[Sample | Reject]:
-        """The end of a copy is no damage of the shard."""
+        """See Reader.head_samples: the cut end of a copy is not damage of the shard."""
         for one in self.samples(head.url):
             if head.whole or not (isinstance(one, Reject) and one.kind == "tar-truncated"):
                 yield one
 
     def cut(self, url: str, rows: int, folder: Path) -> Head:
-        """The bytes up to the end of the sample, and the end of a tar; what is in the whole shard goes by its bytes."""
+        """See Reader.cut: copies the bytes up to the last sample. The samples in all are estimated by bytes."""
         return ranges.cut_tar(url, islice(self.samples(url), rows), folder)
 
     def others(self, head: Head, kinds: Collection[str]) -> Iterator[Mapping[str, object]]:
-        """Other suffixes, and fields of the json, that the first samples have."""
+        """See Reader.others: suffixes, and fields of the json, that the first samples have."""
         return options.choices(kinds, *options.in_tar(head.url))
 
     @property
     def _uid_field(self) -> str:
-        """The field of the json that names samples; "" where none does."""
+        """The field of the json with the uid; "" if there is none."""
         return "uid" if self.uid == "auto" else self.uid[5:] if self.uid.startswith("json:") else ""
 
     def _cut(self, groups: list[Group], rest: Damage | None) -> Group | None:
-        """The sample that the damaged end of a tar cut; None when no sample seen can be told to be it."""
+        """The sample that the damaged end of a tar cuts; None if it cannot be told from the samples seen."""
         if rest is None or not groups:
             return None
         if rest.name is not None:
@@ -221,7 +221,7 @@ class Webdataset(Reader):
         )
 
     def _is_plain(self, view: memoryview, key: str, parts: dict[str, Member]) -> bool:
-        """One picture under a name that training takes, its txt, and nothing more than a json that is one."""
+        """Whether the sample is one picture under a name that training takes, its txt, and at most a valid json."""
         pictures = parts.keys() - {CAPTION, "json"}
         named = len(pictures) == 1 and pictures <= set(PICTURES) and self.caption == CAPTION in parts
         headers = training_key(key) == key and all(member.plain for member in parts.values())
@@ -262,7 +262,7 @@ class Webdataset(Reader):
             raise SampleError("caption-not-utf8", f"a caption must be UTF-8: {error}") from None
 
     def _uid(self, fields: dict[str, Any], key: str) -> tuple[bytes | None, str]:
-        """The pool's own uid, None where the content hash takes its place; and what it comes from."""
+        """The pool's own uid, None if the content hash takes its place; and the source of the uid."""
         if self.uid == "content":
             return None, BY_CONTENT
         if self.uid == "key":

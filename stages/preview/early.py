@@ -35,7 +35,7 @@ class Rejected:
 
     @property
     def rejected(self) -> int:
-        """Samples that cannot be read."""
+        """Number of samples that cannot be read."""
         return sum(self.rejects.values())
 
 
@@ -55,7 +55,7 @@ class Early:
             return
         self._waits.discard(index)
         rejects = dict(cast(Mapping[str, int], summary["rejects"]))
-        rejects.pop(NOT_DOWNLOADED, None)  # no samples: a list of links always has some
+        rejects.pop(NOT_DOWNLOADED, None)  # these are not samples: every list of links has some
         rejected = sum(rejects.values())
         samples = rejected + cast(int, summary["rows"])
         if samples and not nearly_whole(rejected, samples, self._run.limits):
@@ -96,7 +96,7 @@ def joined(found: Sequence[Rejected]) -> Rejected:
 def refusal(reader: Reader, found: Rejected, looked: int, shards: int) -> str:
     """The text of the error: the kinds of rejects, and the option that would read the samples, if one is found.
 
-    looked: how many of all `shards` it is about.
+    looked: how many of the pool's `shards` were looked at.
     """
     wide = max(map(len, found.rejects))
     lines = [
@@ -108,5 +108,5 @@ def refusal(reader: Reader, found: Rejected, looked: int, shards: int) -> str:
         f"a pool must be readable, but {found.rejected:,} of the {found.samples:,} samples of {looked} of its "
         f"{shards:,} shards are rejected:\n{told}\n"
         "Fix what they have in common (options of pool name what is read). limits.max_reject_fraction says how many "
-        "samples may be rejected; with limits.stop_early: false it is asked at the end alone."
+        "samples may be rejected; with limits.stop_early: false it is checked only at the end."
     )

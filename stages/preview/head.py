@@ -22,12 +22,12 @@ from winnow.pipeline.errors import JobError, PoolError, ShardError
 from winnow.stages.pools.columns import parquet_of, whole_shard
 
 TAR_BYTES = 8 << 20
-"""Of a tar that are read: some hundred samples of img2dataset's."""
+"""Bytes to read of a tar: a few hundred samples of img2dataset."""
 
 MOST_TAR_BYTES = 64 << 20
-"""Of a tar whose first sample is longer."""
+"""Most bytes to read of a tar whose first sample is longer than TAR_BYTES."""
 
-_UNKNOWN = 1 << 16  # bytes of an array whose header says nothing that could be cut
+_UNKNOWN = 1 << 16  # bytes to copy of an array whose header cannot be read
 
 
 @runtime_checkable
@@ -42,10 +42,11 @@ class _Sink(Protocol):
 
 @dataclass(frozen=True)
 class Head:
-    """A small shard. url: of the copy. source: of the shard. names: of each file's copy, the file's own.
+    """A small shard with the first samples of another. url: that of the copy. source: that of the shard.
 
-    rows: copied rows; 0 where nobody counted them. bytes: of the copies. whole_rows, whole_bytes: of the shard with its
-    companions; whole_rows 0 where nobody counted them, and no whole number where they are known by the bytes.
+    names: (copy, original) of each file. rows: number of copied rows, 0 if not counted. bytes: size of the copies.
+    whole_rows, whole_bytes: of the shard with its companions. whole_rows is 0 if not counted, and may be a fraction if
+    it is estimated from bytes.
     """
 
     url: str
@@ -140,7 +141,7 @@ def _npz(file: BinaryIO, rows: int, target: Path) -> None:
 
 
 def _npy(file: _Source, rows: int, out: _Sink) -> None:
-    """The first rows of an array; if its header cannot be cut, the header and some bytes, which the reader refuses."""
+    """Copy the first rows of an array. If its header cannot be read, copy some bytes, which the reader refuses."""
     version = npy.read_magic(file)
     length = file.read(2 if version == (1, 0) else 4)
     header = file.read(min(int.from_bytes(length, "little"), _UNKNOWN))

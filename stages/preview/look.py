@@ -20,7 +20,7 @@ from winnow.stages.pools.sample import NOT_DOWNLOADED, Reject, Sample
 from winnow.stages.preview.early import Rejected, example, joined, refusal
 from winnow.stages.preview.head import Head
 
-_IMAGES = 16  # rows of parquet, for an image may have megabytes
+_IMAGES = 16  # rows of parquet with images, which may have megabytes each
 _VECTORS = 64
 _SAMPLES = 256
 
@@ -29,8 +29,8 @@ _SAMPLES = 256
 class Seen(Rejected):
     """The first samples of one shard.
 
-    samples: how many were looked at, rejects among them. first: what the first readable sample is, by names that
-    docs/formats.md lists. whole: whether these are all samples of the shard, or what is true of nearly all of them.
+    samples: how many were looked at, with rejects. first: the first readable sample, by names in docs/formats.md.
+    whole: whether these are all samples of the shard, or enough to tell what is true of nearly all.
     """
 
     first: Mapping[str, object] = field(default_factory=dict)
@@ -69,7 +69,7 @@ def check_readable(reader: Reader, urls: Sequence[str], limits: Limits, seen: Se
                 if storage.local_path(urls[index]) is None:
                     return
                 found = _all_of(reader, urls[index])
-        except (ShardError, StorageError):  # one that cannot be read is for the run to tell
+        except (ShardError, StorageError):  # the run itself reports a shard that cannot be read
             return
         if _is_well(found, limits):
             return
@@ -82,7 +82,7 @@ def _is_well(found: Seen, limits: Limits) -> bool:
 
 
 def _all_of(reader: Reader, url: str) -> Seen:
-    """Read all samples of a shard, or enough to show that not nearly all are rejected; of images only the headers."""
+    """Read all samples of a shard, or enough to show that not nearly all are rejected; reads only headers of images."""
     if not reader.has_images:
         table, lost = reader.rows(url)
         return _tallied([*lost, *repeat({}, table.num_rows)], url)
@@ -91,13 +91,13 @@ def _all_of(reader: Reader, url: str) -> Seen:
 
 
 def _tallied(found: Iterable[Mapping[str, object] | Reject], url: str, enough: float = inf) -> Seen:
-    """Counts of the samples, and the first that is readable; of no more than `enough` where half of them are."""
+    """Counts of the samples, and the first readable one. Stops after `enough` samples if over half are readable."""
     count, rejects, examples = 0, Counter[str](), dict[str, str]()
     first: Mapping[str, object] = {}
     for one in found:
         if not isinstance(one, Reject):
             first = first or one
-        elif one.kind == NOT_DOWNLOADED:  # no sample of the pool
+        elif one.kind == NOT_DOWNLOADED:  # not a sample of the pool
             continue
         else:
             rejects[one.kind] += 1
@@ -142,7 +142,7 @@ def _of_vectors(reader: Reader, head: Head) -> Seen:
         for tower in ("image", "text"):
             if tower == "image" or reader.has_text:
                 with reader.blocks(head.url, name, tower) as blocks:
-                    if blocks.empty or not table.num_rows:  # then a width says nothing
+                    if blocks.empty or not table.num_rows:  # the width has no meaning
                         continue
                     part = next(blocks.parts, None)
                     vectors[f"{name}.{tower}"] = [blocks.width, None if part is None else str(part.dtype)]
@@ -171,12 +171,12 @@ def none_readable(reader: Reader, urls: Sequence[str]) -> bool:
 
 @runtime_checkable
 class Looking(Protocol):
-    """A stage that reads files of the user's, such as scores."""
+    """A stage that reads files of the user, such as scores."""
 
     def look(self, widths: Mapping[str, int]) -> str:
         """Describe these files from their first bytes; "" if there are none.
 
-        widths: image vector width of each encoder, where known. Raises WinnowError for a file that the stage would
+        widths: width of each encoder's image vectors, if known. Raises WinnowError for a file that the stage would
         refuse.
         """
         ...

@@ -16,10 +16,10 @@ from winnow.stages.pools.tars import tar_members
 from winnow.stages.results.training_members import Member, renamed, training_key, training_members
 
 _RECORD = tarfile.RECORDSIZE
-_REGULAR = b"0\0"  # types of members; tarfile knows two more, which nobody writes
+_REGULAR = b"0\0"  # types of regular members; tarfile knows two more, which no program writes
 _SUM = re.compile(rb"[0-7]{6}\0 ")
-_PACK_BYTES = 256 << 10  # of one write: whole pages of a file, which the processor's cache still holds
-_KEPT_PACKS = 4  # a sample that took more of them leaves no more
+_PACK_BYTES = 256 << 10  # bytes of one write: whole pages of a file that the processor's cache still holds
+_KEPT_PACKS = 4  # buffers to keep for reuse after a large sample
 _END = bytes(2 * tarfile.BLOCKSIZE)
 
 
@@ -47,20 +47,20 @@ def check_block(block: memoryview, start: int, key: str, url: str) -> None:
         header = tar_members.read_header(raw)
     except tarfile.HeaderError:
         header = None
-    # a long name stands in a member of its own before the one that it names
+    # a long name is in an entry of its own, before the member that it names
     if header is None or (header.type in tarfile.REGULAR_TYPES and not header.name.startswith(f"{key}.")):
         raise ShardError(f"{url} must be as it was when it was embedded, but {key} is not at {start}; run again")
 
 
 def _names_plainly(raw: bytes, key: str) -> bool:
-    """Whether this header is surely a regular member of `key`; False means that tarfile must decide.
+    """Whether this header certainly is a regular member of `key`; False means that tarfile must decide.
 
     It costs a thirtieth of tarfile, which takes as long as copying the sample.
     """
     plain = len(raw) == tarfile.BLOCKSIZE and raw.isascii() and raw[156] in _REGULAR and not raw[345]
     if not plain or not raw[:100].startswith(f"{key}.".encode()) or not _SUM.fullmatch(raw, 148, 156):
         return False
-    # the low half of Adler's sum is one more than that of the bytes, which are too small here to pass its 65521
+    # The low half of Adler-32 is 1 + the sum of the bytes, modulo 65521, which ASCII bytes of one header cannot reach.
     total = zlib.adler32(raw[156:], zlib.adler32(b" " * 8, zlib.adler32(raw[:148]))) & 0xFFFF
     return total == int(raw[148:154], 8) + 1
 
@@ -69,8 +69,8 @@ def _names_plainly(raw: bytes, key: str) -> bool:
 class Judged:
     """The image and caption that the cuts judged, and that training must see.
 
-    image: suffixes of pictures; the first that a sample has. caption: where it is not the `.txt`, the text of one.
-    plain: whether the pair is what training reads of the members as they are, and more need not be looked at.
+    image: suffixes of pictures; the first that a sample has was judged. caption: the judged text, if it is not the
+    `.txt`. plain: whether training reads this pair from the members as they are, so that they need no check.
     """
 
     image: tuple[str, ...]
@@ -79,13 +79,13 @@ class Judged:
 
 
 def members_of(blocks: Sequence[memoryview], judged: Judged) -> list[Member]:
-    """The members as blocks of whole tar members, under the names that training reads."""
+    """The members in blocks of whole tar members, under the names that training reads."""
     members = _listed(blocks)[2]
     return members if judged.plain else training_members(members, judged.image, judged.caption)
 
 
 def _listed(blocks: Sequence[memoryview]) -> tuple[memoryview, list[tar_members.Member], list[Member]]:
-    """A tar of these blocks, what it lists, and the same as suffixes with contents."""
+    """A tar of these blocks, its list of members, and the same members as suffixes with contents."""
     padded = [part for block in blocks for part in (block, bytes(-len(block) % tarfile.BLOCKSIZE))]
     whole = memoryview(b"".join([*padded, _END]))
     listed = tar_members.list_members(whole, "a sample")[0]
@@ -95,7 +95,7 @@ def _listed(blocks: Sequence[memoryview]) -> tuple[memoryview, list[tar_members.
 
 
 def _tarfile_agrees(whole: memoryview, listed: Sequence[tar_members.Member]) -> bool:
-    """Whether tarfile, by which training reads, finds these members in a tar: it goes wrong by some headers."""
+    """Whether tarfile, with which training reads, finds these members in a tar; it reads some headers wrongly."""
     try:
         with tarfile.open(fileobj=io.BytesIO(whole), mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
             return [(info.name, info.size) for info in tar] == [(found.name, found.size) for found in listed]
@@ -151,14 +151,14 @@ class TarShard:
         return found
 
     def add_room(self, key: str, size: int) -> None:
-        """A fresh sample as one block of whole tar members, which is in `room(size)` by now."""
+        """Append a sample with a fresh key, whose block of whole tar members is already in `room(size)`."""
         self._keys.add(key)
         self._fill(size)
         self._write(bytes(-self._size % tarfile.BLOCKSIZE))
         self.samples += 1
 
     def add_members(self, key: str, members: Sequence[Member]) -> None:
-        """A sample as (suffix, content) pairs."""
+        """Append a sample given as (suffix, content) pairs."""
         name = key = training_key(key)
         again = 1
         while name in self._keys:
@@ -200,7 +200,7 @@ class TarShard:
             self._fill(len(place))
 
     def _fill(self, size: int) -> None:
-        """The next `size` bytes are in their room."""
+        """Advance by `size` bytes, which are already in the buffers, and write the buffers that are full."""
         full = (self._size % _PACK_BYTES + size) // _PACK_BYTES
         for pack in self._packs[:full]:
             self._file.write(pack)

@@ -22,13 +22,13 @@ Member = tuple[str, bytes]
 """Suffix and content."""
 
 PICTURES = ("jpg", "png", "jpeg", "webp")
-"""Suffixes that the loader takes for the picture; of several in a sample the first named here."""
+"""Suffixes that the loader takes for the picture. If a sample has several, it takes the first in this list."""
 
 CAPTION = "txt"
 """The suffix that it takes for the caption."""
 
 ASIDE = ".bin"
-"""What goes behind the name of a member that would mislead the loader."""
+"""Suffix added to the name of a member that would mislead the loader."""
 
 _IMAGES = """
 apng blp bmp bufr bw cur dcx dds dib emf eps fit fits flc fli ftc ftu gbr gif grib h5 hdf icb icns ico iim im j2c
@@ -37,20 +37,20 @@ tiff vda vst webp wmf xbm xpm
 """
 
 IMAGES = frozenset(_IMAGES.split())
-"""Last parts of suffixes that webdataset opens as pictures, whatever they hold."""
+"""Last parts of suffixes that webdataset opens as pictures, whatever the content is."""
 
 UNSHOWN = frozenset(("cbor", "mp", "msg", "pickle", "pth", "pyd", "tb", "ten"))
-"""Those that it decodes by running them, or by packages that may not be there: nothing shows beforehand that it can."""
+"""Suffixes that it decodes by running code, or with packages that may be missing, so success is unknown."""
 
-_UNPACKED_BYTES = 1 << 24  # of a gzip file; a larger one is not believed
+_UNPACKED_BYTES = 1 << 24  # most bytes to unpack from gzip; a larger file counts as not decodable
 _FAILED = (ValueError, RecursionError, EOFError, OSError, SampleError, zlib.error, zipfile.BadZipFile)
 
 
 def training_members(members: Sequence[Member], image: Sequence[str], caption: str | None) -> list[Member]:
     """The members of a sample under the names that training reads; the same list where nothing has to be renamed.
 
-    image: suffixes in small letters; the first that a member has is the picture that was judged. caption: the text that
-    was, where it is none of the members: it becomes the `txt`, in place of one that says something else.
+    image: suffixes in lower case; the first that a member has is the judged picture. caption: the judged text, if it is
+    not a member; it becomes the `txt` and replaces one with another text.
     """
     names = [suffix.lower() for suffix, _ in members]
     judged = next((suffix for suffix in image if suffix in names), None)
@@ -167,4 +167,4 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "npy": _array,
     "npz": _arrays,
 }
-"""Checks whether webdataset can decode the others; each raises if it cannot."""
+"""For each other suffix, a check that webdataset can decode the content; it raises if not."""

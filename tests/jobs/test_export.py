@@ -167,7 +167,7 @@ def test_pools_with_images_have_links_and_any_field(
     assert exported(job, monkeypatch, capsys, "--columns", "")[0].column_names == stays.column_names[:-1]
     words = ("export", str(job.parent / "store"), "photos", "--executor", "local", "--columns", "caption")
     assert called(monkeypatch, *words) == 2
-    assert "so --columns names others, not 'caption'" in capsys.readouterr().err
+    assert "--columns must name fields of the pool, got 'caption'" in capsys.readouterr().err
 
 
 def test_values_of_several_types_are_text(

@@ -161,7 +161,7 @@ def test_a_cut_that_orders_nothing_is_told_and_never_passed_in_silence(
     [dropped] = [row for row in rows if row["reason"] == "odd"][:1]
     found = why(values, dropped)
     assert verdict_of(found) == "dropped by odd"
-    assert lines_of(found.said[0]) == ["place 0", "it does not say what it goes by, beyond its columns"]
+    assert lines_of(found.said[0]) == ["place 0", "it does not say how it decides, beyond its columns"]
 
 
 def test_the_version_of_a_plugin_is_in_the_name_of_what_it_makes(
@@ -196,7 +196,7 @@ def test_plan_names_a_plugins_cut(
 @pytest.mark.parametrize(
     ("kind", "target", "said"),
     [
-        ("longer", "tests.outside_cut:Longest", "must have the name of its entry point as kind, but has 'longest'"),
+        ("longer", "tests.outside_cut:Longest", "must have the name of its entry point as kind, got 'longest'"),
         ("length", "tests.outside_cut:Length", "must be a dataclass that inherits winnow.stages.cuts.cut.Cut"),
         ("lost", "tests.no_such_module:Lost", "but: ModuleNotFoundError: No module named 'tests.no_such_module'"),
         ("rules", "tests.outside_cut:Longest", "rules must be one thing, but winnow and acme 2.0 each have one"),

@@ -163,7 +163,7 @@ def test_the_resolved_job_is_the_same_job(zips: Path) -> None:
         ),
         ("embeddings.colours.kind=tin", "kind must be one of open_clip, timm, tint, got 'tin'; did you mean tint"),
         ("embeddings.colours.sides=3", "embeddings.colours has no key 'sides'; did you mean side"),
-        ("policy.1={similarity: {by: colours, fraction: 0.5}}", "colours has no text vectors; name a CLIP"),
+        ("policy.1={similarity: {by: colours, fraction: 0.5}}", "colours has none; name a CLIP model"),
     ],
 )
 def test_a_job_that_names_them_wrongly_is_refused(zips: Path, change: str, message: str) -> None:

@@ -177,7 +177,7 @@ MANY = ",".join(map(str, range(MOST + 1)))
         ([], "a sweep must have 2 to 200 policies, got 1"),
         (["policy.7.density.count=1,2"], "--vary policy.7.density.count: there is no '7' in the job at that place"),
         (["policy.1.density.fractoin=0.1,0.2"], "policy.1.density has no key 'fractoin'; did you mean fraction?"),
-        (["policy.0.similarity.fraction=0.1,2"], "a fraction is between 0 and 1, got 2"),
+        (["policy.0.similarity.fraction=0.1,2"], "fraction must be between 0 and 1, got 2"),
     ],
 )
 def test_wrong_variations_are_said(values: dict[str, Any], vary: list[str], message: str) -> None:

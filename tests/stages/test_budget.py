@@ -66,7 +66,7 @@ def test_as_many_rejects_as_the_fraction_says_and_no_more(tmp_path: Path, fracti
         f"  vector-not-finite           2    2.00%  such as {folder}/00002.parquet, {nan}: "
         "a vector must be finite and not zero, but image is missing, or holds NaN or infinity",
     ]
-    assert "raise the limit; all that was embedded is kept" in lines[3]
+    assert "raise the limit. All embeddings are kept" in lines[3]
 
 
 def test_a_pool_of_nothing_is_within_any_limit(tmp_path: Path) -> None:

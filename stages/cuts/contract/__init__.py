@@ -1,1 +1,1 @@
-"""What winnow asks of a cut: what it needs, how it is explained, checked, shown and priced; and what it is given."""
+"""The contract between winnow and a cut: what it needs, and how it is explained, checked, shown and priced."""

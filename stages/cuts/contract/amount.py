@@ -1,4 +1,4 @@
-"""How much of what is still in a cut keeps: a fraction, a count, or what lies beyond a threshold."""
+"""How many of the survivors a cut keeps: a fraction, a count, or all values beyond a threshold."""
 
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -10,17 +10,17 @@ from winnow.stages.survivors import Survivors
 Of = Literal["survivors", "pool"]
 
 Number = int | float
-"""A threshold of a user's column: a whole number stays one, for not every one is a float."""
+"""A threshold of a user's column. An integer stays an integer, because floats do not hold every integer."""
 
 _BITS = 64
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How much of what is still in a cut keeps: exactly one of a fraction, a count, or values above a threshold.
+    """How many of the survivors a cut keeps: exactly one of a fraction, a count, or a threshold that values exceed.
 
-    of: what the fraction is of: the samples that are still in, or the whole pool with its rejects.
-    lowest: whether the lowest values stay, so those below the threshold; the source of the values turns their order.
+    of: the base of the fraction: the samples that are still in, or the whole pool with its rejects.
+    lowest: whether the lowest values stay, and so those below the threshold; the source of the values reverses them.
     """
 
     fraction: float | None = None
@@ -32,18 +32,18 @@ class Amount:
     def __post_init__(self) -> None:
         given = [name for name in ("fraction", "count", "threshold") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise JobError(f"a cut keeps one of fraction, count or threshold, got {given or 'none'}")
+            raise JobError(f"a cut must have one of fraction, count and threshold, got {given or 'none'}")
         if self.fraction is not None and not 0 <= self.fraction <= 1:
-            raise JobError(f"a fraction is between 0 and 1, got {self.fraction}; 0.3 keeps 30 %")
+            raise JobError(f"fraction must be between 0 and 1, got {self.fraction}; 0.3 keeps 30 %")
         if self.count is not None and self.count < 0:
-            raise JobError(f"a count is at least 0, got {self.count}")
+            raise JobError(f"count must be at least 0, got {self.count}")
         if isinstance(self.threshold, int) and self.threshold.bit_length() > _BITS:
-            raise JobError(f"a whole number as threshold has at most {_BITS} bits, as values have, got one of more")
+            raise JobError(f"an integer threshold must fit into {_BITS} bits, as values do; give a smaller one")
 
     def number(self, survivors: Survivors) -> int:
-        """How many samples that is: int(fraction · total), never more than are still in.
+        """The number of samples to keep: int(fraction · total), at most the number that are still in.
 
-        The fraction is the decimal that was written: in floats, 0.29 of 100 would be 28.
+        The fraction is taken as the decimal in the job file: with floats, 0.29 of 100 would be 28.
         """
         here = survivors.count()
         if self.count is not None:

@@ -1,7 +1,7 @@
-"""What a cut leaves that draws another sample for each epoch of training: the epochs of each row, and their size.
+"""Results of a cut that draws another sample for each epoch of training: the epochs of each row, and their size.
 
-A cut says that it does by `draws_epochs`. Its files then have the column `epochs`, list<int32> with the epochs that
-have the row, and its report has `drawn_report`. The loader reads these alone, so it needs no package of the cut.
+Such a cut sets `draws_epochs`. Its files have the column `epochs`, list<int32> with the epochs that contain the row,
+and its report has `drawn_report`. The loader reads only these, so it does not need the package of the cut.
 """
 
 from collections.abc import Mapping
@@ -14,25 +14,25 @@ import pyarrow.compute as pc
 from winnow.pipeline.artifact import Artifact
 
 EPOCHS = "epochs"
-"""The column, and the number of epochs in the report."""
+"""Name of the column, and of the report's entry with the number of epochs."""
 
 _SIZE = "asked"
 
 
 def drawn_report(epochs: int, size: int) -> Mapping[str, int]:
-    """What the report of the stage must have. epochs: how many it drew. size: samples of each, with repeats."""
+    """Entries that the report of the stage must have. epochs: number of epochs. size: samples of each, with repeats."""
     return {_SIZE: size, EPOCHS: epochs}
 
 
 def drawn_rows(artifact: Artifact, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row and epoch of everything that was drawn of one shard: (m,) each, the rows ascending."""
+    """Row and epoch of every draw from one shard: (m,) each, the rows ascending."""
     lists = artifact.read(index, [EPOCHS])[EPOCHS].combine_chunks()
     return np.asarray(pc.list_parent_indices(lists)), np.asarray(lists.flatten())
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The epochs of a finished cut. artifact: of the cut. epochs: how many it drew. size: samples of each."""
+    """The epochs of a finished cut. artifact: that of the cut. epochs: their number. size: samples of each."""
 
     artifact: Artifact
     epochs: int
@@ -40,7 +40,7 @@ class Drawn:
 
     @classmethod
     def of(cls, artifact: Artifact) -> "Drawn | None":
-        """Those of an artifact, None where it has no epochs; reads its `_done.json`."""
+        """The epochs of an artifact, None if it has none. Reads its `_done.json`."""
         report = cast(Mapping[str, int], artifact.done() or {})
         if not {EPOCHS, _SIZE} <= report.keys():
             return None

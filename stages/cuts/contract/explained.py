@@ -1,6 +1,6 @@
-"""How a cut explains what became of one sample: its numbers beside the cut's limits, and where it stands among others.
+"""How a cut explains what became of one sample: its numbers beside the cut's limits, and its rank among others.
 
-`winnow why` asks each cut that saw the sample. The numbers are those of the cut's files.
+`winnow why` asks each cut that saw the sample. The numbers come from the cut's files.
 """
 
 import math
@@ -26,11 +26,11 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Place:
-    """One sample, and what is known of it before any cut.
+    """One sample, and what is known about it before any cut.
 
-    item: its input shard. position: in the shard. row: of the embeddings file, None where it was rejected before.
-    uid: 32 hex digits; it, caption, width and height are None where they are not known.
-    rejected: None for a sample that the cuts saw. alike: other samples of that key in the shard.
+    item: its input shard. position: in that shard. row: in the embeddings file, None if the sample was rejected before.
+    uid: 32 hex digits. uid, caption, width and height are None if they are not known.
+    rejected: None for a sample that the cuts saw. alike: number of other samples in the shard with the same key.
     """
 
     item: ShardItem
@@ -47,7 +47,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Mine:
-    """The sample in one ranking: (value, group), and its key in the total order of samples."""
+    """The sample in one ranking: its value and group, and its key in the total order of samples."""
 
     cut: int
     ranking: int
@@ -58,11 +58,11 @@ class Mine:
 
 @dataclass(frozen=True)
 class Standing:
-    """A group of samples, and one of them in it.
+    """The position of one sample in its group.
 
-    size: samples in the group. before: how many of them come before this one. kept: how many stay.
-    last: the lowest value that stays, first: the highest that goes; None where there is none. Values are those that
-    the order goes by: the highest first.
+    size: samples in the group. before: how many of them rank before this one. kept: how many stay.
+    last: the lowest value that stays. first: the highest value that is dropped. Both are None if there is none. Values
+    are as they are ordered, highest first.
     """
 
     size: int = 0
@@ -90,10 +90,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Limit:
-    """One number that a cut compares. margin: how far inside the limit it is; below 0 on the far side.
+    """One number that a cut compares with a limit. margin: how far the number is inside it; below 0 if outside.
 
-    limit: None where the cut has none that is known. rule: what stays, such as "at least". ties: whether a sample that
-    is on the limit may go, because uids decide between equal numbers.
+    limit: None if it is not known. rule: what stays, such as "at least". ties: whether a sample exactly on the limit
+    may be dropped, because uids order equal numbers.
     """
 
     what: str
@@ -106,9 +106,9 @@ class Limit:
 
 @dataclass(frozen=True)
 class Explained:
-    """What a cut says of one sample. limits: its numbers beside theirs. facts: what else the cut's files tell.
+    """What a cut says about one sample. limits: its numbers beside their limits. facts: more from the cut's files.
 
-    facts may have a `note`, a sentence for people. decided: what decided against it where that is no limit.
+    facts may have a `note`, a sentence for people. decided: what decided against the sample, if not a limit.
     repeats: uid of the sample that stays in its place.
     """
 
@@ -120,9 +120,9 @@ class Explained:
 
 @dataclass(frozen=True)
 class Asked:
-    """One cut and one sample. values: the cut's columns of it. kept: whether it stayed.
+    """One cut and one sample. values: the cut's columns for the sample. kept: whether it stayed.
 
-    ranks: where it stands in the cut's rankings, by their number; empty where no pass over all shards was made.
+    ranks: its position in the cut's rankings, by their number; empty if no pass over all shards was made.
     """
 
     cut: FinishedCut
@@ -132,14 +132,14 @@ class Asked:
     ranks: Mapping[int, tuple[Mine, Standing]]
 
     def rank_facts(self, prefix: str = "", ranking: int = 0) -> dict[str, Any]:
-        """Rank, size and kept of its group, under names with that prefix."""
+        """The sample's rank, and size and kept of its group, under names with that prefix."""
         if ranking not in self.ranks:
             return {}
         _, standing = self.ranks[ranking]
         return {f"{prefix}rank": standing.rank, f"{prefix}size": standing.size, f"{prefix}kept": standing.kept}
 
     def last(self, lowest: bool = False, ranking: int = 0) -> int | float | None:
-        """The last value that stays in its group, None where it is not known; lowest: whether the lowest stay."""
+        """The last value that stays in the sample's group, None if not known. lowest: whether the lowest stay."""
         if ranking not in self.ranks or (last := self.ranks[ranking][1].last) is None:
             return None
         if not lowest:
@@ -148,36 +148,36 @@ class Asked:
         return cast(int | float, reversed_order(np.array([last], kind))[0].item())
 
 
-_NO_VALUE = "it has no value, and is dropped for that"
+_NO_VALUE = "the sample has no value, so it is dropped"
 
 
 def at_least(what: str, value: float, limit: float | None, rule: str = "at least", *, ties: bool = True) -> Limit:
-    """A limit from below; numbers that are equal to the last digit have margin 0."""
+    """A lower limit. The margin is 0 only if value and limit are equal to the last digit."""
     return Limit(what, value, limit, None if limit is None else _difference(value, limit), rule, ties)
 
 
 def at_most(what: str, value: float, limit: float | None, rule: str = "at most", *, ties: bool = True) -> Limit:
-    """A limit from above."""
+    """An upper limit."""
     return Limit(what, value, limit, None if limit is None else _difference(limit, value), rule, ties)
 
 
 def _difference(a: float, b: float) -> float:
-    """a - b, whose sign is right for whole numbers that no float holds too."""
+    """a - b. The sign is right also for integers that no float holds exactly."""
     whole = isinstance(a, int) and isinstance(b, int)
     return a - b if whole or not (math.isfinite(a) and math.isfinite(b)) else float(Fraction(a) - Fraction(b))
 
 
 def explain_by_first_column(asked: Asked) -> Explained:
-    """What can be said of a cut that says nothing itself.
+    """The explanation of a cut that does not define its own: its first column beside a limit.
 
-    Where it cut one order of all, its first column beside the threshold asked for, or that of the last sample that
-    stays; where it says what it went by, beside the last that stays in the sample's group.
+    If the cut ranked all samples together, the limit is the threshold of the job, or the value of the last kept sample.
+    If the cut defines `ranked_by`, the limit is the value of the last kept sample of the same group.
     """
     amount, report = asked.cut.amount, asked.cut.artifact.done() or {}
     if asked.cut.options.ranked_by(asked.cut) is not None and "threshold" not in report:
         return _in_its_group(asked)
     if amount is None or not asked.values or "threshold" not in report:
-        return Explained(facts={"note": "it does not say what it goes by, beyond its columns"})
+        return Explained(facts={"note": "it does not say how it decides, beyond its columns"})
     [(name, value), *_] = asked.values.items()
     facts, limit = asked.rank_facts(), at_most if amount.lowest else at_least
     if value is None:
@@ -188,7 +188,7 @@ def explain_by_first_column(asked: Asked) -> Explained:
 
 
 def _in_its_group(asked: Asked) -> Explained:
-    """Its first column beside the last that stays in its group, where the group was ordered by that column."""
+    """The first column beside that of the last kept sample of the group, if the group is ordered by that column."""
     name, value = next(iter(asked.values.items()), ("", None))
     facts = asked.rank_facts("group_")
     if value is None or 0 not in asked.ranks:

@@ -1,6 +1,6 @@
-"""The result of a check: what it looked at, how many violations it found, and the first of them in words.
+"""The result of a check: what it looked at, how many violations it found, and the first of them as sentences.
 
-Damage can put any value anywhere, so what a check cannot even read is a violation and never a crash.
+A damaged file can hold any value, so content that a check cannot even read is a violation and never a crash.
 """
 
 import tarfile
@@ -17,10 +17,10 @@ from winnow.pipeline.executors.contract import Item, Result
 from winnow.pipeline.stage import Run, ShardItem
 
 MOST = 5
-"""Violations that a check puts into words; all are counted."""
+"""How many violations a check describes; it counts all of them."""
 
 Violation = tuple[int, int, str]
-"""Shard, row (-1 where there is none), and the sentence; the first by place are told, whatever came first."""
+"""Shard, row (-1 if there is none), and the sentence. Those first in this order are described."""
 
 _UNREADABLE = (
     pa.ArrowException,
@@ -36,9 +36,9 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class Findings:
-    """looked: how many of what. wrong: violations in all; first: some of them. sums: for the driver to compare.
+    """looked: what was checked and how many. wrong: number of violations. first: the first of them.
 
-    notes: what was not checked, and why; no violation.
+    sums: numbers for the driver to add up and compare. notes: what was not checked, and why; not a violation.
     """
 
     looked: Mapping[str, int] = field(default_factory=dict)
@@ -62,7 +62,7 @@ def _added(left: Mapping[str, int], right: Mapping[str, int]) -> Mapping[str, in
 
 
 def looked(**counts: int) -> Findings:
-    """So many of each were looked at; `_` in a name is a blank."""
+    """Findings without a violation: how many of each thing were checked. A `_` in a name becomes a blank."""
     return Findings({name.replace("_", " "): count for name, count in counts.items()})
 
 
@@ -72,7 +72,7 @@ def violated(*sentences: str) -> Findings:
 
 
 def unless_equal(what: str, expected: object, came: object) -> Findings:
-    """A violation of the job as a whole where the two differ."""
+    """A violation of the job as a whole if the two differ."""
     return violated(f"{what} must be {expected}, but is {came}") if expected != came else Findings()
 
 
@@ -84,9 +84,9 @@ def unequal(
     stored: np.ndarray,
     who: Callable[[ShardItem, int], str],
 ) -> Findings:
-    """A violation for each of rows (m,) whose number as made (m, …) anew is not the stored one (m, …).
+    """A violation for each row whose value, computed anew, differs from the stored one.
 
-    who: names a row of the shard.
+    rows: (m,). made, stored: (m, …), the values computed anew and those in the file. who: describes a row of the shard.
     """
     differs = made != stored
     at = np.flatnonzero(differs.any(axis=tuple(range(1, differs.ndim))))
@@ -100,7 +100,7 @@ def unequal(
 
 
 def told(item: ShardItem, rows: Sequence[int] | np.ndarray, say: Callable[[int], str]) -> Findings:
-    """One violation for each row of a shard; say: what is wrong with it, asked for the first ones only."""
+    """One violation for each row of a shard. say: the sentence for a row; called for the first rows only."""
     first = tuple((item.index, int(row), f"{item.url}, {say(int(row))}") for row in rows[:MOST])
     return Findings(wrong=len(rows), first=first)
 
@@ -112,11 +112,13 @@ def of_shard(item: ShardItem, sentence: str) -> Findings:
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Raises DataError, which names `what`, in place of whatever damaged content makes libraries raise."""
+    """Turns what libraries raise on damaged content into a DataError that names `what`."""
     try:
         yield
     except _UNREADABLE as error:
-        raise DataError(f"{what} must hold what its job left there, but: {type(error).__name__}: {error}") from error
+        raise DataError(
+            f"{what} must be as its job wrote it, but reading it failed: {type(error).__name__}: {error}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,9 @@ def over(
     label: str,
     absorb: Callable[[Result], Findings] | None = None,
 ) -> Findings:
-    """The findings of `check` on every item, as tasks of the executor; an item that cannot be read is a violation.
+    """The findings of `check` on every item, as tasks of the executor. An item that cannot be read is a violation.
 
-    check: picklable. items: each has a `url`. absorb: makes Findings of a result in this process, where it is none.
+    check: picklable. items: each has a `url`. absorb: turns a result into Findings in this process; None if it is one.
     """
     found = Findings()
     try:
@@ -149,7 +151,7 @@ def over(
 
 
 def unreadable(error: FailedShards) -> Findings:
-    """A violation for each item that failed in every try; a message that does not name its file is given the item."""
+    """A violation for each item that failed in every try. A message that does not name its item gets it as a prefix."""
     sentences = [m if item in m else f"{item}: {m}" for item, m in error.failures]
     first = tuple((-1, -1, sentence) for sentence in sentences[:MOST])
     return Findings(wrong=len(sentences), first=first)

@@ -1,4 +1,4 @@
-"""One cut of a finished job with its artifacts, as the checks of `winnow verify` and the answers of `why` see it."""
+"""One cut of a finished job with its artifacts: what `winnow verify` checks and `winnow why` explains."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,22 +21,22 @@ from winnow.stages.survivors import Survivors
 if TYPE_CHECKING:
     from winnow.stages.cuts.cut import Cut
 
-_COMPLEMENTS = (-1, (1 << 64) - 1)  # sums of a whole number and its reverse, of int64 and of uint64
-_SAMPLE_SEED = 1 << 61  # of no cut, for what a cut keeps by a hash has one side of it only
+_COMPLEMENTS = (-1, (1 << 64) - 1)  # an integer and its value in reversed order sum to this: int64, uint64
+_SAMPLE_SEED = 1 << 61  # no cut uses it: survivors of a cut by a hash all have high hashes of its seed
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Which rows are looked at where all would take long: about `rows` of a whole, or all where it is None.
+    """Which rows a check looks at if all would take long: about `rows` of all, or all if `rows` is None.
 
-    By a hash of uid and seed, so the same wherever and however often it is asked for.
+    A hash of uid and seed draws them, so every shard, stage and rerun draws the same samples.
     """
 
     rows: int | None
     seed: int = 0
 
     def mask(self, uids: np.ndarray, whole: int) -> np.ndarray:
-        """bool (n,) of uids (n,) of dtype UID, out of `whole` in all shards."""
+        """Which of these rows are drawn: bool (n,). uids: (n,) of dtype UID. whole: number of rows in all shards."""
         if self.rows is None or self.rows >= whole:
             return np.ones(len(uids), bool)
         # whole > rows, so the product is below 2^64
@@ -45,9 +45,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Readable:
-    """The readable samples of a finished job's pool. embeddings: a row for each. count: in all shards.
+    """The readable samples of a finished job's pool. embeddings: one row for each. count: their number in all shards.
 
-    sample: which of them a check looks at where all would take long.
+    sample: which of them a check looks at if all would take long.
     """
 
     embeddings: Artifact
@@ -55,7 +55,7 @@ class Readable:
     sample: Sample
 
     def sampled(self, index: int) -> np.ndarray:
-        """Row numbers of one shard's samples to be looked at: int64 (m,)."""
+        """Rows of one shard that a check looks at: int64 (m,)."""
         return np.flatnonzero(self.sample.mask(uids_of(self.embeddings.read(index, ["uid"])["uid"]), self.count))
 
     def who(self, item: ShardItem, row: int) -> str:
@@ -67,10 +67,10 @@ class Readable:
 
 @dataclass(frozen=True)
 class FinishedCut:
-    """One cut. name: as the manifest has it. before: the samples that it saw. artifact: `kept` and its values.
+    """One cut of a finished job. name: its name in the manifest. before: the samples that it saw.
 
-    options: the cut itself. prepared: the artifacts of the stages before the one that decides, by the stage's name.
-    pool: all samples that could be read.
+    options: the cut itself. artifact: `kept` and its values. prepared: artifacts of the stages before the deciding one,
+    by name of the stage. pool: all samples that could be read.
     """
 
     name: str
@@ -87,10 +87,11 @@ class FinishedCut:
 
     @cached_property
     def amount(self) -> Amount | None:
-        """How much it keeps: as the cut says, or else as the stage was told that cut one order of all; else None.
+        """How much the cut keeps: what the cut says, or else the amount of its stage if that is `Ranked`; else None.
 
-        Which end of that order stays is told by the last kept sample, whose value the footers have as it is ordered
-        and as it is shown. Reads `_done.json` and footers up to the first shard that keeps a sample, once.
+        The footers have the value of the last kept sample twice, as it is ordered and as it is shown. From the two it
+        follows whether the highest or the lowest values stay. Reads `_done.json` and the footers up to the first shard
+        that keeps a sample, once.
         """
         said, done = self.options.amount(), self.artifact.done() or {}
         if said is not None or "threshold" not in done:
@@ -102,10 +103,10 @@ class FinishedCut:
         return Amount(told["fraction"], told["count"], told["threshold"], told["of"], lowest)
 
     def _lowest(self) -> bool | None:
-        """Whether the lowest of its first column stay; None where its order is not that of the column."""
+        """Whether the lowest values of its first column stay; None if the cut is not ordered by that column."""
         lasts = (self.artifact.summary(index).get("last") for index in sorted(self.artifact.present()))
         ordered, shown = cast(list[Any], next(last for last in lasts if last is not None))
-        if repr(ordered) == repr(shown):  # as texts, for 0.0 equals -0.0, and 5 equals 5.0
+        if repr(ordered) == repr(shown):  # compared as text, because 0.0 == -0.0 and 5 == 5.0
             return False
         if isinstance(ordered, int) and isinstance(shown, int):
             return True if ordered + shown in _COMPLEMENTS else None
@@ -118,7 +119,7 @@ class FinishedCut:
 
 @dataclass(frozen=True)
 class CutRows:
-    """A cut's file of one shard, n rows; each part is read when it is asked for."""
+    """A cut's file of one shard, n rows. Each property is read on first use."""
 
     cut: FinishedCut
     item: ShardItem
@@ -150,19 +151,21 @@ class CutRows:
 
     @property
     def in_one_order(self) -> bool:
-        """Whether the stage says that it cut one order of all, that of its first column (see keeping.py, Ranked)."""
+        """Whether the stage ranked all samples together by its first column (see keeping.py, Ranked)."""
         return "last" in summary_of(self.table)
 
     def numbers(self, name: str, lowest: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """A column with 0 for null, its order reversed where the lowest come first; and where it is not null."""
+        """A column with 0 for null, its order reversed if `lowest`; and a mask of the rows that are not null."""
         value = column(self.table, name, null=0)
         return reversed_order(value) if lowest else value, np.asarray(self.table[name].is_valid())
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a stage's artifact holds. by_shard: a table for each input shard. data: files beside those, or in their
-    place. beside: files in the folder beside it, such as a table of clusters.
+    """What a stage's artifact holds.
+
+    by_shard: whether there is a table for each input shard. data: more files in the same folder. beside: files in the
+    meta folder beside it, such as a table of clusters.
     """
 
     by_shard: bool = True

@@ -8,10 +8,10 @@ from winnow.pipeline.errors import JobError
 
 @dataclass(frozen=True)
 class Given:
-    """What a cut may ask of a job before anything is run.
+    """What a job offers its cuts, known before anything runs.
 
-    encoders: by name, whether it has text vectors beside those of images. images: whether the pool has the bytes of
-    images, and not their vectors alone.
+    encoders: by name, whether the encoder has text vectors too. images: whether the pool has the bytes of images, and
+    not only vectors.
     """
 
     encoders: Mapping[str, bool]
@@ -25,4 +25,4 @@ class Given:
     def check_text(self, kind: str, by: str) -> None:
         """Raises JobError unless that encoder has text vectors too."""
         if not self.encoders[by]:
-            raise JobError(f"{kind} compares image and text, but {by} has no text vectors; name a CLIP")
+            raise JobError(f"{kind}.by must name an encoder with text vectors, but {by} has none; name a CLIP model")

@@ -1,7 +1,7 @@
-"""The orders that cuts go by, and the laws of what they keep: none below one that goes, as many as were asked for.
+"""Rankings of a cut, and checks of what it kept: no dropped sample ranks before a kept one, and the count is right.
 
-Each shard says, for each group, how many there are and are kept, the last that is kept and the first that is dropped,
-in the order of value, uid and place. These add up to those of the whole pool.
+Each shard reports, for each group, its size, how many samples are kept, the last kept and the first dropped one, in the
+order of value, uid and place. The reports of all shards add up to that of the whole pool.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ _FIRST, LAST = b"", b"\xff" * WIDE_KEY.itemsize
 
 @dataclass(frozen=True)
 class Ranking:
-    """One order of a shard's rows that a cut went by.
+    """One order in which a cut ranked the rows of a shard.
 
-    value: (n,) of a dtype that is ordered, highest first. group: (n,), -1 takes no part. kept: bool (n,).
+    value: (n,) of floats or integers, highest first. group: (n,), -1 for rows that are not ranked. kept: bool (n,).
     """
 
     value: np.ndarray
@@ -36,9 +36,9 @@ class Ranking:
 
 @dataclass
 class Standings:
-    """Groups 0 to g - 1 over all shards seen so far; all arrays (g,).
+    """Size and boundary of groups 0 to g - 1 over all shards seen so far; all arrays (g,).
 
-    size, kept: int64, rows. last: the key of the last row that is kept, first: of the first that is dropped.
+    size, kept: int64, number of rows. last: key of the last kept row. first: key of the first dropped row.
     """
 
     size: np.ndarray
@@ -54,16 +54,16 @@ class Standings:
 
     @classmethod
     def of(cls, ranking: Ranking, uids: np.ndarray, shard: int) -> "Standings":
-        """Those of one shard. Cost O(n log n)."""
+        """The standings of one shard. Cost O(n log n)."""
         at = np.flatnonzero(ranking.group >= 0)
         group, kept = ranking.group[at].astype(np.int64), ranking.kept[at]
         keys = order_keys(wide(ranking.value[at]), uids[at], shard, at)
         made = cls.empty(int(group.max(initial=-1)) + 1)
         made.size += np.bincount(group, minlength=len(made.size))
         made.kept += np.bincount(group[kept], minlength=len(made.size))
-        order = np.lexsort((keys, group))
+        order = np.lexsort((keys, group))  # by group, best first
         stays, goes = order[kept[order]], order[~kept[order]][::-1]
-        made.last[group[stays]] = keys[stays]  # of several assignments the last one counts
+        made.last[group[stays]] = keys[stays]  # numpy keeps the last of several assignments to one group
         made.first[group[goes]] = keys[goes]
         return made
 
@@ -77,21 +77,21 @@ class Standings:
         )
 
     def widened(self, groups: int) -> "Standings":
-        """With empty groups at the end, so that there are as many, or as it is where there are more."""
+        """The same with empty groups appended, so that there are at least this many."""
         more = Standings.empty(max(0, groups - len(self.size)))
         names = ("size", "kept", "last", "first")
         return Standings(*(np.concatenate([getattr(self, name), getattr(more, name)]) for name in names))
 
 
 def wide(value: np.ndarray) -> np.ndarray:
-    """The same values in 8 bytes, so that keys of every cut have one length: float32 as float64."""
+    """The same values in 8 bytes, float32 as float64, so that the keys of every cut have one length."""
     return value.astype(np.float64) if value.dtype == np.float32 else value
 
 
 def by_first_column(cut: FinishedCut, rows: CutRows) -> list[Ranking] | None:
-    """The ranking of a cut that says nothing itself: by its first column, the highest or the lowest first, one group.
+    """The ranking of a cut that does not define its own: by its first column, highest or lowest first, in one group.
 
-    None where its stage does not say that it cut one order of all, or left no column of numbers.
+    None if its stage did not rank all samples together, or if it has no column of numbers.
     """
     amount = cut.amount
     if amount is None or not rows.in_one_order or not rows.names:
@@ -111,7 +111,7 @@ def by_source(source: Source, rows: CutRows) -> list[Ranking]:
 
 
 def in_order(cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Findings:
-    """In each group, none that is dropped comes before one that is kept."""
+    """Check that in each group no dropped sample ranks before a kept one."""
     found = Findings()
     for number, standing in enumerate(standings):
         for group in np.flatnonzero(standing.last > standing.first):
@@ -122,7 +122,7 @@ def in_order(cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Find
 
 
 def comes_first(cut: FinishedCut, run: Run, group: str, kept: np.ndarray, dropped: np.ndarray) -> Findings:
-    """A violation: the sample of key `kept` (1,) stays, and that of key `dropped` (1,), which comes first, goes."""
+    """A violation: the sample with key `kept` (1,) stays, but that with key `dropped` (1,), which ranks first, goes."""
     stays, goes = (_who(run, key) for key in (kept, dropped))
     return violated(f"{cut.name}, {group}: {stays} is kept, so {goes}, which comes first, must be too")
 
@@ -134,7 +134,7 @@ def _who(run: Run, key: np.ndarray) -> str:
 
 
 def as_many_as_asked(cut: FinishedCut, standing: Standings) -> Findings:
-    """What was asked for stays, or all that there is."""
+    """Check that as many samples stay as were asked for, or all if there are fewer."""
     amount = cut.amount
     if amount is None:
         return Findings()
@@ -157,13 +157,13 @@ def by_quotas(cut: FinishedCut, standing: Standings, quotas: np.ndarray) -> Find
 
 
 def by_its_quotas(cut: FinishedCut, file: str, standing: Standings) -> Findings:
-    """Sizes and quotas of a table beside the cut are met in each group, and the quotas sum to what stays."""
+    """Check sizes and quotas of each group against a table in the cut's meta folder."""
     table = read_table(cut.artifact.meta(file))
     return by_group(cut, file, table, standing, column(table, "quota"))
 
 
 def by_group(cut: FinishedCut, file: str, table: pa.Table, standing: Standings, quota: np.ndarray) -> Findings:
-    """Each group has the size that the table says, and keeps its quota int64 (g,)."""
+    """Check that each group has the size in the table, and keeps its quota. quota: int64 (g,)."""
     size = column(table, "size")
     standing = standing.widened(len(size))
     found = unless_equal(f"{cut.name}: groups of {file}", len(size), len(standing.size))

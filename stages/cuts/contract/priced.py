@@ -1,18 +1,19 @@
-"""Asks a cut of fewer samples, so that a miniature of a job costs in proportion what the whole job will."""
+"""Shrinks the options of a cut for the small run of `plan --price`, so that its cost is in proportion to the job's."""
 
 from dataclasses import fields, replace
 from typing import Any, TypeVar, cast
 
 _Cut = TypeVar("_Cut")
 
-_ROOM = 20  # samples of a cluster in the miniature, where the job's own clusters would be emptier
+_ROOM = 20  # least samples per cluster in the small run; with the job's own number of clusters there would be fewer
 
 
 def smaller(cut: _Cut, rows: int, samples: float) -> _Cut:
-    """The same cut for `rows` samples in place of `samples`, by the names that its options have.
+    """The same cut for `rows` samples in place of `samples`, by the names of its options.
 
-    count: shrinks as the samples do. clusters, sample_per_cluster: k-means sees the same share of the samples, for each
-    of them is read and written once more; a cluster has 20 samples or more. Known centroids stay, as all else does.
+    count: shrinks in proportion. clusters, sample_per_cluster: k-means sees the same share of the samples, because each
+    of those is read and written once more; a cluster has at least 20 samples. Known centroids and all other options
+    stay as they are.
     """
     options = {field.name: getattr(cut, field.name) for field in fields(cast(Any, cut)) if field.init}
     changes: dict[str, int] = {}

@@ -11,7 +11,7 @@ from winnow.stages.survivors import Survivors
 
 
 class Source(Protocol):
-    """A cut's values, shard by shard; picklable."""
+    """The values and groups of a cut, shard by shard; picklable."""
 
     @property
     def survivors(self) -> Survivors:
@@ -19,9 +19,9 @@ class Source(Protocol):
         ...
 
     def rows(self, item: ShardItem) -> Rows:
-        """Value, group and uid of every row of the shard; group -1 where it cannot stay."""
+        """Value, group and uid of every row of the shard; group -1 for rows that cannot stay."""
         ...
 
     def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
-        """What the manifest shall say of each row of the shard, null where it was out already."""
+        """The columns of the manifest for each row of the shard, null for rows that were out already."""
         ...

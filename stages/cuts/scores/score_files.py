@@ -1,7 +1,7 @@
 """Reads a column of scores from a user's parquet files, by uid, without changing the type of a number.
 
-A float32 holds neither seconds since 1970 nor the ninth digit of a float64, so no number is narrowed: what decides is
-what the file says.
+A float32 holds neither seconds since 1970 nor the ninth digit of a float64, so no number is narrowed. The numbers in
+the file decide.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from winnow.pipeline.uid import uids_to_hex
 from winnow.stages.cuts.scores.score_names import Names
 from winnow.stages.pools.brought import brought_schema, check_names, read_brought
 
-_EXACT = 1 << 53  # whole numbers up to this are float64 too
-_TOLD_APART = 10**15  # decimals of fewer digits are each another float64
-_POWERS = 22  # powers of ten up to this are float64
+_EXACT = 1 << 53  # float64 holds all integers up to this
+_TOLD_APART = 10**15  # decimals of at most 15 digits have different float64 values
+_POWERS = 22  # float64 holds the powers of ten up to 10^22
 _NO_TYPE = "column {} must have one type that holds all its numbers, got {}; cast it to one type in every file"
 
 
@@ -33,7 +33,7 @@ class ScoreTable:
     values: np.ndarray
 
     def look_up(self, uids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Values of uids (m,): (m,) of the table's dtype, 0 where there is none; and which were there, bool (m,)."""
+        """Values of uids (m,): (m,) of the table's dtype, 0 if absent; and which uids are present, bool (m,)."""
         if not len(self.uids):
             return np.zeros(len(uids), self.values.dtype), np.zeros(len(uids), bool)
         at = places_in(self.uids, uids)
@@ -41,10 +41,10 @@ class ScoreTable:
 
 
 def load_scores(files: Sequence[str], value: str, names: Names) -> ScoreTable:
-    """The value column of all files by the names of samples; a row whose value is null says nothing.
+    """The value column of all files, by the names of samples. Rows whose value is null are skipped.
 
-    Raises DataError for a file that is no parquet, for columns that are missing, that are there twice or hold no
-    numbers, for NaN, for a name that is none, and for one that comes twice.
+    Raises DataError for a file that is not parquet, for columns that are missing, repeated or not numbers, for NaN, for
+    an invalid name, and for a repeated name.
     """
     uids, values, places = [], [], []
     for url in files:
@@ -66,13 +66,13 @@ def load_scores(files: Sequence[str], value: str, names: Names) -> ScoreTable:
         else:
             first = _place(int(order[twice[0] + 1]), files, places)
         raise DataError(
-            f"every {names.what} must have one value in {value}, but {len(twice)} come again, first {first}"
+            f"every {names.what} must have one value in {value}, but {len(twice)} are repeated, first {first}"
         )
     return ScoreTable(every, scores)
 
 
 def check_columns(url: str, value: str, names: Names) -> str:
-    """The type of the value column; raises as load_scores does for columns, by the footer of a file alone."""
+    """The type of the value column, from the footer of a file. Raises as load_scores does for columns."""
     schema = brought_schema(url)
     check_names(schema, (value, *names.columns), url)
     numbers_of(schema.empty_table()[value], value, url)
@@ -80,7 +80,7 @@ def check_columns(url: str, value: str, names: Names) -> str:
 
 
 def _place(number: int, files: Sequence[str], places: Sequence[np.ndarray]) -> str:
-    """Where a row lies, by its number among those of all files that have a value."""
+    """Row and file of a score, by its number among the rows of all files that have a value."""
     for url, rows in zip(files, places, strict=True):
         if number < len(rows):
             return f"in row {rows[number]} of {url}"
@@ -89,10 +89,11 @@ def _place(number: int, files: Sequence[str], places: Sequence[np.ndarray]) -> s
 
 
 def numbers_of(column: pa.ChunkedArray, name: str, url: str) -> pa.ChunkedArray:
-    """The column as float32, float64, int64 or uint64, whichever says all that it says; null where it is null.
+    """The column as float32, float64, int64 or uint64, whichever holds it exactly; nulls stay null.
 
-    Booleans are 0 and 1. Decimals without a fraction are whole numbers, others float64, where they have at most 15
-    digits, so that no two become one. Raises DataError for other types, and for decimals that fit into neither.
+    Booleans are 0 and 1. Decimals without a fraction become integers. Others become float64 if they have at most 15
+    digits, so that different decimals stay different. Raises DataError for other types, and for decimals that fit into
+    neither.
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -109,16 +110,16 @@ def numbers_of(column: pa.ChunkedArray, name: str, url: str) -> pa.ChunkedArray:
         return _decimals(column, name, url)
     when = pa.types.is_temporal(kind)
     raise DataError(
-        f"{url}: column {name} must hold numbers, but it is {kind}; name another, or cast it"
+        f"{url}: column {name} must hold numbers, but its type is {kind}; name another column, or cast it"
         + (" to int64, such as seconds since 1970" if when else "")
     )
 
 
 def one_type(parts: Sequence[pa.ChunkedArray], name: str) -> np.ndarray:
-    """The numbers of all files in the one type that holds every one of them exactly, (n,).
+    """The numbers of all files in one type that holds all of them exactly: (n,).
 
-    parts: of numbers_of, without nulls. Raises DataError where there is no such type: whole numbers below 0 beside
-    some above 2^63, or above 2^53 beside floats.
+    parts: from numbers_of, without nulls. Raises DataError if there is no such type: integers below 0 together with
+    some above 2^63, or integers above 2^53 together with floats.
     """
     arrays = [np.asarray(part.to_numpy()) for part in parts if len(part)]
     whole = [array for array in arrays if array.dtype.kind in "iu"]
@@ -155,14 +156,14 @@ def _decimals(column: pa.ChunkedArray, name: str, url: str) -> pa.ChunkedArray:
             f"{url}: column {name} must have at most 15 digits where it has a fraction, but it has more; "
             f"cast it to float64"
         )
-    # whole numbers and powers of ten that float64 holds exactly: their quotient is the float64 next to the decimal
+    # float64 holds both the integers and the power of ten exactly, so their quotient is the float64 nearest the decimal
     unscaled = [_unscaled(chunk) for chunk in column.cast(pa.decimal128(38, scale)).chunks]
     numbers = np.concatenate([np.empty(0, np.int64), *unscaled]) / 10.0**scale
     return pa.chunked_array([pa.array(numbers, mask=np.asarray(column.is_null(), bool))])
 
 
 def _unscaled(decimals: pa.Array) -> np.ndarray:
-    """int64 (n,): the lower half of each, which is all of it where it has at most 15 digits; anything for null."""
+    """The lower 64 bits of each: int64 (n,), the whole number if it has at most 15 digits; any value for null."""
     if not len(decimals):
         return np.empty(0, np.int64)
     words = np.frombuffer(decimals.buffers()[1], np.int64)[2 * decimals.offset : 2 * (decimals.offset + len(decimals))]

@@ -23,11 +23,11 @@ _SAME = pa.schema([("row", pa.int64()), ("first_shard", pa.int64())])
 
 @dataclass(frozen=True)
 class Names:
-    """Columns of a score file that say which sample a row is of.
+    """The columns of a score file that say which sample a row belongs to.
 
-    uid: uids. hashed: whether the pool's own uids are hashes of what a column says, so that the file may say that.
-    key: keys, in place of uids. shard: the shard of each key, by its path, its name, its name without ending, or the
-    number that it is; None where no two samples have one key.
+    uid: column of uids. hashed: whether the pool's uids are hashes of the values of a column, so that the file may have
+    those values. key: column of keys, in place of uids. shard: column of the shard of each key, as its path, its name,
+    its name without ending, or its number; None if no two samples have the same key.
     """
 
     uid: str
@@ -37,28 +37,28 @@ class Names:
 
     @classmethod
     def of(cls, survivors: Survivors, uid: str, key: str | None, shard: str | None) -> "Names":
-        """Those of a cut's options. Raises JobError for a shard without a key, and for a key beside another uid."""
+        """The names from a cut's options. Raises JobError for a shard without a key, and for both a uid and a key."""
         if shard is not None and key is None:
-            raise JobError(f"shard tells keys apart, got {shard} without key; name the column of keys too")
+            raise JobError(f"shard needs key, got shard = {shard} without key; name the column of keys too")
         if key is not None and uid != "uid":
             raise JobError(f"samples are named by uid or by key, got uid = {uid} and key = {key}; give one of them")
         return cls(uid, getattr(survivors.reader, "uid", "auto") != "auto", key, shard)
 
     @property
     def what(self) -> str:
-        """What names a sample, for messages."""
+        """What identifies a sample, for messages."""
         if self.key is None:
             return "uid"
         return "key" if self.shard is None else "key of a shard"
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the score file."""
+        """The columns of the score file that name a sample."""
         found = (self.uid,) if self.key is None else (self.key, self.shard)
         return tuple(name for name in found if name is not None)
 
     def of_file(self, table: pa.Table, url: str) -> np.ndarray:
-        """The name of every row: (n,) of dtype UID. Raises DataError for a row that has none."""
+        """The name of every row: (n,) of dtype UID. Raises DataError for a row without one."""
         if self.key is None:
             return _uids(table[self.uid], self.hashed, url)
         keys = _texts(table[self.key], self.key, url)
@@ -78,14 +78,14 @@ class Names:
         return _hashed([f"{before}{key}" for key in keys])
 
     def check_distinct(self, run: Run, survivors: Survivors) -> None:
-        """Raises DataError where two samples that are in have one name. Cost: one exchange; none for uids."""
+        """Raises DataError if two survivors have the same name. Cost: one exchange; none for uids."""
         if self.key is None:
             return
         stems: dict[str, str] = {}
         for item in run.items if self.shard is not None else ():
             other = stems.setdefault(stem_of(item.url), item.url)
             if other != item.url:
-                raise DataError(f"shards must be told apart by name, got {other} and {item.url}; join by uid")
+                raise DataError(f"shards must have different names, got {other} and {item.url}; join by uid")
         parts = max(1, -(-survivors.count() // _PART_ROWS))
         found = run.exchange(_Repeats(self, survivors, parts), f"scores: {self.what}")
         again = [summary for summary in found if summary["repeated"]]
@@ -94,13 +94,13 @@ class Names:
             urls = " and ".join(run.items[first[name]].url for name in ("other", "shard"))
             more = "join by uid" if self.shard is not None else "name their shards by shard, or join by uid"
             raise DataError(
-                f"a {self.what} must be that of one sample, but {total(again, 'repeated')} have that of another, first "
-                f"{first['key']!r} of {urls}; {more}"
+                f"a {self.what} must belong to one sample, but {total(again, 'repeated')} samples repeat that of "
+                f"another, first {first['key']!r} of {urls}; {more}"
             )
 
 
 def stem_of(shard: str) -> str:
-    """The name of a shard without folders and endings; a number without leading zeros: data/00017.tar is 17."""
+    """The name of a shard without folders and endings; numbers lose leading zeros: data/00017.tar becomes 17."""
     stem = storage.name_of(shard.rstrip("/")).partition(".")[0]
     return str(int(stem)) if stem.isascii() and stem.isdigit() else stem
 
@@ -114,7 +114,7 @@ def _hashed(names: Sequence[str]) -> np.ndarray:
 def _texts(values: pa.ChunkedArray, name: str, url: str) -> list[str]:
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise DataError(f"{url}: column {name} must hold text as the pool has it, zeros in front too, but it is {kind}")
+        raise DataError(f"{url}: column {name} must be text, with leading zeros as in the pool, but it is {kind}")
     if values.null_count:
         raise DataError(f"{url}: column {name} must have a text in every row, but {values.null_count} are null")
     return list(values.to_pylist())
@@ -124,9 +124,10 @@ def _uids(values: pa.ChunkedArray, named: bool, url: str) -> np.ndarray:
     raw, known = uids_of(values, named)
     if not known.all():
         first = values[int(np.flatnonzero(~known)[0])].as_py()
-        more = "" if named else "; samples that are named otherwise are joined by key, or by what pool.uid names"
+        more = "" if named else "; join samples with other names by key, or name their column in pool.uid"
         raise DataError(
-            f"{url}: a uid is 32 hex digits, a UUID or 16 bytes, but {(~known).sum()} are not, first {first!r}{more}"
+            f"{url}: a uid must be 32 hex digits, a UUID or 16 bytes, but {(~known).sum()} are not, first {first!r}"
+            f"{more}"
         )
     pairs = raw.view(">u8")  # (n, 16) bytes -> (n, 2)
     return uids_from_pairs(pairs[:, 0], pairs[:, 1])
@@ -134,7 +135,7 @@ def _uids(values: pa.ChunkedArray, named: bool, url: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Repeats:
-    """Samples of one name meet, and each but the first is told to its shard."""
+    """The exchange that brings samples of one name together, and reports all but the first to their shards."""
 
     names: Names
     survivors: Survivors

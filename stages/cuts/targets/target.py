@@ -1,6 +1,6 @@
 """The stage `target`: unit vectors of a target set, embedded by the job's encoder or read from a file.
 
-What cannot be read of a set of images is in `rejects.parquet`, and counted by kind.
+Images of the set that cannot be read are listed in `rejects.parquet`, and counted by kind.
 """
 
 import zipfile
@@ -51,12 +51,12 @@ Kind = Literal["images", "vectors"]
 
 @dataclass(frozen=True)
 class Target:
-    """The vectors of a target set, float16 (m, d) of unit norm, in the order of their bytes.
+    """The vectors of a target set: float16 (m, d), unit norm, in the order of their bytes.
 
-    files: what they are read from; a folder stands for all image files in it and below. key: column or array, None
-    for the only one there is, or `image`. encoder: what decides the vectors of images, None where vectors were brought.
-    The order of the files and of their rows changes nothing but the last bits of images, which follow the batch that
-    they share.
+    files: the files to read; a folder means all image files in it and its subfolders. key: column or array; None: the
+    only one, or `image`. encoder: everything that the vectors of images depend on; None if the files hold vectors.
+    The order of files and rows does not matter, except for the last bits of vectors of images, which depend on the
+    batch.
     """
 
     files: tuple[storage.Identity, ...]
@@ -77,41 +77,38 @@ class Target:
         return f"{rows:,} vectors of {width} numbers in {storage.name_of(self.files[0].url)}"
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One worker reads and embeds all; it holds 6 m d bytes.
-
-        Raises DataError where nothing could be read.
-        """
+        """One worker reads and embeds the whole set; it holds 6 m d bytes. Raises DataError if nothing can be read."""
         needs = Needs() if self.embedder is None else self.embedder.needs
         [(_, found)] = run.each(_Read(self, out), ["the target set"], self.name, needs)
         if not found["vectors"]:
             kinds = ", ".join(f"{kind}: {times}" for kind, times in cast(Mapping[str, int], found["rejects"]).items())
             raise DataError(
-                f"a target must have a vector at least, but nothing could be read of {self.files[0].url} "
+                f"a target must have at least one vector, but nothing could be read from {self.files[0].url} "
                 f"({kinds or 'it is empty'}); see {out.meta('rejects.parquet')}"
             )
         return {name: found[name] for name in ("vectors", "width", "rejected", "rejects")}
 
 
 def target_of(survivors: Survivors, by: str, target: str | Sequence[str], key: str | None) -> Target:
-    """The stage for a job's `target`: lists its files, so that a changed file makes another artifact.
+    """The stage for a job's `target`. It lists the files, because a changed file must make another artifact.
 
     Raises JobError for files of two kinds, for a folder or file that holds neither images nor vectors, and for images
-    where the pool brings its vectors; PoolError for files that are not there.
+    if the pool has precomputed vectors; PoolError for files that do not exist.
     """
     urls = storage.expand((target,) if isinstance(target, str) else target)
     kinds = {_kind(url, key) for url in urls}
     if len(kinds) != 1:
         came = "got both" if kinds else f"but {target!r} names nothing"
-        raise JobError(f"a target is a set of images or of vectors, {came}; give files of one kind")
+        raise JobError(f"a target must be a set of images or of vectors, {came}; give files of one kind")
     if key is not None and not any(_suffix(url) in ("npz", "parquet") for url in urls):
-        raise JobError(f"target_key is for npz and parquet, but {urls[0]} is none: leave it out")
+        raise JobError(f"target_key is for npz and parquet files, but {urls[0]} is neither; leave it out")
     if kinds == {"vectors"}:
         return Target(tuple(storage.identify(urls)), key, None, by, None)
     embedder = survivors.embedder
     if embedder is None:
         raise JobError(
-            f"this pool brings its vectors, so no encoder is there for the images of {urls[0]}: give the target as a "
-            f".npy, .npz or parquet file of vectors that the same encoder made"
+            f"this pool has precomputed vectors, so no encoder can read the images of {urls[0]}; give the target as "
+            f"a .npy, .npz or parquet file of vectors that the same encoder made"
         )
     encoder = {
         "provenance": dict(embedder.provenance)[by],
@@ -136,16 +133,16 @@ def target_shape(made: Artifact) -> tuple[int, int]:
 
 
 def check_width(target: int, pool: int, by: str) -> None:
-    """Raises JobError where the target's vectors are not as wide as those of the pool."""
+    """Raises JobError if the target's vectors are not as wide as those of the pool."""
     if target != pool:
         raise JobError(
-            f"a target must be embedded as the pool is, but its vectors have {target} numbers and those of {by} have "
+            f"a target must be embedded like the pool, but its vectors have {target} numbers and those of {by} have "
             f"{pool}; make it with the same encoder"
         )
 
 
 def in_byte_order(vectors: np.ndarray) -> np.ndarray:
-    """Rows of float16 (m, d) ordered by their bytes: the same for any order that they came in."""
+    """Rows of float16 (m, d) sorted by their bytes, so that the result does not depend on their order."""
     m, d = vectors.shape
     rows = np.ascontiguousarray(vectors).view(f"S{2 * d}").reshape(m)
     ordered: np.ndarray = vectors[np.argsort(rows, kind="stable")]
@@ -179,7 +176,7 @@ def _column_kind(url: str, key: str | None) -> Kind:
 
 
 def _identities(urls: Sequence[str]) -> Iterator[storage.Identity]:
-    """Identities of tars, parquet and image files as they are, and of a folder as one of all images in it."""
+    """The identity of each tar, parquet or image file; for a folder, one identity for all images in it."""
     files = [url for url in urls if is_image(url) or _suffix(url) in ("tar", "parquet")]
     known = dict(zip(files, storage.identify(files), strict=True))
     for url in urls:
@@ -189,15 +186,15 @@ def _identities(urls: Sequence[str]) -> Iterator[storage.Identity]:
 def _folder(url: str, files: Sequence[storage.Identity]) -> storage.Identity:
     if not files:
         raise JobError(
-            f"a target is a folder of images ({', '.join(SUFFIXES)}), such files themselves, or tar, parquet, npy or "
-            f"npz files, but {url} is none of these or holds no image"
+            f"a target must be a folder of images ({', '.join(SUFFIXES)}), such files themselves, or tar, parquet, npy "
+            f"or npz files, but {url} is none of these or holds no image"
         )
     return storage.Identity(url, sum(file.size for file in files), fingerprint(files, digits=32))
 
 
 @dataclass(frozen=True)
 class _Read:
-    """Commits vectors.npy, after rejects.parquet where there are any."""
+    """Commits rejects.parquet, if there are rejects, and then vectors.npy."""
 
     stage: Target
     out: Artifact
@@ -223,7 +220,7 @@ class _Read:
 
 
 def _embedded(stage: Target, embedder: Embeddings, rejects: list[Reject]) -> np.ndarray:
-    from winnow.stages.encoders import Bank  # torch takes three seconds to import, and vectors need none of it
+    from winnow.stages.encoders import Bank  # torch takes three seconds to import, and vectors do not need it
 
     bank = Bank.open({stage.by: dict(embedder.encoders)[stage.by]}, embedder.encoding)
     column = f"{stage.by}.image"
@@ -245,7 +242,7 @@ def _samples(stage: Target) -> Iterator[Sample | Reject]:
         else:
             images = image_files(file.url)
             if _folder(file.url, images) != file:
-                raise DataError(f"images of a target must stay as they were listed, but {file.url} changed; run again")
+                raise DataError(f"the images of a target must stay as listed, but {file.url} has changed; run again")
             yield from file_images(image.url for image in images)
 
 
@@ -265,7 +262,7 @@ def _brought(stage: Target) -> np.ndarray:
             parts.append(unit_rows(blocks, None, file.url))
     widths = sorted({part.shape[1] for part in parts})
     if len(widths) > 1:
-        raise DataError(f"the vectors of a target must be of one width, got {widths}; give files of one encoder")
+        raise DataError(f"the vectors of a target must have one width, got {widths}; give files of one encoder")
     return np.concatenate(parts)
 
 
@@ -281,5 +278,5 @@ def _only_array(url: str) -> str:
     with whole_shard(url), storage.open_read(url) as file, zipfile.ZipFile(file) as archive:
         names = [member.removesuffix(".npy") for member in archive.namelist()]
     if len(names) != 1:
-        raise JobError(f"{url} holds {', '.join(names) or 'no array'}: name the one with the vectors by target_key")
+        raise JobError(f"{url} holds {', '.join(names) or 'no array'}; name the one with the vectors by target_key")
     return names[0]

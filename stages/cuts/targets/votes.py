@@ -24,19 +24,19 @@ from winnow.stages.kernels.kmeans import assign
 from winnow.stages.survivors import Survivors
 
 VOTES = "votes.parquet"
-_TARGETS = 1 << 16  # vectors that one worker lets vote at a time
+_TARGETS = 1 << 16  # target vectors in one task
 
 
 class Rule(Protocol):
-    """Which clusters stay; a frozen dataclass, as it is part of a fingerprint."""
+    """Decides which clusters stay. A frozen dataclass, because it is part of a fingerprint."""
 
     def kept(self, votes: np.ndarray) -> np.ndarray:
-        """bool (k,) of votes int64 (k,)."""
+        """Which clusters stay: bool (k,). votes: int64 (k,)."""
         ...
 
 
 def _by_votes(cut: FinishedCut, rule: Rule, standing: Standings) -> Findings:
-    """Each vector of the target voted once; the clusters of votes.parquet that stay do so whole, the others not."""
+    """Check that each target vector voted once, and that clusters stay whole or go whole, as votes.parquet says."""
     table = read_table(cut.artifact.meta(VOTES))
     votes, kept = column(table, "votes"), column(table, "kept")
     voters, _ = target_shape(cut.prepared[Target.name])
@@ -47,7 +47,7 @@ def _by_votes(cut: FinishedCut, rule: Rule, standing: Standings) -> Findings:
 
 
 def explain_votes(asked: Asked, least: int | None) -> Explained:
-    """Votes for its cluster; least: how many are asked for, None where it is the fewest of a cluster that stays."""
+    """The votes for the sample's cluster. least: votes that are needed; None: the fewest of any cluster that stays."""
     table = read_table(asked.cut.artifact.meta(VOTES))
     [row] = table.slice(asked.values["cluster"], 1).to_pylist()
     if least is None:
@@ -57,7 +57,7 @@ def explain_votes(asked: Asked, least: int | None) -> Explained:
 
 
 class VotedCut(ClusteredCut):
-    """A cut that keeps whole clusters by the votes of a target set; it says which, by `rule`."""
+    """A cut that keeps whole clusters by the votes of a target set; `rule` decides which."""
 
     ranks: ClassVar[bool] = False  # a cluster stays or goes whole
 
@@ -70,7 +70,7 @@ class VotedCut(ClusteredCut):
         return {**CLUSTER_FILES, **TARGET_FILES, self.kind: Contents(beside=(VOTES,))}
 
     def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterable[Ranking]:
-        """See Cut.rankings: a group for each cluster, without an order in it."""
+        """See Cut.rankings: one group for each cluster, in which all values are equal."""
         group = cluster_of(rows)
         return [Ranking(np.zeros(len(group), np.float32), group, rows.kept)]
 
@@ -81,9 +81,9 @@ class VotedCut(ClusteredCut):
 
 @dataclass(frozen=True)
 class VotesStage:
-    """Each vector of the target votes for its nearest centroid; the samples of the clusters that the rule names stay.
+    """Each vector of the target votes for its nearest centroid. The samples of clusters that the rule selects stay.
 
-    name: that of the cut.
+    name: the name of the cut.
     """
 
     name: str
@@ -95,9 +95,9 @@ class VotesStage:
     version: ClassVar[int] = 1
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """The votes, 65,536 vectors a worker at a time, then one pass that commits; no vector of the pool is read.
+        """Count the votes, 65,536 vectors in a task, then commit in one pass. No vector of the pool is read.
 
-        Cost O(m k d) for the votes. Memory of a worker: the target's 2 m d bytes, and 12 k d of centroids.
+        Cost: O(m k d) for the votes. Memory of a worker: the target's 2 m d bytes, and 12 k d bytes for centroids.
         """
         centroids = read_centroids(self.clusters)
         m, width = target_shape(self.target)
@@ -113,8 +113,8 @@ class VotesStage:
         report = funnel(summaries, clusters=len(stays), voted=int((votes > 0).sum()), clusters_kept=int(stays.sum()))
         if report["kept"] != int(size[stays].sum()):
             raise AccountingError(
-                f"{out.name}: all {int(size[stays].sum())} samples of the clusters that stay must stay, but "
-                f"{report['kept']} did; delete this folder and run again"
+                f"{out.name}: all {int(size[stays].sum())} samples of the clusters that stay must be kept, but "
+                f"{report['kept']} were; delete this folder and run again"
             )
         return report
 
@@ -126,7 +126,7 @@ def _table(size: np.ndarray, votes: np.ndarray, stays: np.ndarray) -> pa.Table:
 
 @dataclass(frozen=True)
 class _Vote:
-    """Which clusters the _TARGETS vectors from `item` on vote for, and how often: whole numbers add up in any order."""
+    """Returns the clusters that the _TARGETS vectors from `item` on vote for, and their votes, which add up exactly."""
 
     clusters: Artifact
     target: Artifact

@@ -1,6 +1,6 @@
 """Decodes image files to the uint8 pixels and float tensors that a model expects.
 
-An image is decoded once for all encoders. EXIF orientation is not applied, as open_clip does not.
+An image is decoded once for all encoders. EXIF orientation is not applied, because open_clip does not apply it.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ from winnow.stages.encoders.pixels.opening import MAX_PIXELS, opened, too_large
 
 @dataclass(frozen=True)
 class Preprocess:
-    """One encoder's way from a decoded image to its input.
+    """The preprocessing of one encoder, from a decoded image to the input of its model.
 
-    pieces: the model's own PIL steps, resize first; the last one leaves an RGB image of the input's size.
+    pieces: the model's own PIL steps, resize first. The result of the last is an RGB image of the input's size.
     mode: `shortest` scales the short side and crops, `squash` changes the aspect, `longest` pads.
     scale: (height, width) that `mode` scales to, in pixels, before the crop.
     mean, std: three numbers each, on the scale 0 to 1.
@@ -35,18 +35,18 @@ class Preprocess:
 
     @cached_property
     def plan(self) -> scaled.Plan | None:
-        """What `fast` does in place of the pieces, or None where it knows no better."""
+        """What `fast` does in place of the pieces; None if it has no faster way."""
         return scaled.Plan.of([piece for piece in self.pieces if not _keeps_rgb(piece)])
 
     def check(self, size: tuple[int, int]) -> None:
-        """Raises: SampleError `image-too-large` where an image of this (width, height) blows up before the crop."""
+        """Raises: SampleError `image-too-large` if an image of this (width, height) is too large before the crop."""
         short, long = sorted(size)
         pixels = max(self.scale) ** 2 * long // short
         if self.mode == "shortest" and pixels > MAX_PIXELS:
             raise too_large(f"{size[0]}x{size[1]} resized to a short side of {max(self.scale)}", pixels)
 
     def resize(self, image: Image.Image) -> np.ndarray:
-        """uint8 (h, w, 3) of a decoded image of any mode, bit for bit the model's own.
+        """A decoded image of any mode as uint8 (h, w, 3), bit for bit as the model's own transform makes it.
 
         Raises: SampleError as `check`.
         """
@@ -56,8 +56,8 @@ class Preprocess:
         return np.asarray(image)
 
     def tensor(self, pixels: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
-        """float32 (b, 3, h, w) of b times uint8 (h, w, 3): bit-equal to ToTensor and Normalize one by one."""
-        # torch keeps pinned memory for the next batch: fresh memory takes six times as long to fill
+        """float32 (b, 3, h, w) from b arrays uint8 (h, w, 3), bit-equal to ToTensor and Normalize on each image."""
+        # torch reuses pinned memory for the next batch; filling new memory takes six times as long
         batch = torch.empty((len(pixels), *pixels[0].shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
         np.stack(pixels, out=batch.numpy())
         batch = batch.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()  # (b, 3, h, w)
@@ -69,7 +69,7 @@ class Preprocess:
 def pil_pieces(transform: Sequence[object]) -> tuple[Callable[[Image.Image], Image.Image], ...]:
     """The steps of a torchvision transform before ToTensor and Normalize, which must be its last two.
 
-    Raises: ModelError where they are not, for then `Preprocess.tensor` would not be the model's own.
+    Raises: ModelError if they are not, because `Preprocess.tensor` would then differ from the model's own transform.
     """
     names = [type(step).__name__ for step in transform]
     if names[-2:] not in (["MaybeToTensor", "Normalize"], ["ToTensor", "Normalize"]):
@@ -94,7 +94,7 @@ Picture = tuple[tuple[int, int], list[np.ndarray]]
 def decode(data: bytes | memoryview, preprocesses: Sequence[Preprocess], fast: bool) -> Picture:
     """The picture of one encoded image.
 
-    fast: as `scaled.py` beside this file does it, where every encoder has a plan; what is rejected is the same.
+    fast: decode and resize as in `scaled.py`, if every encoder has a plan. The same images are rejected.
 
     Raises: SampleError of kind `image-empty`, `image-too-large` (from the header, before decoding) or
         `image-decode`.
@@ -108,13 +108,13 @@ def decode(data: bytes | memoryview, preprocesses: Sequence[Preprocess], fast: b
 def decode_all(
     files: Sequence[bytes | memoryview], preprocesses: Sequence[Preprocess], fast: bool
 ) -> list[Picture | SampleError]:
-    """For each of a few files what `decode` returns or raises; with `fast` those of one size are resized together."""
+    """What `decode` returns or raises for each file. With `fast`, images of one size are resized together."""
     found = _together(files, preprocesses) if fast else {}
     return [found.get(row) or _alone(data, preprocesses, fast) for row, data in enumerate(files)]
 
 
 def _together(files: Sequence[bytes | memoryview], preprocesses: Sequence[Preprocess]) -> dict[int, Picture]:
-    """Row → the picture of each file that needs nothing of PIL: a plain and sound JPEG."""
+    """Row → the picture of each file that does not need PIL: a plain and valid JPEG."""
     found: dict[int, Picture] = {}
     if (plans := _plans(preprocesses)) is not None:
         for size, rows in scaled.alike(plans, files).items():

@@ -9,12 +9,12 @@ from PIL import Image, UnidentifiedImageError
 from winnow.pipeline.errors import SampleError
 
 MAX_PIXELS = 178_956_970
-"""Most pixels of an image, as it comes or resized: PIL's own limit against decompression bombs."""
+"""Most pixels of an image, original or resized: PIL's own limit against decompression bombs."""
 
 
 @contextmanager
 def opened(data: bytes | memoryview) -> Iterator[Image.Image]:
-    """One encoded image, its header read and nothing decoded yet; what goes wrong in the block is the file's fault.
+    """One encoded image with its header read and nothing decoded yet. Errors in the `with` block count as the file's.
 
     Raises: SampleError of kind `image-empty`, `image-too-large` (from the header, before decoding) or
         `image-decode`.
@@ -34,14 +34,14 @@ def opened(data: bytes | memoryview) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise SampleError("image-too-large", str(error)) from error
     except UnidentifiedImageError as error:
-        # PIL's own message holds a memory address, and a ledger must be the same in every run
+        # PIL's own message has a memory address, and rejects must be the same in every run
         begins = bytes(data[:12])
         raise SampleError("image-decode", f"no image format that PIL knows begins with {begins!r}") from error
     except Exception as error:
-        # PIL's plugins raise OSError, SyntaxError, struct.error and more for one thing: a bad file
+        # PIL's plugins raise OSError, SyntaxError, struct.error and more for a bad file
         raise SampleError("image-decode", f"{type(error).__name__}: {error}") from error
 
 
 def too_large(what: str, pixels: int) -> SampleError:
-    """The reject of an image of so many pixels."""
+    """The error for an image with too many pixels."""
     return SampleError("image-too-large", f"an image has at most {MAX_PIXELS} pixels, but {what} has {pixels}")

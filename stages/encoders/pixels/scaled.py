@@ -1,6 +1,6 @@
 """`preprocess: fast`: decodes JPEGs at 1/2, 1/4 or 1/8 size, and resizes them with torch.
 
-What it does not know how to do it leaves to PIL: a transform that is no resize and crop, a file that libjpeg warns of.
+It leaves the rest to PIL: transforms other than resize and crop, and files about which libjpeg warns.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,33 +14,33 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 _MARGIN = 1.125
-"""Scaled decoding leaves at least this many times the resized sides, so that 512 px is decoded at 1/2 for 224 px
-(256), and nothing is decoded to the wanted side itself, where means of blocks would stand for the model's filter."""
+"""Scaled decoding leaves at least this many times the resized sides. So 512 px is decoded at 1/2 for 224 px (256), and
+no image is decoded to the wanted side itself, because block means would then replace the model's filter."""
 
 _FILTERS: dict[InterpolationMode, Callable[..., torch.Tensor]] = {
     InterpolationMode.BICUBIC: torch._C._nn._upsample_bicubic2d_aa,
     InterpolationMode.BILINEAR: torch._C._nn._upsample_bilinear2d_aa,
 }
-"""PIL's filters with its weights, on uint8: within 2 of 255 of PIL at a fifth of its time. torch's public function for
-them takes a size or scales, and a picture whose sides were rounded up needs both."""
+"""PIL's filters with its weights, on uint8: within 2 of 255 of PIL in a fifth of its time. torch's public function
+takes either a size or scales, and an image whose sides were rounded up needs both."""
 
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 _LEAST = {0xC4: 2, 0xDB: 2, 0xDD: 2, 0xFE: 2, 0xE0: 14, 0xEE: 14}
-"""Segments that keep no JPEG from being plain, and the least length of each: tables of Huffman and of quantization,
-restarts, comments; JFIF and Adobe, of which PIL reads 9 bytes."""
+"""Segments that a plain JPEG may have, and the least length of each: Huffman and quantization tables, restarts,
+comments; JFIF and Adobe, of which PIL reads 9 bytes."""
 
 _SCAN = 0xDA
 
 _LARGE = 1 << 24
-"""Most pixels, as it came and resized, of an image that is decoded and resized together with others."""
+"""Most pixels, original and resized, of an image that is decoded and resized together with others."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """A model's resize and crop as numbers.
 
-    side: of the short side in pixels, or the (height, width) that the whole image is squashed to.
-    crop: (height, width) of the middle that stays, or None for all of it.
+    side: pixels of the short side, or the (height, width) to which the whole image is squashed.
+    crop: (height, width) of the centre crop, or None for no crop.
     """
 
     side: int | tuple[int, int]
@@ -49,7 +49,7 @@ class Plan:
 
     @classmethod
     def of(cls, steps: Sequence[object]) -> "Plan | None":
-        """The plan of a transform's PIL steps, or None where they are no resize, perhaps with a crop behind it."""
+        """The plan of a transform's PIL steps; None unless they are a resize, alone or followed by a centre crop."""
         resize, crop = (*steps, None, None)[:2]
         if len(steps) > 2 or not isinstance(resize, Resize) or resize.max_size is not None:
             return None
@@ -71,10 +71,11 @@ class Plan:
         return self.side, int(self.side * width / height)
 
     def apply(self, pixels: np.ndarray, size: tuple[int, int], factor: int) -> np.ndarray:
-        """uint8 (n, h, w, 3) of n images of this (width, height), each decoded at 1/factor to uint8 (n, H, W, 3).
+        """Resize and crop n images to uint8 (n, h, w, 3).
 
-        Sides that the factor does not divide were rounded up: the last pixel sticks out of the image, and what counts
-        is the image's own width / factor, or the picture would shift by up to half a pixel.
+        pixels: uint8 (n, H, W, 3), images of this (width, height) decoded at 1/factor. Decoding rounds sides up that
+        the factor does not divide, so the last pixel reaches beyond the image. The scale is computed from the exact
+        width / factor; otherwise the picture would shift by up to half a pixel.
         """
         height, width = self.resized(size)
         if (height, width) != pixels.shape[1:3]:
@@ -93,10 +94,10 @@ def _side(size: int | Sequence[int]) -> int | tuple[int, int]:
 
 
 def plain_size(data: bytes | memoryview) -> tuple[int, int] | None:
-    """(width, height) of a JPEG that PIL opens as RGB or L, from its segments alone; None where PIL has to look itself.
+    """(width, height) of a JPEG that PIL opens as RGB or L, from its segments alone; None if PIL must open the file.
 
-    PIL opens a file in 17 microseconds, and 30 behind a decoder; this takes 2. What is not understood here without a
-    doubt is left to PIL: Exif and profiles, which it reads, bytes between segments, sizes that are rare.
+    PIL opens a file in 17 microseconds, and in 30 after a decoder has run; this takes 2. Everything unusual is left to
+    PIL: Exif and profiles, which it reads, bytes between segments, and rare sizes.
     """
     at, size = 2, None
     if data[:2] != b"\xff\xd8":
@@ -117,7 +118,7 @@ def plain_size(data: bytes | memoryview) -> tuple[int, int] | None:
 
 
 def alike(plans: Sequence[Plan], files: Sequence[bytes | memoryview]) -> dict[tuple[int, int], list[int]]:
-    """(width, height) → the rows of the files of that `plain_size`; other files, and very large ones, are in none."""
+    """(width, height) → the rows of files with that `plain_size`. Other files, and very large images, are left out."""
     found: dict[tuple[int, int], list[int]] = {}
     for row, data in enumerate(files):
         if (size := plain_size(data)) is not None:
@@ -128,10 +129,10 @@ def alike(plans: Sequence[Plan], files: Sequence[bytes | memoryview]) -> dict[tu
 def decoded_jpegs(
     plans: Sequence[Plan], files: Sequence[bytes | memoryview], size: tuple[int, int]
 ) -> tuple[np.ndarray, int, list[bool]]:
-    """uint8 (n, h, w, 3) and the factor they were decoded at, of n JPEGs whose headers tell this (width, height).
+    """Decode n JPEGs whose headers have this (width, height): uint8 (n, h, w, 3), the factor, and a flag for each.
 
-    Each has True where libjpeg decoded it without a warning. Of the others the pixels mean nothing, and PIL must do
-    them: so PIL alone rejects, and what is decoded here PIL would have decoded too. Releases the GIL.
+    The flag is True if libjpeg decoded the file without a warning. The pixels of other files are undefined, and PIL
+    must decode them. So only PIL rejects files, and PIL would decode every file that is decoded here. Releases the GIL.
     """
     factor = _factor(plans, size)
     width, height = (-(-side // factor) for side in size)
@@ -140,7 +141,7 @@ def decoded_jpegs(
 
 
 def _decoded(data: bytes | memoryview, room: np.ndarray) -> bool:
-    """Fill uint8 (h, w, 3) with RGB; False where libjpeg refuses, warns, or finds another size."""
+    """Fill uint8 (h, w, 3) with RGB; False if libjpeg fails, warns, or finds another size."""
     try:
         pixels = simplejpeg.decode_jpeg(data, min_height=room.shape[0], min_width=room.shape[1], buffer=room)
     except ValueError:
@@ -150,9 +151,9 @@ def _decoded(data: bytes | memoryview, room: np.ndarray) -> bool:
 
 
 def decoded(plans: Sequence[Plan], image: Image.Image, data: bytes | memoryview) -> tuple[np.ndarray, int] | None:
-    """uint8 (1, h, w, 3) and the factor it was decoded at, of an image that PIL opened from `data` and has not loaded.
+    """An image that PIL opened from `data` and has not loaded: uint8 (1, h, w, 3), and the factor of decoding.
 
-    None where PIL must do it all: a mode other than RGB, or a JPEG that libjpeg does not decode without a warning.
+    None if PIL must do everything: a mode other than RGB, or a JPEG about which libjpeg warns.
     """
     if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
         pixels, factor, [sound] = decoded_jpegs(plans, [data], image.size)
@@ -162,6 +163,6 @@ def decoded(plans: Sequence[Plan], image: Image.Image, data: bytes | memoryview)
 
 
 def _factor(plans: Sequence[Plan], size: tuple[int, int]) -> int:
-    """8, 4, 2 or 1: the largest that leaves every plan `_MARGIN` times what it resizes to."""
+    """8, 4, 2 or 1: the largest factor that leaves every plan at least `_MARGIN` times its resized sides."""
     least = min(min(size[1] / h, size[0] / w) for h, w in (plan.resized(size) for plan in plans))
     return next((factor for factor in (8, 4, 2) if least >= factor * _MARGIN), 1)

@@ -7,16 +7,16 @@ from PIL import Image
 from winnow.stages.encoders.pixels.opening import opened
 
 QUALITY = 92
-"""Of the JPEG files. A photo of 224 px becomes 7 kB at 96 px, and costs a trainer at 64 px 1 ms of a core less."""
+"""Quality of the JPEG files. A photo of 224 px becomes 7 kB at 96 px, and saves a trainer at 64 px 1 ms of a core."""
 
 _MARGIN = 2
-"""JPEG is decoded at 1/2, 1/4 or 1/8 where at least so many times the wanted side is left."""
+"""JPEG is decoded at 1/2, 1/4 or 1/8 if at least this many times the wanted side is left."""
 
 
 def shrunk(image: bytes, side: int) -> bytes:
-    """A JPEG file whose shorter side is `side` pixels; the same bytes where it is no longer than that.
+    """A JPEG file whose shorter side is `side` pixels; the same bytes if the side is not longer than that.
 
-    Raises: SampleError where the image cannot be decoded.
+    Raises: SampleError if the image cannot be decoded.
     """
     with opened(image) as picture:
         width, height = picture.size

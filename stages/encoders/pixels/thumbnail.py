@@ -8,13 +8,13 @@ from winnow.pipeline.errors import SampleError
 from winnow.stages.encoders.pixels.opening import opened
 
 _MAX_DECODED = 32_000_000
-"""Pixels: half a second. JPEG of any size is decoded at 1/8 and stays below."""
+"""Most pixels to decode: half a second. JPEG of any size is decoded at 1/8 and stays below."""
 
 
 def thumbnail(data: bytes | memoryview, side: int, quality: int = 60) -> bytes:
-    """A WebP file whose longer side is at most `side` pixels; every byte of it is the encoder's own.
+    """A WebP file whose longer side is at most `side` pixels. It contains no bytes of the original file.
 
-    Transparent parts become white. EXIF orientation is not applied, as no encoder applies it.
+    Transparent parts become white. EXIF orientation is not applied, because no encoder applies it.
     Raises: SampleError as `opened`, and `image-too-large` for more than 32 million pixels that must be decoded.
     """
     with opened(data) as image:

@@ -1,4 +1,4 @@
-"""The vectors of one file in blocks of rows, so that memory does not follow the file; their norms and unit vectors."""
+"""The vectors of one file in blocks of rows, so that memory does not grow with the file; norms and unit vectors."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -19,16 +19,16 @@ FLOATS = re.compile(r"[<>=|]?f[248]")
 DEQUANTISE = "multiply by their scale, less their zero point, and write float16 or float32"
 """What to do with vectors of 8-bit integers."""
 
-_UNIT_TOLERANCE = 1e-3  # float16 rounds each number by up to 4.9e-4 of itself: such rows are taken bit by bit
-_VANISHED = 1e-30  # squares below about 1e-38 lose digits in float32, so such a norm is no longer a norm
+_UNIT_TOLERANCE = 1e-3  # float16 rounds each number by up to 4.9e-4 of itself; rows this close keep their bits
+_VANISHED = 1e-30  # float32 squares below about 1e-38 lose digits, so a smaller squared norm is not reliable
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """All vectors of one file, to be read once while it is open: parts are (m, width), in row order.
+    """All vectors of one file, to be read once while the file is open.
 
-    parts: float16, float32 or float64 arrays; together `rows` rows. A missing vector is a row of NaN.
-    empty: whether there is no vector at all, so that the width says nothing.
+    parts: float16, float32 or float64 arrays (m, width) in row order, together `rows` rows. A missing vector is a row
+    of NaN. empty: whether there is no vector at all; the width has no meaning then.
     """
 
     rows: int
@@ -38,7 +38,7 @@ class Blocks:
 
 
 def array_blocks(array: np.ndarray, what: str) -> Blocks:
-    """Blocks of an array (rows, width) in memory. Raises ShardError for another shape, or no floats."""
+    """Blocks of an array (rows, width) in memory. Raises ShardError for another shape or other types than floats."""
     if array.ndim != 2 or not FLOATS.fullmatch(array.dtype.str):
         raise ShardError(
             f"{what}: vectors must be float16, float32 or float64 of shape (rows, width), but {array.dtype} of shape "
@@ -50,9 +50,9 @@ def array_blocks(array: np.ndarray, what: str) -> Blocks:
 
 
 def squared_norms(blocks: Blocks, see: Callable[[int, np.ndarray], None] | None = None) -> Float32[np.ndarray, "rows"]:
-    """‖x‖² of every row, in float32: not finite where x is not, or overflows; 0 where x is zero or vanishes.
+    """‖x‖² of every row: float32, not finite if x is not finite or overflows, 0 if x is zero or vanishes.
 
-    see: called with (first row, part as stored) of every part. Cost: one read of the file, a block in memory.
+    see: called with (first row, part as stored) for every part. Cost: one read of the file, a block in memory.
     """
     norms = np.empty(blocks.rows, np.float32)
     wide = _buffer(blocks)
@@ -66,13 +66,13 @@ def squared_norms(blocks: Blocks, see: Callable[[int, np.ndarray], None] | None 
 
 
 def unit_rows(blocks: Blocks, positions: Int64[np.ndarray, "n"] | None, url: str) -> Float16[np.ndarray, "n d"]:
-    """float16 unit vectors of the rows asked for, in the order of `positions`; None for every row.
+    """float16 unit vectors of the rows at `positions`, in that order; of every row if None.
 
-    Rows whose norm is 1 within 0.001 keep their numbers (rounded to float16 if wider); others are divided by
-    their norm in float32. Any order and repeats are allowed. Cost: one read of the file up to the last row
-    asked for; the answer and a block in memory.
-    Raises DataError for positions out of range, and for rows without a direction (NaN, infinite, zero):
-    such are rejects and must not be asked for.
+    Rows whose norm is 1 within 0.001 keep their numbers (rounded to float16 if wider). Other rows are divided by their
+    norm in float32. Positions may be in any order and repeat. Cost: one read of the file up to the last position; the
+    result and a block in memory.
+    Raises DataError for positions out of range, and for rows without a direction (NaN, infinite, zero): these are
+    rejects, so no caller may ask for them.
     """
     wanted = np.arange(blocks.rows) if positions is None else positions
     order = np.argsort(wanted, kind="stable")
@@ -89,13 +89,13 @@ def unit_rows(blocks: Blocks, positions: Int64[np.ndarray, "n"] | None, url: str
 def unit_parts(
     blocks: Blocks, ascending: Int64[np.ndarray, "n"], url: str
 ) -> Iterator[tuple[Float16[np.ndarray, "m d"], Float32[np.ndarray, "m d"]]]:
-    """`unit_rows` part by part, as float16 and the same numbers as float32, which the next part overwrites.
+    """`unit_rows` in parts: each as float16, and the same numbers as float32 in a buffer that the next part overwrites.
 
-    ascending: positions in ascending order, repeats allowed. Cost: one read of the file up to the last one; a block
-    in memory, so the memory does not follow the shard. Raises what `unit_rows` does.
+    ascending: positions in ascending order, repeats allowed. Cost: one read of the file up to the last position; a
+    block in memory, so memory does not grow with the shard. Raises what `unit_rows` does.
     """
     if len(ascending) and (ascending[0] < 0 or ascending[-1] >= blocks.rows):
-        raise DataError(f"{url}: positions must be in 0..{blocks.rows - 1}, but {ascending[0]}..{ascending[-1]} came")
+        raise DataError(f"{url}: positions must be in 0..{blocks.rows - 1}, got {ascending[0]}..{ascending[-1]}")
     wide = _buffer(blocks)
     start = done = 0
     for part in blocks.parts:
@@ -103,7 +103,7 @@ def unit_parts(
             break
         last = int(np.searchsorted(ascending, start + len(part)))
         found = ascending[done:last]
-        if len(found) > len(wide):  # repeats
+        if len(found) > len(wide):  # positions repeat
             wide = np.empty((len(found), blocks.width), np.float32)
         whole = np.array_equal(found, np.arange(start, start + len(part)))
         yield _unit(part if whole else part[found - start], found, wide, url)
@@ -131,7 +131,7 @@ def _unit(part: np.ndarray, rows: np.ndarray, wide: np.ndarray, url: str) -> tup
 
 
 def _buffer(blocks: Blocks) -> np.ndarray:
-    """Room for the float32 of one part, used for all: memory that is asked for anew costs as much as the numbers."""
+    """A float32 buffer for one part, used for all parts: allocating it anew costs as much as computing the numbers."""
     return np.empty((min(blocks.rows, BLOCK_ROWS), blocks.width), np.float32)
 
 

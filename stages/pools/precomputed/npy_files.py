@@ -19,7 +19,7 @@ from winnow.stages.pools.precomputed.blocks import BLOCK_ROWS, DEQUANTISE, FLOAT
 _HEADER_BYTES = 10_000  # numpy's own limit
 _KINDS = re.compile(r"[<>=|]?(f[248]|[iu][1248]|c(8|16)|b1|O)")
 _ENCRYPTED = 1
-_INFLATE = 1032  # the most that a byte of deflate can say
+_INFLATE = 1032  # most bytes that one byte of deflate can expand to
 
 
 @runtime_checkable
@@ -29,7 +29,7 @@ class _Stream(Protocol):
 
 @contextmanager
 def npy_blocks(url: str) -> Iterator[Blocks]:
-    """Blocks of a .npy file of shape (rows, width). Raises ShardError when it is no such file."""
+    """Blocks of a .npy file of shape (rows, width). Raises ShardError if it is not such a file."""
     with whole_shard(url), open_read(url) as file:
         yield _npy(file, _size_of(file), url)
 
@@ -46,7 +46,7 @@ def npz_blocks(url: str, name: str) -> Iterator[Blocks]:
             raise ShardError(
                 f"{url}: {name} must be stored or deflated, and not encrypted; write it with np.savez", lasting=True
             )
-        most = min(stated.compress_size, _size_of(file)) * _INFLATE  # the archive may say anything
+        most = min(stated.compress_size, _size_of(file)) * _INFLATE  # sizes in the archive may be wrong
         with archive.open(stated) as member:
             yield _npy(member, min(stated.file_size, most), f"{url}: {name}")
 
@@ -58,7 +58,7 @@ def _size_of(file: BinaryIO) -> int:
 
 
 def _npy(stream: _Stream, size: int, what: str) -> Blocks:
-    """size: bytes that the file can have at most: nothing is allocated for rows that do not fit into them."""
+    """Blocks of an open .npy. size: the most bytes that it can have; no memory is allocated for rows beyond it."""
     version = npy.read_magic(stream)
     length = stream.read(2 if version == (1, 0) else 4)
     if int.from_bytes(length, "little") > _HEADER_BYTES or version > (3, 0):
@@ -67,9 +67,9 @@ def _npy(stream: _Stream, size: int, what: str) -> Blocks:
         )
     header = stream.read(int.from_bytes(length, "little"))
     kind, fortran, shape = _header(header, what)
-    if shape in ((0,), (0, 0)):  # of an empty list or frame: of no row at all
+    if shape in ((0,), (0, 0)):  # from an empty list or frame: there are no rows
         return Blocks(0, 1, iter(()), empty=True)
-    if len(shape) == 3 and 1 in shape[1:]:  # a batch of one a row
+    if len(shape) == 3 and 1 in shape[1:]:  # each row is a batch of one
         shape = (shape[0], shape[1] * shape[2])
     if len(shape) != 2 or fortran or not FLOATS.fullmatch(kind) or shape[1] < 1:
         layout = "Fortran" if fortran else "C"
@@ -87,7 +87,7 @@ def _npy(stream: _Stream, size: int, what: str) -> Blocks:
 
 
 def _header(text: bytes, what: str) -> tuple[str, bool, tuple[int, ...]]:
-    """Type, order and shape as a .npy header states them. Raises ShardError for anything else."""
+    """Type, order and shape from a .npy header. Raises ShardError for any other header."""
     try:
         stated = ast.literal_eval(text.decode("latin1").strip())
         kind, fortran, shape = stated["descr"], stated["fortran_order"], stated["shape"]
@@ -100,12 +100,12 @@ def _header(text: bytes, what: str) -> tuple[str, bool, tuple[int, ...]]:
 
 
 def _named(kind: str) -> str:
-    """A type as numpy calls it."""
+    """The name that numpy gives to a type."""
     return str(np.dtype(kind)) if _KINDS.fullmatch(kind) else f"{kind!r:.80}"
 
 
 def _npy_remedy(kind: str, fortran: bool) -> str:
-    """What to write instead, and what the type most likely is."""
+    """What the type most likely is, and what to write instead."""
     bare = kind.lstrip("<>=|")
     if bare in ("V2", "bfloat16"):
         return "V2 is most likely bfloat16, which numpy has not; cast to float16 or float32 before saving"

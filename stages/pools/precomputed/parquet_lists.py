@@ -18,15 +18,15 @@ _QUANTISED = (pa.int8(), pa.uint8())
 
 @contextmanager
 def list_blocks(url: str, column: str) -> Iterator[Blocks]:
-    """Blocks of a parquet column of lists of floats, null and empty lists as NaN rows.
+    """Blocks of a parquet column of lists of floats. Null and empty lists become rows of NaN.
 
-    A tensor is the list that it is stored as, and a list of one list, as a batch of one leaves it, is that one.
-    Raises PoolError for a missing column or one of another type, ShardError for lists of several lengths.
+    A tensor counts as the list in which it is stored. A list of one list, the output of a batch of one, counts as the
+    inner list. Raises PoolError for a missing column or one of another type, ShardError for lists of several lengths.
     """
     with open_parquet(url, [column]) as file:
         need_column(file.schema_arrow, (column,), "image or pool.text", url)
         kind, rows, what = file.schema_arrow.field(column).type, file.metadata.num_rows, f"{url}: {column}"
-        untyped = pa.types.is_null(_numbers_of(kind))  # of nothing but nulls no type is known
+        untyped = pa.types.is_null(_numbers_of(kind))  # a column of nulls has no type
         if not untyped and (fault := vector_fault(kind)):
             raise PoolError(f"{url}: column {column} must hold lists of floats, but is {kind}{fault}")
         width = None if untyped else _width(file, column, what)
@@ -39,7 +39,7 @@ def list_blocks(url: str, column: str) -> Iterator[Blocks]:
 
 
 def vector_fault(kind: pa.DataType) -> str:
-    """What is to be said of a column that `list_blocks` does not read, by its type; "" where it does."""
+    """Why `list_blocks` cannot read a column of this type, and what to do; "" if it can."""
     plain, numbers = stored_type(kind), _numbers_of(kind)
     sides = [side for side in getattr(kind, "shape", ()) if side != 1]  # of a tensor, which is stored flat
     if is_list(plain) and pa.types.is_floating(numbers):
@@ -56,7 +56,7 @@ def vector_fault(kind: pa.DataType) -> str:
 
 
 def _numbers_of(kind: pa.DataType) -> pa.DataType:
-    """The type of the numbers in lists, however deep."""
+    """The type of the numbers in lists, at any depth."""
     plain = stored_type(kind)
     while is_list(plain):
         plain = stored_type(plain.value_type)
@@ -64,7 +64,7 @@ def _numbers_of(kind: pa.DataType) -> pa.DataType:
 
 
 def _lists(file: ParquetFile, column: str, what: str) -> Iterator[pa.Array]:
-    """The column in parts, as lists of numbers; of lists of one list each, that one."""
+    """The column in parts, as lists of numbers. Lists of one list each become the inner lists."""
     for batch in file.iter_batches(BLOCK_ROWS, columns=[column]):
         part = stored(pa.chunked_array([first_column(batch, column)])).chunk(0)
         while is_list(stored_type(part.type.value_type)):
@@ -73,7 +73,7 @@ def _lists(file: ParquetFile, column: str, what: str) -> Iterator[pa.Array]:
 
 
 def _only_lists(part: pa.Array, what: str) -> pa.Array:
-    """(m,) lists of the lists of one list each; null where there is none."""
+    """The inner lists (m,) of lists of one list each; null for empty ones."""
     lengths = pc.fill_null(pc.list_value_length(part), 0).to_numpy(zero_copy_only=False)
     if (lengths > 1).any():
         raise PoolError(
@@ -86,7 +86,7 @@ def _only_lists(part: pa.Array, what: str) -> pa.Array:
 
 
 def _width(file: ParquetFile, column: str, what: str) -> int | None:
-    """Length of the first list that is neither null nor empty; None where there is none."""
+    """The length of lists, from the first part with a list that is neither null nor empty; None if there is none."""
     for part in _lists(file, column, what):
         longest: int | None = pc.max(pc.list_value_length(part)).as_py()
         if longest:
@@ -95,13 +95,13 @@ def _width(file: ParquetFile, column: str, what: str) -> int | None:
 
 
 def _missing(rows: int) -> Iterator[np.ndarray]:
-    """A row of NaN for each vector that is not there."""
+    """A row of NaN for each missing vector."""
     for start in range(0, rows, BLOCK_ROWS):
         yield np.full((min(BLOCK_ROWS, rows - start), 1), np.nan, np.float32)
 
 
 def _dense(part: pa.Array, width: int, dtype: np.dtype, what: str) -> np.ndarray:
-    """(m, width) of a column of lists."""
+    """A part of a column of lists as an array (m, width); rows of NaN for null and empty lists."""
     lengths = pc.fill_null(pc.list_value_length(part), 0).to_numpy()
     present = lengths > 0
     if (lengths[present] != width).any():

@@ -36,20 +36,20 @@ ROWS = pa.schema(
         ("named", pa.dictionary(pa.int8(), pa.string())),
     ]
 )
-"""Columns of a row table; width, height and url are null where they are unknown; named: what the uid comes from."""
+"""Columns of a row table. width, height and url are null if unknown. named: what the uid comes from."""
 
 BY_VECTOR = "a hash of the image vector and caption"
-"""What names a row that brings no uid, and no place where its image lay."""
+"""The source of the uid of a row that has neither a uid nor a place of its image."""
 
 WIDTHS = ("original_width", "width", "WIDTH", "image_width", "img_width")
-"""Columns that tell the width in pixels; the first that there is counts."""
+"""Columns with the width in pixels; the first that exists counts."""
 
 HEIGHTS = ("original_height", "height", "HEIGHT", "image_height", "img_height")
-"""Columns that tell the height."""
+"""Columns with the height in pixels; the first that exists counts."""
 
 
 class Faults:
-    """What is wrong with each of n rows; the first mark of a row is the one that counts."""
+    """What is wrong with each of n rows. The first mark of a row counts."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -57,12 +57,12 @@ class Faults:
         self._causes: list[tuple[str, str]] = []
 
     def mark(self, bad: Bool[np.ndarray, "n"], kind: str, message: str) -> None:
-        """Rejects the rows where `bad`, unless they are rejected already."""
+        """Reject the rows in `bad` that are not rejected yet."""
         self._which[bad & (self._which < 0)] = len(self._causes)
         self._causes.append((kind, message))
 
     def mark_norms(self, squared: Float32[np.ndarray, "n"], url: str, name: str) -> None:
-        """Rejects vectors without a direction. Raises ShardError when they are not as many as the rows."""
+        """Reject vectors without a direction. Raises ShardError if there are not as many vectors as rows."""
         if len(squared) != self.rows:
             raise ShardError(
                 f"{url}: vectors and rows must be as many, but {name} has {len(squared)} vectors and "
@@ -79,13 +79,13 @@ class Faults:
         return self._which < 0
 
     def rejects(self, keys: Sequence[str]) -> list[Reject]:
-        """One reject for every marked row, in order; keys: those of the marked rows."""
+        """One reject for every marked row, in order. keys: the keys of the marked rows."""
         marked = np.flatnonzero(self._which >= 0).tolist()
         return [Reject(row, key, *self._causes[self._which[row]]) for row, key in zip(marked, keys, strict=True)]
 
 
 class Names:
-    """The uids of n rows as they become known, and of each what it comes from."""
+    """The uids of n rows, filled in step by step, and the source of each."""
 
     def __init__(self, rows: int) -> None:
         self.uids = np.zeros((rows, 16), np.uint8)
@@ -94,17 +94,17 @@ class Names:
 
     @property
     def known(self) -> Bool[np.ndarray, "n"]:
-        """Which rows have their uid."""
+        """Which rows have a uid."""
         return self._from >= 0
 
     def take(self, uids: UInt8[np.ndarray, "n 16"], where: Bool[np.ndarray, "n"], source: str) -> None:
-        """Names the rows `where` that have no name yet."""
+        """Give these uids to the rows in `where` that have none yet."""
         new = where & ~self.known
         self.uids[new] = uids[new]
         self._mark(new, source)
 
     def hash(self, firsts: Sequence[bytes], where: Bool[np.ndarray, "n"], captions: pa.ChunkedArray, of: str) -> None:
-        """Names the rows `where`, which have no name yet, by xxh3-128 of `firsts`, one for each, and the caption."""
+        """Give the rows in `where`, which have no uid yet, xxh3-128 of `firsts`, one for each row, and the caption."""
         rows = np.flatnonzero(where)
         texts = captions.cast(pa.binary()).take(pa.array(rows)).to_pylist()
         hashes = b"".join(content_hash(first, text or b"") for first, text in zip(firsts, texts, strict=True))
@@ -113,7 +113,7 @@ class Names:
 
     @property
     def sources(self) -> pa.Array:
-        """What each row's uid comes from; null where it has none."""
+        """The source of each row's uid; null if it has none."""
         mask = ~self.known
         codes = pa.array(np.where(mask, 0, self._from).astype(np.int8), mask=mask)
         return pa.DictionaryArray.from_arrays(codes, pa.array(self._sources, pa.string()))
@@ -125,9 +125,10 @@ class Names:
 
 
 def read_columns(url: str, names: Sequence[str], roles: Mapping[str, Sequence[str]]) -> tuple[pa.Table, pa.Schema]:
-    """Those of the named columns that there are and that are not nested, of several of one name the first; the schema.
+    """The named columns, and the schema of the file. Columns that do not exist or are nested are left out.
 
-    roles: by option, those that must not be there twice. Raises PoolError for one that is.
+    If several columns have one name, the first is read. roles: by option, names that must not occur twice; raises
+    PoolError if one does.
     """
     with open_parquet(url, names) as file:
         schema = file.schema_arrow
@@ -141,7 +142,7 @@ def read_columns(url: str, names: Sequence[str], roles: Mapping[str, Sequence[st
 
 
 def captions_of(meta: pa.Table, name: str | None, faults: Faults, url: str) -> pa.ChunkedArray:
-    """The caption column, its nulls and broken texts marked; "" everywhere where `name` is None."""
+    """The caption column, with nulls and invalid texts marked as faults; all "" if `name` is None."""
     if name is None:
         return pa.chunked_array([pa.repeat("", len(meta))])
     need_text(meta.schema, name, "caption", url)
@@ -152,10 +153,10 @@ def captions_of(meta: pa.Table, name: str | None, faults: Faults, url: str) -> p
 
 
 def brought_uids(meta: pa.Table, schema: pa.Schema, asked: str | None, faults: Faults, url: str) -> Names:
-    """The uids that the column `asked` brings, or the column `uid` where that is None and the values are such.
+    """The uids in column `asked`; if that is None, those values of column `uid` that are uids.
 
-    schema: of the whole file. Rows without one are marked `no-uid` where a column is asked. Raises PoolError for a
-    column that is not there, or can be none.
+    schema: that of the whole file. If `asked` is given, rows without a uid are marked `no-uid`. Raises PoolError for a
+    column that does not exist, or whose type cannot hold uids.
     """
     found, name = Names(len(meta)), asked or "uid"
     if asked is not None:
@@ -177,8 +178,8 @@ def row_table(
 ) -> tuple[pa.Table, list[Reject]]:
     """The table (schema ROWS) of the rows without a fault, and a reject for each of the others.
 
-    meta: may hold `key` or `image_path` (else the key is the uid in hex digits), `url`, and sizes under one of
-    WIDTHS and HEIGHTS.
+    meta: may have `key` or `image_path` (otherwise the key is the uid in hex digits), `url`, and sizes in one of WIDTHS
+    and HEIGHTS.
     """
     raw = pa.py_buffer(np.ascontiguousarray(names.uids))
     uids = pa.FixedSizeBinaryArray.from_buffers(UID_ARROW, len(meta), [None, raw])
@@ -206,10 +207,10 @@ def mark_vectors(
     unnamed: Bool[np.ndarray, "n"],
     url: str,
 ) -> list[bytes]:
-    """Mark vectors without a direction; the bytes, as stored, of the first file's vectors of the rows `unnamed`.
+    """Mark vectors without a direction. Returns the bytes, as stored, of the first file's vectors in rows `unnamed`.
 
-    files: by a name for people, each with a vector for every row of the shard `url`. Raises ShardError where they are
-    not as many, or differ in width.
+    files: by a name for messages, each with a vector for every row of the shard `url`. Raises ShardError if a file has
+    another number of vectors than the shard has rows, or if their widths differ.
     """
     stored: list[bytes] = []
 
@@ -227,9 +228,9 @@ def mark_vectors(
 
 
 def known_encoder(asked: str, offered: Sequence[str], url: str) -> None:
-    """Raises JobError when the pool offers no such encoder."""
+    """Raises JobError if the pool has no vectors of this encoder."""
     if asked not in offered:
-        raise JobError(f"{url}: the pool must offer the encoder {asked}, but offers {', '.join(offered)}")
+        raise JobError(f"{url}: the pool must have vectors of {asked}, but it has those of {', '.join(offered)}")
 
 
 def _keys(meta: pa.Table, uids: pa.Array) -> pa.Array | pa.ChunkedArray:
@@ -247,7 +248,7 @@ def _urls(meta: pa.Table) -> pa.Array | pa.ChunkedArray:
     urls, broken = text_of(meta["url"])
     if not broken.any():
         return urls
-    # a link that is no text is no link: the row itself is sound
+    # a link that is not valid text becomes null; the row itself is valid
     return pa.array([None if bad else url.as_py() for bad, url in zip(broken, urls, strict=True)], pa.string())
 
 

@@ -1,6 +1,6 @@
 """The width of vectors: the same for image and text of one encoder, and the same in all shards of a pool.
 
-A shard without a readable row has no width of its own, whatever its files say.
+A shard without a readable row has no width; what its files say does not count.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,20 +11,20 @@ from winnow.pipeline.stage import Summary
 from winnow.stages.pools.precomputed.blocks import Blocks
 
 WIDTHS = "widths"
-"""In the summary of a shard and in the report of the stage: the width of the vectors by encoder."""
+"""Entry of a shard's summary and of the stage's report: the width of the vectors by encoder."""
 
 
 def same_width(named: Mapping[str, Blocks], url: str) -> None:
-    """Raises ShardError where vectors of one shard, by name, differ in width; where there are none they have none."""
+    """Raises ShardError if the named vectors of one shard differ in width. Files without vectors do not count."""
     widths = {name: blocks.width for name, blocks in named.items() if not blocks.empty}
     if len(set(widths.values())) > 1:
         raise ShardError(f"{url}: {' and '.join(widths)} must be as wide, but are {[*widths.values()]}", lasting=True)
 
 
 def one_width(summaries: Sequence[Summary], urls: Sequence[str]) -> dict[str, int]:
-    """The width of each encoder's vectors, by the summaries of all shards (at urls); absent where no shard has a row.
+    """The width of each encoder's vectors, from the summaries of all shards; absent if no shard has a row.
 
-    Raises PoolError where two shards differ.
+    urls: those of the shards. Raises PoolError if two shards differ.
     """
     found: dict[str, tuple[int, str]] = {}
     for summary, url in zip(summaries, urls, strict=True):

@@ -1,1 +1,1 @@
-"""Tars of samples: their members, the samples that they make up, and byte ranges of them."""
+"""Tars of samples: lists members, groups them into samples, and reads samples by their byte ranges."""

@@ -1,7 +1,7 @@
 """Reads samples of a tar again by their byte ranges, and checks that they are still there.
 
-Reading over a gap and asking again behind it are one choice, made for every gap: the whole shard is read where all gaps
-are small, and ranges of it where they are large.
+For each gap between samples it either reads through the gap or starts another read behind it. So it reads the whole
+shard if all gaps are small, and ranges of it if they are large.
 """
 
 import io
@@ -25,15 +25,15 @@ from winnow.stages.preview.head import Head
 from winnow.stages.results.tar_shard import Judged, TarShard, check_block, members_of, spans_of
 
 LOCAL_GAP_BYTES = 64 << 10
-"""A gap up to this is read over in a file: a guess, about what a system reads ahead by itself (docs/loading.md)."""
+"""Gaps up to this size are read through in a local file: a guess, about a system's readahead (docs/loading.md)."""
 
 REMOTE_GAP_BYTES = 1 << 20
-"""The same in an object store: one more request takes some 20 ms, in which a connection brings about a MiB."""
+"""The same for an object store: another request takes about 20 ms, in which a connection delivers about 1 MiB."""
 
-_LOCAL_PIECE_BYTES = 256 << 10  # of one read, which the processor's cache still holds when it is written
-_BUFFERS = 1000  # of one read: systems take 1024
-_TOLD_BYTES = 8 << 20  # of reads that a disk may have to fetch, told of while another is made
-_REMOTE_PIECE_BYTES = 8 << 20  # and another is under way; a sample that is larger is read whole
+_LOCAL_PIECE_BYTES = 256 << 10  # of one read; the processor's cache still holds it when it is written
+_BUFFERS = 1000  # buffers of one preadv; systems allow 1024
+_TOLD_BYTES = 8 << 20  # readahead: bytes of later reads that the system is told to fetch
+_REMOTE_PIECE_BYTES = 8 << 20  # of one read, while the next one is prefetched; a larger sample is read whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ class Read:
 
 
 def plan_reads(spans: Sequence[tuple[int, int]], gap_bytes: int, piece_bytes: int = _REMOTE_PIECE_BYTES) -> list[Read]:
-    """The reads that cost least where one more of them costs as much as `gap_bytes` bytes more.
+    """The cheapest reads, if another read costs as much as reading `gap_bytes` more bytes.
 
-    spans: (start, stop), ascending, without overlap. piece_bytes: a read that is larger is divided, between spans and
-    at no cost. Cost O(spans).
+    spans: (start, stop), ascending, without overlap. piece_bytes: larger reads are divided between spans, at no cost.
+    Cost: O(spans).
     """
     reads: list[Read] = []
     for number, (start, stop) in enumerate(spans):
@@ -76,12 +76,12 @@ def append_samples(
 def sample_blocks(
     image: tuple[str, ...], url: str, places: pa.Table, gap_bytes: int | None = None
 ) -> Iterator[tuple[str, list[memoryview], Judged]]:
-    """Of each sample its key, blocks of whole tar members, and what of them was judged.
+    """For each sample its key, blocks of whole tar members, and the image and caption that were judged.
 
-    image: suffixes of pictures; of several in one sample the first named here was judged. places: rows of an embeddings
-    file with the reader's place_columns, in its order. gap_bytes: that are read over rather than asked
-    for around them; None for what the storage is like.
-    Raises ShardError where the tar ends before a sample does, or something else lies in its place.
+    image: suffixes of pictures. If a sample has several, the first in this list was judged. places: rows of an
+    embeddings file with the reader's place_columns, in its order. gap_bytes: gaps up to this size are read through, not
+    skipped; None for the default of the storage.
+    Raises ShardError if the tar ends before a sample does, or if something else is in its place.
     """
     keys = places["key"].to_pylist()
     captions = places["caption"].to_pylist() if "caption" in places.column_names else [None] * len(keys)
@@ -93,7 +93,7 @@ def sample_blocks(
 
 
 def described(image: tuple[str, ...], url: str, places: pa.Table) -> Iterator[dict[str, Any]]:
-    """The json member of each sample, {} where it is none or no object; arguments and errors as sample_blocks."""
+    """The json member of each sample; {} if there is none or it is no object. Arguments and errors: sample_blocks."""
     for _, blocks, judged in sample_blocks(image, url, places):
         members = members_of(blocks, Judged(judged.image, None, plain=True))
         content = next((content for suffix, content in members if suffix.lower() == "json"), b"{}")
@@ -105,7 +105,7 @@ def described(image: tuple[str, ...], url: str, places: pa.Table) -> Iterator[di
 
 
 def cut_tar(url: str, samples: Iterable[Sample | Reject], folder: Path) -> Head:
-    """A copy of the first bytes, which hold these first samples, with the end of a tar; all where there is none."""
+    """A copy of the first bytes, up to the last of these samples, ended as a tar; the whole tar if there are none."""
     end = rows = 0
     for sample in samples:
         rows += 1
@@ -124,7 +124,7 @@ def cut_tar(url: str, samples: Iterable[Sample | Reject], folder: Path) -> Head:
 
 
 def _together(url: str, places: pa.Table, gap_bytes: int | None) -> Iterator[list[tuple[int, memoryview]]]:
-    """Of each sample where it begins, and its one block, read piece by piece."""
+    """For each sample the byte where it begins, and its one block. The shard is read in pieces."""
     spans = _spans(places)
     local = storage.local_path(url) is not None
     gap = gap_bytes if gap_bytes is not None else LOCAL_GAP_BYTES if local else REMOTE_GAP_BYTES
@@ -142,13 +142,13 @@ def _are_apart(places: pa.Table) -> bool:
 
 
 def _plain(places: pa.Table) -> list[bool]:
-    """Of each sample whether its members may stay as they are; files of before that was looked at do not tell."""
+    """For each sample, whether its members may stay as they are; False for files that do not have this column yet."""
     told: list[bool] = places["plain"].to_pylist() if "plain" in places.column_names else [False] * len(places)
     return told
 
 
 def _spans(places: pa.Table) -> list[tuple[int, int]]:
-    """Start and stop of each sample whose members lie together."""
+    """Start and stop of each sample; its members must be adjacent."""
     starts = column(places, "offset")
     return list(zip(starts.tolist(), (starts + column(places, "size")).tolist(), strict=True))
 
@@ -162,20 +162,20 @@ def _check_length(file: BinaryIO, spans: Sequence[tuple[int, int]], url: str) ->
 def _cut(
     read: Read, piece: memoryview, spans: Sequence[tuple[int, int]], url: str
 ) -> Iterator[list[tuple[int, memoryview]]]:
-    if len(piece) < read.stop - read.start:  # it was cut since its length was looked at
+    if len(piece) < read.stop - read.start:  # the file was truncated after its length was checked
         raise ShardError(f"{url} must stay as long as it was, but ends in byte {read.stop}; run again")
     for start, stop in spans[read.first : read.last]:
         yield [(start, piece[start - read.start : stop - read.start])]
 
 
 def _read_straight(url: str, places: pa.Table) -> bool:
-    """True where every sample is one block of a local file, and its caption one of its members."""
+    """True if the file is local, every sample is one block of it, and captions are members."""
     local = hasattr(os, "preadv") and storage.local_path(url) is not None
     return local and "caption" not in places.column_names and not _are_apart(places)
 
 
 def _append_straight(writer: TarShard, image: tuple[str, ...], url: str, places: pa.Table, gap_bytes: int) -> None:
-    """Append samples of a local tar, each read to where it is written from: nothing is copied in between."""
+    """Append samples of a local tar without a copy: each is read into the buffer from which it is written."""
     keys, spans, plain = places["key"].to_pylist(), _spans(places), _plain(places)
     with storage.open_exact(url) as file:
         _check_length(file, spans, url)
@@ -194,9 +194,9 @@ def _append_straight(writer: TarShard, image: tuple[str, ...], url: str, places:
 
 
 def _read_to(writer: TarShard, file: BinaryIO, spans: Sequence[tuple[int, int]], over: memoryview) -> bool:
-    """Read spans to where the writer has room for them, by one call; False where it takes more, or the file ends.
+    """Read spans into the writer's buffers with one call; False if it needs more calls, or if the file ends.
 
-    over: where the gaps go.
+    over: a buffer for the bytes of gaps, which are thrown away.
     """
     places: list[memoryview] = []
     ahead, at = 0, spans[0][0]
@@ -210,16 +210,16 @@ def _read_to(writer: TarShard, file: BinaryIO, spans: Sequence[tuple[int, int]],
 
 
 def _apart(url: str, places: pa.Table) -> Iterator[list[tuple[int, memoryview]]]:
-    """The same for a shard in which members of one sample lie apart: all of it is mapped, or held where remote."""
+    """As `_together`, for samples whose members lie apart. The shard is mapped, or held in memory if it is remote."""
     with storage.local_view(url) as view:
         for sample in places.to_pylist():
             yield [(start, view[start:stop]) for start, stop in spans_of(sample, len(view), url)]
 
 
 def _told(file: BinaryIO, reads: Sequence[Read]) -> Iterator[Read]:
-    """Each read of a local file in turn; the system is told of those that come next."""
+    """Each read of a local file in turn. The system is told of the next ones, so that it can read ahead."""
     told = 0 if hasattr(os, "posix_fadvise") else len(reads)
-    ahead = 0  # bytes that were told of and not read
+    ahead = 0  # bytes that the system was told of and that are not read yet
     for read in reads:
         ahead -= read.stop - read.start
         while told < len(reads) and ahead < _TOLD_BYTES:
@@ -230,7 +230,7 @@ def _told(file: BinaryIO, reads: Sequence[Read]) -> Iterator[Read]:
 
 
 def _ahead(file: BinaryIO, reads: Sequence[Read]) -> Iterator[tuple[Read, memoryview]]:
-    """The bytes of each read in turn; the next one is under way while what came is used."""
+    """The bytes of each read in turn. The next read is prefetched while the caller uses the current one."""
     with ThreadPoolExecutor(1, "winnow-read") as thread:
         coming = [thread.submit(_bytes, file, read) for read in reads[:1]]
         for read, following in zip(reads, [*reads[1:], None], strict=True):

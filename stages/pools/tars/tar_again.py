@@ -1,6 +1,6 @@
-"""The members of single samples as Python's tarfile reads them from their byte ranges, for checks and for pictures.
+"""Reads the members of single samples from their byte ranges with Python's tarfile, for checks and for pictures.
 
-A second opinion: what is copied into training shards is read by `tar_members`, which knows more kinds of damage.
+This is a second opinion: copies for training shards are read by `tar_members`, which recognises more kinds of damage.
 """
 
 import io
@@ -12,16 +12,16 @@ from winnow.pipeline import storage
 from winnow.pipeline.errors import DataError
 
 Named = tuple[str, str, bytes]
-"""Key, suffix as it is written, and content of a member."""
+"""Key, suffix in its original case, and content of a member."""
 
 _END = bytes(2 * tarfile.BLOCKSIZE)
-_DAMAGE = (tarfile.TarError, ArithmeticError, EOFError, LookupError, ValueError)  # what other bytes make it raise
+_DAMAGE = (tarfile.TarError, ArithmeticError, EOFError, LookupError, ValueError)  # raised for damaged bytes
 
 
 def samples_at(url: str, places: Iterable[Mapping[str, Any]]) -> Iterator[tuple[bytes, list[Named] | Exception]]:
-    """Of each sample the bytes of its tar members, and these members, or why tarfile cannot read them.
+    """For each sample the bytes of its tar members, and the members, or the error if tarfile cannot read them.
 
-    places: with key, offset, size and extra_ranges. Raises DataError where the tar ends before a sample does.
+    places: with key, offset, size and extra_ranges. Raises DataError if the tar ends before a sample does.
     """
     with storage.open_read(url) as file:
         length = file.seek(0, io.SEEK_END)
@@ -37,7 +37,7 @@ def _ranges(file: BinaryIO, length: int, url: str, place: Mapping[str, Any]) -> 
     flat = [place["offset"], place["size"], *(place["extra_ranges"] or [])]
     for start, size in zip(flat[::2], flat[1::2], strict=True):
         if start < 0 or size < 0 or start + size > length:
-            raise DataError(f"{url} must have {size} bytes from {start} on, of {place['key']}, but has {length}")
+            raise DataError(f"{url} must have {size} bytes of {place['key']} from {start} on, but ends at {length}")
         file.seek(start)
         yield file.read(size)
 

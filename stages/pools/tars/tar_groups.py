@@ -1,4 +1,4 @@
-"""Which members of a tar are one sample: those of one key, the path up to the first dot of the file's name."""
+"""Groups the members of a tar into samples by key: the path up to the first dot of the file's name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from winnow.stages.pools.tars.tar_members import Member
 
 @dataclass(slots=True)
 class Group:
-    """The members of one sample with their suffixes, in tar order; again: whether its key was another sample's."""
+    """The members of one sample with their suffixes, in tar order. again: whether an earlier sample has this key."""
 
     key: str
     again: bool
@@ -24,7 +24,7 @@ class Group:
 
 
 def grouped(members: list[Member]) -> list[Group]:
-    """Samples in the order of their first members; a member that its key's sample has already begins another."""
+    """Samples in the order of their first members. A suffix that repeats, after other samples, begins a new sample."""
     groups: list[Group] = []
     open_groups: dict[str, Group] = {}
     before: Group | None = None
@@ -42,14 +42,14 @@ def grouped(members: list[Member]) -> list[Group]:
 
 
 def key_and_suffix(name: str) -> tuple[str, str]:
-    """Key and suffix of a member; ("", "") when it belongs to no sample."""
+    """Key and suffix of a member; ("", "") if it belongs to no sample."""
     folder, slash, base = name.rpartition("/")
     stem, dot, suffix = base.partition(".")
     return (folder + slash + stem, suffix.lower()) if stem and dot else ("", "")
 
 
 def ending_of(suffix: str, asked: Sequence[str]) -> str:
-    """The asked suffix, with the dot before it, that ends a longer one; "" where none does."""
+    """The wanted suffix, with its dot, that a longer suffix ends with; "" if there is none."""
     return next((f".{name}" for name in asked if suffix.endswith(f".{name}")), "")
 
 
@@ -71,7 +71,7 @@ def by_dots(group: Group, pictures: Sequence[str]) -> list[Group]:
 
 
 def dots_hint(parts: Mapping[str, Member], asked: Sequence[str], option: str) -> str:
-    """What to do where a suffix that was asked for stands behind a further dot."""
+    """What to do if a wanted suffix follows a second dot; "" if none does."""
     found = next((suffix for suffix in parts if ending_of(suffix, asked)), None)
     if found is None:
         return ""
@@ -82,7 +82,7 @@ def dots_hint(parts: Mapping[str, Member], asked: Sequence[str], option: str) ->
 
 
 def joined_ranges(members: list[Member]) -> list[tuple[int, int]]:
-    """Byte ranges (offset, size) that cover exactly these members, given in tar order; neighbours joined."""
+    """Byte ranges (offset, size) that cover exactly these members, given in tar order. Adjacent ones are joined."""
     starts = [m.start for i, m in enumerate(members) if i == 0 or members[i - 1].end != m.start]
     ends = [m.end for i, m in enumerate(members) if i + 1 == len(members) or members[i + 1].start != m.end]
     return [(start, end - start) for start, end in zip(starts, ends, strict=True)]

@@ -1,6 +1,6 @@
 """Lists the regular members of a tar, and the damage between them.
 
-Nothing is unpacked: names are text, links and devices are passed over, no size is believed before it is seen to fit.
+It unpacks nothing: names are only text, links and devices are skipped, and every size is checked against the file.
 """
 
 import tarfile
@@ -15,18 +15,18 @@ from winnow.stages.preview.foreign import HEAD_BYTES, foreign
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes: headers and padded data are multiples of it
 _LONG_NAME = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-_EXTENDED_BYTES = 1 << 20  # of a long name or a pax header: a name is at most some KB
-_MAGIC = b"ustar"  # of every header that tar programs have written since 1988
+_EXTENDED_BYTES = 1 << 20  # most bytes of a long name or a pax header; a name has at most a few KB
+_MAGIC = b"ustar"  # in every header that tar programs have written since 1988
 _MAGIC_AT = 257
 _NAME_BYTES = 100
 _SUM = slice(148, 156)
-_GNU = b"ustar  "  # its headers keep other facts where POSIX has the folder of a long name, such as times
+_GNU = b"ustar  "  # where POSIX has the folder of a long name, GNU headers have other fields, such as times
 _PREFIX = slice(345, 500)
-_STAR_PREFIX = slice(345, 476)  # star keeps two times behind it
+_STAR_PREFIX = slice(345, 476)  # star has two times after it
 _STAR_END = slice(508, 512)
 _SUM_DIGITS = frozenset(b"01234567 \0")
-_TIMES = {"mtime", "atime", "ctime"}  # which webdataset's own writer tells of each member
-_WINDOW = 1 << 20  # bytes that are searched at a time
+_TIMES = {"mtime", "atime", "ctime"}  # webdataset's own writer stores these for each member
+_WINDOW = 1 << 20  # bytes searched at a time
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
 
 
@@ -36,7 +36,7 @@ class Member:
 
     start: first byte of its headers, its own long-name and pax headers included, global pax headers not.
     data, size: the content. end: one past the padding, where the next entry starts.
-    plain: whether the name is what its header says by itself, which every program reads alike.
+    plain: whether the whole name is in the plain header, which every program reads alike.
     """
 
     name: str
@@ -51,8 +51,8 @@ class Member:
 class Damage:
     """Bytes `offset` to `offset + size` of a tar, in which no member can be read.
 
-    rest: whether that is the end of the file, with nothing after it. name: of the member that the end of the file
-    cuts, if its header told.
+    rest: whether the damage reaches to the end of the file. name: that of the member which the end of the file cuts, if
+    its header has it.
     """
 
     offset: int
@@ -71,14 +71,14 @@ class _Broken(Exception):
 
 
 def list_members(view: memoryview, url: str) -> tuple[list[Member], list[Damage]]:
-    """Regular members in tar order, and the damage between or after them, in order; at most the last is `rest`.
+    """Regular members in tar order, and the damage between or after them, in order. Only the last can be `rest`.
 
-    tarfile itself ends silently at a broken header and at a missing end mark; here both are damage, because samples may
-    have been lost there. After damage the list goes on at the next header whose checksum is right, on any byte; one
-    that lies inside the member before it shows that this member is not what its header says, and it counts as damage.
-    Directories, links and devices are passed over. Cost: one header parse a member; content is searched only where
-    there is damage. Names that are no UTF-8 come with backslash escapes, so they stay distinct.
-    Raises ShardError when there is no header at all, or the file is compressed.
+    tarfile itself stops silently at a broken header and at a missing end mark. Here both are damage, because samples
+    may have been lost. After damage the list goes on at the next header with a correct checksum, at any byte. If that
+    header lies inside the member before it, that member is not what its header says, so it counts as damage.
+    Directories, links and devices are skipped. Cost: one header parse for each member; content is searched only after
+    damage. Names that are not UTF-8 get backslash escapes, so they stay distinct.
+    Raises ShardError if there is no header at all, or if the file is compressed.
     """
     if kind := next((name for magic, name in _COMPRESSED.items() if view[: len(magic)] == magic), None):
         raise _no_tar(url, f"it begins like a {kind} file", lasting=True)
@@ -102,7 +102,7 @@ def list_members(view: memoryview, url: str) -> tuple[list[Member], list[Damage]
                 return members, damage
             if not (members or damage or ended) and broken.after == 1:
                 told = foreign(bytes(view[:HEAD_BYTES]))
-                if told and view[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] != _MAGIC:  # else it is a tar that is cut
+                if told and view[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] != _MAGIC:  # with the magic it is a truncated tar
                     message = f"{url}: a webdataset shard must be an uncompressed tar, but it is {told}"
                     raise ShardError(message, lasting=True)
                 raise _no_tar(url, str(broken))
@@ -122,22 +122,23 @@ def _no_tar(url: str, came: str, *, lasting: bool = False) -> ShardError:
 
 
 def _search_from(members: list[Member], offset: int, broken: _Broken) -> int:
-    """Where the search for the next header begins, after the entry at `offset`, which is broken."""
-    # bytes that are missing inside a member put its end, as its header has it, into what follows it
+    """Where the search for the next header begins, after the broken entry at `offset`."""
+    # if bytes are missing inside a member, the end in its header lies inside what follows, so search from its data
     header_is_broken = broken.after == offset + 1
     return members[-1].data if header_is_broken and members and members[-1].end == offset else broken.after
 
 
 def _next_header(view: memoryview, start: int) -> int | None:
-    """The first byte from `start` on at which a header with a right checksum lies.
+    """The first byte from `start` on at which a header with a correct checksum lies.
 
-    One whose name is empty, looks cut or made plain is not taken: the extended header that had the whole name is lost.
+    Headers whose name is empty, looks truncated or has replaced characters are skipped, because the extended header
+    with the whole name is lost.
     """
     for magic in _magics(view, start + _MAGIC_AT):
         block = bytes(view[magic - _MAGIC_AT : magic - _MAGIC_AT + BLOCK])
         name, last = block[:_NAME_BYTES], block[_NAME_BYTES - 1 :][:1]
         whole = name[:1] != b"\0" and last == b"\0" and b"?" not in name
-        if whole and _SUM_DIGITS.issuperset(block[_SUM]):  # cheap, for a file may be full of the magic word
+        if whole and _SUM_DIGITS.issuperset(block[_SUM]):  # a cheap test first: a file may be full of the magic word
             try:
                 tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
             except tarfile.HeaderError:
@@ -156,12 +157,12 @@ def _magics(view: memoryview, start: int) -> Iterator[int]:
 
 
 def _entry(view: memoryview, start: int) -> tuple[Member | None, int] | None:
-    """The member at `start` (None if no regular file) and where the next entry starts; None at the end."""
+    """The member at `start` (None if not a regular file) and where the next entry starts; None at the end."""
     long_name: str | None = None
     pax: dict[str, str] = {}
     at = start
     while (info := _header(view, at)) is not None:
-        name = pax.get("path") or long_name or info.name  # an empty record takes back what it names
+        name = pax.get("path") or long_name or info.name  # an empty pax record cancels an earlier one
         extends = info.type in (*_LONG_NAME, *_PAX, tarfile.XGLTYPE)
         size = info.size if extends else _pax_size(pax, info.size)
         data = at + BLOCK
@@ -192,7 +193,7 @@ def _entry(view: memoryview, start: int) -> tuple[Member | None, int] | None:
 
 def _header(view: memoryview, at: int) -> tarfile.TarInfo | None:
     block = bytes(view[at : at + BLOCK])
-    if block and not any(block):  # the end mark, or what is left of it
+    if block and not any(block):  # the end mark, or a part of it
         return None
     try:
         return read_header(block)
@@ -203,11 +204,11 @@ def _header(view: memoryview, at: int) -> tarfile.TarInfo | None:
 
 
 def read_header(block: bytes) -> tarfile.TarInfo:
-    """A header with the name that tar and libarchive read, which tarfile reads wrongly of some.
+    """A header with the name as tar and libarchive read it; tarfile reads the names of some headers wrongly.
 
-    Only headers of POSIX have the folder of a long name behind the others; in its place GNU keeps times (`tar
-    --incremental`) and headers of 1979 keep nothing. tarfile takes whatever lies there for a folder.
-    Raises tarfile.HeaderError for a block that is none.
+    Only POSIX headers have the folder of a long name after the other fields. There, GNU headers have times (`tar
+    --incremental`), and headers of 1979 have nothing. tarfile takes anything in that place for a folder.
+    Raises tarfile.HeaderError for a block that is not a header.
     """
     info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
     magic = block[_MAGIC_AT : _MAGIC_AT + len(_GNU)]
@@ -224,7 +225,7 @@ def _until_nul(raw: bytes) -> str:
 
 
 def _after_the_end(view: memoryview, offset: int) -> _Broken:
-    # a hole of zeros that a failed copy left looks like the end mark: what follows it tells
+    # a failed copy can leave a hole of zeros, which looks like the end mark but is followed by more data
     message = f"the end mark at byte {offset} is followed by more data, of {len(view)} bytes"
     return _Broken(message, offset + BLOCK)
 

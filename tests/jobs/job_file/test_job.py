@@ -145,11 +145,11 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ),
         (
             {"policy": [{"random": {}}]},
-            "policy.0.random: a cut keeps one of fraction, count or threshold, got none",
+            "policy.0.random: a cut must have one of fraction, count and threshold, got none",
         ),
         (
             {"policy": [{"random": {"fraction": 30}}]},
-            "policy.0.random: a fraction is between 0 and 1, got 30.0",
+            "policy.0.random: fraction must be between 0 and 1, got 30.0",
         ),
         (
             {"policy": [{"random": {"count": 3, "seed": -1}}]},
@@ -170,15 +170,15 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ),
         (
             {"policy": [{"similarity": {"by": "dino", "fraction": 0.3}}]},
-            "similarity compares image and text, but dino has no text vectors; name a CLIP",
+            "similarity.by must name an encoder with text vectors, but dino has none; name a CLIP model",
         ),
         (
             {"policy": [{"negclip": {"by": "dino", "fraction": 0.3}}]},
-            "negclip compares image and text, but dino has no text vectors; name a CLIP",
+            "negclip.by must name an encoder with text vectors, but dino has none; name a CLIP model",
         ),
         (
             {"policy": [{"coverage": {"by": "dino", "fraction": 0.3}}]},
-            "coverage compares image and text, but dino has no text vectors; name a CLIP",
+            "coverage.by must name an encoder with text vectors, but dino has none; name a CLIP model",
         ),
         (
             {"policy": [{"duplicates": {"by": "clip", "epsilon": 0.1, "clusters": 0}}]},
@@ -230,14 +230,14 @@ def test_what_is_wrong_is_said(changes: dict[str, Any], message: str) -> None:
         ),
         (
             {"policy": [{"duplicates": {}}]},
-            "compares the bytes of images, which this pool has not: set exact: false",
+            "compares the bytes of images, but this pool has none; set exact: false",
         ),
         (
             {
                 "pool": {"shards": "a.parquet", "format": "vectors"},
                 "policy": [{"similarity": {"by": "vectors", "count": 3}}],
             },
-            "similarity compares image and text, but vectors has no text vectors",
+            "similarity.by must name an encoder with text vectors, but vectors has none",
         ),
     ],
 )

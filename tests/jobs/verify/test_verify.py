@@ -545,7 +545,7 @@ def test_a_wrong_uid_is_named(tars: Done) -> None:
     path.write_bytes(whole[:-16])
     assert "its size must be" in tars.told("uids")
     path.write_bytes(whole[50:])
-    assert "must hold what its job left there" in str(tars.lines()["uids"])
+    assert "must be as its job wrote it" in str(tars.lines()["uids"])
 
 
 def test_a_uid_that_two_kept_samples_have_is_found(tmp_path: Path) -> None:
@@ -756,7 +756,7 @@ def test_what_the_record_and_reports_count_is_held_against_the_files(tars: Done)
     pq.write_table(table.replace_schema_metadata({b"winnow": summary}), url)
     assert "the embeddings file must sum up" in tars.told("ledger")
     record.write_text("{}")
-    with pytest.raises(Exception, match=r"planted\.json must hold what its job left there"):
+    with pytest.raises(Exception, match=r"planted\.json must be as its job wrote it"):
         tars.lines()
 
 

@@ -199,7 +199,7 @@ def test_edges_belong_to_the_upper_stratum() -> None:
         ({"count": 1}, "coverage needs a score: by .* got by = None, from = None, column = None"),
         ({"count": 1, "by": "clip", "column": "v"}, "by = clip, from = None, column = v"),
         ({"count": 1, "from": "x.parquet"}, "from = x.parquet, column = None"),
-        ({"by": "clip"}, "keeps one of fraction, count or threshold, got none"),
+        ({"by": "clip"}, "must have one of fraction, count and threshold, got none"),
         ({"by": "clip", "count": 1, "beta": 1.5}, "less than or equal to 1"),
     ],
 )

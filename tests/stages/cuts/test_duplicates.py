@@ -223,10 +223,10 @@ def test_exact_duplicates_of_one_that_goes_name_the_one_that_stays(embedded: Fil
         ({"exact": False}, "must compare something: set exact: true, or an epsilon"),
         ({"epsilon": 0.1}, r"set by \(an encoder\) and clusters \(k\) too"),
         ({"epsilon": 0.1, "by": "clip"}, r"set by \(an encoder\) and clusters \(k\) too"),
-        ({"epsilon": 1.5, "by": "clip", "clusters": 3}, "epsilon is between 0 and 1, got 1.5"),
+        ({"epsilon": 1.5, "by": "clip", "clusters": 3}, "epsilon must be between 0 and 1, got 1.5"),
         (
             {"epsilon": 0.1, "by": "clip", "clusters": 3, "method": "semdedup", "probes": 1},
-            "the paper's rule stays inside a cluster, got probes: 1",
+            "method semdedup compares inside one cluster, got probes: 1",
         ),
     ],
 )

@@ -173,9 +173,9 @@ def test_many_epochs_share_their_passes() -> None:
     ("options", "message"),
     [
         ({"epochs": 0, "count": 1}, "greater than or equal to 1"),
-        ({"epochs": 1}, "keeps one of fraction, count or threshold, got none"),
-        ({"epochs": 1, "count": 0}, "at least one sample, got fraction = None, count = 0; ask for more"),
-        ({"epochs": 1, "fraction": 0.0}, "at least one sample, got fraction = 0.0, count = None; ask for more"),
+        ({"epochs": 1}, "must have one of fraction, count and threshold, got none"),
+        ({"epochs": 1, "count": 0}, "at least 1 sample, got fraction = None, count = 0; ask for more"),
+        ({"epochs": 1, "fraction": 0.0}, "at least 1 sample, got fraction = 0.0, count = None; ask for more"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, float], message: str) -> None:
@@ -184,5 +184,5 @@ def test_wrong_options_are_refused(options: dict[str, float], message: str) -> N
 
 
 def test_an_epoch_of_less_than_a_sample_is_refused() -> None:
-    with pytest.raises(JobError, match=r"at least one sample, but fraction = 0.01, count = None of 99 is none"):
+    with pytest.raises(JobError, match=r"at least 1 sample, but fraction = 0.01, count = None of 99 samples is 0"):
         filtered(Samples.drawn(99), Epochs(epochs=1, fraction=0.01))

@@ -227,7 +227,7 @@ def test_a_pair_without_a_value_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "keeps one of fraction, count or threshold, got none"),
+        ({}, "must have one of fraction, count and threshold, got none"),
         ({"count": 1, "temperature": 0.0005}, "greater than or equal to 0.001"),
         ({"count": 1, "batch": 1}, "greater than or equal to 2"),
         ({"count": 1, "partitions": 0}, "greater than or equal to 1"),

@@ -219,7 +219,7 @@ def test_a_target_of_another_encoder_is_refused(pool: Filtered, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "keeps one of fraction, count or threshold, got none"),
+        ({}, "must have one of fraction, count and threshold, got none"),
         ({"count": 3, "p": 3}, "Input should be 2 or 'inf'"),
         ({"count": 3, "p": float("inf")}, "Input should be 2 or 'inf'"),
     ],

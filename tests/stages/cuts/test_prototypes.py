@@ -121,8 +121,8 @@ def test_density_of_the_same_clusters_shares_them(pool: Filtered) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"balance": 1.5, "count": 1}, r"balance in \[0, 1\], got 1.5"),
-        ({}, "keeps one of fraction, count or threshold, got none"),
+        ({"balance": 1.5, "count": 1}, r"balance must be between 0 and 1, got 1\.5"),
+        ({}, "must have one of fraction, count and threshold, got none"),
         ({"count": 1, "clusters": 0}, "greater than or equal to 1"),
     ],
 )

@@ -144,7 +144,9 @@ def test_rules_on_sizes_that_nobody_knows_are_an_error_and_no_empty_pool(sizes: 
     samples = replace(samples, width=(sizes[0] or [None]) * 10, height=(sizes[1] or [None]) * 10)
     with pytest.raises(DataError) as error:
         filtered(samples, Rules(min_side=100, min_words=1), shards=3)
-    assert "rules.min_side must know the width and height of samples, but none of 10 has both" in str(error.value)
+    assert "rules.min_side must know the width and height of samples, but none of 10 samples has both" in str(
+        error.value
+    )
     assert filtered(samples, Rules(min_chars=1)).survivors.count() == 10
     samples.width[4] = samples.height[4] = 200
     assert filtered(samples, Rules(min_side=100), shards=3).survivors.count() == 1

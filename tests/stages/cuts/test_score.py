@@ -122,13 +122,16 @@ def test_only_samples_that_are_in_need_a_value(tmp_path: Path) -> None:
         ({"v": np.where(np.arange(30) < 2, np.nan, 1.0)}, "column v must hold numbers, but 2 of 30 are NaN"),
         (
             {"uid": [SAMPLES.uid[0], *SAMPLES.uid[:29]]},
-            f"one value in v, but 1 come again, first {SAMPLES.uid[0]}",
+            f"one value in v, but 1 are repeated, first {SAMPLES.uid[0]}",
         ),
         (
             {"uid": ["short", *SAMPLES.uid[1:]]},
-            "a uid is 32 hex digits, a UUID or 16 bytes, but 1 are not, first 'short'; samples that are named",
+            "a uid must be 32 hex digits, a UUID or 16 bytes, but 1 are not, first 'short'; join samples with",
         ),
-        ({"uid": [None, *SAMPLES.uid[1:]]}, "a uid is 32 hex digits, a UUID or 16 bytes, but 1 are not, first None"),
+        (
+            {"uid": [None, *SAMPLES.uid[1:]]},
+            "must be 32 hex digits, a UUID or 16 bytes, but 1 are not, first None",
+        ),
     ],
 )
 def test_what_breaks_the_contract_is_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
@@ -140,7 +143,7 @@ def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
     assert "must have a column el2n, but it has uid, v" in refused(cut(url, column="el2n", count=1))
     with pytest.raises(PoolError, match="must be a file that is there, but 1 of 1 are not"):
         filtered(SAMPLES, cut(str(tmp_path / "absent.parquet"), count=1))
-    with pytest.raises(JobError, match="keeps one of fraction, count or threshold"):
+    with pytest.raises(JobError, match="must have one of fraction, count and threshold"):
         cut(url)
 
 
@@ -234,7 +237,7 @@ def test_a_threshold_between_whole_numbers_and_beyond_all(tmp_path: Path) -> Non
     assert kept == {9.5: 20, 9: 20, -1: 30, 29: 0, 1 << 63: 0, -1e300: 30}
     below = {n: len(filtered(SAMPLES, cut(url, threshold=n, keep="lowest")).kept) for n in (9.5, 9, 0, 1 << 63)}
     assert below == {9.5: 10, 9: 9, 0: 0, 1 << 63: 30}
-    with pytest.raises(JobError, match="a whole number as threshold has at most 64 bits"):
+    with pytest.raises(JobError, match="an integer threshold must fit into 64 bits"):
         cut(url, threshold=1 << 70)
 
 
@@ -303,12 +306,12 @@ def test_a_file_that_is_no_parquet_is_the_users_to_mend(tmp_path: Path) -> None:
         assert "delete" not in text
     twice = pa.table([pa.array(SAMPLES.uid), pa.array(VALUES), pa.array(VALUES)], names=["uid", "v", "v"])
     write_parquet(str(tmp_path / "twice.parquet"), twice)
-    assert "must have one column v, but 2 are named so" in refused(cut(str(tmp_path / "twice.parquet"), count=5))
+    assert "must have one column v, but 2 have that name" in refused(cut(str(tmp_path / "twice.parquet"), count=5))
 
 
 def test_a_column_that_holds_no_numbers_is_refused(tmp_path: Path) -> None:
     message = refused(cut(scores(tmp_path, v=[str(value) for value in VALUES]), count=3))
-    assert "column v must hold numbers, but it is string; name another, or cast it" in message
+    assert "column v must hold numbers, but its type is string; name another column, or cast it" in message
 
 
 NAMED = {
@@ -388,13 +391,15 @@ def test_names_that_are_not_one_samples_are_refused(tmp_path: Path) -> None:
 
     first = f"first '000000000' of {tmp_path}/pool/00000.parquet and {tmp_path}/pool/00001.parquet"
     text = said({"key": keys}, key="key")
-    assert f"a key must be that of one sample, but 20 have that of another, {first}; name their shards by" in text
+    assert (
+        f"a key must belong to one sample, but 20 samples repeat that of another, {first}; name their shards by" in text
+    )
     unique = {"key": pa.array([f"{i:09d}" for i in range(30)])}
     text = said(unique, **{"from": twice, "key": "key"})
-    assert re.search(rf"every key must have one value in v, but 20 come again, first in row \d+ of {twice}", text)
+    assert re.search(rf"every key must have one value in v, but 20 are repeated, first in row \d+ of {twice}", text)
     assert f"10 of shard {tmp_path}/pool/00001.parquet have none, first key 000000010" in said(unique, key="key")
-    assert "column n must hold text as the pool has it, zeros in front too, but it is int64" in said(unique, key="n")
-    with pytest.raises(JobError, match="shard tells keys apart, got part without key"):
+    assert "column n must be text, with leading zeros as in the pool, but it is int64" in said(unique, key="n")
+    with pytest.raises(JobError, match="shard needs key, got shard = part without key"):
         parse_and_plan(vectors_job(tmp_path, unique, {**base, "shard": "part"}))
     with pytest.raises(JobError, match="by uid or by key, got uid = id and key = key"):
         parse_and_plan(vectors_job(tmp_path, unique, {**base, "uid": "id", "key": "key"}))

@@ -94,10 +94,10 @@ def test_nan_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "keeps one of fraction, count or threshold, got none"),
+        ({}, "must have one of fraction, count and threshold, got none"),
         ({"fraction": 0.1, "count": 3}, r"got \['fraction', 'count'\]"),
-        ({"fraction": 30.0}, "a fraction is between 0 and 1, got 30.0; 0.3 keeps 30 %"),
-        ({"count": -1}, "a count is at least 0, got -1"),
+        ({"fraction": 30.0}, "fraction must be between 0 and 1, got 30.0; 0.3 keeps 30 %"),
+        ({"count": -1}, "count must be at least 0, got -1"),
     ],
 )
 def test_amounts_are_checked(options: dict[str, float], message: str) -> None:

@@ -53,7 +53,7 @@ def test_one_alone_keeps_every_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shares", [(), (0.5,), (0.5, 0.6), (1.0, 0.0), (1.5, -0.5)])
 def test_shares_add_up(tmp_path: Path, shares: tuple[float, ...]) -> None:
     parts = [(checkpoint(tmp_path / f"{n}.pt", n), share) for n, share in enumerate(shares)]
-    with pytest.raises(ModelError, match="shares of an average are positive and add up to 1"):
+    with pytest.raises(ModelError, match="shares of an average must be positive and sum to 1"):
         average(parts, tmp_path / "out.pt")
     assert not (tmp_path / "out.pt").exists()
 

@@ -45,11 +45,11 @@ def test_what_the_sources_say_is_what_the_libraries_say() -> None:
     ("encoder", "message"),
     [
         (OpenClip("ViT-B-33", "openai"), "the nearest known names are: ViT-B-32"),
-        (OpenClip("ViT-B-32", "opnai"), "the known tags are: openai, "),
+        (OpenClip("ViT-B-32", "opnai"), "known tags are: openai, "),
         (Timm("vit_larg_patch14"), "the nearest are: vit_large_"),
         (Timm("vit_large_patch14_dinov2.lvd143m"), r"it has vit_large_patch14_dinov2\.lvd142m: name one"),
-        (Timm("resnet50", "imagenet"), "`checkpoint` is a file or `random`"),
-        (OpenClip("ViT-B-32", "/nowhere/a.pt"), "a model's file must be there"),
+        (Timm("resnet50", "imagenet"), "`checkpoint` must be a file or `random`"),
+        (OpenClip("ViT-B-32", "/nowhere/a.pt"), "a model's file must exist"),
         (OpenClip("ViT-B-32"), "without `pretrained`"),
     ],
 )

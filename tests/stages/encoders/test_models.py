@@ -88,11 +88,11 @@ def test_provenance_of_a_folder_follows_its_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("encoder", "says"),
     [
-        (OpenClip("ViT-B-32"), "needs weights, got ViT-B-32 without"),
+        (OpenClip("ViT-B-32"), "must have weights, got ViT-B-32 without"),
         (OpenClip("ViT-B-32", "/no/such/epoch_9.pt"), "/no/such/epoch_9.pt is not a file"),
         (OpenClip("no-such.json", "random"), "no-such.json is not a file"),
         (OpenClip("local-dir:/no/such"), "folder with open_clip_config.json, but /no/such has none"),
-        (OpenClip("local-dir:/no/such", "openai"), "carries its own weights"),
+        (OpenClip("local-dir:/no/such", "openai"), "has its own weights"),
         (Timm("test_vit", "weights.pth"), "weights.pth is not a file"),
     ],
 )
@@ -105,7 +105,7 @@ def test_planning_refuses_what_is_missing(encoder: OpenClip | Timm, says: str) -
     ("encoder", "says"),
     [
         (OpenClip("ViT-B-23", "openai"), "'ViT-B-23'; the nearest known names are: .*ViT-B-32"),
-        (OpenClip("ViT-B-32", "opanai"), "'opanai'; the known tags are: .*laion2b_s34b_b79k"),
+        (OpenClip("ViT-B-32", "opanai"), "'opanai'; known tags are: .*laion2b_s34b_b79k"),
         (OpenClip("local-dir:/no/such"), "FileNotFoundError"),
         (Timm("test_vitt"), "the nearest are: .*test_vit"),
         (Timm("test_vit", "some-tag"), "a tag belongs to the name"),
@@ -134,7 +134,7 @@ def test_weights_of_another_model_are_refused(tiny_clip: OpenClip, tiny_timm: Ti
         timm_image.load(Timm("test_vit", str(less)), CPU)
 
 
-@pytest.mark.parametrize(("text", "says"), [("{", "is a JSON object"), ('{"embed_dim": 8}', "lacks .*text_cfg")])
+@pytest.mark.parametrize(("text", "says"), [("{", "must be a JSON object"), ('{"embed_dim": 8}', "lacks .*text_cfg")])
 def test_a_broken_configuration_is_refused_and_breaks_nothing_after_it(
     text: str, says: str, tmp_path: Path, tiny_clip: OpenClip
 ) -> None:

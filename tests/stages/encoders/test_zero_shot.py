@@ -49,11 +49,11 @@ def test_templates_are_open_clips_own() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("clip", "templates are openai or simple, or a list of texts with {}, got 'clip'"),
-        ([], "a template has {} in place of the class name, once, and no other brace, got \\[\\]"),
-        (["a {}", "a dog"], "a template has {} in place of the class name"),
-        (["a {} of {}"], "once, and no other brace"),
-        (["a {} {name}"], "once, and no other brace"),
+        ("clip", "templates must be openai or simple, or a list of texts with {}, got 'clip'"),
+        ([], "a template must have {} once, for the class name, and no other brace, got \\[\\]"),
+        (["a {}", "a dog"], "a template must have {} once, for the class name"),
+        (["a {} of {}"], "and no other brace"),
+        (["a {} {name}"], "and no other brace"),
     ],
 )
 def test_what_is_no_template_is_said(asked: str | list[str], message: str) -> None:

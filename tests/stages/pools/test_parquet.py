@@ -115,7 +115,7 @@ def test_members_read_back_as_the_same_samples(tmp_path: Path) -> None:
     [
         ([1, 0], "must ascend"),
         ([-1], "must ascend"),
-        ([2], "must be below 2, its rows, but 2"),
+        ([2], "must be below 2, its number of rows, got 2"),
         ([1], "row 1 must be"),
     ],
 )

@@ -65,7 +65,7 @@ def test_a_pool_without_text_vectors_is_told_how_to_say_so(tmp_path: Path) -> No
 
 def test_a_pool_that_names_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(PoolError, match=r"a pool has at least one shard, but .*empty\.txt names none"):
+    with pytest.raises(PoolError, match=r"a pool must have at least one shard, but .*empty\.txt names none"):
         Pool((f"{tmp_path}/empty.txt",), Webdataset()).identities()
     with pytest.raises(PoolError, match="must match at least one file, but nothing matches"):
         Pool((f"{tmp_path}/*.tar",), Webdataset()).identities()

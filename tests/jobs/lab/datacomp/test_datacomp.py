@@ -175,7 +175,7 @@ def test_noise_that_cannot_be_is_refused(change: dict[str, Any], message: str) -
 
 def test_a_label_that_is_no_class_is_refused(rendered: Path, tmp_path: Path) -> None:
     (tmp_path / "two.txt").write_text("ball\nbox\n")
-    with pytest.raises(DataError, match="a label is a class name or its number below 2"):
+    with pytest.raises(DataError, match="a label must be a class name or a number below 2"):
         LabelledSet(f"{rendered}/train.parquet", str(tmp_path / "two.txt")).read()
 
 

@@ -179,7 +179,7 @@ def test_a_target_without_a_readable_image_is_an_error(images: Filtered, tmp_pat
     (tmp_path / "a.jpg").write_bytes(b"no")
     (tmp_path / "b.jpg").write_bytes(b"")
     with pytest.raises(
-        DataError, match=r"nothing could be read of .* \(image-decode: 1, image-empty: 1\); see .*rejec"
+        DataError, match=r"nothing could be read from .* \(image-decode: 1, image-empty: 1\); see .*rejec"
     ):
         landed(images, str(tmp_path))
 
@@ -210,7 +210,7 @@ def test_what_decides_the_vectors_decides_the_name(images: Filtered, tmp_path: P
 def test_a_folder_that_changes_before_it_is_read_is_refused(images: Filtered, tmp_path: Path) -> None:
     stage = target_of(images.survivors, "clip", as_folder(tmp_path), None)
     (tmp_path / "new.jpg").write_bytes(jpeg(50))
-    with pytest.raises(FailedShards, match=r"must stay as they were listed, but .* changed; run again"):
+    with pytest.raises(FailedShards, match=r"must stay as listed, but .* has changed; run again"):
         execute(stage, images.run)
 
 
@@ -247,18 +247,18 @@ def test_vectors_that_are_none_are_refused(vectors: Filtered, tmp_path: Path, ra
 def test_vectors_of_two_widths_are_refused(vectors: Filtered, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", RAW)
     np.save(tmp_path / "b.npy", RAW[:, :8])
-    with pytest.raises(FailedShards, match=r"must be of one width, got \[8, 16\]; give files of one encoder"):
+    with pytest.raises(FailedShards, match=r"must have one width, got \[8, 16\]; give files of one encoder"):
         landed(vectors, f"{tmp_path}/*.npy")
 
 
 def test_no_vectors_are_refused(vectors: Filtered, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"must have a vector at least, but nothing .* of .*t\.npy \(it is empty\)"):
+    with pytest.raises(DataError, match=r"must have at least one vector, but nothing .* from .*t\.npy \(it is empty\)"):
         landed(vectors, as_npy(tmp_path, RAW[:0]))
 
 
 def test_images_for_a_pool_of_vectors_are_refused(vectors: Filtered, tmp_path: Path) -> None:
     for target in (as_folder(tmp_path / "photos"), as_tar(tmp_path), as_parquet(tmp_path)):
-        with pytest.raises(JobError, match=r"brings its vectors, so no encoder .*: give the target as a \.npy"):
+        with pytest.raises(JobError, match=r"has precomputed vectors, so no encoder .*; give the target as a \.npy"):
             landed(vectors, target)
 
 
@@ -269,16 +269,16 @@ def test_targets_that_cannot_be_are_refused(images: Filtered, tmp_path: Path) ->
     np.savez(tmp_path / "two.npz", a=RAW, b=RAW)
     table = write_parquet(f"{tmp_path}/t.parquet", pa.table({"uid": ["x"], "image": [3]}))
     cases: list[tuple[str | list[str], str | None, type[Exception], str]] = [
-        (f"{tmp_path}/empty", None, JobError, r"a target is a folder of images \(jpg, .* or holds no image"),
+        (f"{tmp_path}/empty", None, JobError, r"a target must be a folder of images \(jpg, .* or holds no image"),
         (f"{tmp_path}/absent", None, JobError, "absent is none of these or holds no image"),
         (f"{tmp_path}/absent.npy", None, PoolError, r"but 1 of 1 are not: .*absent\.npy"),
         (f"{tmp_path}/*.jpg", None, PoolError, "nothing matches"),
         (f"{tmp_path}/list.txt", None, JobError, r"list\.txt' names nothing; give files of one kind"),
         ([npy, tar], None, JobError, "a set of images or of vectors, got both"),
-        (npy, "l14", JobError, r"target_key is for npz and parquet, but .*t\.npy is none"),
+        (npy, "l14", JobError, r"target_key is for npz and parquet files, but .*t\.npy is neither"),
         (table, "l14", JobError, "target_key must name a column of .*, but l14 is none of uid, image"),
         (table, None, JobError, r"column image must hold images .* or lists of floats, but is int64; name another by"),
-        (f"{tmp_path}/two.npz", None, JobError, r"two\.npz holds a, b: name the one with the vectors by target_key"),
+        (f"{tmp_path}/two.npz", None, JobError, r"two\.npz holds a, b; name the one with the vectors by target_key"),
         (f"{tmp_path}/two.npz", "c", FailedShards, "the archive must hold c, but holds a, b"),
     ]
     for target, key, error, message in cases:

@@ -167,7 +167,7 @@ def test_an_empty_shard_has_no_rows(tmp_path: Path, write: Write) -> None:
 @WRITERS
 def test_an_encoder_that_the_pool_has_not_is_named(tmp_path: Path, write: Write) -> None:
     reader, url = write(tmp_path, meta(2), unit(2), unit(2))
-    with pytest.raises(JobError, match="must offer the encoder h14, but offers l14"):
+    with pytest.raises(JobError, match="must have vectors of h14, but it has those of l14"):
         reader.vectors(url, "h14", "image", None)
 
 
