@@ -1,14 +1,15 @@
 """Artifacts: the folder that a stage makes in a store, with a parquet file per shard and `_done.json` written last.
 
-The first holds data files alone (00000.parquet …), so that any program reads it as one table: some read every file of
-a folder, those of hidden names and of folders in it too. Small files of the whole lie in the second.
+An artifact has two folders. `<name>` holds only data files (00000.parquet …), so that any program can read it as one
+table; some programs read every file of a folder, even hidden ones and those in subfolders. `<name>.meta` beside it
+holds everything else, such as `_done.json`.
 
-A stage that rejects samples leaves `<name>.meta/rejects/00000.parquet …` too, each before the file of its shard, whose
-summary counts them under `rejects`.
+A stage that rejects samples also writes `<name>.meta/rejects/00000.parquet …`. The rejects of a shard are written
+before the shard's file, whose summary counts them under `rejects`.
 
-A file that is there is right, for it was committed whole; `_done.json` says that all are there, and what they weigh:
-what another program tore is seen and made again. The folder's name carries the fingerprint of everything that it was
-made from, so nothing has to be invalidated.
+Every file is committed whole, so a file that exists is correct. `_done.json` says that all files are there and records
+their number and size: if another program damages a file, the next run sees it and makes the file again. The folder's
+name contains a fingerprint of everything that the artifact is made from, so nothing ever has to be invalidated.
 """
 
 import io
@@ -32,9 +33,9 @@ _SUMMARY = b"winnow"
 
 @dataclass(frozen=True)
 class Artifact:
-    """What one stage leaves in the store, by name; holding one does not mean that it is made already.
+    """The name of what one stage makes in a store. An Artifact object exists before its files do.
 
-    store: URL of the store. stage: its name. fingerprint: 16 hex digits over all that it is made from.
+    store: URL of the store. stage: name of the stage. fingerprint: 16 hex digits over everything that it is made from.
     """
 
     store: str
@@ -45,7 +46,7 @@ class Artifact:
     def named(cls, store: str, folder: str) -> "Artifact":
         """The artifact of a folder such as `embeddings-3fa2c17bb71c2af3`. Raises ValueError for any other name."""
         if not is_artifact(folder):
-            raise ValueError(f"a folder must be named as an artifact is, got {folder!r}")
+            raise ValueError(f"an artifact's folder must be named like embeddings-3fa2c17bb71c2af3, got {folder!r}")
         stage, _, mark = folder.rpartition("-")
         return cls(store, stage, mark)
 
@@ -56,12 +57,12 @@ class Artifact:
 
     @property
     def folder(self) -> str:
-        """URL of the folder with the data: a file for each shard, and then no other."""
+        """URL of the data folder, which holds a file for each shard and nothing else."""
         return storage.join(self.store, self.name)
 
     @property
     def meta_folder(self) -> str:
-        """URL of the folder beside it, with all that is not data by shard."""
+        """URL of the folder beside the data, for all other files."""
         return f"{self.folder}.meta"
 
     def file(self, name: str) -> str:
@@ -69,15 +70,15 @@ class Artifact:
         return storage.join(self.folder, name)
 
     def meta(self, name: str) -> str:
-        """URL of a file in the folder beside the data."""
+        """URL of a file in the meta folder."""
         return storage.join(self.meta_folder, name)
 
     def shard(self, index: int) -> str:
-        """URL of the file of input shard `index`."""
+        """URL of the data file of input shard `index`."""
         return self.file(shard_name(index))
 
     def rejects(self, index: int) -> str:
-        """URL of the rejects of input shard `index`, which is there where its summary counts any."""
+        """URL of the rejects of input shard `index`; the file exists only if the shard's summary counts rejects."""
         return self.meta(f"rejects/{shard_name(index)}")
 
     def columns(self, index: int) -> list[str]:
@@ -86,17 +87,17 @@ class Artifact:
 
     def present(self, suffix: str = ".parquet") -> set[int]:
         """Indices of the shard files that are committed, by one list request."""
-        # a shard file is committed whole, so its name is enough: no request a shard
+        # a shard file is committed whole, so its name is enough: no request for each shard
         names = [storage.name_of(found.url) for found in storage.listing(self.folder)]
         stems = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
         return {int(stem) for stem in stems if stem.isdigit()}
 
     def read(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """The table of shard `index`, these columns only; no other column's bytes are read."""
+        """The table of shard `index`, with these columns only; bytes of other columns are not read."""
         return read_table(self.shard(index), columns)
 
     def write(self, index: int, table: pa.Table, summary: Mapping[str, object]) -> None:
-        """Commit the table of shard `index` with its summary (small JSON, such as counts) in the footer."""
+        """Commit the table of shard `index`, with its summary (small JSON, such as counts) in the parquet footer."""
         write_table(self.shard(index), table, summary)
 
     def summary(self, index: int) -> dict[str, object]:
@@ -104,9 +105,10 @@ class Artifact:
         return read_summary(self.shard(index))
 
     def summary_if_whole(self, index: int) -> dict[str, object] | None:
-        """The same, None where a file of the shard is torn: cut short or empty, as an interrupted copy leaves it."""
+        """The summary of shard `index`; None if one of the shard's files is truncated, for example by a broken copy."""
         try:
             found = self.summary(index)
+            # a shard without its rejects would lose samples silently
             if found.get("rejects"):
                 if not storage.exists(self.rejects(index)):
                     return None
@@ -116,9 +118,9 @@ class Artifact:
         return found
 
     def weight(self, report: Mapping[str, object]) -> dict[str, int]:
-        """Number and bytes of the files directly in both folders and of the rejects, `_done.json` not counted.
+        """Number and total bytes of the files in both folders and of the rejects, without `_done.json`.
 
-        report: what the stage says; two list requests, and another where it counts rejects.
+        report: the stage's report. Cost: two list requests, three if the report counts rejects.
         """
         folders = [self.folder, self.meta_folder, *([self.meta("rejects")] if report.get("rejects") else [])]
         files = [found for folder in folders for found in storage.listing(folder)]
@@ -126,11 +128,11 @@ class Artifact:
         return {"count": len(sizes), "bytes": sum(sizes)}
 
     def holds(self, done: Mapping[str, object]) -> bool:
-        """True where the folders weigh what it did when its stage finished; some file is lost or torn otherwise."""
+        """Whether the files have the number and size that `_done.json` records; if not, a file is lost or damaged."""
         return "files" not in done or done["files"] == self.weight(done)
 
     def done(self) -> dict[str, object] | None:
-        """What `_done.json` says, None while the stage is not finished."""
+        """The content of `_done.json`; None if the stage is not finished."""
         return json_if_whole(self.meta(DONE))
 
     def finish(self, report: Mapping[str, object]) -> None:
@@ -149,9 +151,9 @@ def shard_name(index: int, suffix: str = ".parquet") -> str:
 
 
 def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A parquet file's table; raises TornError that names the file when it is not whole.
+    """The table of a parquet file. Raises TornError that names the file if the file is damaged.
 
-    columns: in this order. Cost in an object store: one request, and one or two more where the file is long.
+    columns: the columns to read, in this order. Cost in an object store: one request, one or two more for a long file.
     """
     with storage.open_read(url) as file:
         try:
@@ -161,45 +163,46 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
                 raise StorageError(
                     f"{url} must have columns {sorted(lost)}, but it has {', '.join(parquet.schema_arrow.names)}"
                 )
+            # tell remote files which bytes come next, so that the columns take few requests
             expect(file, lambda: column_spans(parquet.metadata, names))
             return parquet.read(names).select(names)
         except MemoryError:
-            raise  # Arrow's is an ArrowException too
+            raise  # Arrow's MemoryError is an ArrowException too, but the file is not damaged
         except (pa.ArrowException, OSError) as error:  # a page that does not decompress is an OSError
             raise _torn(url, error) from error
 
 
 def column_spans(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """The bytes of these columns in a parquet file: first, and the one after the last, of each row group's."""
+    """(first byte, byte after the last) of each column chunk of these columns in a parquet file."""
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         for number in range(row_group.num_columns):
             chunk = row_group.column(number)
-            path = chunk.path_in_schema  # of what is nested, `image.list.element`; names may have points too
+            path = chunk.path_in_schema  # `image.list.element` for a nested column; names may contain dots too
             if any(path == name or path.startswith(f"{name}.") for name in columns):
-                # a dictionary comes before the pages that use it; 0 or None where there is none
+                # a chunk begins with its dictionary, if it has one (0 or None: no dictionary)
                 first = chunk.dictionary_page_offset or chunk.data_page_offset
                 yield first, first + chunk.total_compressed_size
 
 
 def write_table(url: str, table: pa.Table, summary: Mapping[str, object] | None = None) -> None:
-    """Commit a parquet file, with a small JSON summary in its footer when given."""
+    """Commit a parquet file. summary: small JSON for the footer."""
     if summary is not None:
         kept = table.schema.metadata or {}
         table = table.replace_schema_metadata({**kept, _SUMMARY: _compact(summary)})
     with storage.committing(url) as file:
-        # dictionaries and statistics of float vectors cost time and save nothing
+        # for float vectors, dictionaries and statistics cost time and save no space
         flat = [field.name for field in table.schema if not pa.types.is_fixed_size_list(field.type)]
         pq.write_table(table, file, compression="zstd", use_dictionary=False, write_statistics=flat)
 
 
 def read_summary(url: str) -> dict[str, object]:
-    """The JSON summary in a parquet file's footer, {} where there is none."""
+    """The JSON summary in a parquet file's footer; {} if there is none."""
     return _summary(read_schema(url))
 
 
 def summary_of(table: pa.Table) -> dict[str, object]:
-    """The same of a table that `read` gave."""
+    """The JSON summary of a table that `read` returned; {} if there is none."""
     return _summary(table.schema)
 
 
@@ -223,19 +226,19 @@ def _torn(url: str, error: Exception, kind: str = "parquet") -> TornError:
 
 
 def read_json(url: str) -> dict[str, object]:
-    """A JSON object from a file; raises TornError that names the file when it is not whole."""
+    """A JSON object from a file. Raises TornError that names the file if the file is damaged."""
     return _json(storage.read_bytes(url), url)
 
 
 def _json(content: bytes, url: str) -> dict[str, object]:
     try:
         return dict(json.loads(content))
-    except (ValueError, TypeError) as error:  # no JSON; no object
+    except (ValueError, TypeError) as error:  # not JSON; not an object
         raise _torn(url, error, "JSON") from error
 
 
 def array_if_whole(url: str) -> np.ndarray | None:
-    """An array from a .npy file, None where there is no such file or it is torn."""
+    """An array from a .npy file; None if the file is missing or damaged."""
     content = storage.read_if_there(url)
     try:
         return None if content is None else np.load(io.BytesIO(content), allow_pickle=False)
@@ -244,7 +247,7 @@ def array_if_whole(url: str) -> np.ndarray | None:
 
 
 def json_if_whole(url: str) -> dict[str, object] | None:
-    """The same, None where there is no such file or it is torn."""
+    """A JSON object from a file; None if the file is missing or damaged."""
     content = storage.read_if_there(url)
     try:
         return None if content is None else _json(content, url)
@@ -253,7 +256,7 @@ def json_if_whole(url: str) -> dict[str, object] | None:
 
 
 def write_json(url: str, value: Mapping[str, object]) -> None:
-    """Commit a JSON object, indented for people."""
+    """Commit a JSON object, indented."""
     storage.write_bytes(url, (json.dumps(value, indent=2) + "\n").encode())
 
 

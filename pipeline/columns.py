@@ -7,7 +7,7 @@ from winnow.pipeline.errors import DataError
 
 
 def column(table: pa.Table, name: str, null: object = None) -> np.ndarray:
-    """A scalar column as an array (n,); nulls become `null`, and raise DataError when that is None."""
+    """A scalar column as an array (n,). Nulls become `null`; if `null` is None, they raise DataError."""
     values = table[name]
     if values.null_count:
         if null is None:
@@ -17,11 +17,12 @@ def column(table: pa.Table, name: str, null: object = None) -> np.ndarray:
 
 
 def matrix(vectors: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """A column of fixed-size lists as an array (n, d); DataError for nulls."""
+    """A column of fixed-size lists as an array (n, d). Raises DataError for nulls."""
     if vectors.null_count:
         raise DataError(f"every row must have its vector here, got {vectors.null_count} nulls")
     array = vectors.combine_chunks() if isinstance(vectors, pa.ChunkedArray) else vectors
     width = array.type.list_size
+    # the values buffer ignores the array's own slice: (offset * d, then n * d values) -> (n, d)
     flat = array.values.slice(array.offset * width, len(array) * width)
     return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(array), width)
 
@@ -32,14 +33,15 @@ def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
 
 
 def scattered(values: np.ndarray, rows: np.ndarray, length: int) -> pa.Array:
-    """A column of `length` rows that holds `values` (m,) at row numbers `rows` (m,) and null elsewhere."""
+    """A column of `length` rows with `values` (m,) at row numbers `rows` (m,) and null elsewhere."""
+    # index (length,): which value each row takes, -1 for null
     index = np.full(length, -1, np.int64)
     index[rows] = np.arange(len(rows))
     return pa.array(values).take(pa.array(index, mask=index < 0))
 
 
 def places_in(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where each wanted entry is in a sorted array, -1 where it is not: int64 (n,)."""
+    """int64 (n,): the position of each wanted entry in a sorted array, -1 if it is not there."""
     if not len(known):
         return np.full(len(wanted), -1, np.int64)
     at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
@@ -47,7 +49,8 @@ def places_in(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def split_rows(group: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """(group, its entries in order) of each group that occurs, ascending; group: integers (n,)."""
+    """(group, its entries in ascending order) for each group that occurs, by ascending group. group: integers (n,)."""
+    # stable, so that the entries of a group keep their order
     order = np.argsort(group, kind="stable")
     found, starts = np.unique(group[order], return_index=True)
     return list(zip(found.tolist(), np.split(order, starts[1:]), strict=True)) if len(found) else []

@@ -4,14 +4,14 @@ WinnowError                     exit 1
 ├── JobError                    exit 2  the job file or an option is wrong; nothing was started
 ├── PoolError                   exit 2  the pool cannot be listed, or is not what the job says
 ├── StorageError                        a file or object cannot be read or written
-├── FullError                           the storage takes no more: it is full, or may only be read
-├── TornError                           a file of the store is not whole; deleted, it is made again
+├── FullError                           the storage cannot be written: it is full or read-only
+├── TornError                           a file of the store is damaged; delete it, and the next run makes it again
 ├── ModelError                  exit 2  weights or a model's configuration cannot be loaded
-├── TrainingError                       a training ended otherwise than it should; the same command goes on
+├── TrainingError                       a training failed; the same command continues it
 ├── DataError                           a value column breaks its contract (NaN, wrong length, unknown uid)
 ├── ShardError                          one shard cannot be read as a whole; it is retried, then failed
 ├── FailedShards                        some shards failed for good; the run can be resumed
-├── RejectsError                        more of the pool cannot be read than the job's limits bear
+├── RejectsError                        more of the pool cannot be read than the job's limits allow
 ├── AccountingError                     pool = kept + dropped + rejected does not hold
 └── SampleError                         one sample cannot be read: never ends a run, becomes a reject row
 """
@@ -32,7 +32,7 @@ class JobError(WinnowError):
 
 
 class PoolError(WinnowError):
-    """The pool cannot be listed, or is not what the job says; of a shard that is read, it becomes FailedShards."""
+    """The pool cannot be listed, or is not what the job says. Raised while a shard is read, it becomes FailedShards."""
 
     exit_code = 2
 
@@ -42,11 +42,11 @@ class StorageError(WinnowError):
 
 
 class FullError(WinnowError):
-    """The storage takes no more: it is full, or may only be read; every other shard would be made in vain."""
+    """The storage cannot be written: it is full or read-only. It ends the run: no other shard could be written."""
 
 
 class TornError(WinnowError):
-    """A file of the store is not whole: some other program's crash cut it short."""
+    """A file of the store is damaged: another program, or its crash, cut it short."""
 
 
 class ModelError(WinnowError):
@@ -56,7 +56,7 @@ class ModelError(WinnowError):
 
 
 class TrainingError(WinnowError):
-    """A training ended otherwise than it should; what it left stays, and the same command goes on."""
+    """A training failed. Its checkpoints stay, and the same command continues from them."""
 
 
 class DataError(WinnowError):
@@ -64,9 +64,9 @@ class DataError(WinnowError):
 
 
 class ShardError(WinnowError):
-    """One shard cannot be read as a whole; it is retried, then counted as failed.
+    """One shard cannot be read. It is retried, then counted as failed.
 
-    lasting: it is whole, but not what its format can read, so it is not retried.
+    lasting: the file is whole, but its format cannot read it, so a retry is useless and none is made.
     """
 
     def __init__(self, message: str, *, lasting: bool = False) -> None:
@@ -75,7 +75,7 @@ class ShardError(WinnowError):
 
 
 class RejectsError(WinnowError):
-    """More samples are rejected, or more shards cannot be read, than the job's limits bear."""
+    """More samples are rejected, or more shards cannot be read, than the job's limits allow."""
 
 
 class AccountingError(WinnowError):
@@ -83,10 +83,10 @@ class AccountingError(WinnowError):
 
 
 class FailedShards(WinnowError):
-    """Some shards failed for good; what finished stays, and the same command resumes.
+    """Some shards failed after all retries. Finished shards stay, and the same command resumes.
 
-    failures: (item, message) of each shard that failed, in order of item. total: of all. ended_early: the others were
-    not begun, for the first ones all failed and no other try could do better.
+    failures: (item, message) of each failed shard, in order of item. total: number of shards. ended_early: the run
+    stopped because all of the first shards failed in a way that retries cannot fix; the others were not started.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class FailedShards(WinnowError):
 
 
 def _by_message(failures: Sequence[tuple[str, str]]) -> list[str]:
-    """A line for each message, which most begin with the name of their item: the first item, and how many more."""
+    """One line for each distinct message (without its item's name): the first item, and how many more have it."""
     items: dict[str, list[str]] = {}
     for item, message in failures:
         items.setdefault(message.removeprefix(f"{item}: "), []).append(item)
@@ -130,9 +130,9 @@ def _failed_shards(failures: list[tuple[str, str]], message: str) -> FailedShard
 
 
 class SampleError(WinnowError):
-    """One sample cannot be read: becomes a reject row of this `kind`, and the run goes on.
+    """One sample cannot be read. It becomes a reject row of this `kind`, and the run goes on.
 
-    kind: a short stable name for ledgers and tables, such as `image-decode` or `no-caption`.
+    kind: a short stable name for tables, such as `image-decode` or `no-caption`.
     """
 
     def __init__(self, kind: str, message: str) -> None:

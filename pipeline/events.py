@@ -1,8 +1,9 @@
 """The event log of a store: one JSON line for every shard of every pass, written during a run and read as it grows.
 
-Local stores: the file grows line by line. Object stores cannot append: there the log is parts of a minute or more,
-`…-p00000.jsonl` …, and a driver that is killed takes along what came after its last part. Lines hold names of stages
-and workers and numbers; no caption, no key and no URL, so nothing of the pool and no credential.
+In a local store the file grows line by line. Object stores cannot append, so there the log consists of parts of a
+minute or more, `…-p00000.jsonl` …; if the driver is killed, the events after its last part are lost. Lines hold names
+of stages and workers, and numbers. They hold no caption, key or URL, so the log contains nothing of the pool and no
+credential.
 """
 
 import json
@@ -22,15 +23,15 @@ from winnow.pipeline.executors.watching import Done
 
 FOLDER = "events"
 PART_S = 60.0
-_BLOCK_BYTES = 1 << 20  # that a reader holds at a time: the log of a large run has a GB
+_BLOCK_BYTES = 1 << 20  # a reader holds one block at a time: the log of a large run has a GB
 _NAME = re.compile(r"(?P<log>.+-(?P<start>\d{8}T\d{6}Z)-\d+)(?:-p\d{5,})?\.jsonl")
 
 
 class EventLog:
-    """A watcher that writes. Make it with `EventLog.of`, and close it; without any event it leaves no file.
+    """A watcher that writes the event log. Make it with `EventLog.of` and close it; without events it leaves no file.
 
-    A log that cannot be written, be it that the disk is full, is given up with a line on stderr: no run ends for it,
-    and none hides behind it why it ended.
+    If the log cannot be written, for example because the disk is full, logging stops with one line on stderr and the
+    run goes on. So the log never ends a run, and never hides the error that did.
     """
 
     def __init__(self, stem: str) -> None:
@@ -44,7 +45,7 @@ class EventLog:
 
     @classmethod
     def of(cls, store: str, job: str) -> "EventLog":
-        """The log of a run that starts now."""
+        """A new log for a run that starts now."""
         start = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         log = cls(storage.join(store, FOLDER, f"{job}-{start}-{os.getpid()}"))
         log._waiting.append(log._line("run", job=job, start=start))
@@ -67,14 +68,14 @@ class EventLog:
         self._note("stage", stage=label, artifact=artifact, seconds=round(seconds, 3), reused=reused)
 
     def close(self, state: str) -> None:
-        """The last line: what became of the run."""
+        """Write the last line, the final state of the run, and close the file."""
         if self._file is not None or self._parts or len(self._waiting) > 1:
             self._waiting.append(self._line("end", state=state))
             self._land()
         if self._file is not None:
             try:
                 self._file.close()
-            except OSError as error:  # a file system over a network may say only here that it had no room
+            except OSError as error:  # a network file system may report a full disk only here
                 self._give_up(error)
 
     def _note(self, event: str, **values: object) -> None:
@@ -86,7 +87,7 @@ class EventLog:
         return json.dumps({"event": event, "t": round(time.monotonic() - self._started, 3), **values}) + "\n"
 
     def _land(self) -> None:
-        """Write the lines that wait, unless the log is given up."""
+        """Write the waiting lines, unless logging has stopped."""
         lines = "".join(self._waiting).encode()
         self._waiting.clear()
         if self._lost:
@@ -104,14 +105,14 @@ class EventLog:
     def _append(self, path: Path, lines: bytes) -> None:
         if self._file is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # not buffered: what a full disk did not take would be tried again when the file is closed
+            # unbuffered: a buffer would try again in close() to write what a full disk has refused
             self._file = path.open("ab", buffering=0)
         while lines:
             lines = lines[self._file.write(lines) :]
 
     def _give_up(self, error: Exception) -> None:
         self._lost = True
-        print(f"winnow: the event log ends here, for it cannot be written: {error}; the run goes on", file=sys.stderr)
+        print(f"winnow: the event log cannot be written and ends here: {error}; the run goes on", file=sys.stderr)
 
 
 class EventReader:
@@ -120,18 +121,18 @@ class EventReader:
     def __init__(self, store: str) -> None:
         self._folder = storage.join(store, FOLDER)
         self._log = ""
-        self._read: dict[str, int] = {}  # by URL, how many bytes
+        self._read: dict[str, int] = {}  # bytes read so far, by URL
 
     @property
     def log(self) -> str:
-        """The name of the log that is read; empty where there is none."""
+        """The name of the log being read; empty if there is none."""
         return self._log
 
     def more(self) -> Iterator[dict[str, Any]]:
-        """The events since the last call; of a newer log, where one has begun, all of them from its `run` on.
+        """The events since the last call. If a newer log has begun, all of its events, from its `run` line on.
 
-        Cost: one list request, and the bytes that are new, of which a MiB is held at a time.
-        Raises TornError for a line that is none of a log.
+        Cost: one list request and the new bytes, with 1 MiB of them in memory at a time.
+        Raises TornError for a line that is not an event.
         """
         named = [(_NAME.fullmatch(storage.name_of(file.url)), file) for file in storage.listing(self._folder)]
         found = [(match["start"], match["log"], file) for match, file in named if match is not None]
@@ -144,7 +145,7 @@ class EventReader:
                     yield _event(line, file.url)
 
     def _lines(self, url: str, size: int) -> Iterator[bytes]:
-        """The lines that are new; the writer may be in the middle of the last, which is not given then."""
+        """The new complete lines. If the writer is in the middle of a line, the next call returns it."""
         at = self._read.setdefault(url, 0)
         if size <= at:
             return
@@ -164,4 +165,4 @@ def _event(line: bytes, url: str) -> dict[str, Any]:
         found = json.loads(line)
         return {"event": found["event"], "t": found["t"], **found}
     except (ValueError, TypeError, KeyError) as error:
-        raise TornError(f"{url} must hold an event a line, got {line[:80]!r}; delete it") from error
+        raise TornError(f"{url} must hold one event on each line, got {line[:80]!r}; delete the file") from error

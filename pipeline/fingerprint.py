@@ -9,17 +9,17 @@ from winnow.pipeline.plugins import origin_of
 
 
 def fingerprint(value: object, digits: int = 16) -> str:
-    """First hex digits of the sha256 of the canonical JSON of `value`; 16 name a folder, 32 a shard."""
+    """The first hex digits of the sha256 of the canonical JSON of `value`. digits: 16 for a folder, 32 for a shard."""
     text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 def canonical(value: object) -> object:
-    """Plain JSON of configuration: dataclasses become their class and fields, tuples become lists.
+    """Configuration as plain JSON: a dataclass becomes its class name and fields, a tuple becomes a list.
 
-    A field with metadata `fingerprint=False` (how to run, not what to compute) is left out; an object with a
-    `fingerprint` attribute (an artifact) stands as that. A plugin's class is named with its distribution and version,
-    so that another version of it makes another artifact. Raises TypeError for what has no canonical form.
+    A field with metadata `fingerprint=False` (how to run, not what to compute) is left out. An object with a
+    `fingerprint` attribute (an artifact) becomes its fingerprint. A plugin's class is named with its distribution and
+    version, so that another version makes another artifact. Raises TypeError for other types.
     """
     known = getattr(value, "fingerprint", None)
     if isinstance(known, str):

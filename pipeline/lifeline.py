@@ -1,4 +1,4 @@
-"""Ends a child process when the process that started it is gone, even by SIGKILL."""
+"""Ends a child process when its parent is gone, even if the parent was killed by SIGKILL."""
 
 import os
 import signal
@@ -6,15 +6,16 @@ import threading
 from collections.abc import Callable
 
 WATCHED = "until-stdin-ends"
-"""Word on the command line of a process whose stdin is a pipe that only its starter holds open."""
+"""Argument that tells a child process that its stdin is a pipe which only its parent holds open."""
 
 
 def end_with_starter(end: Callable[[], object]) -> None:
-    """Call `end`, in a thread, once the pipe on stdin ends: its starter closed it, or is gone.
+    """Call `end` in a thread once the pipe on stdin is closed: the parent closed it, or the parent is gone.
 
-    The kernel closes the pipe of a process however it goes. Children inherit an empty stdin in its place; those that
-    shall watch the same pipe must be started before.
+    The kernel closes the pipes of a process however it ends. Children that are started later inherit an empty stdin
+    instead of the pipe; start those that must watch the pipe too before this call.
     """
+    # keep the pipe under another number and put /dev/null on 0, so that nothing else reads from the pipe
     held = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -23,16 +24,16 @@ def end_with_starter(end: Callable[[], object]) -> None:
 
 
 def end_group() -> None:
-    """SIGTERM to this process and all of its group."""
+    """Send SIGTERM to this process and all of its process group."""
     os.killpg(os.getpgrp(), signal.SIGTERM)
 
 
 def end_self() -> None:
-    """SIGTERM to this process, which may have a handler for it."""
+    """Send SIGTERM to this process, whose handler may clean up."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _wait(held: int, end: Callable[[], object]) -> None:
-    while os.read(held, 64):
+    while os.read(held, 64):  # blocks; returns nothing once the last writer is gone
         pass
     end()

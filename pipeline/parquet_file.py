@@ -1,9 +1,10 @@
-"""Reads a parquet file in the calling thread alone, so that no thread of Arrow touches Python while it ends.
+"""Reads a parquet file in the calling thread alone, so that no Arrow thread can crash the interpreter as it exits.
 
-Arrow reads a Python file into buffers that belong to Python. Its own threads drop the last of them a moment after the
-table is there, and need Python's lock to do so. Where the interpreter ends in that moment, the thread is ended in a
-destructor, and the process with it: "terminate called without an active exception", SIGABRT in place of the exit code
-(apache/arrow#34314). Nothing in pyarrow waits for these threads, so they get no work: workers read in parallel.
+Arrow reads a Python file into buffers that belong to Python. Its threads release the last buffers a moment after the
+table is returned, and take the GIL for it. If the interpreter exits in that moment, it ends the thread inside a
+destructor, and the process aborts: "terminate called without an active exception", SIGABRT instead of the exit code
+(apache/arrow#34314). pyarrow has no way to wait for these threads, so this class gives them no work. Reading is still
+parallel, because workers read different files.
 """
 
 from collections.abc import Iterator
@@ -14,21 +15,21 @@ import pyarrow.parquet as pq
 
 
 class ParquetFile(pq.ParquetFile):  # type: ignore[misc]  # pyarrow is published without types
-    """As pyarrow's, without threads.
+    """pyarrow's ParquetFile without threads.
 
-    buffer_bytes: column chunks are streamed in pieces of that size; with 0 each is read whole.
-    Raises pyarrow's errors for a file that is none, and those of reading it.
+    buffer_bytes: column chunks are streamed in pieces of this size; with 0 each chunk is read whole.
+    Raises pyarrow's errors for a file that is not parquet or cannot be read.
     """
 
     def __init__(self, file: BinaryIO, buffer_bytes: int = 0) -> None:
-        super().__init__(file, buffer_size=buffer_bytes, pre_buffer=False)  # which would read in threads too
+        super().__init__(file, buffer_size=buffer_bytes, pre_buffer=False)  # pre_buffer uses threads
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
-        """The whole table, or these of its columns."""
+        """The whole table, or only these columns."""
         return super().read(columns, use_threads=False)
 
     def iter_batches(self, batch_size: int, **options: Any) -> Iterator[pa.RecordBatch]:
-        """Batches of so many rows at most; options: row_groups and columns, as pyarrow's."""
+        """Batches of at most `batch_size` rows. options: row_groups and columns, as in pyarrow."""
         batches: Iterator[pa.RecordBatch] = super().iter_batches(batch_size, use_threads=False, **options)
         return batches
 

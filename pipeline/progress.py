@@ -28,7 +28,7 @@ _HUSHED = ContextVar("hushed", default=False)
 
 @contextmanager
 def hushed(quiet: bool = True) -> Iterator[None]:
-    """While the block runs no progress is shown, nor any warning; where quiet is false, all is as it was."""
+    """Inside the block, no progress and no warnings are shown. With quiet=False the block has no effect."""
     if not quiet:
         yield
         return
@@ -44,9 +44,9 @@ def hushed(quiet: bool = True) -> Iterator[None]:
 
 
 class StageProgress:
-    """Counts items, rows and rejects of one stage; use as a context, call `advance` for each finished item.
+    """Counts items, rows and rejects of one stage. Use it as a context manager; call `advance` for each finished item.
 
-    total: items in all. ready: items that an earlier run finished. stream: stderr by default.
+    total: number of items. ready: items that an earlier run finished. stream: stderr by default.
     """
 
     def __init__(self, label: str, total: int, ready: int = 0, stream: TextIO | None = None) -> None:
@@ -76,7 +76,7 @@ class StageProgress:
         return self
 
     def advance(self, rows: int = 0, rejects: int = 0) -> None:
-        """One more item is done, with so many rows in it and so many samples that could not be read."""
+        """Count one finished item. rows: in the item. rejects: samples of it that could not be read."""
         self._items += 1
         self._rows += rows
         self._rejects += rejects

@@ -5,19 +5,19 @@ import sys
 
 
 def escape_unshown() -> None:
-    """From here on stdout and stderr escape what their encoding has not, such as ± in ASCII or half a surrogate pair.
+    """Make stdout and stderr escape characters that their encoding lacks, such as ± in ASCII or half a surrogate pair.
 
-    What a stream's own handler was (`PYTHONIOENCODING=latin-1:strict`) counts no more: a dash in a caption is no reason
-    to end a run.
+    This replaces the stream's own error handler (`PYTHONIOENCODING=latin-1:strict`): a dash in a caption must not end a
+    run.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+        if isinstance(stream, io.TextIOWrapper):  # None if the stream is closed
             stream.reconfigure(errors="backslashreplace")
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """The text without what a terminal obeys, such as an escape or a mark that turns its direction: those as \\x1b.
+    """The text with control characters, such as escapes and direction marks, written as \\x1b and the like.
 
-    keep: characters that stay, such as a line's end in a text of several lines.
+    keep: characters that stay, such as the newline in a text of several lines.
     """
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

@@ -1,7 +1,7 @@
 """uids, the 128-bit names of samples: hex digits in tables, pairs of uint64 in memory, 16 bytes in transit.
 
-Every table that people read has the hex text, so that files join by it. The pair (high, low) is the DataComp subset
-format; structured arrays of it sort in the order of the text.
+Tables hold the hex text, so that people can join files by it. The pair (high, low) is DataComp's subset format; a
+structured array of pairs sorts in the order of the texts.
 """
 
 import binascii
@@ -35,19 +35,20 @@ def content_hash(*parts: bytes | memoryview) -> bytes:
 
 
 def uids_from_bytes(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Array of dtype UID from a column of 16-byte binaries; DataError for another type, and for nulls."""
+    """Array of dtype UID from a column of 16-byte binaries. Raises DataError for another type and for nulls."""
     if column.type != UID_ARROW or column.null_count:
         raise DataError(f"uids are {UID_ARROW}, no nulls, got {column.type}, {column.null_count} nulls")
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if len(array) == 0:
         return np.empty(0, UID)
+    # the buffer ignores the array's slice; 16 n bytes -> (n, 2) big-endian halves
     raw = np.frombuffer(array.buffers()[1], np.uint8)[16 * array.offset : 16 * (array.offset + len(array))]
     pairs = raw.view(">u8").reshape(-1, 2)
     return uids_from_pairs(pairs[:, 0], pairs[:, 1])
 
 
 def uids_of(texts: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Array of dtype UID from a column of 32 hex digits, as tables have it; raises as bytes_of."""
+    """Array of dtype UID from a column of texts of 32 hex digits. Raises the errors of bytes_of."""
     return uids_from_bytes(bytes_of(texts))
 
 
@@ -71,7 +72,7 @@ def uids_to_hex(uids: np.ndarray) -> list[str]:
 
 
 def uids_from_hex(texts: list[str]) -> np.ndarray:
-    """Array of dtype UID from 32-digit hex texts; ValueError names the first that is not one."""
+    """Array of dtype UID from texts of 32 hex digits. Raises ValueError that names the first text that is not a uid."""
     for text in texts:
         if not is_uid_hex(text):
             raise ValueError(f"a uid is 32 hex digits, got {text!r}")
@@ -80,11 +81,12 @@ def uids_from_hex(texts: list[str]) -> np.ndarray:
 
 
 def hex_of(uids: pa.ChunkedArray | pa.Array) -> pa.StringArray:
-    """32 lower-case hex digits of each uid (16 bytes), null for null; no Python object a row."""
+    """Text of 32 lower-case hex digits for each uid (16 bytes), null for null. Makes no Python object per row."""
     array = uids.combine_chunks() if isinstance(uids, pa.ChunkedArray) else uids
     n, size = len(array), UID_ARROW.byte_width
     if not n:
         return pa.array([], pa.string())
+    # one hexlify for the whole column: text i is digits 32 i to 32 (i + 1)
     digits = binascii.hexlify(array.buffers()[1].slice(size * array.offset, size * n))
     offsets = np.arange(n + 1, dtype=np.int32) * np.int32(2 * size)
     text = pa.StringArray.from_buffers(n, pa.py_buffer(offsets), pa.py_buffer(digits))
@@ -92,9 +94,9 @@ def hex_of(uids: pa.ChunkedArray | pa.Array) -> pa.StringArray:
 
 
 def bytes_of(texts: pa.ChunkedArray | pa.Array) -> pa.FixedSizeBinaryArray:
-    """16 bytes of each text of 32 hex digits: the inverse of hex_of; no Python object a row.
+    """16 bytes for each text of 32 hex digits; the inverse of hex_of. Makes no Python object per row.
 
-    Raises DataError for another type, for nulls, and for the first text that is no uid.
+    Raises DataError for another type, for nulls, and for the first text that is not a uid.
     """
     if texts.type != pa.string() or texts.null_count:
         raise DataError(f"uids are texts of 32 hex digits, no nulls, got {texts.type}, {texts.null_count} nulls")
@@ -113,12 +115,12 @@ def bytes_of(texts: pa.ChunkedArray | pa.Array) -> pa.FixedSizeBinaryArray:
 
 
 def is_uid_hex(text: object) -> bool:
-    """True for a string of exactly 32 hex digits."""
+    """Whether a value is a string of exactly 32 hex digits."""
     return isinstance(text, str) and len(text) == 32 and all(c in "0123456789abcdefABCDEF" for c in text)
 
 
 def stated_uid(value: object) -> bytes | None:
-    """The bytes of a value that is a uid as it stands: 16 bytes, 32 hex digits, a UUID with its dashes; else None."""
+    """The 16 bytes of a value that is a uid already: 16 bytes, 32 hex digits, or a UUID with dashes; else None."""
     if isinstance(value, UUID):
         return value.bytes
     if isinstance(value, bytes):
@@ -131,9 +133,9 @@ def stated_uid(value: object) -> bytes | None:
 
 
 def named_uid(value: object) -> bytes | None:
-    """`stated_uid` where the value is one, else xxh3-128 of the text in UTF-8, the bytes, or the whole number's digits.
+    """The uid that a value names: `stated_uid`, else the xxh3-128 of its UTF-8 text, bytes, or digits (of an integer).
 
-    None for what names nothing: null, an empty text, truth values, fractions, lists.
+    None for a value that names nothing: null, an empty text, a bool, a float, a list.
     """
     stated = stated_uid(value)
     if stated is not None or isinstance(value, bool) or not isinstance(value, str | bytes | int) or value in ("", b""):
@@ -149,10 +151,10 @@ def _big_endian(uids: np.ndarray) -> bytes:
 
 
 def uids_from(plain: object) -> np.ndarray:
-    """Array of dtype UID from uids as people have them, in their order.
+    """Array of dtype UID from uids in any common form, in the same order.
 
-    plain: an array of dtype UID, as in uids.npy; unsigned 64-bit integers (n, 2), high and low; or 32 hex digits, UUIDs
-    or 16 big-endian bytes each, as a list, a numpy or an Arrow array. Raises DataError for anything else.
+    plain: an array of dtype UID, as in uids.npy; unsigned 64-bit integers (n, 2), high and low; or a list, numpy or
+    Arrow array of texts of 32 hex digits, UUIDs, or 16 big-endian bytes. Raises DataError for anything else.
     """
     if isinstance(plain, pa.Array | pa.ChunkedArray):
         return uids_from_bytes(plain) if plain.type == UID_ARROW else uids_of(plain.cast(pa.string()))
@@ -161,7 +163,7 @@ def uids_from(plain: object) -> np.ndarray:
         return array
     if array.dtype == np.uint64 and array.ndim == 2 and array.shape[1] == 2:
         return uids_from_pairs(array[:, 0], array[:, 1])
-    if array.dtype == np.dtype("S16"):  # as bytes one by one, they would lose zeros at their ends
+    if array.dtype == np.dtype("S16"):  # numpy strips trailing zero bytes from single S16 items, so convert the buffer
         halves = np.ascontiguousarray(array).view(">u8").reshape(-1, 2)
         return uids_from_pairs(halves[:, 0], halves[:, 1])
     if len(array) == 0:

@@ -15,25 +15,25 @@ from winnow.pipeline.storage.urls import HTTP, STORAGES, absolute, checked, is_l
 
 S3 = ("s3://", "s3a://")
 _BARE = ("sftp://", "ssh://", "smb://", "webdav://")
-"""Back ends that cache neither listings nor reads, and hand every option to another library, which refuses it."""
+"""Back ends that cache neither listings nor reads, and pass every option to another library, which rejects ours."""
 _S3_RETRIES = {"mode": "legacy", "max_attempts": 6}
-"""botocore's own: seven tries, half a minute of pauses in all.
+"""Retries of botocore: seven tries with half a minute of pauses in all.
 
-Not `standard` mode: its quota is spent by one bad minute, and then nothing is tried again at all (docs/faults.md).
+`standard` mode is not used: one bad minute spends its retry quota, and after that nothing is retried (docs/faults.md).
 """
-_S3_ROUNDS = 2  # s3fs repeats all of that, 5 times by default: a storage that stalls would hold one request for an hour
+_S3_ROUNDS = 2  # s3fs repeats botocore's retries, by default 5 times: with a stalled storage, a request took an hour
 _LOCAL = LocalFileSystem()
 
 
 def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The back end of a URL and its name there. Raises StorageError where there is none, or the URL is refused."""
+    """(fsspec back end, path in it) of a URL. Raises StorageError for an unknown scheme and for a refused URL."""
     if is_local(url):
         path = url if url.startswith("/") else absolute(url)
-        return _LOCAL, LocalFileSystem._strip_protocol(path)  # as below, in a tenth of the time
+        return _LOCAL, LocalFileSystem._strip_protocol(path)  # same result as url_to_fs, ten times as fast
     checked(url)
     try:
         filesystem, path = url_to_fs(url, **_options(url))
-    except (ValueError, ImportError) as error:  # how fsspec says that it has no such back end
+    except (ValueError, ImportError) as error:  # fsspec does not know the scheme, or its package is not installed
         raise StorageError(
             f"a URL must be of a storage that fsspec knows here, got {url}: {error}; {STORAGES}"
         ) from error
@@ -43,7 +43,7 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _options(url: str) -> dict[str, object]:
-    """No cache of listings, and how often S3 is asked again, unless fsspec's configuration (`FSSPEC_S3`) says it."""
+    """Options of a back end: no listings cache, and retries for S3, which the user's `FSSPEC_S3` overrides."""
     if url.startswith(_BARE):
         return {}
     # a run must see what another process committed a moment ago
@@ -55,22 +55,22 @@ def _options(url: str) -> dict[str, object]:
 
 
 def reading_options(url: str) -> dict[str, object]:
-    """For the back end's `open`: it keeps nothing and reads nothing ahead; RemoteFile does."""
+    """Options for the back end's `open`: no cache and no read-ahead, which RemoteFile does itself."""
     return {} if url.startswith(_BARE) else {"cache_type": "none"}
 
 
 def lies_here(filesystem: fsspec.AbstractFileSystem) -> bool:
-    """True for files of this machine."""
+    """Whether the back end is the local file system."""
     return isinstance(filesystem, LocalFileSystem)
 
 
 def in_memory(filesystem: fsspec.AbstractFileSystem) -> bool:
-    """True for files of this process."""
+    """Whether the back end keeps files in this process's memory."""
     return isinstance(filesystem, MemoryFileSystem)
 
 
 def is_absence(error: BaseException | None) -> bool:
-    """True where a back end says that there is no such file: by the error's type, or as SMB does by its number."""
+    """Whether an error says that a file does not exist: by its type, or by its number, as SMB does."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return True
     return isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR)
@@ -78,7 +78,7 @@ def is_absence(error: BaseException | None) -> bool:
 
 @contextmanager
 def answering(verb: str, url: str) -> Iterator[None]:
-    """Raises StorageError in place of what back ends raise when they cannot do it, each of its own kind."""
+    """Turns the errors of back ends into StorageError. verb: `read` or `list`; missing folders pass for `list`."""
     try:
         yield
     except StorageError:
@@ -86,9 +86,9 @@ def answering(verb: str, url: str) -> Iterator[None]:
     except Exception as error:
         if is_absence(error):
             if verb == "list":
-                raise FileNotFoundError(str(error)) from error  # no folder is an answer
-            # of a web server whatever goes wrong is no file, and the cause says what it was
+                raise FileNotFoundError(str(error)) from error  # for a listing, a missing folder is an answer
+            # fsspec reports every failure of a web server as FileNotFoundError; the cause says what happened
             why = error.__cause__ if url.startswith(HTTP) and error.__cause__ else "there is no such file"
             raise StorageError(f"cannot read {redacted(url)}: {why}") from error
-        # botocore's and google's errors, such as missing credentials, are no OSError
+        # errors of botocore and google, such as missing credentials, are not OSError
         raise StorageError(f"cannot {verb} {redacted(url)}: {error or type(error).__name__}") from error

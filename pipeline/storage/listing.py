@@ -16,15 +16,15 @@ _STAMPS = (
     "ETag", "etag", "md5Hash", "Content-MD5", "Digest", "blob_id", "mtime", "LastModified", "Last-Modified",
     "last_modified", "updated", "modificationTime", "modify", "created",
 )  # fmt: skip
-"""Where back ends say what tells one content from another, the surest first."""
-_AT_ONCE = 16  # files of a web server that are asked for; it has no list of them
+"""Fields in which back ends give an etag, a hash or a time, the most reliable first."""
+_AT_ONCE = 16  # concurrent requests to a web server, which cannot list files
 
 
 @dataclass(frozen=True, order=True)
 class Identity:
-    """What a file was when it was listed: a change of any field means other content.
+    """The identity of a file when it was listed. A change of any field means that the content changed.
 
-    size: bytes. stamp: the store's etag where it has one, else the time of last modification.
+    size: bytes. stamp: the store's etag if it has one, else the time of last modification.
     """
 
     url: str
@@ -33,23 +33,24 @@ class Identity:
 
 
 def exists(url: str) -> bool:
-    """True where a file or folder is."""
+    """Whether a file or folder exists."""
     filesystem, path = resolve(url)
     with answering("list", url):
         return bool(filesystem.exists(path))
 
 
 def is_folder(url: str) -> bool:
-    """True where a folder is."""
+    """Whether a folder exists."""
     filesystem, path = resolve(url)
     with answering("list", url):
         return bool(filesystem.isdir(path))
 
 
 def listing(url: str) -> list[Identity]:
-    """The files directly in a folder, sorted by URL, by one list request; [] where there is no folder.
+    """The files directly in a folder, sorted by URL, by one list request; [] if there is no folder.
 
-    A link counts as what it points to: a pool may be links into a cache. Names that begin with a dot are left out.
+    A link counts as its target, because a pool may consist of links into a cache. Names that begin with a dot are left
+    out.
     """
     infos = _infos(url)
     found = [_identity(join(url, name_of(info["name"])), info) for info in infos if info["type"] == "file"]
@@ -57,17 +58,17 @@ def listing(url: str) -> list[Identity]:
 
 
 def folders(url: str) -> list[str]:
-    """Names of the folders directly in a folder, sorted; [] where there is none."""
+    """Names of the folders directly in a folder, sorted; [] if there is no folder."""
     return sorted(name_of(info["name"]) for info in _infos(url) if info["type"] == "directory")
 
 
 def _infos(url: str) -> list[dict[str, Any]]:
-    """What the back end says of each thing in a folder, links followed; [] where there is no folder."""
+    """fsspec's info of each entry of a folder, with links followed; [] if there is no folder."""
     filesystem, path = resolve(url)
     try:
         with answering("list", url):
             infos = filesystem.ls(path, detail=True)
-            # fsspec lists a local link with the time of the link itself, but asked for it alone with its target's
+            # ls gives the modification time of a local link itself, info that of its target: the target's is needed
             return [filesystem.info(info["name"]) if _leads_somewhere(info) else info for info in infos]
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -78,28 +79,29 @@ def _leads_somewhere(info: dict[str, Any]) -> bool:
 
 
 def identify(urls: Iterable[str]) -> list[Identity]:
-    """The identity of each URL, in order; one list request per folder, not per file, but of web servers.
+    """The identity of each URL, in order. Cost: one list request per folder; on web servers, one request per file.
 
-    Raises PoolError that names those which are no files that are there, and says what they are.
+    Raises PoolError that names the URLs which are not existing files, and says what is there instead.
     """
     wanted = list(urls)
     found = _looked_up(wanted)
     lost = [f"{url}{_instead(url, found.get(url))}" for url in wanted if not isinstance(found.get(url), Identity)]
     if lost:
         raise PoolError(
-            f"every shard of a pool must be a file that is there, but {len(lost)} of {len(wanted)} are not: "
+            f"every shard of a pool must be an existing file, but {len(lost)} of {len(wanted)} are not: "
             f"{', '.join(lost[:3])}{' …' if len(lost) > 3 else ''}"
         )
     return [cast(Identity, found[url]) for url in wanted]
 
 
 def present(urls: Iterable[str]) -> dict[str, Identity]:
-    """The identity of those of these URLs that are files, asked for as `identify` does."""
+    """The identities of the URLs that are existing files, by URL; requests as in `identify`."""
     return {url: found for url, found in _looked_up(list(urls)).items() if isinstance(found, Identity)}
 
 
 def _looked_up(urls: list[str]) -> dict[str, Identity | str]:
-    """What is there under each URL: a file's identity, or the type of something else; nothing of what is not there."""
+    """By URL, the identity of a file, or the type of another entry such as a folder; a missing URL has no key."""
+    # web servers cannot list: ask for each file, several at once. Elsewhere, one listing answers for a whole folder
     web = [url for url in dict.fromkeys(urls) if url.startswith(HTTP)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found: dict[str, Identity | str] = dict(zip(web, pool.map(identity_of, web), strict=True))
@@ -112,13 +114,13 @@ def _looked_up(urls: list[str]) -> dict[str, Identity | str]:
 
 
 def _instead(url: str, kind: object) -> str:
-    """What is there in place of a file, in brackets. kind: as its back end calls it, None where nothing is there."""
+    """What is there instead of a file, in brackets. kind: type of the entry in the back end, None if there is none."""
     if kind == "directory":
         return " (a folder)"
     if not is_local(url):
         return ""
     if os.path.islink(url) and not os.path.exists(url):
-        return f" (a link to {os.readlink(url)}, which is not there)"
+        return f" (a link to {os.readlink(url)}, which does not exist)"
     if kind is not None:
         return " (neither a file nor a folder)"
     parent = parent_of(url)
@@ -126,7 +128,7 @@ def _instead(url: str, kind: object) -> str:
 
 
 def identity_of(url: str) -> Identity:
-    """The identity of one file as `identify` gives it, by one request. Raises StorageError where there is none."""
+    """The identity of one file, the same as `identify` gives, by one request. Raises StorageError if it is missing."""
     filesystem, path = resolve(url)
     with answering("read", url):
         info = info_of(filesystem, path) if url.startswith(S3) else filesystem.info(path)
@@ -138,7 +140,7 @@ def _identity(url: str, info: dict[str, Any]) -> Identity:
         raise StorageError(f"{redacted(url)}: the server does not say how many bytes it has; read a copy of it")
     for field in _STAMPS:
         if info.get(field):
-            # one back end tells the same time as a number when it lists, and as a date when it is asked for one file
+            # one back end gives the same time as a number in a listing and as a datetime for a single file
             stamp = info[field].timestamp() if isinstance(info[field], datetime) else info[field]
             return Identity(url, int(info["size"]), str(stamp).strip('"'))
     raise StorageError(
@@ -147,7 +149,8 @@ def _identity(url: str, info: dict[str, Any]) -> Identity:
 
 
 def check_distinct(files: Sequence[Identity]) -> None:
-    """Raises PoolError where two names are one local file, by a link or otherwise: its samples would come twice."""
+    """Raises PoolError if two names are the same local file, for example by a link: its samples would come twice."""
+    # only files of equal size and time can be the same, so few need a stat call
     alike: dict[tuple[int, str], list[str]] = {}
     for file in files:
         if is_local(file.url):
@@ -158,4 +161,4 @@ def check_distinct(files: Sequence[Identity]) -> None:
             there = os.stat(url)
             same = first.setdefault((there.st_dev, there.st_ino), url)
             if same != url:
-                raise PoolError(f"a shard may be in a pool once, but {same} and {url} are one file; leave one out")
+                raise PoolError(f"a pool must name each shard once, but {same} and {url} are one file; leave one out")

@@ -1,7 +1,7 @@
 """Writes a local file to disk while it grows, so that the fsync at its end is short.
 
-It is written in small pieces: Linux keeps a file in memory in blocks as large as what is written at once, and large
-blocks are what a virtual machine gives back to its host: to fill one may then take five times as long (docs/LOG.md).
+Each write is small. Linux caches a file in memory in blocks as large as the writes, and a virtual machine returns large
+free blocks to its host. Filling such a block again may take five times as long (docs/LOG.md).
 """
 
 import ctypes
@@ -9,21 +9,21 @@ import io
 from typing import Any
 
 EARLY_BYTES = 8 << 20
-PIECE_BYTES = 64 << 10  # as cp writes
-_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux alone has it, and Python does not
-_WRITE = 2  # SYNC_FILE_RANGE_WRITE: waits for nothing; what fails here fails in fsync too
+PIECE_BYTES = 64 << 10  # like cp
+_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)  # only on Linux, and not in Python's os module
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE: starts writing and does not wait; an error here comes again in fsync
 
 
 class EarlyFile(io.FileIO):
-    """As FileIO for a file that is written from its start; its pages begin to be written every EARLY_BYTES.
+    """FileIO for a new file. After every EARLY_BYTES it tells the kernel to start writing the pages to disk.
 
-    A write takes PIECE_BYTES at most, and says so: BufferedWriter, which it lies below, goes on from there.
+    One write takes at most PIECE_BYTES and returns how many it took; a BufferedWriter on top writes the rest.
     """
 
     _begun = 0
 
     def write(self, data: Any, /) -> int:
-        """As FileIO's."""
+        """Write at most PIECE_BYTES; returns the number of bytes written."""
         written = super().write(memoryview(data)[:PIECE_BYTES])
         size = self.tell() - self._begun
         if size >= EARLY_BYTES and _SYNC_FILE_RANGE is not None:

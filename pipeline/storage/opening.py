@@ -17,15 +17,15 @@ from winnow.pipeline.storage.urls import HTTP, redacted
 
 
 def open_read(url: str) -> BinaryIO:
-    """A seekable binary file; raises StorageError where there is none.
+    """Open a file for reading: seekable, binary. Raises StorageError if it does not exist.
 
-    A remote one reads 4 MiB ahead; its reads give every byte that was asked for or raise StorageError.
+    A remote file reads 4 MiB ahead. Each read returns every byte that was asked for, or raises StorageError.
     """
     return _open(url, 4 << 20)
 
 
 def open_exact(url: str) -> BinaryIO:
-    """As open_read, but nothing is read ahead: a read of a remote file is one request of just those bytes."""
+    """Like open_read, but without read-ahead: a read of a remote file requests exactly its bytes."""
     return _open(url, 0)
 
 
@@ -40,21 +40,21 @@ def _open(url: str, ahead: int, whole: bool = False) -> BinaryIO:
             return cast(BinaryIO, RemoteFile(Fetching(filesystem, path), redacted(url), ahead))
         file = filesystem.open(path, "rb", **reading_options(url))
     if in_memory(filesystem):
-        # all readers of a file in memory are given the same object, and would share its position
+        # fsspec gives all readers of an in-memory file the same object, so they would share its position
         file = MemoryFile(filesystem, path, file.getvalue())
-        file.name, file.mode = url, "rb"  # every BinaryIO has them, but not every fsspec file
+        file.name, file.mode = url, "rb"  # a BinaryIO has both; this fsspec file does not
         return cast(BinaryIO, file)
     return cast(BinaryIO, RemoteFile(Seeking(file), url, ahead))
 
 
 def read_bytes(url: str) -> bytes:
-    """The whole content; raises StorageError where there is none."""
+    """The whole content of a file. Raises StorageError if it does not exist."""
     with answering("read", url), _open(url, 0, whole=True) as file:
         return file.read()
 
 
 def read_if_there(url: str) -> bytes | None:
-    """The whole content, None where there is no such file."""
+    """The whole content of a file; None if it does not exist."""
     try:
         return read_bytes(url)
     except StorageError as error:
@@ -64,7 +64,7 @@ def read_if_there(url: str) -> bytes | None:
 
 
 def read_text(url: str, refused: type[WinnowError] = StorageError) -> str:
-    """The whole text, without a byte order mark; raises `refused` where it is not UTF-8, and as read_bytes."""
+    """The whole text of a file, without a byte order mark. Raises `refused` if it is not UTF-8; see also read_bytes."""
     data = read_bytes(url)
     try:
         return utf8(data, redacted(url))
@@ -74,11 +74,11 @@ def read_text(url: str, refused: type[WinnowError] = StorageError) -> str:
 
 @contextmanager
 def local_view(url: str) -> Iterator[memoryview]:
-    """The whole file as one read-only memoryview: mapped when local, else fetched into memory once."""
+    """The whole file as one read-only memoryview. A local file is memory-mapped; a remote one is fetched once."""
     filesystem, path = resolve(url)
     if lies_here(filesystem) and os.path.isfile(path) and os.path.getsize(path):
         with open(path, "rb") as file:
-            # not closed by hand: slices that a reader still holds keep the mapping, and the last one ends it
+            # never closed here: a reader may still hold slices. The mapping ends with the last of them
             yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     else:
         yield memoryview(read_bytes(url))

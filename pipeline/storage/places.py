@@ -1,6 +1,6 @@
 """Makes the file names of a job absolute: those of a job file from its folder, all others from the working directory.
 
-An option that names files says so by its type: `File`, `Files`, or another `Annotated` with a Place.
+The type of an option says that it names files: `File`, `Files`, or another `Annotated` type with a Place.
 """
 
 import dataclasses
@@ -22,25 +22,25 @@ _ROOTED = ("/", "~", "file:", "local:")
 
 
 class FromFile(str):
-    """Text of a job file. folder: where that file lies, a path or a URL."""
+    """A text from a job file that remembers where it came from. folder: of the job file, a path or a URL."""
 
     folder: str
 
     def __new__(cls, text: str, folder: str) -> "FromFile":
-        """The text as it is."""
+        """The same text, with the folder attached."""
         made = super().__new__(cls, text)
         made.folder = folder
         return made
 
     def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
-        """So that a copy knows its folder."""
+        """Arguments for copy and pickle, so that a copy keeps its folder."""
         return str(self), self.folder
 
 
 def from_file(value: Any, path: str) -> Any:
-    """The plain values of the job file `path`, each text with the folder of that file.
+    """The plain values of the job file `path`, each text with the folder of that file attached.
 
-    What is read from a pipe, such as /dev/stdin, lies nowhere: its texts stay as they are.
+    A pipe such as /dev/stdin has no folder, so its texts stay unchanged.
     """
     if is_local(path):
         path = absolute(path)
@@ -58,9 +58,9 @@ def _from_folder(value: Any, folder: str) -> Any:
 
 
 def rooted(text: str, prefix: str = "") -> str:
-    """The name of one file or folder as any process may use it; "" stays as it is.
+    """The absolute name of one file or folder, valid in every process; "" stays unchanged.
 
-    prefix: what `text` begins with before the name, such as local-dir:. Raises as `absolute` does.
+    prefix: text before the name, such as local-dir:, which is kept. Raises the errors of `absolute`.
     """
     name = str(text).removeprefix(prefix)
     if name and is_local(name) and not name.startswith(_ROOTED):
@@ -69,10 +69,10 @@ def rooted(text: str, prefix: str = "") -> str:
 
 
 def rooted_pattern(text: str) -> str:
-    """A pattern of `expand` that means the same from every working directory; "", URLs and absolute ones stay.
+    """A pattern for `expand` that means the same in every working directory; "", URLs and absolute patterns stay.
 
-    What is special in the name of the folder, such as [ or {, is escaped. Raises JobError for alternatives of which
-    some are absolute and some are not, and as `home` does.
+    Special characters in the name of the folder, such as [ or {, are escaped. Raises JobError if some alternatives of a
+    pattern are absolute and others are relative, and the errors of `home`.
     """
     pattern = str(text)
     if not pattern or not is_local(pattern) or pattern.startswith(_ROOTED):
@@ -86,15 +86,15 @@ def rooted_pattern(text: str) -> str:
     folder = _folder(text)
     if not is_local(folder):
         return _below(folder, pattern)
-    # what braceexpand takes for its own, after what glob does
+    # escape the folder for glob first, then for braceexpand, because `expand` undoes them in the other order
     return _below(re.sub(r"([\\{}])", r"\\\1", globbing.escape(folder)), pattern)
 
 
 def _absolute_alternatives(pattern: str) -> bool | None:
-    """True where all alternatives of a pattern are absolute, False where some are, None where none is."""
+    """True if all alternatives of a pattern are absolute, False if only some are, None if none is."""
     try:
         found = {name.startswith(_ROOTED) or not is_local(name) for name in braceexpand(pattern)}
-    except ValueError:  # `expand` says what is wrong with it
+    except ValueError:  # unbalanced braces: `expand` raises the error
         return None
     return None if found == {False} else found == {True}
 
@@ -104,7 +104,7 @@ def _folder(text: str) -> str:
 
 
 def _below(folder: str, name: str) -> str:
-    """The name below a folder, with ./ and ../ at its beginning carried out."""
+    """The URL of a name in a folder, with ./ and ../ at the start of the name resolved."""
     while name in (".", "..") or name.startswith(("./", "../")):
         first, _, name = name.partition("/")
         if first == "..":
@@ -114,12 +114,12 @@ def _below(folder: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Marks the type of an option that names files. root: makes one such text absolute."""
+    """Marks the type of an option that names files. root: makes one name absolute."""
 
     root: Callable[[str], str]
 
     def of(self, value: Any) -> Any:
-        """A text or a list of them, absolute; anything else as it is, for others judge it."""
+        """A text or a list of texts, made absolute. Any other value stays unchanged; type checks come later."""
         if isinstance(value, str):
             return self.root(value)
         if isinstance(value, list | tuple):
@@ -127,9 +127,9 @@ class Place:
         return value
 
 
-@dataclass(frozen=True, eq=False)  # a mapping has no hash, and | of types asks for one
+@dataclass(frozen=True, eq=False)  # hashable by identity: `|` of types hashes it, and a dict in `kind` has no hash
 class OptionsOf:
-    """Marks plain values that are the options of a dataclass, or of one of several by their keys."""
+    """Marks plain values that are the options of a dataclass, or of several dataclasses by key."""
 
     kind: Any
 
@@ -138,14 +138,14 @@ File = Annotated[str, Place(rooted)]
 """The type of an option that names one file or folder."""
 
 Files = Annotated[str | tuple[str, ...], Place(rooted_pattern)]
-"""The type of an option that names files by patterns, as `expand` takes them."""
+"""The type of an option that names files by patterns of `expand`."""
 
 
 def placed(kind: Any, value: Any) -> Any:
-    """Plain values for a type, with the files that it names absolute; what does not fit the type stays as it is.
+    """Plain values for a type, with all file names made absolute. Values that do not fit the type stay unchanged.
 
-    kind: a dataclass, or a type made of some by Annotated, |, tuple and dict. Raises JobError for a name that cannot be
-    made absolute.
+    kind: a dataclass, or a type built from dataclasses by Annotated, |, tuple and dict. Raises JobError for a name that
+    cannot be made absolute.
     """
     try:
         return _placed(kind, value)
@@ -180,7 +180,7 @@ def _placed(kind: Any, value: Any) -> Any:
 
 
 def _kinds_of(kind: Any) -> dict[str, Any]:
-    """The type of each field of a dataclass, by the name that a job file gives it."""
+    """The type of each field of a dataclass, by the field's name in job files (its alias, if it has one)."""
     described = getattr(kind, "__pydantic_fields__", {})
     hints = get_type_hints(kind, include_extras=True)
     return {getattr(described.get(name), "alias", None) or name: hint for name, hint in hints.items()}

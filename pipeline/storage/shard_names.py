@@ -1,7 +1,7 @@
 """Expands the shard names of a job (globs, braces, folders, lists of URLs) to the files of a pool.
 
-Names that begin with a dot or an underscore are hidden, as for Hadoop, Spark and Arrow: `.part-0.crc`, `_SUCCESS`,
-`_temporary/`. A pattern passes them over unless it spells that sign out, and so does a folder.
+Names that begin with a dot or an underscore are hidden, as in Hadoop, Spark and Arrow: `.part-0.crc`, `_SUCCESS`,
+`_temporary/`. Patterns and folders skip hidden names, unless the pattern itself spells out the dot or underscore.
 """
 
 import glob as globbing
@@ -29,14 +29,17 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif")
 
 
 def expand(patterns: Iterable[str], suffix: str | None = None) -> list[str]:
-    """URLs of a pool from globs, braces, URLs, folders and `.txt` lists of URLs, in their order; globs come sorted.
+    """The URLs of a pool, from globs, braces, URLs, folders and `.txt` lists of URLs.
 
-    Local paths become absolute, so that a pool has one name from wherever it is listed. Lines of a list are names,
-    relative to the folder of the list, and no patterns; blank ones and those that begin with # are none.
-    suffix: of shards, such as .tar: a folder then stands for those directly in it; None: it stays as it is.
+    The order is that of the patterns; the matches of one glob are sorted. Local paths become absolute, so that a pool
+    has the same URLs from every working directory. Each line of a list is a name, relative to the folder of the list,
+    and not a pattern. Blank lines and lines that begin with # are skipped.
+    suffix: suffix of shards, such as .tar. A folder then stands for the shards directly in it; with None, a folder's
+    URL is returned unchanged.
 
-    Raises PoolError for a pattern that matches nothing, or folders or other files beside those with the suffix; for a
-    folder without shards, or with more below it; for a file that is named twice; and for a list that is not UTF-8.
+    Raises PoolError for a pattern that matches nothing, that matches folders, or that matches other files beside
+    shards; for a folder without shards or with shards in subfolders; for a file that is named twice; and for a list
+    that is not UTF-8.
     """
     urls: list[str] = []
     for pattern in patterns:
@@ -53,19 +56,19 @@ def expand(patterns: Iterable[str], suffix: str | None = None) -> list[str]:
                 urls.append(absolute(name))
     repeated = [url for url, times in Counter(urls).items() if times > 1]
     if repeated:
-        raise PoolError(f"a shard may be in a pool once, but {redacted(repeated[0])} is named more often")
+        raise PoolError(f"a pool must name each shard once, but {redacted(repeated[0])} is named more often")
     return urls
 
 
 def _braces(pattern: str) -> list[str]:
     try:
         return list(braceexpand(pattern))
-    except ValueError as error:  # braceexpand tells unbalanced braces by a kind of it
+    except ValueError as error:  # braceexpand raises a subclass for unbalanced braces
         raise PoolError(f"every brace of a pool pattern must close, got {pattern}") from error
 
 
 def _path(url: str) -> str:
-    """What a URL says of a file: the query of a web server's is no part of it."""
+    """The URL without the query of a web server, in which ? and * mean nothing."""
     return url.partition("?")[0] if url.startswith(HTTP) else url
 
 
@@ -74,7 +77,7 @@ def _magic(url: str) -> bool:
 
 
 def _unescaped(name: str) -> tuple[str, bool]:
-    """The name, and whether it is a pattern; where all that is special in it is escaped, it is the plain name."""
+    """(name, whether it is a pattern). If every special character is escaped, the name comes without the escapes."""
     if name.startswith(HTTP) or _magic(_ESCAPED.sub("", name)):
         return name, _magic(name)
     return _ESCAPED.sub(r"\1", name), False
@@ -92,16 +95,17 @@ def _glob(pattern: str, suffix: str | None) -> list[str]:
     filesystem, path = resolve(asked)
     with answering("list", pattern):
         infos: dict[str, dict[str, object]] = filesystem.glob(path, detail=True)
+    # back ends return names without the scheme, some with a leading slash: make URLs of them again
     start = _before(path, asked)
     names = {start + name.lstrip("/") if start else name: info for name, info in infos.items()}
     hidden = sorted(url for url in names if _hidden(url, asked))
     there = sorted(names.keys() - set(hidden))
-    here = lies_here(filesystem)  # where a link may be one to a folder
+    here = lies_here(filesystem)  # locally, fsspec does not say whether a link leads to a folder
     inside = [url for url in there if (os.path.isdir(url) if here else names[url]["type"] == "directory")]
     if inside and suffix is not None and not pattern.endswith("**"):
         raise PoolError(
-            f"a pool pattern must match files alone, but {pattern} matches {len(there) - len(inside)} of them and "
-            f"{len(inside)} folders, such as {inside[0]}; write {join(pattern, '*' + suffix)} for what they hold"
+            f"a pool pattern must match files only, but {pattern} matches {len(there) - len(inside)} files and "
+            f"{len(inside)} folders, such as {inside[0]}; write {join(pattern, '*' + suffix)} for the files in them"
         )
     found = there if suffix is None else sorted(set(there) - set(inside))
     if not found:
@@ -111,19 +115,19 @@ def _glob(pattern: str, suffix: str | None) -> list[str]:
     others = [url for url in found if suffix and not url.lower().endswith(suffix)]
     if others and len(others) < len(found):
         raise PoolError(
-            f"a pool pattern must match shards alone, but {pattern} matches {len(found) - len(others)} {suffix} files "
-            f"and {len(others)} others, such as {others[0]}; let it end in {suffix}"
+            f"a pool pattern must match shards only, but {pattern} matches {len(found) - len(others)} {suffix} files "
+            f"and {len(others)} others, such as {others[0]}; end the pattern in {suffix}"
         )
     return found
 
 
 def _from_the_root(pattern: str) -> str:
-    """The pattern as any process may use it; what is special in the name of the working folder is taken as it is."""
+    """The pattern as an absolute one, with special characters in the name of the working directory escaped."""
     if not is_local(pattern):
         checked(pattern)
         if _path(pattern) != pattern:
             raise PoolError(
-                f"a web server lists nothing by a query, but a pattern has one: {redacted(pattern)}?…; name files"
+                f"a pattern for a web server must have no query, got {redacted(pattern)}?…; name the files instead"
             )
         return pattern
     here = "" if pattern.startswith(("/", "~")) or "://" in pattern else globbing.escape(os.getcwd()) + "/"
@@ -131,7 +135,7 @@ def _from_the_root(pattern: str) -> str:
 
 
 def _before(path: str, url: str) -> str:
-    """What of a URL comes before a name as its back end has it; "" where such a name is the whole URL, or a path."""
+    """The part of a URL that its back end leaves out of names, such as s3://; "" if names are whole URLs or paths."""
     if is_local(url):
         return ""
     bare = path.lstrip("/")
@@ -139,9 +143,11 @@ def _before(path: str, url: str) -> str:
 
 
 def _hidden(url: str, pattern: str) -> bool:
-    """True where a part that a wildcard stands for begins with a dot or an underscore that the pattern has not."""
+    """True if a wildcard matches a part of the URL that begins with a dot or an underscore."""
     asked, named = pattern.split("/"), url.split("/")
+    # ** matches any number of parts: stretch it to as many * as there are parts between the fixed head and tail
     deep = next((at for at, part in enumerate(asked) if "**" in part), len(asked))
+    # after a second ** no part of the pattern has a fixed place, so all the rest counts as *
     tail = [] if any("**" in part for part in asked[deep + 1 :]) else asked[deep + 1 :]
     middle = ["*"] * (len(named) - deep - len(tail))
     pairs = zip([*asked[:deep], *middle, *tail], named, strict=False)
@@ -149,16 +155,14 @@ def _hidden(url: str, pattern: str) -> bool:
 
 
 def _why(pattern: str, asked: str, hidden: Sequence[str]) -> str:
-    """What may be the reason that nothing matches, for people."""
+    """The likely reason that nothing matches, as the end of an error message."""
     if hidden:
-        return f", but {len(hidden)} hidden names, such as {hidden[0]}; a pattern that means them begins with . or _"
+        return f" except {len(hidden)} hidden names, such as {hidden[0]}; to match them, begin the name with . or _"
     if pattern.startswith(HTTP):
-        return "; a web server must have a page of links for a pattern: name the files, by braces"
+        return "; a pattern needs a web server that has a page of links: name the files instead, with braces"
     if exists(asked):
         meant = globbing.escape(pattern)
-        return (
-            f", though a file is called so: in a pattern [, * and ? stand for others; write {meant}, or list it (.txt)"
-        )
+        return f", although a file has this name, because [, * and ? are wildcards; write {meant}, or list it (.txt)"
     if not is_local(asked):
         return ""
     folder = asked
@@ -166,14 +170,14 @@ def _why(pattern: str, asked: str, hidden: Sequence[str]) -> str:
         folder = parent_of(folder)
     if not os.path.isdir(folder):
         return f"; there is no folder {folder}"
-    return "" if os.access(folder, os.R_OK | os.X_OK) else f"; the folder {folder} must be readable, but is not"
+    return "" if os.access(folder, os.R_OK | os.X_OK) else f"; the folder {folder} is not readable; change its mode"
 
 
 def _stands_for_folder(name: str, suffix: str, plain: bool) -> bool:
-    """plain: whether the name came without braces, which may stand for very many: a store is asked of each."""
+    """Whether a name is that of a folder. plain: False for a name from braces; a request for each would be too many."""
     if name.startswith(HTTP):
         if _path(name).endswith("/"):
-            raise PoolError(f"a web server has no folders, got {name}; name the shards, such as by braces")
+            raise PoolError(f"a web server has no folders, got {name}; name the shards, for example with braces")
         return False
     if is_local(name):
         return os.path.isdir(absolute(name))
@@ -187,13 +191,13 @@ def _in_folder(url: str, suffix: str) -> list[str]:
     deeper = [name for name in shards if "/" in name]
     if deeper:
         raise PoolError(
-            f"a folder stands for the shards directly in it, but {len(deeper)} of {len(shards)} {suffix} files in "
-            f"{url} are further below, such as {deeper[0]}; write {join(url, '**/*' + suffix)} for all, or "
-            f"{join(url, '*' + suffix)} for those in it"
+            f"a folder must hold its shards directly, but {len(deeper)} of {len(shards)} {suffix} files in {url} are "
+            f"in subfolders, such as {deeper[0]}; write {join(url, '**/*' + suffix)} for all of them, or "
+            f"{join(url, '*' + suffix)} for those directly in it"
         )
     if not shards:
         kinds = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in names)
-        held = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(4)) or "no file that is not hidden"
+        held = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(4)) or "no visible file"
         raise PoolError(
             f"a folder of shards must hold files that end in {suffix}, but {url} holds {held}{_remedy(kinds, suffix)}"
         )
@@ -201,7 +205,7 @@ def _in_folder(url: str, suffix: str) -> list[str]:
 
 
 def _below(url: str) -> list[str]:
-    """The names of all files in a folder and below, as they are from there."""
+    """The paths of all files in a folder and its subfolders, relative to the folder."""
     filesystem, path = resolve(url)
     if lies_here(filesystem):
         walked = os.walk(path)
@@ -213,9 +217,9 @@ def _below(url: str) -> list[str]:
 
 def _remedy(kinds: Counter[str], suffix: str) -> str:
     if kinds.keys() & set(_OTHER) - {suffix}:
-        return f"; pool.format says which are read: {', '.join(f'{kind} by {_OTHER[kind]}' for kind in _OTHER)}"
+        return f"; set pool.format to what the files are: {', '.join(f'{_OTHER[kind]} for {kind}' for kind in _OTHER)}"
     if ".arrow" in kinds:
-        return "; a dataset that save_to_disk wrote must be written as parquet (to_parquet) to be read"
+        return "; save_to_disk wrote this dataset in another format: write it as parquet (to_parquet)"
     if kinds.keys() & set(_PICTURES):
-        return "; loose pictures must be packed with their captions (tar --sort=name -cf 00000.tar -C FOLDER .)"
+        return "; pack loose pictures with their captions into tars (tar --sort=name -cf 00000.tar -C FOLDER .)"
     return "; name the shards by a pattern"

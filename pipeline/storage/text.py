@@ -5,9 +5,9 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def utf8(data: bytes, name: str) -> str:
-    """The text of a file, without its byte order mark.
+    """The text of a UTF-8 file, without its byte order mark.
 
-    name: of the file, for people. Raises ValueError, whose words say what came and what to do, for another encoding.
+    name: of the file, for messages. Raises ValueError for another encoding; its message says what came and what to do.
     """
     if data.startswith(_UTF16) or b"\0" in data:
         raise ValueError(
@@ -19,5 +19,5 @@ def utf8(data: bytes, name: str) -> str:
         line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
         raise ValueError(
             f"{name} must be UTF-8, but the byte 0x{byte:02x} of line {line} is not; save it as UTF-8 "
-            f"(iconv -f LATIN1 -t UTF-8, where it is Latin-1)"
+            f"(iconv -f LATIN1 -t UTF-8, if it is Latin-1)"
         ) from error

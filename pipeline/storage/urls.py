@@ -1,6 +1,6 @@
 """Parses names of files (paths, file://, s3://, http:// …), and rejects secrets and chained storages in them.
 
-No file is looked at here.
+Works on text alone: no file is opened or listed.
 """
 
 import os
@@ -11,7 +11,7 @@ from winnow.pipeline.errors import JobError, StorageError
 HTTP = ("http://", "https://")
 STORAGES = "a path, file://, s3://, gs://, az://, hf://, http:// and https:// will do"
 
-_PASSWORD = re.compile(r"://[^/]*:[^/]*@|://[^/@]+:(?!\d+/)[^@]*@")  # a secret may hold slashes, a port is none
+_PASSWORD = re.compile(r"://[^/]*:[^/]*@|://[^/@]+:(?!\d+/)[^@]*@")  # a password may hold slashes; ports do not match
 _SECRET = re.compile(
     r"(?i)[?&;]([^=&;]*(?:sig|token|secret|passw|pwd|credential|auth|jwt|session|hmac|policy|key)[^=&;]*)=[^&;]"
 )
@@ -20,13 +20,13 @@ _WRAPPERS = (
     "simplecache", "filecache", "blockcache", "cached", "zip", "tar", "libarchive", "dir", "reference", "generic",
     "github", "git", "gist", "data", "asyncwrapper",
 )  # fmt: skip
-"""Of fsspec's back ends those that read through another one, or whose files have neither an etag nor a time."""
+"""fsspec back ends that are refused: they read through another one, or their files have neither an etag nor a time."""
 _CHAIN = re.compile(rf"(?:\w+://.*|{'|'.join(_WRAPPERS)})::")
 _IP6 = re.compile(r"//\[[0-9a-fA-F:.]*\]")
 
 
 def join(url: str, *parts: str) -> str:
-    """The URL of something below `url`."""
+    """The URL of an entry below `url`."""
     return "/".join([url.rstrip("/"), *parts])
 
 
@@ -42,7 +42,7 @@ def parent_of(url: str) -> str:
 
 
 def is_shared(url: str) -> bool:
-    """False for storage that only this process can see (`memory://`)."""
+    """Whether other processes can see the storage; False for `memory://`."""
     return not url.startswith("memory://")
 
 
@@ -52,25 +52,26 @@ def is_local(url: str) -> bool:
 
 
 def home(path: str) -> str:
-    """The path with a leading `~` or `~name` as the folder it stands for; anything else as it is.
+    """The path with a leading `~` or `~name` expanded to the home folder; any other text unchanged.
 
-    Raises JobError where nobody has that name: the folder would be one that is called so.
+    Raises JobError for an unknown user; the path would otherwise mean a folder with the literal name `~name`.
     """
     if not path.startswith("~"):
         return path
     found = os.path.expanduser(path)
     if found == path:
         raise JobError(
-            f"~ stands for a home folder, but nobody here is called {path.partition('/')[0][1:] or 'so'}, of {path}; "
-            f"write ./{path} for what is called so itself"
+            f"~ stands for a home folder, but nobody here is called {path.partition('/')[0][1:] or 'so'}, got {path}; "
+            f"write ./{path} for a file with this name"
         )
     return found
 
 
 def absolute(url: str) -> str:
-    """The URL as any process may use it: a local path from the root, `~` and `file://` resolved; any other as it is.
+    """A URL that means the same in every process: a local path becomes absolute, with `~` and `file://` resolved.
 
-    Raises StorageError for a URL that `checked` refuses, and for a path that is no UTF-8; JobError as `home` does.
+    Other URLs stay unchanged. Raises StorageError for a URL that `checked` refuses and for a path that is not UTF-8,
+    and the JobError of `home`.
     """
     checked(url)
     if not is_local(url):
@@ -79,12 +80,12 @@ def absolute(url: str) -> str:
     try:
         path.encode()
     except UnicodeEncodeError as error:
-        raise StorageError(f"a path must be UTF-8, for results name it, but {path!r} is not; rename it") from error
+        raise StorageError(f"a path must be UTF-8, because results name it, but {path!r} is not; rename it") from error
     return path
 
 
 def checked(url: str) -> None:
-    """Raises StorageError for a URL that carries a password or a signature, or chains storages."""
+    """Raises StorageError for a URL that holds a password or a signature, or that chains storages."""
     if url.startswith("/"):
         return
     bare = _IP6.sub("//", url)
@@ -97,30 +98,31 @@ def checked(url: str) -> None:
         raise StorageError(f"a URL must name a file of one storage, but {redacted(url)} {said}; {STORAGES}: {remedy}")
     if _PASSWORD.search(url):
         raise StorageError(
-            f"a URL must carry no password, for results and logs repeat it, but that of {redacted(url)} does; "
-            f"give credentials by the environment"
+            f"a URL must carry no password, because results and logs repeat it, but {redacted(url)} does; "
+            f"give credentials in the environment"
         )
     if url.startswith(HTTP) and (secret := _SECRET.search(url)):
         raise StorageError(
-            f"a URL must carry no signature or key, for results and logs repeat it, but that of {redacted(url)} has "
-            f"{secret[1]}=…; give an s3://, gs:// or az:// URL with credentials by the environment, or download it"
+            f"a URL must carry no signature or key, because results and logs repeat it, but {redacted(url)} has "
+            f"{secret[1]}=…; give an s3://, gs:// or az:// URL with credentials in the environment, or download it"
         )
 
 
 def redacted(url: str) -> str:
-    """The URL for people: without the part before an @ that may be a password, and without a query."""
+    """The URL for messages: without any password before an @, and on web servers without the query."""
     bare = url.rpartition("@")[2] if _PASSWORD.search(url) else url
     return bare.partition("?")[0] if url.startswith(HTTP) else bare
 
 
 def _path_of(url: str) -> str:
-    """The local path of a path or a file:// URL, which names this machine or none."""
+    """The local path of a path or a file:// URL. The host of the URL must be empty or localhost."""
     start = _LOCAL.match(url)
     if start is None:
         return url
     path = re.sub("^localhost/", "/", url[start.end() :])
     if not path.startswith("/"):
-        raise StorageError(f"a file:// URL must go on with a path from the root, got {url}; write the path alone")
+        raise StorageError(f"a file:// URL must have an absolute path, got {url}; write only the path")
+    # %20 could mean a space or the three characters: refuse rather than guess
     if re.search(r"%[0-9a-fA-F]{2}", path):
-        raise StorageError(f"a file is named by its path as it is, but {url} has signs as %XX; write the path alone")
+        raise StorageError(f"a file:// URL must have no %XX escapes, got {url}; write only the path")
     return path

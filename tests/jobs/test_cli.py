@@ -270,7 +270,7 @@ def test_status_lists_jobs_and_artifacts(
         (
             ["--set", "pool.shards=absent-{0..1}.parquet"],
             2,
-            "winnow: every shard of a pool must be a file that is",
+            "winnow: every shard of a pool must be an existing file",
         ),
         (["--set", "pool.shards=absent/*.parquet"], 2, "winnow: a pool pattern must match at least one file"),
         (["--set", "pool.text=nowhere"], 2, "pool.image or pool.text must name a column, but there is no nowhere"),

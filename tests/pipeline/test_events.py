@@ -63,7 +63,7 @@ def test_a_log_that_cannot_be_written_is_given_up_and_says_so_once(
     log.close("finished")
     says = {"full": "No space left on device", "no folder": "File exists"}[how]
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("winnow: the event log ends here, for it cannot be written: ")
+    assert line.startswith("winnow: the event log cannot be written and ends here: ")
     assert says in line
 
 
@@ -74,7 +74,7 @@ def test_a_line_that_is_no_event_names_its_file(tmp_path: Path) -> None:
     [path] = (tmp_path / "events").glob("*.jsonl")
     with path.open("ab") as file:
         file.write(bytes(20) + b"\n")
-    with pytest.raises(TornError, match=r"\.jsonl must hold an event a line, got b'\\x00.*; delete it"):
+    with pytest.raises(TornError, match=r"\.jsonl must hold one event on each line, got b'\\x00.*; delete the file"):
         list(reader.more())
 
 

@@ -151,7 +151,7 @@ def test_identify_keeps_the_order_and_names_what_is_missing(folder):
     assert [found.url for found in storage.identify(urls)] == urls
     assert storage.identify([]) == []
     lost = storage.join(folder, "a/2.tar")
-    with pytest.raises(PoolError, match=r"must be a file that is there, but 1 of 4 are not: .*a/2\.tar"):
+    with pytest.raises(PoolError, match=r"must be an existing file, but 1 of 4 are not: .*a/2\.tar"):
         storage.identify([*urls, lost])
 
 
@@ -259,11 +259,11 @@ def test_a_link_is_what_it_points_to(tmp_path):
         ("quux://a/b", "a URL must be of a storage that fsspec knows here, got quux://a/b"),
         (
             "s3://key:geheim@bucket/b",
-            "a URL must carry no password, for results and logs repeat it, but that of bucket/b",
+            "a URL must carry no password, because results and logs repeat it, but bucket/b",
         ),
         (
             "s3://key:ge/heim/geheim@bucket/b",
-            "a URL must carry no password, for results and logs repeat it, but that of bucket/b",
+            "a URL must carry no password, because results and logs repeat it, but bucket/b",
         ),
     ],
 )

@@ -51,8 +51,8 @@ def test_hidden_names_are_no_shards(folder: str):
 def test_only_hidden_names_are_said(folder: str):
     filled(folder, "_SUCCESS", ".a.crc")
     said = refused(f"{folder}/*")
-    assert f"nothing matches {folder}/*, but 2 hidden names, such as {folder}/.a.crc; a pattern that means" in said
-    assert "holds no file that is not hidden" in refused(f"{folder}/")
+    assert f"nothing matches {folder}/* except 2 hidden names, such as {folder}/.a.crc; to match them" in said
+    assert "holds no visible file" in refused(f"{folder}/")
 
 
 def test_a_folder_stands_for_the_shards_in_it(folder: str):
@@ -65,17 +65,17 @@ def test_a_folder_stands_for_the_shards_in_it(folder: str):
 def test_shards_below_a_folder_are_said(folder: str):
     filled(folder, "0.tar", "more/1.tar")
     said = refused(folder)
-    assert f"stands for the shards directly in it, but 1 of 2 .tar files in {folder} are further below" in said
-    assert f"such as more/1.tar; write {folder}/**/*.tar for all, or {folder}/*.tar for those in it" in said
+    assert f"must hold its shards directly, but 1 of 2 .tar files in {folder} are in subfolders" in said
+    assert f"such as more/1.tar; write {folder}/**/*.tar for all of them, or {folder}/*.tar for those" in said
 
 
 @pytest.mark.parametrize(
     ("names", "suffix", "message"),
     [
-        (("a.parquet", "b.parquet"), ".tar", "holds 2 of .parquet; pool.format says which are read: .tar by web"),
-        (("a.tar",), ".parquet", "holds 1 of .tar; pool.format says which are read"),
-        (("data-0-of-1.arrow", "state.json"), ".parquet", "must be written as parquet (to_parquet) to be read"),
-        (("0/1.jpg", "0/1.txt"), ".tar", "loose pictures must be packed with their captions (tar --sort=name"),
+        (("a.parquet", "b.parquet"), ".tar", "holds 2 of .parquet; set pool.format to what the files are: web"),
+        (("a.tar",), ".parquet", "holds 1 of .tar; set pool.format to what"),
+        (("data-0-of-1.arrow", "state.json"), ".parquet", "save_to_disk wrote this dataset in another format: write"),
+        (("0/1.jpg", "0/1.txt"), ".tar", "pack loose pictures with their captions into tars (tar --sort=name"),
         (("0.tar.gz",), ".tar", "holds 1 of .gz; name the shards by a pattern"),
     ],
 )  # fmt: skip
@@ -88,14 +88,14 @@ def test_a_folder_of_other_things_is_said(folder: str, names: tuple[str, ...], s
 def test_a_pattern_of_two_kinds_is_said(folder: str):
     filled(folder, "0.tar", "0.parquet", "0_stats.json")
     said = refused(f"{folder}/*")
-    assert f"matches 1 .tar files and 2 others, such as {folder}/0.parquet; let it end in .tar" in said
+    assert f"matches 1 .tar files and 2 others, such as {folder}/0.parquet; end the pattern in .tar" in said
     assert shards(f"{folder}/*.json", below=folder) == ["0_stats.json"]  # whoever names it means it
 
 
 def test_a_folder_that_a_pattern_matches_is_said(folder: str):
     filled(folder, "0.tar", "out.tar/part-0.tar")
     said = refused(f"{folder}/*.tar")
-    assert f"matches 1 of them and 1 folders, such as {folder}/out.tar; write {folder}/*.tar/*.tar for what" in said
+    assert f"matches 1 files and 1 folders, such as {folder}/out.tar; write {folder}/*.tar/*.tar for the" in said
     assert shards(f"{folder}/**", below=folder) == ["0.tar", "out.tar/part-0.tar"]
     assert f"1 of 1 are not: {folder}/out.tar (a folder)" in refused(f"{folder}/out.tar", suffix=None)
 
@@ -111,7 +111,7 @@ def test_names_of_any_sign_are_named(folder: str):
     assert "nothing matches" in said
     storage.write_bytes(f"{folder}/a[1].tar", b"")
     said = refused(f"{folder}/a[1].tar")
-    assert f"though a file is called so: in a pattern [, * and ? stand for others; write {folder}/a[[]1].tar" in said
+    assert f"although a file has this name, because [, * and ? are wildcards; write {folder}/a[[]1].tar" in said
     assert shards(f"{folder}/a[[]1].tar", below=folder) == ["a[1].tar"]
     storage.write_bytes(f"{folder}/list.txt", f"{folder}/a[1].tar\n".encode())
     assert shards(f"{folder}/list.txt", below=folder) == ["a[1].tar"]
@@ -144,7 +144,7 @@ def test_links_and_pipes_are_told_as_what_they_are(tmp_path: Path):
     (tmp_path / "dead.tar").symlink_to("/nowhere/0.tar")
     os.mkfifo(tmp_path / "pipe.tar")
     for way in (f"{tmp_path}/dead.tar", f"{tmp_path}/d*.tar"):
-        assert f"{tmp_path}/dead.tar (a link to /nowhere/0.tar, which is not there)" in refused(way)
+        assert f"{tmp_path}/dead.tar (a link to /nowhere/0.tar, which does not exist)" in refused(way)
     assert f"{tmp_path}/pipe.tar (neither a file nor a folder)" in refused(f"{tmp_path}/pipe.tar")
     assert f"0.tar (there is no folder {tmp_path}/none)" in refused(f"{tmp_path}/none/0.tar")
     assert f"nothing matches {tmp_path}/none/*.tar; there is no folder {tmp_path}/none" in refused(

@@ -141,7 +141,7 @@ def test_what_breaks_the_contract_is_refused(tmp_path: Path, columns: dict[str, 
 def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
     url = scores(tmp_path)
     assert "must have a column el2n, but it has uid, v" in refused(cut(url, column="el2n", count=1))
-    with pytest.raises(PoolError, match="must be a file that is there, but 1 of 1 are not"):
+    with pytest.raises(PoolError, match="must be an existing file, but 1 of 1 are not"):
         filtered(SAMPLES, cut(str(tmp_path / "absent.parquet"), count=1))
     with pytest.raises(JobError, match="must have one of fraction, count and threshold"):
         cut(url)

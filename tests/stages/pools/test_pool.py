@@ -70,5 +70,5 @@ def test_a_pool_that_names_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match="must match at least one file, but nothing matches"):
         Pool((f"{tmp_path}/*.tar",), Webdataset()).identities()
     url = write_tar(tmp_path / "a.tar", [("a.txt", b"")])
-    with pytest.raises(PoolError, match="a shard may be in a pool once"):
+    with pytest.raises(PoolError, match="a pool must name each shard once"):
         Pool((url, url), Webdataset()).identities()
