@@ -16,26 +16,27 @@ READER_LEFT = 141
 
 
 _HELD_BYTES = 512 << 10
-"""More than one write of a tar: what an interrupted one did not take is then still held, and goes before all else."""
+"""Buffer size. It is larger than any single write of a tar, so the rest of an interrupted write stays in the buffer and
+is written first."""
 
 
 class _Stdout(io.BufferedWriter):
-    """The whole of what it is given, or an error: StorageError, but for a reader who left.
+    """A buffered stdout that writes everything or raises: BrokenPipeError if the reader left, else StorageError.
 
-    sys.stdout.buffer is none where PYTHONUNBUFFERED is set, as in many images of containers: what a full disk or a
-    reader who left did not take would be gone without a word.
+    sys.stdout.buffer is unbuffered if PYTHONUNBUFFERED is set, as in many container images. Bytes that a full disk or a
+    closed pipe did not take would then be lost silently.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__(io.FileIO(number, "w", closefd=False), _HELD_BYTES)
 
     def write(self, data: Any, /) -> int:
-        """As BufferedWriter's."""
+        """Like BufferedWriter.write."""
         with _taken():
             return super().write(data)
 
     def flush(self) -> None:
-        """As BufferedWriter's."""
+        """Like BufferedWriter.flush."""
         with _taken():
             super().flush()
 
@@ -47,14 +48,14 @@ def _taken() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise StorageError(f"stdout must take a whole tar, but: {error}; what it has is broken off") from error
+        raise StorageError(f"stdout must take a whole tar, but: {error}; what was written is incomplete") from error
 
 
 def cat(store: str, name: str, shard: int, epoch: int | None = None, gap: int | None = None) -> int:
-    """Write the kept samples of one input shard to stdout; the exit code.
+    """Write the kept samples of one input shard to stdout as a tar. Returns the exit code.
 
-    epoch, gap: as epoch and gap_bytes of loader.opened. Raises as it does, and as Selected.write_tar; StorageError
-    where stdout does not take all.
+    epoch, gap: epoch and gap_bytes of loader.opened. Raises the errors of loader.opened and Selected.write_tar, and
+    StorageError if stdout does not take all bytes.
     """
     if gap is not None and gap < 0:
         raise JobError(f"a gap must be 0 bytes or more, got {gap}")
@@ -65,26 +66,26 @@ def cat(store: str, name: str, shard: int, epoch: int | None = None, gap: int | 
     try:
         with _Stdout(sys.stdout.fileno()) as file:
             kept.selected.write_tar(plan, file)
-            file.flush()  # one that is interrupted here goes on when the file is closed
+            file.flush()  # if a signal interrupts it here, close() writes the rest
     except BrokenPipeError:
         return READER_LEFT
     return 0
 
 
 def main() -> None:
-    """`winnow cat` by a short way: without typer, which takes as long to start as all the rest; exit codes are its."""
+    """`winnow cat` without typer, which takes as long to start as everything else. The exit codes are the same."""
     parser = argparse.ArgumentParser("winnow cat", description="See `winnow --help` for the other commands.")
     parser.add_argument("store", help="URL of a store")
-    parser.add_argument("name", metavar="JOB", help="name of a finished job of it")
+    parser.add_argument("name", metavar="JOB", help="name of a finished job in the store")
     parser.add_argument("shard", type=int, help="number of an input shard, from 0; 00017 is 17")
-    parser.add_argument("--epoch", type=int, help="only samples of this epoch, of a cut such as `epochs`")
-    parser.add_argument("--gap", type=int, help="bytes that are read over rather than asked for around them")
+    parser.add_argument("--epoch", type=int, help="only the samples that a cut such as `epochs` drew for this epoch")
+    parser.add_argument("--gap", type=int, help="largest gap in bytes that one request reads over")
     words = parser.parse_args(sys.argv[2:])
     try:
         code = cat(words.store, words.name, words.shard, words.epoch, words.gap)
     except WinnowError as error:
         print(escaped(f"winnow: {error}", keep="\n"), file=sys.stderr)
         code = error.exit_code
-    except KeyboardInterrupt:  # of whoever trains, whose every pipe it reaches
+    except KeyboardInterrupt:  # Ctrl-C in the trainer reaches every process of its pipes
         code = 130
     sys.exit(code)

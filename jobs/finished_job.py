@@ -1,6 +1,6 @@
-"""A finished job of a store, for Python: its counts, manifest, kept uids and samples; reads files and runs nothing.
+"""A finished job of a store, for Python: its counts, manifest, kept uids and samples. Only reads files.
 
-Imports what the loader imports: neither Ray nor torch nor faiss, which a machine that trains may lack.
+It imports neither Ray nor torch nor faiss, like the loader, because a training machine may lack them.
 """
 
 import io
@@ -24,10 +24,10 @@ _UIDS = "uids.npy"
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """What a job left in its store.
+    """A finished job.
 
-    store: URL, absolute. name: of the job. counts: pool, kept, dropped by cut, rejected by kind. artifacts: URL of the
-    folder of each stage, by label. job: the resolved job as plain values.
+    store: absolute URL. name: of the job. counts: pool, kept, dropped by cut, rejected by kind. artifacts: URL of each
+    stage's folder, by label. job: the resolved job as plain values.
     """
 
     store: str
@@ -37,14 +37,14 @@ class FinishedJob:
     job: Mapping[str, Any]
 
     def manifest(self) -> "Dataset":
-        """The verdict on every sample of the pool, a pyarrow dataset with the columns of docs/formats.md.
+        """The verdict on every sample of the pool: a pyarrow dataset with the columns of docs/formats.md.
 
-        A file on disk is read when it is asked for. A manifest in an object store is read now, by this thread, and held
-        in memory: some 100 bytes a sample. For one that is larger, give `artifacts["manifest"]` to DuckDB or polars.
+        Local files are read lazily. A manifest in an object store is read now, in this thread, into memory: about 100
+        bytes per sample. If that is too much, give `artifacts["manifest"]` to DuckDB or polars.
         """
-        # What this package reads itself goes without Arrow's threads: one that still holds a buffer of a Python file
-        # aborts a process that ends (pipeline/parquet_file.py). So none gets such a buffer here: local files are opened
-        # by Arrow, in C++, and the tables of all other storages are read before the dataset is made of them.
+        # An Arrow thread that still holds a buffer of a Python file aborts the process as it exits
+        # (pipeline/parquet_file.py), so no Arrow thread may get such a buffer. Arrow opens local files itself, in C++;
+        # tables from other storages are read here, before the dataset is made of them.
         from pyarrow.dataset import dataset
 
         folder = self.artifacts["manifest"]
@@ -54,19 +54,19 @@ class FinishedJob:
         return dataset([read_table(url) for url in files])
 
     def kept_uids(self) -> np.ndarray:
-        """Uids of the samples that stay, sorted: (kept,) of dtype u8,u8 (high and low 64 bits), DataComp's format."""
+        """Sorted uids of the kept samples: (kept,) of dtype u8,u8 (high and low 64 bits), DataComp's subset format."""
         content = storage.read_bytes(f"{self.artifacts['manifest']}.meta/{_UIDS}")
         return cast(np.ndarray, np.load(io.BytesIO(content), allow_pickle=False))
 
     def samples(
         self, *, epoch: int | None = None, shuffle: int | None = None, gap_bytes: int | None = None
     ) -> "DataPipeline":
-        """The samples that stay, with their images, as a webdataset pipeline; see `winnow.samples`."""
+        """The kept samples with their images, as a webdataset pipeline; see `winnow.samples`."""
         return loader.samples(self.store, self.name, epoch=epoch, shuffle=shuffle, gap_bytes=gap_bytes)
 
 
 def open(store: str, name: str) -> FinishedJob:
-    """The finished job `name` of a store. Raises JobError where there is none of that name."""
+    """The finished job `name` of a store. Raises JobError if the store has no such job."""
     store = storage.rooted(store).rstrip("/")
     record = loader.record_of(store, name)
     folders = {label: storage.join(store, folder) for label, folder in record["artifacts"].items()}

@@ -33,13 +33,13 @@ class Kept:
     count: int
 
     def plan(self, shard: int) -> Plan:
-        """The plan of one input shard. Raises JobError where the pool has no such shard."""
+        """The plan of one input shard. Raises JobError if the pool has no such shard."""
         if not 0 <= shard < self.shards:
             raise JobError(f"a shard of {self.name} must be 0 to {self.shards - 1}, got {shard}")
         return self.selected.plan(shard)
 
     def samples(self, shard: int) -> Iterator[dict[str, object]]:
-        """The samples of one input shard as webdataset has them: __key__, __url__, and bytes by suffix."""
+        """The samples of one input shard as webdataset dicts: __key__, __url__, and bytes by suffix."""
         plan = self.plan(shard)
         for key, members in self.selected.samples(plan):
             yield {"__key__": key, "__url__": plan.url, **{suffix.lower(): content for suffix, content in members}}
@@ -58,7 +58,7 @@ def opened(store: str, name: str, *, epoch: int | None = None, gap_bytes: int | 
         reader = _reader(name, record["job"]["pool"])
         count = int(record["counts"]["kept"])
         selected = Selected(artifacts["embeddings"], artifacts["manifest"], reader, gap_bytes=gap_bytes)
-        last = artifacts[labels[labels.index("manifest") - 1]]  # of the policy, which is the one that may draw epochs
+        last = artifacts[labels[labels.index("manifest") - 1]]  # only the last cut of a policy may draw epochs
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"the record of {name} in {store} must be as its run left it, but: {error!r}; run it again"
@@ -77,7 +77,7 @@ def opened(store: str, name: str, *, epoch: int | None = None, gap_bytes: int | 
 def samples(
     store: str, name: str, *, epoch: int | None = None, shuffle: int | None = None, gap_bytes: int | None = None
 ) -> "DataPipeline":
-    """The kept samples of a job as a webdataset pipeline, which a torch DataLoader takes as it is, with workers.
+    """The kept samples of a job as a webdataset pipeline, which works in a torch DataLoader, also with workers.
 
     Samples are dicts of __key__, __url__ and bytes by suffix. Shards are divided among nodes and workers as webdataset
     does, so together they give each sample as often as its weight says. Append further steps with `.compose(...)`.
@@ -117,7 +117,7 @@ class _Samples:
 
 
 def record_of(store: str, name: str) -> dict[str, Any]:
-    """The record of a finished job of a store; JobError where there is none."""
+    """The record of a finished job of a store. Raises JobError if there is none."""
     folder = storage.join(store, "jobs")
     url = storage.join(folder, f"{name}.json")
     if not storage.exists(url):

@@ -119,10 +119,10 @@ def job_url(store: str, name: str) -> str:
 
 
 def keep_former(store: str, record: Mapping[str, object]) -> str | None:
-    """Keep the record that `record` is about to replace under a name of its own, where it is of other options.
+    """If `record` is about to replace a record with other options, save the old record under another name.
 
-    Returns that name, `<name>.<8 digits>`, the digits a fingerprint of its resolved job. None where there is no such
-    record, or where its options or its artifacts are the same, so that nothing is lost.
+    Returns that name, `<name>.<8 digits>`, with digits from the fingerprint of the old resolved job. Returns None if
+    there is no old record, or if its options or artifacts are the same, so that nothing would be lost.
     """
     name = str(record["name"])
     former = json_if_whole(job_url(store, name))
@@ -163,7 +163,7 @@ def _record(job: Job, counts: Mapping[str, object], steps: list[tuple[str, StepR
 
 
 def _versions(job: Job) -> Mapping[str, str]:
-    """Of winnow, of the libraries that results depend on, and of the plugins that the job names."""
+    """The versions of winnow, of the libraries that results depend on, and of the plugins that the job names."""
     used = [origin_of(type(part)) for part in (job.pool.reader, *job.embeddings.values(), *job.policy)]
     found = {origin.name: origin.version for origin in used if origin is not None}
     for name in ("winnow", *_VERSIONS):

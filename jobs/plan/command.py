@@ -1,4 +1,4 @@
-"""The options of `winnow plan`; heavy imports wait until the command runs, so that --help is fast."""
+"""The command `winnow plan` with its options. Heavy imports wait until the command runs, so that --help is fast."""
 
 from typing import Annotated
 
@@ -11,33 +11,35 @@ def plan(
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="change the job, such as policy.3.density.fraction=0.3"),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="show the options that are as they are by default, too")] = False,
+    full: Annotated[bool, typer.Option("--full", help="show the options that have their default value, too")] = False,
     looked: Annotated[
         bool,
-        typer.Option("--look/--no-look", help="read the first samples; without, the pool may be out of reach"),
+        typer.Option("--look/--no-look", help="read the first samples; --no-look works without access to the pool"),
     ] = True,
-    plain: Annotated[bool, typer.Option("--json", help="all of it as JSON")] = False,
+    plain: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
     priced: Annotated[
-        bool, typer.Option("--price", help="measure a miniature here and show what all will take")
+        bool, typer.Option("--price", help="measure a small run here and estimate hours, bytes and cost of the job")
     ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="that the job will have, all of them")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="number of workers that the job will have")] = None,
     gpu_hour: Annotated[float, typer.Option(min=0, help="price of a GPU for an hour")] = 0.0,
     cpu_hour: Annotated[float, typer.Option(min=0, help="price of a core for an hour")] = 0.0,
     tb: Annotated[float, typer.Option(min=0, help="price of a TB that stays in the store")] = 0.0,
     tb_read: Annotated[float, typer.Option(min=0, help="price of a TB that is read")] = 0.0,
     samples_per_shard: Annotated[
-        int | None, typer.Option(min=1, help="of the pool; its files are not looked at then")
+        int | None, typer.Option(min=1, help="samples in a shard of the pool; its files are then not counted")
     ] = None,
     measure_on: Annotated[
-        list[str] | None, typer.Option(help="shards of the same kind to measure on; repeatable")
+        list[str] | None, typer.Option(help="other shards of the same kind to measure on; repeatable")
     ] = None,
-    sample_shards: Annotated[int, typer.Option(min=1, help="shards to measure on, at least")] = 4,
-    sample_rows: Annotated[int | None, typer.Option(min=1, help="samples of each; 256 images, 20,000 vectors")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of the draw of those shards")] = 0,
+    sample_shards: Annotated[int, typer.Option(min=1, help="smallest number of shards to measure on")] = 4,
+    sample_rows: Annotated[
+        int | None, typer.Option(min=1, help="samples of each shard; 256 images or 20,000 vectors by default")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="seed for the choice of these shards")] = 0,
     executor: Annotated[str, typer.Option(help="ray or local, on this machine")] = "ray",
     here: Annotated[int | None, typer.Option(min=1, help="workers on this machine; one per core by default")] = None,
 ) -> None:
-    """Show the job as it is read, what is done, what would run, and what the pool's first samples are; runs nothing."""
+    """Show the job with its defaults, which stages are done, and the first samples of the pool. Runs nothing."""
     from winnow.jobs.job_file.job import load
     from winnow.jobs.plan.plan import show_plan, show_price
     from winnow.jobs.plan.price import Options

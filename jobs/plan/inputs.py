@@ -1,7 +1,7 @@
 """Checks the inputs of a job before anything runs: first samples, models, and the files that its cuts read.
 
-A job that cannot succeed ends here in about a second: a column or suffix that is not there, an unknown model, a target
-of another width.
+A job that cannot succeed fails here in about a second: for example a missing column or suffix, an unknown model, or a
+target of another width.
 """
 
 from collections.abc import Mapping
@@ -23,9 +23,10 @@ _SHOWN = 60  # characters of a caption
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen. shards, bytes: of the pool. first: of its first shard that is not empty, None where it cannot be.
+    """What the check found.
 
-    unread: why it cannot. models: what is known of each encoder. files: what the files of a stage are, by its label.
+    shards, bytes: of the pool. first: the first samples of the first shard that is not empty, None if unreadable.
+    unread: why it is unreadable. models: facts about each encoder. files: facts about a stage's files, by its label.
     """
 
     shards: int
@@ -36,12 +37,12 @@ class Look:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """For people: (what, what of it) lines."""
+        """One line of text for the pool, the sample, each model and each stage with files."""
         size = f"{self.shards:,} shard{'' if self.shards == 1 else 's'}, {_size(self.bytes)}"
         if self.first is not None:
             count, rejected = self.first.samples, self.first.rejected
             size += f"; {count:,} samples of one are looked at, {rejected:,} cannot be read"
-            if count and rejected == count:  # what proves that none can is an error
+            if count and rejected == count:  # if no sample of any shard could be read, look() has raised already
                 size += ", and the run will show whether others can"
             size += "".join(f"\n{'':10} {kind}: {self.first.examples[kind]}" for kind in self.first.rejects)
         if self.unread is not None:
@@ -53,7 +54,7 @@ class Look:
         return [f"{name:10} {text}" for name, text in told.items()]
 
     def record(self) -> dict[str, object]:
-        """The same as plain values, under the names that docs/formats.md lists."""
+        """The same as plain values, with the names that docs/formats.md lists."""
         seen = self.first
         found = None
         if seen is not None:
@@ -78,8 +79,8 @@ class Look:
 def look(job: Job, path: Path, shards: tuple[storage.Identity, ...], again: bool = True) -> Look:
     """Look at everything that the stages of a job will read.
 
-    again: at what stages read that are done, too. Raises what the run would: PoolError for a column that is not there,
-    RejectsError where hardly a sample can be read, ModelError, JobError and DataError for models and files.
+    again: also look at the inputs of stages that are done. Raises what the run would raise: PoolError for a missing
+    column, RejectsError if hardly any sample can be read, ModelError, JobError and DataError for models and files.
     """
     stages = [(label, stage) for label, stage in path.stages if again or not _is_done(job, stage)]
     labels = {label for label, _ in stages}
@@ -96,9 +97,9 @@ def look(job: Job, path: Path, shards: tuple[storage.Identity, ...], again: bool
 
 
 def _pool(job: Job, shards: tuple[storage.Identity, ...]) -> tuple[Seen | None, str | None]:
-    """What the first shard is, or why it cannot be read.
+    """(first samples, None), or (None, why the first shard cannot be read).
 
-    Raises PoolError where no shard can be read, StorageError where they are out of reach.
+    Raises PoolError if no shard can be read, StorageError if no shard can be reached.
     """
     urls, reader = [shard.url for shard in shards], job.pool.reader
     try:
@@ -141,7 +142,7 @@ def _sample(first: Mapping[str, Any]) -> str:
 
 
 def _size(count: int) -> str:
-    """Bytes for people: 34 MB."""
+    """A number of bytes as text: 34 MB."""
     units = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
     scale, unit = next(((scale, unit) for scale, unit in units if count >= scale), (1, "bytes"))
     number = count / scale

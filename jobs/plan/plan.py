@@ -1,6 +1,6 @@
-"""What `winnow plan` prints: the job, what is done, what would run, and the first samples.
+"""Prints what `winnow plan` shows: the job, which stages are done and which would run, and the first samples.
 
-A price runs a miniature of the job in a temporary folder; the store is not touched.
+A price comes from a small run of the job in a temporary folder; the store is not changed.
 """
 
 import os
@@ -26,7 +26,7 @@ from winnow.stages.policy import Path
 
 
 def show_price(job: Job, options: Options, prices: Prices, executor: str, here: int | None, plain: bool) -> None:
-    """Measure a miniature on this machine and print what the whole will take. here: its workers. plain: as JSON."""
+    """Measure a small run on this machine and print what the job will take. here: its workers. plain: as JSON."""
     stderr = Console(stderr=True)
     running_on = open_executor(executor, here or workers_here(job.resources.workers, options.workers), None)
     try:
@@ -40,10 +40,10 @@ def show_price(job: Job, options: Options, prices: Prices, executor: str, here: 
 
 
 def show_plan(job: Job, full: bool, looked: bool, plain: bool) -> None:
-    """Print what of the job is not the default (full: all), the state of each stage, and what the inputs are.
+    """Print the options that differ from the defaults (full: all options), the state of each stage, and the inputs.
 
-    looked: whether anything of the pool is read; without, one that cannot be listed is no error. plain: as JSON.
-    Raises what the look raises, after what is known without it.
+    looked: whether to read from the pool; if not, a pool that cannot be listed is no error. plain: as JSON.
+    Raises the errors of `look`, after printing what is known without it.
     """
     listed = _listed(job, looked)
     states: list[tuple[str, Artifact, Readiness]] = [] if listed is None else running.states_of(job, *listed)
@@ -66,7 +66,7 @@ def show_plan(job: Job, full: bool, looked: bool, plain: bool) -> None:
 
 
 def _listed(job: Job, looked: bool) -> tuple[Path, tuple[Identity, ...]] | None:
-    """The stages and the shards; None where the pool is out of reach and need not be looked at."""
+    """The stages and the shards; None if the pool cannot be listed and looked is False."""
     try:
         return running.laid_out(job)
     except (PoolError, StorageError) as error:
@@ -92,5 +92,5 @@ def _record(job: Job, states: Sequence[tuple[str, Artifact, Readiness]], found: 
 
 
 def workers_here(*asked: int | None) -> int:
-    """Workers of a miniature: as many as the job will have (None where nothing says), but one per core at most."""
+    """Workers of the small run: the smallest of `asked`, and at most one per core. asked: None is ignored."""
     return min([os.cpu_count() or 1, *filter(None, asked)])

@@ -18,7 +18,10 @@ from winnow.stages.cuts.contract.shown import Shown
 
 @dataclass(frozen=True)
 class FunnelRow:
-    """One way out of the pool, or what came in and what stays. lost: how many go. left: how many are still in."""
+    """One row of the funnel: the pool, a kind of reject, a cut, or the kept samples.
+
+    lost: samples that this row removes. left: samples that remain after it.
+    """
 
     name: str
     kind: str  # pool, rejected, cut or kept
@@ -28,7 +31,7 @@ class FunnelRow:
 
 @dataclass(frozen=True)
 class StageRow:
-    """What one stage took. samples: None where it is not counted in them. files, size_bytes: of its folder."""
+    """Time and size of one stage. samples: None if the stage counts none. files, size_bytes: of its folder."""
 
     label: str
     artifact: str
@@ -39,16 +42,17 @@ class StageRow:
 
     @property
     def rate(self) -> float | None:
-        """Samples a second."""
+        """Samples per second."""
         return self.samples / self.seconds if self.samples is not None and self.seconds > 0 else None
 
 
 @dataclass(frozen=True)
 class CutFacts:
-    """One cut as a whole. place: in the policy, from 0. options: as written, defaults resolved, nulls left out.
+    """One cut as a whole.
 
-    shown: what the cut says of itself. column: the number that it decided by, None where there is none.
-    threshold: value of the last sample that stays. concepts: a row for each cluster, where the cut has a table of them.
+    place: in the policy, from 0. options: with defaults, without nulls. shown: how the cut describes itself.
+    column: the number that it decided by, None if there is none. threshold: value of the last kept sample. concepts: a
+    row for each cluster, None if the cut has no clusters.
     """
 
     finished: FinishedCut
@@ -63,12 +67,12 @@ class CutFacts:
 
     @property
     def name(self) -> str:
-        """As the manifest has it."""
+        """Its name in the manifest."""
         return self.finished.name
 
     @property
     def kind(self) -> str:
-        """What the policy calls it."""
+        """Its kind in the policy."""
         return self.finished.kind
 
     @property
@@ -78,22 +82,22 @@ class CutFacts:
 
     @property
     def dropped(self) -> int:
-        """How many go."""
+        """Number of samples that it drops."""
         return self.came - self.kept
 
     @property
     def label(self) -> str:
-        """The number that it decided by, for people."""
+        """Label of the number that it decided by."""
         return self.shown.label or self.column or ""
 
     @property
     def slides(self) -> bool:
-        """Whether another amount is another threshold on one order."""
+        """Whether keeping another amount only moves a threshold along the same order."""
         return self.column is not None and self.threshold is not None and math.isfinite(self.threshold)
 
     @property
     def asks_a_fraction(self) -> bool:
-        """Whether a job can ask for another share of what comes in."""
+        """Whether the cut has the option `fraction`."""
         return hasattr(self.finished.options, "fraction")
 
 
@@ -111,9 +115,9 @@ class Facts:
 
 
 def gather(finished: Finished) -> Facts:
-    """Everything that the record and the reports of the stages say. Cost: a request or two for each stage.
+    """Read the record and the reports of all stages. Cost: one or two requests for each stage.
 
-    Raises WinnowError where one of them cannot be read.
+    Raises WinnowError if one of them cannot be read.
     """
     record: dict[str, Any] = read_json(job_url(finished.job.store, finished.job.name))
     reports = {label: artifact.done() or {} for label, artifact in finished.artifacts.items()}
@@ -157,7 +161,7 @@ def _cut(cut: FinishedCut, place: int, report: Mapping[str, object], job: Mappin
 
 
 def _first_number(artifact: Artifact) -> str | None:
-    """The first column of numbers of a cut's files."""
+    """The name of the first numeric column in a cut's files."""
     kinds = {field.name: field.type for field in read_schema(artifact.shard(0))}
     return next((name for name, kind in kinds.items() if is_integer(kind) or is_floating(kind)), None)
 
@@ -171,7 +175,7 @@ def _stage(label: str, artifact: Artifact, report: Mapping[str, Any], record: Ma
 
 
 def kept_share(concepts: pa.Table) -> np.ndarray:
-    """Share of each cluster that stays, float64 (k,); 0 for one without members."""
+    """float64 (k,): the share of each cluster that is kept; 0 for an empty cluster."""
     size, quota = (np.asarray(concepts[name], np.float64) for name in ("size", "quota"))
     share: np.ndarray = np.divide(quota, size, out=np.zeros(len(size)), where=size > 0)
     return share

@@ -28,14 +28,14 @@ from winnow.stages.results.manifest import UIDS
 INDEX = "index.html"
 
 _VERSION = 1
-_ROWS = 2_000_000  # read for histograms and words: some seconds
+_ROWS = 2_000_000  # rows read for histograms and words: some seconds
 _SHARDS = 400
-_PICTURED_SHARDS = 24  # whose samples may be shown: each opens its input shard
+_PICTURED_SHARDS = 24  # shards with pictures on the page: each costs opening its input shard
 
 
 @dataclass(frozen=True)
 class Made:
-    """A page. url: where it lies. sampled_shards of shards were read."""
+    """A finished page. url: of the page. sampled_shards: how many of the `shards` were read."""
 
     url: str
     size_bytes: int
@@ -47,9 +47,9 @@ class Made:
 def report(store: str, name: str, executor: Executor, compare: str | None = None, out: str | None = None) -> Made:
     """Make the page of a finished job.
 
-    store: URL of the store; it may have moved, and the pool may be gone, which costs the page its pictures. compare:
-    another finished job of that store, shown beside it. out: URL of the page; None: `report-…/index.html` of the store.
-    Raises JobError for a job that is not there or never came to its end, WinnowError where its files cannot be read.
+    store: URL of the store; it may have been moved. If the pool is gone, the page has no pictures. compare: another
+    finished job of the store, shown beside this one. out: URL of the page; None: `report-…/index.html` in the store.
+    Raises JobError for a job that is missing or never finished, WinnowError if its files cannot be read.
     """
     started = time.monotonic()
     finished, identities = read_finished(store, name, Sample(None))
@@ -73,7 +73,7 @@ def report(store: str, name: str, executor: Executor, compare: str | None = None
 
 
 def _artifact(finished: Finished, compare: str | None) -> Artifact:
-    """Named by what it is made from; another page of the same job and artifacts takes its place."""
+    """The artifact of the page, named by the job and its artifacts; a later page of the same inputs replaces it."""
     made_of = {label: artifact.name for label, artifact in finished.artifacts.items()}
     mark = fingerprint(["report", _VERSION, finished.job.name, made_of, compare])
     return Artifact(finished.job.store, "report", mark)
@@ -81,14 +81,14 @@ def _artifact(finished: Finished, compare: str | None) -> Artifact:
 
 def _compared(finished: Finished, store: str, compare: str) -> page.Compared:
     if compare == finished.job.name:
-        raise JobError(f"a job is compared with another one, but {compare!r} is named twice; name another of the store")
+        raise JobError(f"a job must be compared with another job of the store, got {compare!r} itself; name another")
     other, _ = read_finished(store, compare, Sample(None))
     found: Overlap = overlap(finished.manifest.meta(UIDS), other.manifest.meta(UIDS))
     return page.Compared(gather(other), found)
 
 
 def _looked(finished: Finished, facts: Facts, run: Run) -> page.Looked:
-    """What only the samples themselves tell: histograms, words, galleries."""
+    """Read sampled shards for the histograms, words and galleries."""
     per_shard = max(1, facts.counts["pool"] // max(1, len(run.items)))
     items = [run.items[i] for i in spread_over(len(run.items), min(_SHARDS, max(8, _ROWS // per_shard)))]
     pictured = frozenset(items[i].index for i in spread_over(len(items), _PICTURED_SHARDS))

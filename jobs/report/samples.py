@@ -1,6 +1,6 @@
 """Reads captions and thumbnails of the samples that the report shows, by their byte ranges.
 
-A picture that cannot be had is a sentence in its place: the pool may have moved, and its files are anyone's.
+If a picture cannot be read, a sentence takes its place: the pool may have been moved, and its files are untrusted.
 """
 
 import base64
@@ -18,7 +18,7 @@ from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 
 Place = tuple[int, int]
-"""Number of a shard, and row of its embeddings file."""
+"""(number of the shard, row in its embeddings file)."""
 
 THUMBNAIL_SIDE = 176
 """Pixels of the longer side."""
@@ -38,7 +38,7 @@ _TOO_LARGE = f"more than {_MAX_SAMPLE_BYTES >> 20} MiB"
 class Shown:
     """One sample as a page shows it.
 
-    caption: cut short. picture: a data URI, "" where `lack` says why there is none.
+    caption: shortened. picture: a data URI, or "" if there is none. lack: why there is none.
     """
 
     key: str
@@ -59,7 +59,7 @@ class _Wanted:
 
 
 def look(run: Run, embeddings: Artifact, reader: Reader, places: Iterable[Place]) -> dict[Place, Shown]:
-    """Every sample asked for, by place; one task for each shard that has any."""
+    """The samples at these places, by place. Runs one task for each shard among them."""
     rows: dict[int, set[int]] = {}
     for index, row in places:
         rows.setdefault(index, set()).add(row)
@@ -93,7 +93,7 @@ class _Look:
         return self.embeddings.read(index, list(dict.fromkeys([*columns, *_SIZES])))
 
     def _pictures(self, item: _Wanted, places: pa.Table) -> dict[int, bytes | str]:
-        """Encoded image of each row, or why there is none."""
+        """For each row its encoded image, or a text that says why there is none."""
         reader, index, url = self.reader, item.item.index, item.url
         sizes = _bytes(places)
         try:
@@ -110,12 +110,12 @@ class _Look:
 
 
 def _bytes(places: pa.Table) -> list[int]:
-    """Bytes of each sample in its tar; 0 where it is in none."""
+    """Size of each sample in its tar, in bytes; 0 for a sample that is in no tar."""
     return [place["size"] + sum((place["extra_ranges"] or [])[1::2]) for place in places.to_pylist()]
 
 
 def _as_thumbnail(image: bytes | str) -> tuple[str, str]:
-    """(data URI, "") of an encoded image, or ("", why there is none)."""
+    """(data URI of a thumbnail, ""), or ("", why there is none)."""
     if isinstance(image, str):
         return "", image
     try:
@@ -126,6 +126,6 @@ def _as_thumbnail(image: bytes | str) -> tuple[str, str]:
 
 
 def short(text: str, most: int) -> str:
-    """Text for people, at most so many characters; what breaks lines or turns the text around becomes a space."""
+    """The text cut to at most `most` characters, with line breaks, control and direction characters as spaces."""
     plain = _CONTROLS.sub(" ", text[: most + 1])
     return plain if len(plain) <= most else plain[: most - 1].rstrip() + "…"

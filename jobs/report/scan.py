@@ -1,6 +1,6 @@
 """Scans sampled shards once: histograms of each cut's values, words of each concept, samples to show.
 
-What comes back of a shard is bounded, whatever it holds: bins, words, and the few samples that a gallery has room for.
+The result of a shard has a bounded size: bins, words, and the few samples that fit into a gallery.
 """
 
 import heapq
@@ -23,22 +23,22 @@ from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.rejects import read_rejects
 
 BINS = 1024
-"""Of a histogram: what-if reads its threshold from them."""
+"""Bins of a histogram; the page's slider reads its threshold from them."""
 
 GALLERY, BORDER, PAIRS, PER_CONCEPT, REJECTS = 8, 4, 8, 4, 5
-"""Samples that a page shows: of a cut on each side, nearest to its threshold, pairs of each kind, of a concept on each
-side, rejects of a kind."""
+"""Samples that a page shows: on each side of a cut; on each side nearest to its threshold; pairs of each kind; on each
+side of a concept; rejects of each kind."""
 
-_PAIR_CANDIDATES = 25 * PAIRS  # of a pool that is sampled, the better one of a pair is often in no shard that is read
+_PAIR_CANDIDATES = 25 * PAIRS  # the better sample of a pair is often in a shard that is not read
 _MESSAGE_CHARS = 300
-_SEED = (1 << 61) + 1  # of no cut: what `random` keeps has one side of its own hash only
+_SEED = (1 << 61) + 1  # unlike any cut's seed: samples kept by `random` have only one side of the range of its own hash
 
 
 @dataclass(frozen=True, order=True)
 class Pick:
-    """A sample to show. rank: the lowest are shown. index, row: its place. note: what is said of it.
+    """A candidate for a gallery, which shows the lowest ranks. index, row: its place. note: text under the picture.
 
-    other: uid of the sample that it repeats; "" where it is no duplicate.
+    other: uid of the sample that it duplicates; "" if it is no duplicate.
     """
 
     rank: float
@@ -49,17 +49,18 @@ class Pick:
 
 
 Reject = tuple[int, int, str, str, str]
-"""Number of a shard, position in it, the shard's name, the key, the message."""
+"""(number of the shard, position in it, name of the shard, key, message)."""
 
 Shelf = tuple[str, str]
-"""Where a pick is shown: name of the cut, and which of its galleries."""
+"""A gallery of the page: (name of the cut, name of the gallery)."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """Concepts of a cut that get a name. rate: share of each one's captions that is read, float64 (k,).
+    """Which concepts of a cut get a name and a gallery.
 
-    pictured: bool (k,), those that have a gallery.
+    rate: float64 (k,), the share of each concept's captions read for its name.
+    pictured: bool (k,), which have a gallery.
     """
 
     rate: np.ndarray
@@ -68,10 +69,11 @@ class Named:
 
 @dataclass
 class Part:
-    """What shards came to; parts of disjoint shards add up to that of all of them.
+    """The result of scanning some shards. Parts of disjoint shards add up to the part of all of them.
 
-    rows: readable samples. histograms: by cut, int64 (2, BINS): those that stay, those that go. broken: rejected rules
-    by cut. picks: by shelf, the lowest ranks. words: of count_words, by cut and concept. rejects: by kind, the first.
+    rows: readable samples. histograms: by cut, int64 (2, BINS), kept and dropped. broken: by cut, how often each rule
+    was broken. picks: by gallery, the lowest ranks. words: by cut and concept, of count_words. rejects: the first of
+    each kind.
     """
 
     rows: int = 0
@@ -82,7 +84,7 @@ class Part:
     rejects: dict[str, list[Reject]] = field(default_factory=dict)
 
     def add(self, other: "Part") -> None:
-        """Take another part in."""
+        """Add another part to this one."""
         self.rows += other.rows
         for name, counts in other.histograms.items():
             self.histograms[name] = self.histograms.get(name, 0) + counts
@@ -99,7 +101,7 @@ class Part:
 
 
 def room(shelf: Shelf) -> int:
-    """How many picks a shelf holds."""
+    """The number of picks that are kept for a gallery."""
     name = shelf[1]
     if name.startswith("concept"):
         return PER_CONCEPT
@@ -109,7 +111,7 @@ def room(shelf: Shelf) -> int:
 
 
 def ranges(run: Run, items: Sequence[ShardItem], cuts: Sequence[CutFacts]) -> dict[str, tuple[float, float]]:
-    """Least and most value that each cut saw in these shards; cuts without a value or a sample are absent."""
+    """(smallest, largest value) of each cut in these shards; a cut without values or samples has none."""
     found: dict[str, tuple[float, float]] = {}
     for _, part in run.each(_Ranges(tuple(cuts)), items, "report: ranges"):
         for name, (low, high) in part.items():
@@ -119,7 +121,7 @@ def ranges(run: Run, items: Sequence[ShardItem], cuts: Sequence[CutFacts]) -> di
 
 
 def scan(run: Run, items: Sequence[ShardItem], pictured: frozenset[int], task: "Scan") -> Part:
-    """What these shards come to. pictured: numbers of the shards that galleries may take samples from."""
+    """Scan these shards. pictured: numbers of the shards that galleries may take samples from."""
     whole = Part()
     for index, part in run.each(task, items, "report: samples"):
         if items[index].index not in pictured:
@@ -143,7 +145,7 @@ class _Ranges:
 
 
 def _seen(cut: CutFacts, index: int, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that have a finite value, int64 (m,), and the values, float64 (m,); of anyone's score some are infinite."""
+    """Rows with a finite value, int64 (m,), and the values, float64 (m,). A user's own scores may be infinite."""
     values = table[cut.column]
     rows = np.flatnonzero(np.asarray(values.is_valid()))
     found = np.asarray(values.drop_null().to_numpy(), np.float64)
@@ -153,7 +155,7 @@ def _seen(cut: CutFacts, index: int, table: pa.Table) -> tuple[np.ndarray, np.nd
 
 @dataclass(frozen=True)
 class Scan:
-    """ranges: of `ranges`. named: by cut with concepts. rejecting: artifacts that list rejects."""
+    """The scan of one shard, as a task. ranges: of `ranges`. named: by cut. rejecting: artifacts that list rejects."""
 
     embeddings: Artifact
     rejecting: tuple[Artifact, ...]
@@ -162,7 +164,7 @@ class Scan:
     named: Mapping[str, Named]
 
     def __call__(self, item: ShardItem) -> Part:
-        """What one shard comes to."""
+        """Scan one shard."""
         uids = uids_of(self.embeddings.read(item.index, ["uid"])["uid"])
         hashes = hash64(uids, _SEED)
         part = Part(rows=len(uids))
@@ -229,9 +231,9 @@ class Scan:
 
 
 def histogram(values: np.ndarray, after: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Counts in BINS equal bins from low to high, both inside: int64 (2, BINS), those that stay and those that go.
+    """Histogram with BINS equal bins from low to high, both included: int64 (2, BINS), kept and dropped samples.
 
-    values: (m,). after: bool (m,), which stay. Equal low and high: all are in the first bin. Cost O(m).
+    values: (m,). after: bool (m,), which samples are kept. If low equals high, all are in the first bin. Cost O(m).
     """
     width = (high - low) / BINS or 1.0
     at = np.clip(((values.astype(np.float64) - low) / width).astype(np.int64), 0, BINS - 1)
@@ -246,7 +248,7 @@ def _lowest(
     notes: "_Notes",
     others: Mapping[int, str] | None = None,
 ) -> list[Pick]:
-    """The picks of lowest rank (n,) among some rows of a shard, at most so many; infinite ranks are none."""
+    """The at most `most` picks of lowest rank among some rows of a shard. rank: (n,); infinite ranks are left out."""
     rows = rows[np.isfinite(rank[rows])]
     if len(rows) > most:
         rows = rows[np.argpartition(rank[rows], most - 1)[:most]]
@@ -257,7 +259,7 @@ def _lowest(
 
 @dataclass(frozen=True)
 class _Notes:
-    """What is said of a sample under its picture: the value, or the rule that it breaks."""
+    """The text under a sample's picture: its value, or the rule that it breaks."""
 
     cut: CutFacts
     table: pa.Table
@@ -278,6 +280,6 @@ class _Notes:
 
 
 def spread_over(count: int, most: int) -> list[int]:
-    """At most so many of the numbers 0 to count − 1, evenly spaced, so the same whenever they are asked for."""
+    """At most `most` of the numbers 0 to count − 1, evenly spaced and always the same."""
     take = min(count, most)
     return [number * count // take for number in range(take)]

@@ -20,11 +20,11 @@ _OF_A_STEP = {
     "manifest": Contents(beside=(UIDS,)),
     "shards": Contents(by_shard=False, beside=(SIZES,)),  # its tars have a check of their own
 }
-"""What the steps of every job leave that are no cuts, where it is more than a table for each shard."""
+"""Files of the steps that are not cuts, for steps that leave more than one table for each shard."""
 
 
 def pool(job: Finished, run: Run) -> Findings:
-    """Every input shard has the size and the etag or time that the artifacts were made from."""
+    """Every input shard still has the size and the etag or time that it had when the artifacts were made."""
     files = {shard: [shard.url, *job.job.pool.reader.companions(shard.url)] for shard in run.shards}
     there = storage.present(url for urls in files.values() for url in urls)
     found = looked(shards=len(files))
@@ -42,7 +42,7 @@ def pool(job: Finished, run: Run) -> Findings:
 
 
 def files(job: Finished, run: Run) -> Findings:
-    """Every artifact has `_done.json`, one file for each input shard and those of its stage, and no other table."""
+    """Every artifact has `_done.json`, one file for each input shard, the stage's own files, and no other table."""
     found, cuts = Findings(), {cut.name: cut.options for cut in job.cuts}
     for label, artifact in job.artifacts.items():
         wanted = set(_wanted(label, artifact, cuts, len(run.shards)))
@@ -56,7 +56,7 @@ def files(job: Finished, run: Run) -> Findings:
 
 
 def _wanted(label: str, artifact: Artifact, cuts: Mapping[str, Cut], shards: int) -> Iterator[str]:
-    """The files of one step; cuts: by name, as the labels of their steps begin."""
+    """The files of one step. cuts: by name, which is the first part of the step's label."""
     cut = cuts.get(label.partition(".")[0])
     known = _OF_A_STEP.get(label) if cut is None else cut.contents().get(artifact.stage)
     files = known or Contents()

@@ -1,6 +1,6 @@
-"""Opens a finished job by its record and artifacts, for commands that read it.
+"""Opens a finished job from its record and artifacts, for commands that read it.
 
-Nothing is computed anew from the job file: weights, target sets and files of scores may be gone by now.
+It needs none of the job's other inputs: weights, target sets and files of scores may be gone by now.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ from winnow.stages.cuts.contract.findings import reading
 from winnow.stages.cuts.contract.finished import FinishedCut, Readable, Sample
 from winnow.stages.survivors import Survivors
 
-_UNNAMED = ("pool", "embeddings", "distinct", "manifest", "shards")  # labels of a record that are no cuts
+_UNNAMED = ("pool", "embeddings", "distinct", "manifest", "shards")  # labels in a record that are not cuts
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A job that ran to its end. counts: of its record. artifacts: of every stage by label, in order."""
+    """A job that has finished. counts: from its record. artifacts: of every stage, by label, in order."""
 
     job: Job
     counts: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Finished:
 
     @property
     def distinct(self) -> Artifact:
-        """Who of them is the first of its uid, and the others as rejects."""
+        """Which readable samples are the first with their uid; the others are rejects."""
         return self.artifacts["distinct"]
 
     @property
@@ -62,33 +62,33 @@ class Finished:
 
     @property
     def survivors(self) -> Survivors:
-        """What is still in after every cut."""
+        """The samples that remain after every cut."""
         last = self.cuts[-1].artifact if self.job.policy else self.distinct
         return Survivors(self.embeddings, last, self.job.pool.reader)
 
     @property
     def readable(self) -> int:
-        """Samples of the pool that are no rejects."""
+        """Number of samples of the pool that are not rejects."""
         return int(self.counts["pool"] - sum(self.counts["rejected"].values()))
 
     @property
     def samples(self) -> Readable:
-        """The readable samples, and which of them a check looks at."""
+        """The readable samples, and the sample of them that checks look at."""
         return Readable(self.embeddings, self.readable, self.sample)
 
 
 def read_finished(store: str, name: str, sample: Sample) -> tuple[Finished, tuple[storage.Identity, ...]]:
-    """The job of that name in a store, and the input shards that it was made from.
+    """The finished job of this name in a store, and its input shards.
 
-    Raises JobError for a job that is not there or never came to its end, DataError for a record that is not whole,
-    StorageError where the list of shards is gone.
+    Raises JobError for a job that is missing or never finished, DataError for a damaged record, StorageError if the
+    list of shards is gone.
     """
     store = storage.absolute(store.rstrip("/"))
     url = job_url(store, name)
     if not storage.exists(url):
         listed = [storage.name_of(found.url).removesuffix(".json") for found in storage.listing(f"{store}/jobs")]
         raise JobError(
-            f"a job must have run to its end to be looked at again, but {store} has none called {name!r}; "
+            f"a job must have finished to be read, but {store} has none called {name!r}; "
             f"it has {', '.join(listed) or 'no finished job'}"
         )
     with reading(url):

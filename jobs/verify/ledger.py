@@ -20,7 +20,7 @@ _REJECT = "reject:"
 
 
 def ledger(job: Finished, run: Run) -> Findings:
-    """The law by shard and in all, from the columns themselves; every report and the record tell the same numbers."""
+    """pool = kept + dropped + rejected in each shard and in total; the record and all reports have the same numbers."""
     found = over(run, partial(_ledger_of, job), run.items, "ledger")
     sums = found.sums
     rejected = {name.removeprefix(_REJECT): n for name, n in sorted(sums.items()) if name.startswith(_REJECT)}
@@ -41,7 +41,7 @@ def ledger(job: Finished, run: Run) -> Findings:
 def _reports(
     job: Finished, counts: Mapping[str, object], sums: Mapping[str, int]
 ) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """What `_done.json` of the counting artifacts must say, by label."""
+    """(label, what its `_done.json` must say) for each artifact whose report has counts."""
     rejects = cast(Mapping[str, int], counts["rejected"])
     readable, again = sums.get("readable", 0), rejects.get(REPEATED, 0)
     unreadable = {kind: count for kind, count in rejects.items() if kind != REPEATED}
@@ -91,7 +91,7 @@ def _ledger_of(job: Finished, item: ShardItem) -> Findings:
 
 
 def _repeated_of(job: Finished, item: ShardItem, inside: np.ndarray) -> Findings:
-    """The rejects of `distinct` in one shard are the rows that it does not keep; inside: bool (n,)."""
+    """Check that the rejects of `distinct` in one shard are the rows that it does not keep. inside: bool (n,)."""
     position = column(job.embeddings.read(item.index, ["position"]), "position")[~inside]
     told_of = np.sort(column(read_rejects(job.distinct, item.index), "position"))
     if np.array_equal(position, told_of):
@@ -102,7 +102,7 @@ def _repeated_of(job: Finished, item: ShardItem, inside: np.ndarray) -> Findings
 
 
 def _cut_of(job: Finished, item: ShardItem, name: str, inside: np.ndarray) -> tuple[Findings, np.ndarray]:
-    """One cut's file of one shard: rows, nesting and summary; who is in after it, bool (n,)."""
+    """Check one cut's file of one shard: rows, summary, and that it only drops; with what it keeps, bool (n,)."""
     artifact = job.artifacts[name]
     kept = column(artifact.read(item.index, ["kept"]), "kept")
     if len(kept) != len(inside) or kept.dtype != np.bool_:
@@ -118,7 +118,7 @@ def _cut_of(job: Finished, item: ShardItem, name: str, inside: np.ndarray) -> tu
 
 
 def _verdicts_of(job: Finished, item: ShardItem, size: int, expected: Mapping[str, int]) -> Findings:
-    """The manifest's verdicts on one shard: one for each sample, as many of each as the cuts' files have."""
+    """Check the manifest's verdicts on one shard: one for each sample, in the same numbers as in the cuts' files."""
     table = job.manifest.read(item.index, ["uid", "key", "kept", "reason", "weight"])
     kept, weight = column(table, "kept"), column(table, "weight")
     reasoned = np.asarray(table["reason"].is_valid())
@@ -153,7 +153,7 @@ def _named(table: pa.Table, row: int) -> str:
 
 
 def manifest(job: Finished, run: Run) -> Findings:
-    """Every row and column of the manifest is what the embeddings, their rejects and the cuts' files say."""
+    """Every row and column of the manifest agrees with the embeddings, their rejects and the cuts' files."""
     return over(run, partial(_manifest_of, job), run.items, "manifest")
 
 
@@ -186,7 +186,7 @@ def _types(table: pa.Table) -> str:
 
 
 def _first_difference(expected: pa.Table, came: pa.Table) -> int:
-    """First row whose key or uid is not the one there should be."""
+    """The first row whose key or uid is wrong."""
     shared = min(len(expected), len(came))
     for row in range(shared):
         if any(expected[name][row].as_py() != came[name][row].as_py() for name in ("key", "uid")):

@@ -1,4 +1,4 @@
-"""Whether each cut kept what comes first in its own orders, and as many samples as it was asked for."""
+"""Checks that each cut kept the samples that come first in its own order, and as many as the job asked for."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from winnow.stages.cuts.contract.orders import Ranking, Standings
 
 
 def cuts(job: Finished, run: Run) -> Findings | None:
-    """Each cut keeps the highest values of each group, or those above its threshold, and as many as it should."""
+    """Each cut keeps the highest values of each group, or the values above its threshold, and as many as it should."""
     found = Findings()
     for cut in job.cuts:
         found += _cut(run, cut)
@@ -26,19 +26,19 @@ def _cut(run: Run, cut: FinishedCut) -> Findings:
 
     def absorb(result: tuple[Findings, Sequence[Standings]]) -> Findings:
         found, parts = result
-        # a shard of no epoch at all, say, has as many standings as any other: one for each ranking of the cut
+        # every shard has one Standings for each ranking of the cut, even a shard without any row
         standings[:] = [a + b for a, b in zip(standings or [Standings.empty()] * len(parts), parts, strict=True)]
         return found
 
-    amount = cut.amount  # read once, and not by each worker again
+    amount = cut.amount  # cached on the object, so that workers do not read it again
     found = over(run, partial(_standings, cut), run.items, cut.name, absorb)
     if not standings:
         return found
     found += looked(cuts=1)
-    if found.wrong:  # counts of some shards say nothing of the whole
+    if found.wrong:  # without the failed shards, the sums would be wrong
         return found
     found += looked(groups=sum(len(standing.size) for standing in standings))
-    if amount is None or amount.threshold is None:  # what is above a threshold each row shows by itself
+    if amount is None or amount.threshold is None:  # a threshold is checked row by row in _by_threshold
         found += cut.options.laws(cut, run, standings)
     return found
 
@@ -57,7 +57,7 @@ def _standings(cut: FinishedCut, item: ShardItem) -> tuple[Findings, list[Standi
 
 
 def _by_threshold(cut: FinishedCut, item: ShardItem, ranking: Ranking) -> Findings:
-    """Where the cut keeps what is beyond a threshold: every row by itself."""
+    """Check every row of a cut that keeps what is beyond a threshold."""
     amount = cut.amount
     if amount is None or amount.threshold is None:
         return Findings()

@@ -28,19 +28,19 @@ _END = 2 * tarfile.BLOCKSIZE
 
 @dataclass(frozen=True)
 class _Tar:
-    """One output shard as an item of work."""
+    """One output shard as a work item."""
 
     planned: OutputShard
     url: str
 
     @property
     def item(self) -> ShardItem:
-        """How messages name it."""
+        """The tar as a ShardItem, for messages."""
         return ShardItem(self.planned.index, self.url)
 
 
 def _planned(job: Finished, run: Run) -> list[_Tar]:
-    """The tars that there must be, from the counts that the manifest's files sum up."""
+    """The tars that must exist, planned from the counts in the summaries of the manifest's files."""
     kept = [cast(int, summary["kept"]) for summary in run.summaries(job.manifest)]
     size = job.job.shards.samples_per_shard if job.job.shards else 1
     out = job.artifacts["shards"]
@@ -49,7 +49,10 @@ def _planned(job: Finished, run: Run) -> list[_Tar]:
 
 
 def shards(job: Finished, run: Run) -> Findings | None:
-    """Every tar is there and whole, no other is, and each has its samples in order, their members side by side."""
+    """Every planned tar exists and is whole, there is no other tar, and each holds its samples in order.
+
+    The members of one sample are adjacent.
+    """
     if "shards" not in job.artifacts:
         return None
     tars, out = _planned(job, run), job.artifacts["shards"]
@@ -68,7 +71,7 @@ def shards(job: Finished, run: Run) -> Findings | None:
 
 @dataclass(frozen=True)
 class _Place:
-    """One member of a tar: key and suffix of its name, and bytes from its header to the end of its padding."""
+    """One member of a tar. start: first byte of its header. data: first byte of its content. size: of the content."""
 
     key: str
     suffix: str
@@ -83,7 +86,7 @@ class _Place:
 
 
 def _places(file: BinaryIO) -> list[_Place]:
-    """Every member, in order. Raises tarfile's errors."""
+    """All members of a tar, in order. Raises tarfile's errors."""
     found = []
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
         for info in tar:
@@ -94,12 +97,12 @@ def _places(file: BinaryIO) -> list[_Place]:
 
 
 def _samples(places: Sequence[_Place]) -> list[tuple[str, list[_Place]]]:
-    """Key and members of each run of members of one key."""
+    """(key, members) of each run of adjacent members with the same key."""
     return [(key, list(members)) for key, members in groupby(places, key=lambda place: place.key)]
 
 
 def _expected(job: Finished, tar: _Tar) -> Iterator[tuple[Piece, np.ndarray, pa.Table]]:
-    """For each piece of a tar the kept rows of its input shard (m,), and what the embeddings say of them."""
+    """For each piece of a tar: the kept rows (m,) of its input shard, and the embeddings' table of these rows."""
     for piece in tar.planned.pieces:
         rows = np.flatnonzero(job.survivors.mask(piece.item.index))[piece.first : piece.last]
         has = [name for name in _COLUMNS if name in job.embeddings.columns(piece.item.index)]
@@ -107,9 +110,9 @@ def _expected(job: Finished, tar: _Tar) -> Iterator[tuple[Piece, np.ndarray, pa.
 
 
 def _names(table: pa.Table, used: set[str]) -> Iterator[tuple[str, ...]]:
-    """The names that each sample may have in its tar; send the one that it has into `used`.
+    """The names that each sample may have in its tar. The caller adds the name that the sample has to `used`.
 
-    A key that would break a tar gives way to the uid, and one that is in the tar already gets a number.
+    The name is the key if the key is safe in a tar, else the uid. If the tar has the name already, it gets a number.
     """
     for key, uid in zip(table["key"].to_pylist(), table["uid"].to_pylist(), strict=True):
         yield _unused(training_key(key), used), _unused(uid, used)
@@ -136,7 +139,7 @@ def _tar_of(job: Finished, tar: _Tar) -> Findings:
 
 
 def _in_order(job: Finished, tar: _Tar, keys: Sequence[str]) -> Findings:
-    """Each sample of a tar, by its key, is the kept sample at its place."""
+    """Check by key that each sample of a tar is the kept sample that belongs at its place."""
     used: set[str] = set()
     owners: list[tuple[ShardItem, int]] = []
     wrong: list[int] = []
@@ -156,7 +159,7 @@ def _in_order(job: Finished, tar: _Tar, keys: Sequence[str]) -> Findings:
 
 
 def _end(item: ShardItem, file: BinaryIO, places: Sequence[_Place]) -> Findings:
-    """After its last member a tar has zeros up to a whole record, and two blocks of them at least."""
+    """Check that only zeros follow the last member: at least two blocks, up to the end of a record."""
     last = places[-1].end if places else 0
     length = file.seek(0, io.SEEK_END)
     wanted = last + _END + -(last + _END) % tarfile.RECORDSIZE
@@ -168,7 +171,7 @@ def _end(item: ShardItem, file: BinaryIO, places: Sequence[_Place]) -> Findings:
 
 
 def members(job: Finished, run: Run) -> Findings | None:
-    """What a sample has in its tar is what its source has, and its hash, caption and uid are of those bytes."""
+    """The members of a sample in its tar equal those of its source, and match its hash, caption and uid."""
     if "shards" not in job.artifacts:
         return None
     return over(run, partial(_members_of, job), _planned(job, run), "members")
@@ -185,7 +188,7 @@ def _members_of(job: Finished, tar: _Tar) -> Findings:
             facts = cast(list[dict[str, Any]], table.take(pa.array(chosen)).to_pylist())
             originals = reader.originals(piece.item.url, facts) if facts else ()
             for entry, fact, source in zip(chosen.tolist(), facts, originals, strict=True):
-                if start + entry >= len(samples):  # the check of the shards tells that it is not there
+                if start + entry >= len(samples):  # missing: the check `shards` reports it
                     continue
                 places = samples[start + entry][1]
                 said = [*_differences(file, places, fact, source), *_contents(reader, file, places, fact)]
@@ -207,7 +210,7 @@ def _content(file: BinaryIO, place: _Place) -> bytes:
 
 
 def _differences(file: BinaryIO, places: Sequence[_Place], fact: Mapping[str, Any], source: Original) -> Iterator[str]:
-    """In what a sample of a tar is not as its source has it."""
+    """The differences between a sample in a tar and its source, as sentences."""
     expected = source.members
     suffixes = [place.suffix for place in places]
     if suffixes != [suffix for suffix, _ in expected]:
@@ -225,9 +228,9 @@ def _differences(file: BinaryIO, places: Sequence[_Place], fact: Mapping[str, An
 
 
 def _contents(reader: Reader, file: BinaryIO, places: Sequence[_Place], fact: Mapping[str, Any]) -> Iterator[str]:
-    """In what the embeddings tell of a sample is not what training reads of its members."""
+    """The differences between the embeddings' facts on a sample and what a trainer reads from its members."""
     parts = {place.suffix.lower(): _content(file, place) for place in places}
-    image = next((parts[suffix] for suffix in PICTURES if suffix in parts), b"")  # as open_clip's loader reads it
+    image = next((parts[suffix] for suffix in PICTURES if suffix in parts), b"")  # the order of open_clip's loader
     if content_hash(image) != fact["image_hash"]:
         yield f"its image must hash to {fact['image_hash'].hex()}, but hashes to {content_hash(image).hex()}"
     caption = parts.get(CAPTION, b"")
@@ -241,5 +244,5 @@ def _contents(reader: Reader, file: BinaryIO, places: Sequence[_Place], fact: Ma
 def _described(content: bytes) -> Any:
     try:
         return json.loads(content)
-    except (ValueError, RecursionError):  # a pool of broken json has uids by content
+    except (ValueError, RecursionError):  # with broken json, the uid comes from the content
         return None

@@ -1,6 +1,7 @@
-"""Whether uids.npy, and each subset that a cut left, is sorted and names exactly the samples that it should.
+"""Checks that uids.npy, and each subset file of a cut, is sorted and holds exactly the uids that it should.
 
-Both sides are brought together by a hash of the uid, so memory follows parts of them and never the pool.
+The file and the manifest are compared by a shuffle on a hash of the uid, so memory grows with one part, not with the
+pool.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +24,10 @@ from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.results.manifest import UIDS
 
 _CHUNK = 1_000_000  # uids of a file that one task reads: 16 MB
-_PART = 2_000_000  # uids of either side that meet in one part: 32 bytes each, a few times
+_PART = 2_000_000  # uids of each side in one part of the shuffle: 32 bytes each, a few times over
 
 _SENT = pa.schema([("row", pa.int64()), ("uid", pa.binary(16)), ("repeated", pa.int64())])
-"""A row whose uid has no partner; or, where repeated > 0, how many uids come more than once."""
+"""A row whose uid has no partner on the other side. If repeated > 0, instead: how many uids occur more than once."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class _Kept:
 
 
 def uids(job: Finished, run: Run) -> Findings:
-    """uids.npy is sorted and has the uids of the kept rows of the manifest, each once; epochs alike."""
+    """uids.npy is sorted and holds the uid of each kept row of the manifest once; the same for subset files of cuts."""
     found = _compared(run, job.manifest.meta(UIDS), _Kept(job.manifest))
     for cut in job.cuts:
         for file, named in cut.options.subsets(cut).items():
@@ -50,7 +51,7 @@ def uids(job: Finished, run: Run) -> Findings:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Entries first to last - 1 of a file of uids, which begin at byte `start` of it."""
+    """Entries first to last - 1 of a file of uids. start: byte of the file at which its entries begin."""
 
     index: int
     url: str
@@ -59,7 +60,7 @@ class _Chunk:
     last: int
 
     def read(self, first: int, last: int) -> np.ndarray:
-        """Those entries of the file, of dtype UID."""
+        """Entries first to last - 1 of the file, dtype UID."""
         with storage.open_read(self.url) as file:
             file.seek(self.start + first * UID.itemsize)
             content = file.read((last - first) * UID.itemsize)
@@ -107,7 +108,7 @@ def _header(url: str) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class _Meet:
-    """Rows that should be named and entries of the file, by a hash of the uid."""
+    """Shuffles the manifest's rows and the file's entries by a hash of the uid, and pairs them in each part."""
 
     url: str
     named: Named
@@ -133,17 +134,20 @@ class _Meet:
             return {number: table.take(pa.array(at)) for number, at in split_rows(part)}
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
-        """Of each uid, what one side has more often than the other, to the items that have it."""
+        """The rows and entries of one part that have no partner, returned to the items that they came from."""
         table = pa.concat_tables(tables).combine_chunks()
         uid, item, row = uids_from_bytes(table["uid"]), column(table, "item"), column(table, "row")
-        side = column(table, "entry").astype(np.int64)
+        side = column(table, "entry").astype(np.int64)  # (n,): 0 for a row of the manifest, 1 for an entry of the file
+        # sort by uid, then by side: each uid is one run, its rows first and its entries after them
         order = np.lexsort((row, item, side, uid["f1"], uid["f0"]))
         uid, side = uid[order], side[order]
         new = np.r_[True, uid[1:] != uid[:-1]]
-        group = np.cumsum(new) - 1
-        count = np.zeros((group[-1] + 1, 2), np.int64)
+        group = np.cumsum(new) - 1  # (n,): number of the uid
+        count = np.zeros((group[-1] + 1, 2), np.int64)  # (uids, 2): how often each side has each uid
         np.add.at(count, (group, side), 1)
+        # place (n,): number of the row or entry inside its own side of its uid
         place = np.arange(len(order)) - np.flatnonzero(new)[group] - np.where(side == 1, count[group, 0], 0)
+        # the i-th of one side is the partner of the i-th of the other; those beyond the other's count have none
         lost = order[place >= count[group, 1 - side]]
         sent = pa.table([pa.array(row[lost]), table["uid"].take(pa.array(lost)), np.zeros(len(lost), np.int64)], _SENT)
         found = {index: sent.take(pa.array(at)) for index, at in split_rows(item[lost])}
@@ -170,7 +174,7 @@ def _as_item(chunk: _Chunk) -> ShardItem:
 
 
 def _sorted(chunk: _Chunk) -> Findings:
-    """Entries that are smaller than the one before them."""
+    """Find entries that are smaller than the entry before them."""
     first = max(0, chunk.first - 1)
     high, low = (chunk.read(first, chunk.last)[half] for half in ("f0", "f1"))
     wrong = (high[1:] < high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] < low[:-1]))

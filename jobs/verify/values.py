@@ -1,6 +1,6 @@
 """Checks stored scores against the stored vectors, and the values of each cut against the scores.
 
-Each row by itself in float64, so every number must be equal to the last bit.
+Each row is computed independently in float64, so stored numbers must be equal to the last bit.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _SIMILARITY = ".similarity"
 
 
 def similarity(job: Finished, run: Run) -> Findings | None:
-    """Image-text cosines are those of the stored vectors, for a sample of the pool."""
+    """Stored image-text cosines equal those of the stored vectors, for a sample of the pool."""
     if not any(name.endswith(_SIMILARITY) for item in run.items[:1] for name in job.embeddings.columns(item.index)):
         return None
     return over(run, partial(_similarity_of, job), run.items, "similarity")
@@ -36,7 +36,7 @@ def _similarity_of(job: Finished, item: ShardItem) -> Findings:
             job.survivors.vectors(item.index, item.url, name.removesuffix(_SIMILARITY), tower, rows).astype(np.float64)
             for tower in ("image", "text")
         ]
-        # products of float16 are exact in float64, and so are their sums over unit vectors
+        # (m, d) * (m, d), summed over d: float16 products, and sums of them over unit vectors, are exact in float64
         made = (towers[0] * towers[1]).sum(axis=1).astype(np.float32)
         stored = column(job.embeddings.read(item.index, [name]), name)[rows]
         found += unequal(item, name, rows, made, stored, job.samples.who)
@@ -44,7 +44,7 @@ def _similarity_of(job: Finished, item: ShardItem) -> Findings:
 
 
 def values(job: Finished, run: Run) -> Findings | None:
-    """Every column of every cut is what its scores, clusters, hash or rules give; rules keep what breaks none."""
+    """Every column of every cut follows from its scores, clusters, hash or rules; rules keep what breaks none."""
     found = over(run, partial(_values_of, job.cuts), run.items, "values")
     return None if found == Findings() else found
 
@@ -62,7 +62,7 @@ def _values_of(cuts: tuple[FinishedCut, ...], item: ShardItem) -> Findings:
 
 
 def _columns_of(cut: FinishedCut, item: ShardItem, made_again: Mapping[str, pa.Array]) -> Findings:
-    """Each column is as it was made again where the row was in before, and has no value elsewhere."""
+    """Check that each column equals the recomputed one in rows that reached the cut, and is empty in all others."""
     found, table, before = Findings(), cut.artifact.read(item.index), pa.array(cut.before.mask(item.index))
     for name, made in made_again.items():
         out = pa.scalar(False if name == "kept" else None, made.type)

@@ -29,17 +29,20 @@ _CHECKS: dict[str, _Look] = {
     "values": values.values,
     "cuts": orders.cuts,
 }
-"""What every job is asked, in the order of the path; its docstring is what it promises, and None that it has none."""
+"""The checks of every job, in the order of the path. A check's docstring says what must hold.
+
+A check returns None if the job has nothing to check.
+"""
 
 
 def checks_of(cuts: Iterable[type[Cut]]) -> dict[str, _Look]:
-    """Every check of a job by name: those of all jobs, then those that winnow's own cuts and these bring."""
+    """Every check of a job by name: first those of all jobs, then those that winnow's own cuts and `cuts` define."""
     names = dict.fromkeys(name for cut in (*OWN.values(), *cuts) for name in cut.checks())
     return {**_CHECKS, **{name: partial(_of_cuts, name) for name in names}}
 
 
 def _of_cuts(name: str, job: Finished, run: Run) -> Findings | None:
-    """A check that cuts bring: of each cut of the job that does, in order."""
+    """Run a check that cuts define on each cut of the job that defines it, in order."""
     looks = [(cut, cut.options.checks().get(name)) for cut in job.cuts]
     found = sum((look(cut, run) for cut, look in looks if look is not None), Findings())
     return None if found == Findings() else found
@@ -47,14 +50,14 @@ def _of_cuts(name: str, job: Finished, run: Run) -> Findings | None:
 
 @dataclass(frozen=True)
 class Line:
-    """What came of one check; findings: None where the job has nothing that it looks at."""
+    """The result of one check. findings: None if the check does not apply to the job."""
 
     check: str
     findings: Findings | None
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was found."""
+        """Whether the check found no violation."""
         return self.findings is None or not self.findings.wrong
 
     def __str__(self) -> str:
@@ -72,11 +75,11 @@ class Line:
 
 
 def verify(store: str, name: str, executor: Executor, sample: Sample) -> Iterator[Line]:
-    """Every check of a finished job in turn, each when it is done; the first damage ends no check but its own part.
+    """Run every check of a finished job, and yield each result as it is ready. Damage never stops the other checks.
 
-    store: URL of the store; it may have moved. name: of the job. sample: which rows are read where all would take
-    long. Raises JobError for a job that is not there or never came to its end, WinnowError where what all checks need,
-    the record and the list of shards, cannot be read.
+    store: URL of the store; it may have been moved. name: of the job. sample: which rows the slow checks read.
+    Raises JobError for a job that is missing or never finished, and WinnowError if the record or the list of shards,
+    which all checks need, cannot be read.
     """
     job, shards = read_finished(store, name, sample)
     run = run_of(job.job, executor, shards)

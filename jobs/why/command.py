@@ -1,4 +1,4 @@
-"""The options of `winnow why`; prints the answer and writes the sample's picture if asked."""
+"""The command `winnow why` with its options: prints what became of a sample, and writes its picture if asked."""
 
 import os
 from pathlib import Path
@@ -7,24 +7,26 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-_SIDE = 1024  # pixels of a picture that is made anew
+_SIDE = 1024  # pixels of a re-encoded picture
 
 
 def why(
     store: Annotated[str, typer.Argument(help="URL of a store")],
-    name: Annotated[str, typer.Argument(help="name of a finished job of it", metavar="JOB")],
-    uid: Annotated[str | None, typer.Argument(help="32 hex digits", metavar="[UID]")] = None,
+    name: Annotated[str, typer.Argument(help="name of a finished job in the store", metavar="JOB")],
+    uid: Annotated[str | None, typer.Argument(help="uid of the sample: 32 hex digits", metavar="[UID]")] = None,
     shard: Annotated[str | None, typer.Option(help="number, URL or end of the URL of an input shard")] = None,
-    key: Annotated[str | None, typer.Option(help="of the sample in that shard; finds rejected ones too")] = None,
+    key: Annotated[str | None, typer.Option(help="key of the sample in the shard; finds rejected samples too")] = None,
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="write its image, byte for byte")] = None,
     thumbnail: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write its image as a WebP made anew, safe to look at")
+        Path | None, typer.Option(metavar="FILE", help="write its image re-encoded as WebP, safe to look at")
     ] = None,
-    ranks: Annotated[bool, typer.Option("--ranks/--no-ranks", help="its rank needs a pass over all shards")] = True,
-    plain: Annotated[bool, typer.Option("--json", help="all of it as JSON")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="threads that read; one per core by default")] = None,
+    ranks: Annotated[
+        bool, typer.Option("--ranks/--no-ranks", help="show its rank, which needs a pass over all shards")
+    ] = True,
+    plain: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="reading threads; one per core by default")] = None,
 ) -> None:
-    """Show what became of one sample of a finished job: its values, and the cut that decided and by how much."""
+    """Show what became of one sample of a finished job: its values, the cut that decided, and by how much."""
     from winnow.jobs.console import print_json
     from winnow.jobs.why.explain import explain
     from winnow.jobs.why.place import picture

@@ -1,4 +1,4 @@
-"""What each cut said of one sample, in the cut's own words, and which of its limits decided."""
+"""Collects how each cut judged one sample: its values, its limits, and the limit that decided."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,9 +10,10 @@ from winnow.stages.cuts.contract.explained import Asked, Explained, Limit, Place
 
 @dataclass(frozen=True)
 class Said:
-    """One cut's word on a sample. values: its columns. facts: what else the cut's files tell.
+    """One cut's judgement of a sample.
 
-    decided: what decided against it where that is no limit.
+    values: the sample's columns. facts: more from the cut's files.
+    decided: the reason of a drop that no limit explains.
     """
 
     cut: str
@@ -25,15 +26,15 @@ class Said:
 
     @classmethod
     def of(cls, asked: Asked, found: Explained) -> "Said":
-        """What a cut explained of the sample that it was asked about."""
+        """From a question about a sample and the cut's explanation."""
         cut = asked.cut
         return cls(cut.name, cut.kind, asked.kept, asked.values, found.limits, found.facts, found.decided)
 
     @property
     def missed(self) -> Limit | None:
-        """The limit that decided against it: the first that it is beyond, else the one that it is on.
+        """The limit that decided against the sample: the first that it is beyond, else the first that it ties with.
 
-        Where what is on a limit passes, that is never what decided.
+        A limit with `ties` False keeps values equal to it, so a tie there never decides.
         """
         known = [(limit.margin, limit) for limit in self.limits if limit.margin is not None]
         beyond = [limit for margin, limit in known if margin < 0]
@@ -42,7 +43,7 @@ class Said:
 
 
 def deciding(job: Finished, place: Place) -> tuple[list[int], list[tuple[Mapping[str, Any], bool]]]:
-    """The cuts that saw the sample, by number up to the one that dropped it, and (values, kept) of each."""
+    """The numbers of the cuts that judged the sample, up to the one that dropped it, and (values, kept) of each."""
     numbers: list[int] = []
     found: list[tuple[Mapping[str, Any], bool]] = []
     if place.row is None or place.rejected is not None:

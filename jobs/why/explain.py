@@ -16,7 +16,7 @@ from winnow.stages.cuts.contract.finished import Sample
 
 @dataclass(frozen=True)
 class Twin:
-    """The better sample that this one repeats, and the cut that dropped it later; `by` is None where it stayed."""
+    """The better sample that this one duplicates. by: the later cut that dropped that sample, None if it stayed."""
 
     place: Place
     by: str | None
@@ -24,7 +24,7 @@ class Twin:
 
 @dataclass(frozen=True)
 class Why:
-    """The answer. said: of each cut that saw the sample, in order; the last one decided unless it was kept."""
+    """The answer. said: the judgement of each cut that saw the sample, in order; if one dropped it, it is the last."""
 
     job: Finished
     place: Place
@@ -40,13 +40,13 @@ class Why:
 
     @property
     def reason(self) -> str | None:
-        """As the manifest has it: None where kept, the cut's name, or reject:<kind>."""
+        """The manifest's reason: None if kept, the cut's name if dropped, reject:<kind> if rejected."""
         if self.place.rejected is not None:
             return f"reject:{self.place.rejected.kind}"
         return next((cut.cut for cut in self.said if not cut.kept), None)
 
     def record(self) -> dict[str, object]:
-        """All of it as JSON holds it."""
+        """Everything as plain JSON values."""
         place = {**asdict(self.place), "shard": self.place.item.index, "url": self.place.item.url}
         place.pop("item")
         twin = self.twin
@@ -81,9 +81,8 @@ def explain(
 ) -> Why:
     """The answer for one sample, named by its uid or by shard and key.
 
-    ranks: whether to make the pass over all shards that tells where it stands among others, and to look for the sample
-    that it repeats. workers: threads that read. Raises JobError for a job, a shard or a sample that is not there
-    and for a name that is none.
+    ranks: whether to compute the sample's ranks, by a pass over all shards, and to find the sample that it duplicates.
+    workers: threads that read. Raises JobError for a job, shard or sample that does not exist, and for a malformed uid.
     """
     if (uid is None) == (shard is None) or (shard is None) != (key is None):
         raise JobError("a sample is named by its uid, or by --shard and --key together; give one of the two")
@@ -114,7 +113,7 @@ def _answer(job: Finished, run: Run, place: Place, ranks: bool, workers: int) ->
 def _twin(job: Finished, run: Run, named: str, workers: int) -> Twin:
     try:
         place = of_uid(job, run.items, named, workers)
-    except JobError as error:  # the file names the sample, not who asks
+    except JobError as error:  # the uid comes from the cut's file, not from the user, so it is damaged data
         raise DataError(f"a duplicate must name a sample of its job, but: {error}; run winnow verify") from error
     numbers, verdicts = deciding(job, place)
     by = None if all(kept for _, kept in verdicts) else job.cuts[numbers[-1]].name

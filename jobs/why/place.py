@@ -1,7 +1,7 @@
 """Finds one sample of a finished job by its uid, or by its shard and key.
 
-A uid is looked for in the uid columns alone, shard by shard in the order of the pool, and the first that has it ends
-the search: 16 bytes a sample are read at most. A shard and a key are looked for in that shard only.
+The search for a uid reads only the uid columns, shard by shard in the order of the pool, and stops at the first match:
+at most 16 bytes per sample. The search for a key reads only its shard.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from winnow.stages.pools.sample import Sample
 from winnow.stages.pools.unchanged import check_unchanged
 from winnow.stages.rejects import read_rejects
 
-_AHEAD = 4  # times the workers: shards that are read beyond the first that may have the uid
+_AHEAD = 4  # shards in flight per worker; those behind the match are read in vain
 _COLUMNS = ("position", "key", "uid", "caption", "width", "height")
 
 
 def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) -> Place:
-    """The sample of that name, the first where a uid came again.
+    """The sample with this uid; the first one if several have it.
 
-    Raises JobError for what is no uid, and for one that no readable sample has.
+    Raises JobError for a malformed uid and for a uid that no readable sample has.
     """
     if not is_uid_hex(uid):
         raise JobError(f"a uid is 32 hex digits, got {uid!r}; --shard and --key find a sample without it")
@@ -44,15 +44,15 @@ def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) ->
                 if len(rows):
                     return at_row(job, item, int(rows[0]))
     raise JobError(
-        f"a uid must be that of a sample which could be read, but {uid.lower()} is in none of the {len(items):,} "
-        f"shards of {job.job.name}; samples that were rejected while reading have none: name them by --shard and --key"
+        f"a uid must be that of a readable sample, but {uid.lower()} is in none of the {len(items):,} shards of "
+        f"{job.job.name}; samples rejected while reading have no uid: name them by --shard and --key"
     )
 
 
 def of_key(job: Finished, items: Sequence[ShardItem], shard: str, key: str) -> Place:
-    """The first sample of that key in a shard; shard: its number, its URL, or the end of its URL.
+    """The first sample with this key in a shard. shard: its number, its URL, or the end of its URL.
 
-    Raises JobError where no shard or more than one is so called, or it has no such key.
+    Raises JobError if the name matches no shard or several, and if the shard has no such key.
     """
     item = _shard(items, shard)
     table = job.embeddings.read(item.index, ["position", "key"])
@@ -69,7 +69,7 @@ def of_key(job: Finished, items: Sequence[ShardItem], shard: str, key: str) -> P
 
 
 def at_row(job: Finished, item: ShardItem, row: int, alike: int = 0) -> Place:
-    """The sample of a row of the embeddings file."""
+    """The sample in a row of the embeddings file."""
     table = job.embeddings.read(item.index, _COLUMNS).slice(row, 1)
     [found] = table.to_pylist()
     rejected = None
@@ -81,10 +81,9 @@ def at_row(job: Finished, item: ShardItem, row: int, alike: int = 0) -> Place:
 
 
 def picture(job: Finished, place: Place) -> bytes:
-    """The sample's image file as it lies in the pool. Cost: its shard is read up to it.
+    """The sample's image file, byte for byte from the pool. Cost: reads its shard up to the sample.
 
-    Raises JobError for a pool without images and for a sample that has none, ShardError where the shard is another file
-    by now.
+    Raises JobError for a pool without images and for a sample without one, ShardError if the shard has changed.
     """
     reader = job.job.pool.reader
     if not reader.has_images:

@@ -1,6 +1,7 @@
-"""The rank of one sample among those that a cut ordered it with.
+"""Computes the rank of one sample in the order by which a cut selected.
 
-Each shard says how many of the sample's group there are and come before it, and where the kept ones of it end.
+Each shard counts the members of the sample's group and those that come before the sample, and finds the last value that
+is kept and the first that is not.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ class _Look:
 
 
 def rankings(cut: FinishedCut, item: ShardItem) -> tuple[list[Ranking], CutRows]:
-    """The orders of a cut over one shard, and the rows that they are of."""
+    """The orders of a cut over one shard, and the rows that they order."""
     rows = cut.rows(item)
     return [*(cut.options.rankings(cut, rows) or ())], rows
 
@@ -50,7 +51,7 @@ def _standing(ranking: Ranking, uids: np.ndarray, item: ShardItem, me: Mine) -> 
 
 
 def mine_of(job: Finished, place: Place, cuts: Sequence[int]) -> list[Mine]:
-    """The sample in every ranking of these cuts (by number) that it takes part in."""
+    """The sample's value, group and key in every ranking of these cuts (by number) that it takes part in."""
     if place.row is None:
         return []
     found = []
@@ -67,7 +68,7 @@ def mine_of(job: Finished, place: Place, cuts: Sequence[int]) -> list[Mine]:
 
 
 def standings(job: Finished, run: Run, mine: Sequence[Mine]) -> list[Standing]:
-    """Where the sample stands in each of its rankings. Cost: one pass over the columns of those cuts, and uids."""
+    """The sample's rank in each of its rankings. Cost: one pass over the columns of these cuts, and the uids."""
     found = [Standing()] * len(mine)
     if mine:
         for _, parts in run.each(_Look(job, tuple(mine)), run.items, "why: ranks"):

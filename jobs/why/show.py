@@ -14,7 +14,7 @@ _LONG = 600  # characters of a caption
 
 
 def show(why: Why, console: Console) -> None:
-    """Where the sample lies, what each cut said, and what decided."""
+    """Print where the sample is, how each cut judged it, and what decided."""
 
     def say(text: str = "", style: str = "") -> None:
         console.print(escaped(text), style=style, markup=False, highlight=False, soft_wrap=True, emoji=False)
@@ -52,7 +52,7 @@ def verdict_of(why: Why) -> str:
 
 
 def lines_of(cut: Said) -> list[str]:
-    """What a cut said, a line each: its numbers beside their limits, then the rest."""
+    """A cut's judgement as lines of text: first the values with their limits, then the rest."""
     told = {limit.what for limit in cut.limits}
     lines = [said_limit(limit) for limit in cut.limits]
     values = {name: value for name, value in cut.values.items() if name not in told and value is not None}
@@ -68,7 +68,7 @@ def lines_of(cut: Said) -> list[str]:
 
 
 def said_limit(limit: Limit) -> str:
-    """A number, its limit and the distance between them."""
+    """A value, its limit and the distance between them, as text."""
     if limit.limit is None or limit.margin is None:
         return f"{limit.what} {_number(limit.value)}"
     beyond = "inside" if limit.margin >= 0 else "outside"

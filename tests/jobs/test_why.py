@@ -218,7 +218,7 @@ def test_the_command_writes_the_picture(
     ("words", "code", "message"),
     [
         (["f" * 31], 2, "winnow: a uid is 32 hex digits, got 'fff"),
-        (["f" * 32], 2, "winnow: a uid must be that of a sample which could be read, but ffff"),
+        (["f" * 32], 2, "winnow: a uid must be that of a readable sample, but ffff"),
         ([], 2, "winnow: a sample is named by its uid, or by --shard and --key together"),
         (["--shard", "1"], 2, "winnow: a sample is named by its uid, or by --shard and --key together"),
         (
@@ -239,7 +239,7 @@ def test_what_is_not_there_is_refused(
 ) -> None:
     assert called(monkeypatch, "why", tars.store, tars.name, *words) == code
     assert message in capsys.readouterr().err
-    with pytest.raises(JobError, match="must have run to its end"):
+    with pytest.raises(JobError, match="a job must have finished"):
         explain(tars.store, "other", uid="f" * 32)
     with pytest.raises(JobError, match="none of the 4 shards"):
         tars.why(uid="f" * 32)

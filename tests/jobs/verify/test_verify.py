@@ -761,7 +761,7 @@ def test_what_the_record_and_reports_count_is_held_against_the_files(tars: Done)
 
 
 def test_a_job_that_never_ended_is_no_job(tar_job: Done, tmp_path: Path) -> None:
-    with pytest.raises(JobError, match=r"must have run to its end .* called 'other'; it has planted$"):
+    with pytest.raises(JobError, match=r"must have finished .* called 'other'; it has planted$"):
         list(verify(str(tar_job.store), "other", LocalExecutor(1), EVERY))
     with pytest.raises(JobError, match=r"it has no finished job$"):
         list(verify(str(tmp_path), "other", LocalExecutor(1), EVERY))
