@@ -28,11 +28,11 @@ _TIMEOUT_S = 300.0
 
 
 def settled(recipe: "Recipe", file: Path, say: Callable[[str], None] | None = None) -> "Recipe":
-    """The recipe with `auto` decided; the key `precision` of a JSON file says what was decided before.
+    """The recipe with `auto` replaced by a precision. file: JSON whose key `precision` holds an earlier choice.
 
-    say: is told what was measured; also where a recipe asks for bf16 on a device that is slower in it, or for fp16 on a
-    CPU, and gets it.
-    Raises ModelError for a GPU that is not here: open_clip would train on the CPU.
+    say: called with the measurement, and with a warning if the recipe asks for bf16 on a device that is slower in it or
+    for fp16 on a CPU; the recipe is followed all the same.
+    Raises ModelError if this machine lacks the recipe's GPU, because open_clip would train on the CPU.
     """
     before = json_if_whole(str(file))
     if before is not None:
@@ -56,14 +56,14 @@ def settled(recipe: "Recipe", file: Path, say: Callable[[str], None] | None = No
 
 
 def settled_once(recipe: "Recipe", folder: Path, say: Callable[[str], None]) -> "Recipe":
-    """The same for all trainings of a folder, whenever and on whichever machine they begin: written in PRECISION."""
+    """Like settled, with one choice for all trainings of a folder, at any time and on any machine, in PRECISION."""
     found = settled(recipe, folder / PRECISION, say)
     if recipe.precision == AUTO:
         write_json(str(folder / PRECISION), {"precision": found.precision})
     return found
 
 
-@functools.cache  # a process that trains often asks once
+@functools.cache  # one measurement per process, however many trainings it starts
 def _measured(device: str) -> "tuple[Precision, str]":
     command = [sys.executable, "-m", "winnow.stages.encoders.bf16", device]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)

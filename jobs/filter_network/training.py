@@ -115,7 +115,7 @@ def run_training(shards: str, out: Path, recipe: Recipe, say: Callable[[str], No
     started = time.monotonic()
     with log.open("ab") as sink:
         try:
-            # the trainer inherits the lock, and holds it until it has ended, even where this process is killed
+            # the trainer inherits the lock and holds it until it ends, even if this process is killed
             fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise TrainingError(
@@ -135,7 +135,7 @@ def run_training(shards: str, out: Path, recipe: Recipe, say: Callable[[str], No
 
 
 def claim(path: Path, asked: Mapping[str, object], what: str) -> None:
-    """Write down what a folder is for, plain JSON values; raises ModelError where something else was written first."""
+    """Record what a folder is for, as plain JSON. Raises ModelError if the folder has another record already."""
     found = json_if_whole(str(path))
     if found is None:
         write_json(str(path), asked)
@@ -145,10 +145,10 @@ def claim(path: Path, asked: Mapping[str, object], what: str) -> None:
 
 
 def _same(before: object, now: object) -> bool:
-    """Whether two values of a recipe mean the same; of a model's configuration the folder does not count.
+    """Whether two values of a recipe mean the same.
 
-    What is in that file is claimed beside it. Weights that were named from the working directory are the same as those
-    whose absolute name ends so.
+    For a model configuration only the file name counts, because claim_model compares the content. A relative name of
+    weights equals an absolute name that ends in it.
     """
     if not isinstance(before, str) or not isinstance(now, str):
         return before == now
@@ -158,7 +158,7 @@ def _same(before: object, now: object) -> bool:
 
 
 def claim_model(folder: Path, model: str) -> None:
-    """Keep a copy of a model's configuration `.json` in a folder; raises ModelError where it was another one before."""
+    """Keep a copy of a model configuration `.json` in a folder. Raises ModelError if the folder has another one."""
     if not model.endswith(".json"):
         return
     try:
@@ -200,7 +200,7 @@ def _command(shards: str, out: Path, recipe: Recipe) -> list[str]:
         options["train-num-samples"] = recipe.samples_per_epoch
     words = [f"--{name}={value}" for name, value in options.items()] + ["--delete-previous-checkpoint"]
     if recipe.processes > 1:
-        words += ["--local-loss", "--gather-with-grad"]  # the whole batch's loss, without its whole matrix everywhere
+        words += ["--local-loss", "--gather-with-grad"]  # the whole batch's loss, without its matrix in each process
     if recipe.augmentation:
         words += ["--aug-cfg", *(f"{name}={value!r}" for name, value in recipe.augmentation.items())]
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={recipe.processes}"]
@@ -209,14 +209,14 @@ def _command(shards: str, out: Path, recipe: Recipe) -> list[str]:
 
 
 def _run(command: Sequence[str], sink: int, recipe: Recipe) -> int:
-    """The exit code of a command that is not outlived by any process it started; raises TimeoutExpired."""
-    # threads that spin while they wait take the core that decodes the next batch
+    """Run a command, end all processes that it started, and return its exit code. Raises TimeoutExpired."""
+    # threads that spin while they wait would take the core that decodes the next batch
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     if recipe.threads is not None:
         environment["OMP_NUM_THREADS"] = str(recipe.threads)
     with subprocess.Popen(
         command,
-        stdin=subprocess.PIPE,  # for WATCHED: closed by the kernel where this process is killed
+        stdin=subprocess.PIPE,  # for WATCHED: the kernel closes it if this process is killed
         stdout=sink,
         stderr=subprocess.STDOUT,
         env=environment,
@@ -234,7 +234,7 @@ def _run(command: Sequence[str], sink: int, recipe: Recipe) -> int:
 
 
 def _remove_torn(checkpoints: Path) -> None:
-    """torch.save does not commit: a trainer that was killed leaves half a file, and would resume from it."""
+    """Delete incomplete checkpoints. torch.save is not atomic, and a trainer would resume from half a file."""
     for path in checkpoints.glob("*.pt"):
         if not zipfile.is_zipfile(path):
             path.unlink()

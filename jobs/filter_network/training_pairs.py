@@ -1,6 +1,6 @@
 """Builds training tars of images with captions or prompts, one tar for each caption of an image.
 
-Every input file becomes `layers` tars. A layer holds every picture once, with another of its captions. So a tar never
+Every input file becomes `layers` tars. Each layer holds every picture once, with a different caption. So a tar never
 holds a picture twice, and every picture is seen equally often, however many captions it has.
 """
 
@@ -74,7 +74,7 @@ class Task:
         return storage.expand([self.images] if isinstance(self.images, str) else self.images)
 
     def read(self, url: str) -> Iterator[tuple[Sample, tuple[str, ...]] | Reject]:
-        """Pictures of one file with the prompts of their class, a template of its own first for each picture."""
+        """Pictures of one file with the prompts of their class. The first template varies with the picture."""
         from winnow.stages.encoders.zero_shot import prompt_templates  # torch takes three seconds to import
 
         templates, names = prompt_templates(self.templates), read_classnames(self.classnames)
@@ -163,7 +163,7 @@ class _Piece:
     url: str
 
     def name(self, layer: int) -> str:
-        """Of the tar that holds this layer of it."""
+        """Name of the tar with this layer of the file."""
         return f"{self.number:06d}-{layer:02d}.tar"
 
 
@@ -182,7 +182,7 @@ class _Write:
                 tarfile.open(fileobj=file, mode="w|") as tar,
             ):
                 for sample, texts in pictures:
-                    # jpg whatever it holds: the trainer's decoder goes by the content, and knows few suffixes
+                    # always .jpg: the trainer's decoder looks at the content, and knows few suffixes
                     text = texts[(sample.position + layer) % len(texts)]
                     add_member(tar, f"{sample.position:09d}.jpg", bytes(sample.image))
                     add_member(tar, f"{sample.position:09d}.txt", text.encode())
@@ -209,7 +209,7 @@ def _shrunk(sample: Sample, side: int) -> bytes:
 
 
 def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Append a file to a tar, of no time and no owner: same content, same bytes."""
+    """Append a file to a tar without time and owner, so that the same content gives the same bytes."""
     header = tarfile.TarInfo(name)
     header.size = len(content)
     tar.addfile(header, io.BytesIO(content))

@@ -6,11 +6,11 @@ from typing import Any
 from winnow.jobs.job_file.yaml_text import loads
 from winnow.pipeline.errors import JobError
 
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")  # of an entry of a list
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")  # index of a list entry
 
 
 def change(values: dict[str, Any], text: str) -> None:
-    """Apply one `path.to.key=value`; values are YAML."""
+    """Apply one `path.to.key=value`, whose value is YAML."""
     path, separator, value = text.partition("=")
     if not separator:
         raise JobError(f"a change must be path=value, got {text!r}")
@@ -18,9 +18,9 @@ def change(values: dict[str, Any], text: str) -> None:
 
 
 def put(values: dict[str, Any], path: str, value: object, option: str) -> None:
-    """Set what lies at `path.to.key` in a job's plain values; list entries go by number.
+    """Set the value at `path.to.key` in a job's plain values. List entries are named by number.
 
-    option: what names the path in errors. Raises JobError for a place that the job does not have.
+    option: names the path in errors. Raises JobError for a place that the job does not have.
     """
     *parents, last = path.split(".")
     where = f"{option} {path}"

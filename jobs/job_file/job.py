@@ -32,7 +32,7 @@ from winnow.stages.pools.formats import FORMATS, format_of
 from winnow.stages.pools.pool import Pool
 
 _KEYS = ("name", "store", "pool", "embeddings", "encoding", "policy", "shards", "resources", "limits")
-_PATTERNS = ("::", "{", "}")  # by which webdataset parts and expands what it is told to open
+_PATTERNS = ("::", "{", "}")  # webdataset splits and expands names at these
 _NAME = re.compile(r"\w[\w.-]*")  # it names a file of the store
 
 
@@ -45,10 +45,10 @@ class ShardOptions:
 
 @dataclass(frozen=True)
 class Resources:
-    """workers: how many (all cores or GPUs when None). cpus, gpus: what one worker takes while it embeds.
+    """workers: number of workers (None: all cores or GPUs). cpus, gpus: of one worker while it embeds.
 
-    retries: how often a failing shard is tried again. prefetch: an embedding worker opens the next shard while it is at
-    one, and ends the one before in the background.
+    retries: how often a failing shard is tried again. prefetch: while an embedding worker works on a shard, it opens
+    the next one and finishes the previous one in the background.
     """
 
     workers: int | None = None
@@ -60,7 +60,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: what to read, how to embed it, what to keep, where to leave it.
+    """One run: what to read, how to embed it, what to keep, and where to write the result.
 
     resolved: the whole job as plain values, defaults filled in; stored with the result.
     """
@@ -78,23 +78,23 @@ class Job:
 
     @property
     def needs(self) -> Needs:
-        """What one worker takes while it embeds."""
+        """The resources of one worker while it embeds."""
         taken = self.resources
         return Needs(taken.cpus, taken.gpus, taken.retries, taken.prefetch)
 
 
 def load(path: str, changes: Sequence[str] = ()) -> Job:
-    """The job in a YAML file, with `path.to.key=value` changes applied, and all names of files absolute.
+    """The job in a YAML file, with `path.to.key=value` changes applied and all file names absolute.
 
-    JobError for anything it does not know.
+    Raises JobError for an unknown key and for any invalid value.
     """
     return parse(read(path, changes))
 
 
 def read(path: str, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """The plain values of a job file, with changes applied; what they say is for `parse` to judge.
+    """The plain values of a job file, with changes applied. `parse` checks them.
 
-    Names of files are relative to the folder of the job file, those in `changes` to the working directory.
+    File names in the job file are relative to its folder, those in `changes` to the working directory.
     """
     try:
         values = storage.from_file(loads(storage.read_text(path), path), path)
@@ -111,7 +111,7 @@ def read(path: str, changes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def parse(values: Mapping[str, object]) -> Job:
-    """The job of plain values, as a YAML file holds them; names of files are relative to the working directory."""
+    """The job from plain values, as a YAML file holds them. File names are relative to the working directory."""
     known_keys("the job", values, _KEYS)
     for key in ("name", "store", "pool"):
         if not values.get(key):
@@ -253,7 +253,7 @@ def _resolved(job: Job) -> Mapping[str, object]:
 
 
 def changed(job: Job) -> Mapping[str, object]:
-    """What of the resolved job is not as it would be by default."""
+    """The values of the resolved job that differ from the defaults."""
     parts = {
         "name": job.name,
         "store": job.store,
@@ -272,5 +272,5 @@ def changed(job: Job) -> Mapping[str, object]:
 
 
 def _kind(encoder: Encoder) -> dict[str, object]:
-    """What a job must say to get this kind of encoder, beside its options."""
+    """The key `kind`, if a job needs it to choose this encoder."""
     return {} if encoder.key else {"kind": encoder.kind}

@@ -20,7 +20,7 @@ def options_of(kind: type[_T], where: str, values: Mapping[str, object]) -> _T:
     names = [field.name for field in dataclasses.fields(cast(Any, kind))]
     known_keys(where, values, [getattr(described.get(name), "alias", None) or name for name in names])
     try:
-        # strict as JSON is: a list is a tuple there, but no text is a number, and no 1.0 an integer
+        # strict mode for JSON: a list is accepted for a tuple, but no text for a number and no 1.0 for an integer
         return TypeAdapter(kind).validate_json(_json(where, storage.placed(kind, values)), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
@@ -36,21 +36,21 @@ def _json(where: str, values: Mapping[str, object]) -> str:
 
 
 def _mapping_as_dict(value: object) -> object:
-    """A mapping of another kind than json knows, as that."""
+    """Any mapping as a dict, which is the only kind that json knows."""
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} is none")
 
 
 def known_keys(where: str, values: Mapping[str, object], known: Sequence[str] | Mapping[str, object]) -> None:
-    """Raises JobError for a key that is not known, with the nearest one that is."""
+    """Raises JobError for an unknown key; the message suggests the nearest known one."""
     for key in values:
         if key not in known:
             raise JobError(f"{where} has no key {key!r}{nearest(str(key), known)}; it has {', '.join(known)}")
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    """`; did you mean …?` for a name that is close to a known one, else ""."""
+    """`; did you mean …?` if a known name is close, else ""."""
     close = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -75,18 +75,18 @@ def list_of(where: str, value: object) -> Sequence[object]:
 
 
 def given(values: Mapping[str, object], key: str, default: object) -> object:
-    """A key's value; the default where the key is absent or empty, but not for other false values."""
+    """A key's value, or the default if the key is missing or null. Other false values stay."""
     return default if values.get(key) is None else values[key]
 
 
 def plain(value: object) -> dict[str, object]:
-    """A dataclass as plain values, by the names that a job gives its fields."""
+    """A dataclass as plain values, with the field names of job files."""
     adapter: TypeAdapter[object] = TypeAdapter(type(value))
     return cast(dict[str, object], adapter.dump_python(value, mode="json", by_alias=True))
 
 
 def changed_fields(value: object) -> dict[str, object]:
-    """The fields of a dataclass that are not its defaults, by the names that a job gives them."""
+    """The fields of a dataclass that differ from their defaults, with the field names of job files."""
     described = getattr(type(value), "__pydantic_fields__", {})
     found = {}
     values = plain(value)

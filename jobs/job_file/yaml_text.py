@@ -1,7 +1,7 @@
 """Reads YAML strictly: no duplicate keys, no tags, and only what looks like a number is a number.
 
-Numbers are decimal (5, 1_000, 0.5, 7e-2), true and false are truth values, null, ~ and nothing are null, and all else
-is text as it is written: YAML 1.1 would make 8 of 010, 90 of 1:30, false of no, and a date of 2024-01-01.
+Numbers are decimal (5, 1_000, 0.5, 7e-2); true and false are booleans; null, ~ and an empty value are null; everything
+else is text. YAML 1.1 would read 010 as 8, 1:30 as 90, no as false, and 2024-01-01 as a date.
 """
 
 import re
@@ -19,19 +19,19 @@ _NUMBER = re.compile(
     r"|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)"
 )
 _TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_MOST_DIGITS = 300  # Python reads no more than 4,300
+_MOST_DIGITS = 300  # Python's own limit for integers is 4,300
 _NULL = ("", "~", "null", "Null", "NULL")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's grammar; what its scalars are is said below."""
+    """YAML's grammar without its scalar types; the resolvers below define them."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  as PyYAML declares it
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that a reader of YAML 1.1, or this one, would take for something else."""
+    """Quotes every text that YAML 1.1, or `loads`, would read as another type."""
 
 
 for _kind in (_Loader, _Dumper):
@@ -45,8 +45,8 @@ for _kind in (_Loader, _Dumper):
 def loads(text: str, where: str) -> Any:
     """The plain values of one document: dict, list, str, int, float, bool, None; nothing is shared between places.
 
-    where: names the text in errors. Raises JobError that names the line, for what is no YAML, a key that comes twice at
-    any depth or is no text, a tag, a number that no float holds, and text that UTF-8 cannot hold.
+    where: names the text in errors. Raises JobError with the line for invalid YAML, a key that comes twice at any depth
+    or is not text, a tag, a number beyond the range of float64, and text that UTF-8 cannot hold.
     """
     try:
         node = _Loader(text).get_single_node()
@@ -56,7 +56,7 @@ def loads(text: str, where: str) -> Any:
 
 
 def dumps(value: object, **layout: Any) -> str:
-    """Plain values as YAML, which `loads` makes the same values of; keys keep their order. layout: as of yaml.dump."""
+    """Plain values as YAML that `loads` reads back unchanged; keys keep their order. layout: options of yaml.dump."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, **layout)
     return text
 
@@ -96,7 +96,7 @@ def _mapping(node: yaml.MappingNode, where: str, above: tuple[yaml.Node, ...]) -
 
 
 def _merged(node: yaml.Node, where: str, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
-    """What a merge (<<) brings: of several mappings the first that has a key; keys beside the merge win over all."""
+    """The keys that a merge (<<) adds. The first mapping with a key wins; a key beside the merge overrides all."""
     values = _value(node, where, above)
     found: dict[str, Any] = {}
     for value in reversed(values) if isinstance(values, list) else [values]:

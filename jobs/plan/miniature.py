@@ -1,7 +1,7 @@
 """Builds a small version of a job from the first samples of a few shards, to measure it.
 
-Which shards: one from each of so many equal parts of the pool, by a seeded draw. Every other one is cut to a third, so
-that what a shard costs can be told from what a sample costs.
+It takes one shard from each of some equal parts of the pool, by a seeded draw. Every second shard is cut to a third, so
+that the cost of a shard can be separated from the cost of a sample.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from winnow.pipeline.stage import Limits
 
 @dataclass(frozen=True)
 class Shrunk:
-    """One shard of the miniature. url: of the copy. source: of the shard. rows, bytes: of the copy.
+    """One shard of the small version. url, rows, bytes: of the copy. source: URL of the original.
 
-    whole_rows, whole_bytes: of the shard with its companions; rows of a tar by its bytes.
+    whole_rows, whole_bytes: of the original with its companion files; the rows of a tar are estimated from its bytes.
     """
 
     url: str
@@ -32,7 +32,7 @@ class Shrunk:
 
 @dataclass(frozen=True)
 class Miniature:
-    """The shards and the job over them. cold: rows of the shards of a smaller one, that runs before it."""
+    """The small version: its shards and the job over them. cold: rows of the shards of the warm-up run."""
 
     shards: tuple[Shrunk, ...]
     job: Job
@@ -45,7 +45,7 @@ class Miniature:
 
 
 def drawn(urls: Sequence[str], count: int, seed: int) -> list[str]:
-    """`count` of the urls, or all: one from each part of equal length, by a seeded draw."""
+    """At most `count` of the urls: one from each part of equal length, by a seeded draw."""
     count = min(count, len(urls))
     edges = [len(urls) * i // count for i in range(count + 1)]
     rng = np.random.default_rng(seed)
@@ -53,7 +53,7 @@ def drawn(urls: Sequence[str], count: int, seed: int) -> list[str]:
 
 
 def shrink(job: Job, urls: Sequence[str], rows: int, folder: Path) -> list[Shrunk]:
-    """Copies of the first `rows` samples of each shard, or a third of that in every other one."""
+    """Copy the first `rows` samples of each shard, and a third of that from every second shard."""
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for number, url in enumerate(urls):
@@ -65,7 +65,7 @@ def shrink(job: Job, urls: Sequence[str], rows: int, folder: Path) -> list[Shrun
 
 
 def job_of(job: Job, shards: Sequence[Shrunk], samples: float, folder: Path) -> Miniature:
-    """The same job over the shrunk shards: counts shrink with the pool, clusters where they would be too many."""
+    """The same job over the small shards: counts shrink with the pool, and clusters if they would be too many."""
     rows = sum(shard.rows for shard in shards)
     written = job.shards
     if written is not None:
@@ -77,7 +77,7 @@ def job_of(job: Job, shards: Sequence[Shrunk], samples: float, folder: Path) -> 
         pool=replace(job.pool, shards=tuple(shard.url for shard in shards)),
         policy=tuple(cut.smaller(rows, samples) for cut in job.policy),
         shards=written,
-        resources=replace(job.resources, prefetch=False),  # a shard's bytes and seconds are to be its own
+        resources=replace(job.resources, prefetch=False),  # so that the bytes and seconds of a call belong to one shard
         limits=Limits(max_reject_fraction=1.0),
         resolved={},
     )

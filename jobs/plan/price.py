@@ -1,7 +1,7 @@
 """`winnow plan --price`: runs a small version of the job here and estimates the time and cost of the whole.
 
-Nothing is read of the pool but its listing and a few shards; with `measure_on` and `samples_per_shard` not even those,
-so a plan can be priced where its pool cannot be reached.
+It reads the pool's listing and a few of its shards. With `measure_on` and `samples_per_shard` it reads neither, so a
+job can be priced without access to its pool.
 """
 
 import os
@@ -27,21 +27,22 @@ from winnow.stages.growth import Growing, Growth, KMeansFit, NearestOfK, PairsIn
 from winnow.stages.kernels.kmeans import fit_bytes
 
 IMAGES, VECTORS = 256, 20_000
-"""Samples of a shard that the miniature takes, of a pool of images and of one of vectors."""
+"""Samples of each shard in the small run, for a pool of images and for a pool of vectors."""
 
 COLD = 64
-"""Samples of a shard in the run before it, in which workers begin and import what they need."""
+"""Samples of each shard in the warm-up run, in which workers start and import their packages."""
 
 _SHARE = 0.8
-_STORE_SHARE = 0.3  # of a machine's memory, that Ray takes for its object store by itself
+_STORE_SHARE = 0.3  # share of a machine's memory that Ray takes for its object store by default
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure. shards, rows: of the miniature; rows None: IMAGES or VECTORS. seed: of the draw of shards.
+    """How to measure.
 
-    measure_on: shards to measure on in place of the pool's. samples_per_shard: of the pool, where bytes do not tell.
-    workers: that the job will have; those of the job, or of this machine, where None.
+    shards, rows: of the small run; rows None: IMAGES or VECTORS. seed: of the draw of shards. measure_on: shards to
+    measure on instead of the pool's. samples_per_shard: of the pool, if its listing is not available. workers: number
+    that the job will have; None: as in the job file, else as on this machine.
     """
 
     shards: int = 4
@@ -54,7 +55,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Price:
-    """What a job will take. here: workers of the miniature. warnings: settings that will not fit."""
+    """The estimate for a job. here: workers of the small run. warnings: settings that will not fit."""
 
     job: Job
     pool: Pool
@@ -67,10 +68,10 @@ class Price:
 
 
 def price(job: Job, executor: Executor, options: Options, say: Callable[[str], None]) -> Price:
-    """Measure and extend. executor: on this machine. say: is told what is being done.
+    """Measure a small run and extrapolate to the job. executor: on this machine. say: called with what is being done.
 
-    Cost: the miniature, whose images are embedded, and some seconds for the rest; disk for its samples.
-    Raises JobError where the samples of the pool cannot be known, and where a miniature of it cannot be made.
+    Cost: the small run, which embeds its images, and some seconds for the rest; disk space for its samples.
+    Raises JobError if the number of samples in the pool cannot be known, or if a small version cannot be made.
     """
     urls = job.pool.urls()
     sources = storage.expand(options.measure_on, job.pool.reader.suffix) if options.measure_on else urls
@@ -104,7 +105,7 @@ def price(job: Job, executor: Executor, options: Options, say: Callable[[str], N
 
 
 def pool_of(job: Job, urls: Sequence[str], shards: Sequence[Shrunk], options: Options) -> Pool:
-    """Shards, samples and bytes of the pool: samples as given, else by the bytes of all shards that were listed."""
+    """Shards, samples and bytes of the pool. Without samples_per_shard, samples follow from the listed bytes."""
     each = sum(shard.whole_bytes for shard in shards) / max(1.0, sum(shard.whole_rows for shard in shards))
     if options.samples_per_shard is not None:
         samples = float(options.samples_per_shard * len(urls))
@@ -116,7 +117,7 @@ def pool_of(job: Job, urls: Sequence[str], shards: Sequence[Shrunk], options: Op
 def _run(
     job: Job, small: Miniature, timing: Timing, cold: Mapping[str, float], say: Callable[[str], None]
 ) -> list[Measured]:
-    """Every stage of the miniature in order, measured."""
+    """Run every stage of the small run in order, and measure each."""
     path, identities = laid_out(small.job)
     as_asked = dict(stages_of(replace(small.job, policy=job.policy), identities).stages)
     run = run_of(small.job, timing, identities)
@@ -141,7 +142,7 @@ def _run(
 
 
 def growth_of(asked: Stage | None, did: Stage, calls: Sequence[Call]) -> dict[tuple[str, str], tuple[Growth, Growth]]:
-    """How those passes grow that do not by shards and samples: as the job asks, as the miniature did."""
+    """By pass and step, the growth of passes that do not scale with samples: (in the job, in the small run)."""
     found: dict[tuple[str, str], tuple[Growth, Growth]] = {}
     if isinstance(asked, Growing) and isinstance(did, Growing):
         for label, step in {(call.label, call.step) for call in calls}:
@@ -152,7 +153,7 @@ def growth_of(asked: Stage | None, did: Stage, calls: Sequence[Call]) -> dict[tu
 
 
 def _came(result: StepResult, small: Miniature) -> float:
-    """Samples that a stage saw."""
+    """Number of samples that a stage saw."""
     for name in ("in", "rows", "samples"):
         if isinstance(result.report.get(name), int):
             return float(cast(int, result.report[name]))
@@ -162,7 +163,7 @@ def _came(result: StepResult, small: Miniature) -> float:
 def _rates(
     job: Job, small: Miniature, pool: Pool, measured: Sequence[Measured], executor: Executor, rates: Rates
 ) -> Rates:
-    """The same with all that the job has a use for."""
+    """The rates, with those added that this job needs."""
     reader = job.pool.reader
     if reader.has_images:
         decode, models = kernels.alone(executor, job, reader, list(small.shards))
@@ -196,7 +197,7 @@ def warnings(
     rates: Rates,
     workers: int,
 ) -> list[str]:
-    """What will not fit on machines like this one, and what to set instead."""
+    """What will not fit on machines like this one, and what to set instead, as sentences."""
     found, memory, cores = [], memory_bytes(), os.cpu_count() or 1
     for one in measured:
         for how in (asked for asked, _ in one.growth.values() if isinstance(asked, KMeansFit)):

@@ -1,6 +1,6 @@
-"""Times every call of an executor in the process that makes it.
+"""Times every call of an executor, inside the process that makes the call.
 
-Workers of Ray are processes of their own, so each appends to a file of its own; the driver reads them after a stage.
+Ray's workers are separate processes, so each appends to its own file; the driver reads these files after a stage.
 """
 
 import json
@@ -24,8 +24,8 @@ from winnow.pipeline.stage import ShardItem
 class Call:
     """One call. label: of the pass. step: run, scatter, decide or settle. index: of its input shard, None without one.
 
-    seconds: of the call. sent: bytes of the tables that it gave to others. peak: highest resident bytes of its process
-    so far. read: bytes that its process read meanwhile, by system calls. worker: process and thread.
+    seconds: duration. sent: bytes of the tables that it sent to others. peak: highest resident bytes of its process so
+    far. read: bytes that its process read meanwhile by system calls. worker: process and thread.
     """
 
     label: str
@@ -51,7 +51,7 @@ class _Clock:
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         worker = f"{os.getpid()}:{threading.get_ident()}"
         line = json.dumps([self.label, step, index, seconds, sent, peak, bytes_read() - before, worker])
-        with open(f"{self.folder}/{os.getpid()}.jsonl", "a") as file:  # one write of one line: threads do not mix
+        with open(f"{self.folder}/{os.getpid()}.jsonl", "a") as file:  # one write per line, so threads do not mix
             file.write(line + "\n")
         return result
 
@@ -91,7 +91,7 @@ class _TimedExchange:
 
 
 class Timing(Forwarding):
-    """An executor on this machine that times its calls; `take` gives those since it was last asked."""
+    """An executor on this machine that times its calls. `take` returns the calls since the last `take`."""
 
     def __init__(self, inner: Executor, folder: Path) -> None:
         self._inner, self._folder = inner, folder
@@ -106,7 +106,7 @@ class Timing(Forwarding):
         return self._inner.exchange(_TimedExchange(work, _Clock(str(self._folder), label)), items, label)
 
     def take(self) -> list[Call]:
-        """The calls since the last time, of all workers."""
+        """The calls of all workers since the last `take`."""
         found = []
         for path in sorted(self._folder.glob("*.jsonl")):
             found += [Call(*json.loads(line)) for line in path.read_text().splitlines()]
@@ -115,9 +115,9 @@ class Timing(Forwarding):
 
 
 def bytes_read() -> int:
-    """That this process has read so far, by system calls; always 0 where that is not told."""
+    """Bytes that this process has read so far by system calls; always 0 if the system does not count them."""
     try:
         with open("/proc/self/io") as file:
             return int(file.readline().split()[1])
-    except OSError:  # not Linux: the page then has no bytes in
+    except OSError:  # not Linux: the estimate then has no bytes read
         return 0

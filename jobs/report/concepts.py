@@ -1,4 +1,4 @@
-"""The clusters of a cut as the report shows them: which ones, and with what names."""
+"""Chooses the clusters of a cut that the report shows, and names them by words of their captions."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from winnow.jobs.report.scan import Named, spread_over
 from winnow.jobs.report.words import distinctive
 
 MOST = 1000
-"""Concepts in the table and the scatter: those of most members."""
+"""Concepts in the table and the scatter plot: the largest ones."""
 
 _PICTURED = 40
-_CAPTIONS = 60_000  # read in all for the words of all of them
+_CAPTIONS = 60_000  # captions read to name all of them
 _PER_CONCEPT = 400
 
 
@@ -22,7 +22,7 @@ _PER_CONCEPT = 400
 class Concept:
     """One row of the cut's table of concepts, with its name.
 
-    words: the most telling first, () where none is. pictured: whether it has a gallery.
+    words: the most typical first, () if there are none. pictured: whether it has a gallery.
     """
 
     cluster: int
@@ -38,17 +38,17 @@ class Concept:
 
     @property
     def name(self) -> str:
-        """For people; the number alone where no word tells it apart."""
+        """Its words, or its number if it has no words."""
         return ", ".join(self.words) or f"concept {self.cluster}"
 
     @property
     def divided(self) -> bool:
-        """Whether some of it stay and some go."""
+        """Whether some of its samples are kept and some dropped."""
         return 0 < self.quota < self.size
 
 
 def _largest(cut: CutFacts) -> np.ndarray:
-    """Clusters with members, the largest first, at most MOST: int64 (m,)."""
+    """int64 (m,): the clusters with members, the largest first, at most MOST."""
     size = np.asarray(_table(cut, "size"))
     order = np.argsort(-size, kind="stable")[:MOST]
     found: np.ndarray = order[size[order] > 0]
@@ -62,7 +62,7 @@ def _table(cut: CutFacts, name: str) -> np.ndarray:
 
 
 def _pictured(cut: CutFacts) -> np.ndarray:
-    """Which clusters have a gallery: bool (k,), spread evenly from the least complex to the most."""
+    """bool (k,): which clusters have a gallery, spread evenly from the least to the most complex."""
     shown = _largest(cut)
     by_complexity = shown[np.argsort(_table(cut, "complexity")[shown], kind="stable")]
     found = np.zeros(len(_table(cut, "size")), bool)
@@ -71,7 +71,7 @@ def _pictured(cut: CutFacts) -> np.ndarray:
 
 
 def named_of(cut: CutFacts, read: float) -> Named:
-    """Which concepts are named and shown. read: share of the shards that is read."""
+    """Which concepts get a name and a gallery. read: share of the shards that is read."""
     shown = _largest(cut)
     rate = np.zeros(len(_table(cut, "size")))
     wanted = min(_PER_CONCEPT, _CAPTIONS / max(1, len(shown)))
@@ -80,7 +80,7 @@ def named_of(cut: CutFacts, read: float) -> Named:
 
 
 def concepts_of(cut: CutFacts, counts: Mapping[int, Counter[str]]) -> list[Concept]:
-    """The concepts that a page shows, the most complex first. counts: of count_words, by cluster."""
+    """The concepts that a page shows, the most complex first. counts: from count_words, by cluster."""
     words, pictured, kept = distinctive(counts), _pictured(cut), np.zeros(0)
     if cut.concepts is not None:
         kept = kept_share(cut.concepts)

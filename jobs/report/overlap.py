@@ -14,7 +14,7 @@ _BLOCK_UIDS = 1 << 20  # 16 MB
 
 @dataclass(frozen=True)
 class Overlap:
-    """Samples that both keep, and that only one of them does."""
+    """Numbers of samples that both jobs keep, and that only one of them keeps."""
 
     both: int
     only_first: int
@@ -22,21 +22,22 @@ class Overlap:
 
     @property
     def jaccard(self) -> float:
-        """both by either; 1 where none keeps any."""
+        """Kept by both / kept by either; 1 if neither keeps any."""
         either = self.both + self.only_first + self.only_second
         return self.both / either if either else 1.0
 
 
 def overlap(first: str, second: str, block: int = _BLOCK_UIDS) -> Overlap:
-    """Compare two uids.npy by URL; both are sorted, and a uid may be there more than once.
+    """Compare two sorted uids.npy by URL, in which a uid may occur more than once.
 
-    Of a uid that is m times in one and n times in the other, min(m, n) are in both. Cost: one read of each, two
-    blocks in memory. Raises DataError for a file that is not such an array.
+    A uid that occurs m times in one and n times in the other counts min(m, n) times as shared. Cost: one read of each
+    file, and two blocks of each in memory. Raises DataError for a file that is not such an array.
     """
     sides = _Side(_blocks(first, block)), _Side(_blocks(second, block))
     both, counts = 0, [0, 0]
     while any(len(side.held) for side in sides):
-        # below the last that is held of a file which goes on, all is held; a run of one uid may go on in its next block
+        # a merge of two sorted files by blocks. A file with more to read holds every uid below its last held one, which
+        # may continue in the next block. So all uids below the smallest of these last ones can be counted
         ends = [side.held[-1].item() for side in sides if side.goes_on]
         limit = min(ends) if ends else None
         parts = [side.take_below(limit) for side in sides]
@@ -49,7 +50,7 @@ def overlap(first: str, second: str, block: int = _BLOCK_UIDS) -> Overlap:
 
 
 class _Side:
-    """One file's uids that are not counted yet: at most two blocks, or the longest run of one uid."""
+    """The uids of one file that are read but not counted: at most two blocks, or the longest run of one uid."""
 
     def __init__(self, blocks: Iterator[np.ndarray]) -> None:
         self._blocks = blocks
@@ -60,16 +61,16 @@ class _Side:
 
     @property
     def goes_on(self) -> bool:
-        """Whether there is more than is held."""
+        """Whether the file has more blocks to read."""
         return self._next is not None
 
     def read_on(self) -> None:
-        """Hold one more block."""
+        """Read one more block."""
         self.held = np.concatenate([self.held, self._next])
         self._next = next(self._blocks, None)
 
     def take_below(self, limit: tuple[int, int] | None) -> np.ndarray:
-        """Those below the limit, all where it is None; they are held no longer."""
+        """Remove and return the held uids below the limit; all of them if it is None."""
         cut = len(self.held) if limit is None else int(np.searchsorted(self.held, np.array(limit, UID)))
         part, self.held = self.held[:cut], self.held[cut:]
         return part

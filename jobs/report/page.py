@@ -1,7 +1,7 @@
 """Renders the HTML page; escapes every text, because captions are untrusted, and loads nothing from elsewhere.
 
-Every text goes through Jinja's autoescape, numbers for the script as JSON without a `<`, and the page's own policy
-(Content-Security-Policy) lets run two scripts, named by their hashes, and shows pictures that lie in the page alone.
+Jinja autoescapes every text. Numbers for the script are JSON without a `<`. The page's Content-Security-Policy allows
+only two scripts, by their hashes, and only pictures that are inside the page.
 """
 
 import base64
@@ -24,13 +24,13 @@ from winnow.jobs.report.overlap import Overlap
 from winnow.jobs.report.samples import Place, Shown
 from winnow.jobs.report.scan import Part
 
-_PICTURE_BYTES = 7_000_000  # of data URIs; the library is 5 MB, and a page stays below 15
-_SLIDING_CONCEPTS = 5000  # of which the page works out quotas itself
+_PICTURE_BYTES = 7_000_000  # of data URIs; the library has 5 MB, and a page stays below 15 MB
+_SLIDING_CONCEPTS = 5000  # most concepts whose quotas the page computes itself
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two near or equal samples. border: whether it is of those that are least alike. note: how alike they are."""
+    """Two near or equal samples. border: True for a pair among the least similar. note: how similar they are."""
 
     border: bool
     dropped: Place
@@ -40,7 +40,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Looked:
-    """What a bounded sample of the pool tells. pairs, concepts: by cut. samples: what galleries show, by place."""
+    """What was read from a bounded sample of the pool. pairs, concepts: by cut. samples: of galleries, by place."""
 
     part: Part
     ranges: Mapping[str, tuple[float, float]]
@@ -54,13 +54,13 @@ class Looked:
 
 @dataclass(frozen=True)
 class Compared:
-    """Another job, and how many samples both keep."""
+    """Another job, and its overlap with this one."""
 
     facts: Facts
     overlap: Overlap
 
     def beside(self, facts: Facts) -> list[tuple[str, CutFacts | None, CutFacts | None, list[str]]]:
-        """(cut, of the one job, of the other, what differs in its options), in the order of the one, then the other."""
+        """(cut, in this job, in the other, options that differ): first the cuts of this job, then the others."""
         mine, others = ({cut.name: cut for cut in job.cuts} for job in (facts, self.facts))
         return [
             (name, mine.get(name), others.get(name), _differing(mine.get(name), others.get(name)))
@@ -77,7 +77,7 @@ def _differing(one: CutFacts | None, other: CutFacts | None) -> list[str]:
 
 @dataclass(frozen=True)
 class View:
-    """All that a page says."""
+    """Everything that a page shows."""
 
     facts: Facts
     pool_bytes: int
@@ -112,19 +112,19 @@ def render(view: View) -> bytes:
 
 
 class _Album:
-    """The samples of galleries in the order that a page asks for them; pictures until their bytes are spent."""
+    """Gives a page the samples of its galleries, with pictures until their byte budget is spent."""
 
     def __init__(self, looked: Looked) -> None:
         self._looked = looked
         self._left = _PICTURE_BYTES
 
     def shelf(self, cut: str, name: str) -> list[tuple[Shown, str]]:
-        """(sample, note) of each pick, the lowest rank first."""
+        """(sample, note) of each pick of a gallery, the lowest rank first."""
         picks = sorted(self._looked.part.picks.get((cut, name), []))
         return [(self.at((pick.index, pick.row)), pick.note) for pick in picks]
 
     def at(self, place: Place) -> Shown:
-        """One sample, without its picture where the page would become too large."""
+        """One sample; without its picture if the page would become too large."""
         sample = self._looked.samples[place]
         if len(sample.picture) > self._left:
             return Shown(sample.key, sample.caption, "", "no room on this page")
@@ -133,7 +133,7 @@ class _Album:
 
 
 def data_of(view: View) -> dict[str, Any]:
-    """What the page's script draws and reckons with."""
+    """The data for the page's script."""
     cuts = view.facts.cuts
     histograms = {cut.name: _histogram(cut, view.looked) for cut in cuts if cut.name in view.looked.part.histograms}
     scatters = {name: _scatter(concepts) for name, concepts in view.looked.concepts.items() if concepts}
@@ -142,7 +142,7 @@ def data_of(view: View) -> dict[str, Any]:
 
 
 def slides(cut: CutFacts, looked: Looked) -> bool:
-    """Whether the page can tell what another amount would do."""
+    """Whether the page can show what another amount would keep."""
     if cut.concepts is not None:
         return cut.asks_a_fraction and len(cut.concepts) <= _SLIDING_CONCEPTS and cut.came > 0
     return cut.asks_a_fraction and cut.slides and cut.name in looked.part.histograms
@@ -161,7 +161,7 @@ def _scatter(concepts: Sequence[Concept]) -> dict[str, Any]:
 
 
 def _slider(cut: CutFacts, view: View) -> dict[str, Any]:
-    """Where another amount leads: what came, what of it stays, and what the later cuts would leave of that."""
+    """The data of a slider: samples that came, samples kept, and how later cuts would shrink another number."""
     path = f"policy.{cut.place}.{cut.kind}.fraction"
     found = {"came": cut.came, "kept": cut.kept, "of": cut.options.get("of", "survivors"), "path": path}
     later = [_later(other) for other in view.facts.cuts[cut.place + 1 :]]
@@ -173,7 +173,7 @@ def _slider(cut: CutFacts, view: View) -> dict[str, Any]:
 
 
 def _later(cut: CutFacts) -> dict[str, Any]:
-    """How much a later cut would keep of more or fewer samples."""
+    """How a later cut would treat more or fewer samples: a fixed count, a share of the pool, or its share so far."""
     if cut.options.get("count") is not None:
         return {"count": cut.options["count"]}
     if cut.options.get("fraction") is not None and cut.options.get("of") == "pool":
@@ -202,7 +202,7 @@ def _own(name: str) -> str:
 
 @cache
 def _library() -> str:
-    # a browser hashes what it parsed, and parsing makes one kind of line end of all
+    # a browser hashes the script after parsing, which turns every line end into \n
     return str(get_plotlyjs()).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -219,14 +219,14 @@ def _share(part: float, whole: float = 1) -> str:
 
 
 def _amount(value: float | None) -> str:
-    """Three or four digits that count, and a whole number whole."""
+    """Four significant digits; integers in full."""
     if value is None:
         return "–"
     return f"{value}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _option(value: object) -> str:
-    """As the job file has it."""
+    """An option's value as in the job file."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

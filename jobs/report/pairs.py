@@ -16,7 +16,7 @@ from winnow.pipeline.uid import uids_of
 
 
 def partners(run: Run, items: Sequence[ShardItem], cut: CutFacts, picks: Iterable[Pick]) -> dict[str, Place]:
-    """Where in these shards the samples that the picks repeat lie, by uid."""
+    """The places, in these shards, of the samples that the picks duplicate, by uid."""
     wanted = uids_of(pa.array(sorted({pick.other for pick in picks if pick.other}), pa.string()))
     found: dict[str, Place] = {}
     if len(wanted):
@@ -40,5 +40,5 @@ class _Partners:
 
 
 def pairs_of(picks: Iterable[Pick], places: Mapping[str, Place]) -> list[tuple[Pick, Place]]:
-    """The first picks whose better one was found, with its place."""
+    """The first picks whose better sample was found, each with that sample's place."""
     return [(pick, places[pick.other]) for pick in sorted(picks) if pick.other in places][:PAIRS]

@@ -17,18 +17,18 @@ _TELL_NOTHING = frozenset(
     who with you your we our i my me not no but if so than too very can will one two against near next down each
     """)
 )
-"""English only: of other languages the log-odds alone must take them out, and mostly do."""
+"""English stop words. In other languages only the log-odds remove such words, and mostly do."""
 
-_PRIOR_CAPTIONS = 10.0  # what the words of all captions weigh in those of one concept
+_PRIOR_CAPTIONS = 10.0  # weight of the prior, in captions
 
 
 def words_of(caption: str) -> set[str]:
-    """Its different words of letters, in lower case; of a long one the first 64."""
+    """The distinct words of a caption (letters only, lower case), from its first 64 words."""
     return set(_WORD.findall(caption[:_CAPTION_CHARS].lower())[:_CAPTION_WORDS])
 
 
 def count_words(captions: Iterable[str]) -> Counter[str]:
-    """In how many captions each word is; under "" how many captions there are."""
+    """The number of captions that have each word; under "" the number of all captions."""
     counts = Counter[str]()
     for caption in captions:
         counts.update(words_of(caption))
@@ -37,15 +37,15 @@ def count_words(captions: Iterable[str]) -> Counter[str]:
 
 
 def distinctive(counts: Mapping[int, Counter[str]], most: int = 4) -> dict[int, list[str]]:
-    """For each concept up to `most` words, the most telling first: log-odds with an informative Dirichlet prior.
+    """For each concept at most `most` words, the most typical first: log-odds with an informative Dirichlet prior.
 
-    counts: of count_words, by concept. y captions of n have the word here, Y of N in all other concepts, and the prior
-    a is the share of all captions that have it, (Y + y + 1/2) / (N + n + 1), times ten:
+    counts: from count_words, by concept. y of n captions have the word in this concept, and Y of N in all others. The
+    prior a is ten times the share of all captions that have the word, (Y + y + 1/2) / (N + n + 1):
 
         z = (log((y + a) / (n + 10 − y − a)) − log((Y + a) / (N + 10 − Y − a))) / sqrt(1 / (y + a) + 1 / (Y + a))
 
-    (Monroe et al. 2008, Fightin' Words; there with counts of words, here of captions, so that one caption which says
-    a word ten times is one.) Words of z below 1.5 or of one caption alone tell nothing; ties go by the alphabet.
+    (Monroe et al. 2008, Fightin' Words. They count words; we count captions, so that a caption which repeats a word ten
+    times counts once.) Words with z below 1.5 or in one caption only are left out; ties are ordered alphabetically.
     Cost O(words).
     """
     every = Counter[str]()
