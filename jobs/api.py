@@ -19,10 +19,10 @@ from winnow.pipeline.uid import uids_from
 
 
 def load(job: str | Mapping[str, Any], set: Mapping[str, object] | None = None) -> Job:
-    """A job from a YAML file or from plain values as such a file holds them, checked whole.
+    """A job from a YAML file, or from plain values as a file holds them. Everything is checked.
 
-    set: values by their place, such as {"policy.3.density.fraction": 0.3}. Paths in a file are relative to its folder,
-    all others to the working directory. Raises JobError for anything that a job cannot be.
+    set: values by path, such as {"policy.3.density.fraction": 0.3}. File names in a job file are relative to its
+    folder, all others to the working directory. Raises JobError for an invalid job.
     """
     values = read(job) if isinstance(job, str) else _copied(job)
     for path, value in (set or {}).items():
@@ -31,10 +31,10 @@ def load(job: str | Mapping[str, Any], set: Mapping[str, object] | None = None) 
 
 
 def plan(job: Job, looked: bool = True) -> Mapping[str, str]:
-    """The state of every stage by label, in order: `done`, or how far it is; nothing is run.
+    """The state of every stage by label, in order: `done`, or how much of it exists. Runs nothing.
 
-    looked: whether the first samples of the pool are read too. Raises what a run would raise before it starts:
-    JobError, PoolError, ModelError, DataError.
+    looked: whether to read the first samples of the pool too. Raises what a run would raise before it starts: JobError,
+    PoolError, ModelError, DataError.
     """
     path, identities = running.laid_out(job)
     if looked:
@@ -49,11 +49,11 @@ def run(
     address: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> FinishedJob:
-    """Run a job to its end; what is done is not done again, so the same call resumes.
+    """Run a job to its end. Finished stages are used again, so the same call resumes.
 
-    executor: `ray` or `local` (this process). workers: None for those of the job, else one per core or GPU. address: of
-    a running Ray cluster. say: is told one line for each stage; None is silent. Raises WinnowError; what finished
-    stays.
+    executor: `ray` or `local` (this process). workers: None takes the number in the job, or else one per core or GPU.
+    address: of a running Ray cluster. say: called with one line for each stage; None is silent. Raises WinnowError;
+    finished work stays.
     """
     running_on = open_executor(executor, workers or job.resources.workers, address)
     try:
@@ -70,11 +70,12 @@ def keep_top(
     quota: int | Sequence[int] | np.ndarray,
     groups: Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """Which rows stay where each group keeps its `quota` rows of highest value: bool (n,), exact.
+    """Exact top-k by group: bool (n,), true for the `quota` rows of highest value in each group.
 
-    Ties go to the lower uid, then to the earlier row. values: (n,), int or float, no NaN in a row that takes part.
-    uids: (n,) as 32 hex digits or 16 bytes each, or of dtype u8,u8. groups: int (n,), indices into quota; -1 takes no
-    part; None is one group. quota: (g,), or one number for one group. Raises DataError for what breaks this.
+    Ties go to the lower uid, then to the earlier row. values: (n,), int or float, no NaN in a row of a group.
+    uids: (n,), as 32 hex digits or 16 bytes each, or of dtype u8,u8. groups: int (n,), indices into quota;
+    rows of group -1 are never kept; None means one group. quota: (g,), or one number for one group.
+    Raises DataError for invalid input.
     """
     value = np.asarray(values)
     if value.dtype.kind in "iub" and value.dtype != np.uint64:
@@ -94,7 +95,7 @@ def _silent(line: str) -> None:
 
 
 def _copied(value: Any) -> Any:
-    """Plain values of their own, so that `set` changes none of the caller's."""
+    """A deep copy of plain values, so that `set` does not change the caller's."""
     if isinstance(value, Mapping):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list | tuple) else value

@@ -45,11 +45,11 @@ def _options(
 Executor = Annotated[str, typer.Option(help="ray or local")]  # ray by default: all but report read whole shards
 Address = Annotated[str | None, typer.Option(help="address of a running Ray cluster: auto, or ray://…")]
 Workers = Annotated[int | None, typer.Option(min=1, help="number of workers; default: one per core or GPU")]
-OnePerCore = Annotated[int | None, typer.Option(min=1, help="how many; one per core by default")]
+OnePerCore = Annotated[int | None, typer.Option(min=1, help="number of workers; one per core by default")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only errors on stderr")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 Store = Annotated[str, typer.Argument(help="URL of a store")]
-FinishedJob = Annotated[str, typer.Argument(help="name of a finished job of it", metavar="JOB")]
+FinishedJob = Annotated[str, typer.Argument(help="name of a finished job in the store", metavar="JOB")]
 JobFile = Annotated[str, typer.Argument(help="a job file (YAML)", metavar="JOB.yaml")]
 Changes = Annotated[
     list[str] | None,
@@ -127,7 +127,7 @@ def sweep(
 def status(
     store: Store,
     live: Annotated[bool, typer.Option("--watch", help="follow the newest run until it ends or Ctrl-C")] = False,
-    refreshes: Annotated[int | None, typer.Option(min=1, help="with --watch: look so many times at most")] = None,
+    refreshes: Annotated[int | None, typer.Option(min=1, help="with --watch: most refreshes")] = None,
     plain: AsJson = False,
 ) -> None:
     """Show the finished jobs and the artifacts of a store; with --watch, follow the newest run."""
@@ -158,8 +158,8 @@ def verify(
     store: Store,
     name: FinishedJob,
     rows: Annotated[int, typer.Option("--sample", min=1, help="rows whose bytes and vectors are read again")] = 1000,
-    every: Annotated[bool, typer.Option("--all", help="read all of them again")] = False,
-    seed: Annotated[int, typer.Option(min=0, max=(1 << 31) - 1, help="of the sample: another one, other rows")] = 0,
+    every: Annotated[bool, typer.Option("--all", help="read the bytes and vectors of all rows again")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=(1 << 31) - 1, help="seed for the choice of these rows")] = 0,
     executor: Executor = "ray",
     address: Address = None,
     workers: OnePerCore = None,
@@ -188,8 +188,8 @@ def cat(
     store: Store,
     name: FinishedJob,
     shard: Annotated[int, typer.Argument(help="number of an input shard, from 0; 00017 is 17")],
-    epoch: Annotated[int | None, typer.Option(help="only samples of this epoch, of a cut such as `epochs`")] = None,
-    gap: Annotated[int | None, typer.Option(help="bytes read over rather than asked for around them")] = None,
+    epoch: Annotated[int | None, typer.Option(help="only the samples that `epochs` drew for this epoch")] = None,
+    gap: Annotated[int | None, typer.Option(help="largest gap in bytes that one request reads over")] = None,
 ) -> None:
     """Stream the kept samples of one input shard to stdout as a tar, for webdataset's `pipe:`."""
     from winnow.jobs import cat as streaming
@@ -228,9 +228,9 @@ def export(
     address: Address = None,
     workers: OnePerCore = None,
     columns: Annotated[
-        str, typer.Option(metavar="NAMES", help="of the pool's json or parquet, such as url,similarity; '' for none")
+        str, typer.Option(metavar="NAMES", help="fields of the pool, such as url,similarity; '' for none")
     ] = "url",
-    dropped: Annotated[bool, typer.Option("--dropped", help="what does not stay, with the reason")] = False,
+    dropped: Annotated[bool, typer.Option("--dropped", help="list the samples that are not kept, and why")] = False,
     quiet: Quiet = False,
 ) -> None:
     """List the kept samples of a finished job in parquet files: uid, key, caption, url."""
@@ -247,15 +247,15 @@ def export(
 def report(
     store: Store,
     name: FinishedJob,
-    compare: Annotated[str | None, typer.Option(metavar="OTHER", help="another finished job, shown beside")] = None,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="in place of one in the store")] = None,
+    compare: Annotated[str | None, typer.Option(metavar="OTHER", help="compare with another finished job")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="write the page here, not into the store")] = None,
     executor: Annotated[str, typer.Option(help="local or ray; it reads a sample, so local by default")] = "local",
     address: Address = None,
     workers: OnePerCore = None,
     quiet: Quiet = False,
 ) -> None:
     """Make an HTML page about a finished job: funnel, histograms, concepts, samples; it opens offline."""
-    from winnow.jobs import report as reporting  # the library of plots is 5 MB
+    from winnow.jobs import report as reporting  # imports a plot library of 5 MB
 
     with working(executor, workers, address, quiet) as (running_on, say):
         made = reporting.report(store, name, running_on, compare, out)
@@ -266,7 +266,7 @@ def report(
 
 @app.command()
 def quickstart(
-    folder: Annotated[Path, typer.Option(help="where everything lands")] = Path("out/quickstart"),
+    folder: Annotated[Path, typer.Option(help="folder for all files")] = Path("out/quickstart"),
     executor: Executor = "ray",
     workers: OnePerCore = None,
     quiet: Quiet = False,

@@ -80,6 +80,7 @@ class EventLog:
 
     def _note(self, event: str, **values: object) -> None:
         self._waiting.append(self._line(event, **values))
+        # an object store gets one part a minute, a local file every line
         if self._path is not None or time.monotonic() - self._flushed > PART_S:
             self._land()
 
@@ -134,6 +135,7 @@ class EventReader:
         Cost: one list request and the new bytes, with 1 MiB of them in memory at a time.
         Raises TornError for a line that is not an event.
         """
+        # a log is one file, or several parts; the newest log has the latest start in its name
         named = [(_NAME.fullmatch(storage.name_of(file.url)), file) for file in storage.listing(self._folder)]
         found = [(match["start"], match["log"], file) for match, file in named if match is not None]
         if not found:
@@ -156,6 +158,7 @@ class EventReader:
                 at += len(block)
                 *lines, begun = (begun + block).split(b"\n")
                 for line in lines:
+                    # counts whole lines only, so that the next call starts at the incomplete one
                     self._read[url] += len(line) + 1
                     yield line
 

@@ -67,6 +67,7 @@ def origin_of(kind: type) -> Origin | None:
     A class belongs to the distribution that has an entry point for winnow in the same top-level package. If several
     distributions share that package (a namespace), it belongs to the one whose module path matches most of the class's.
     """
+    # by package, not by the entry point's own class: a plugin's helper classes belong to it too
     package = kind.__module__.partition(".")[0]
     if package == "winnow":
         return None

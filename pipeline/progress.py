@@ -102,6 +102,7 @@ class StageProgress:
         return f"{self._rejects:,} rejects" if self._rejects else ""
 
     def _line(self) -> str:
+        # items of an earlier run took no time now, so the pace counts only those of this run
         left = self._total - self._ready - self._items
         eta = left * self._seconds() / self._items
         done = f"{self._ready + self._items} of {self._total} shards"

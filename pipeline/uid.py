@@ -103,6 +103,7 @@ def bytes_of(texts: pa.ChunkedArray | pa.Array) -> pa.FixedSizeBinaryArray:
     array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     if not len(array):
         return pa.array([], UID_ARROW)
+    # (n + 1,) offsets into the characters; all texts are decoded at once, then checked for length
     ends = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset)
     try:
         raw = binascii.unhexlify(array.buffers()[2].slice(int(ends[0]), int(ends[-1] - ends[0])))
@@ -161,7 +162,7 @@ def uids_from(plain: object) -> np.ndarray:
     array = plain if isinstance(plain, np.ndarray) else np.asarray(plain, object)
     if array.dtype == UID:
         return array
-    if array.dtype == np.uint64 and array.ndim == 2 and array.shape[1] == 2:
+    if array.dtype == np.uint64 and array.ndim == 2 and array.shape[1] == 2:  # (n, 2): high, low
         return uids_from_pairs(array[:, 0], array[:, 1])
     if array.dtype == np.dtype("S16"):  # numpy strips trailing zero bytes from single S16 items, so convert the buffer
         halves = np.ascontiguousarray(array).view(">u8").reshape(-1, 2)

@@ -16,21 +16,23 @@ app = typer.Typer(
     help="Judge a filter's score on a pool with known truth, or a CLIP on labelled and captioned sets.",
 )
 
-JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="leave the numbers there too")]
+JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="also write the numbers to a JSON file")]
 
 
 @app.command(name="filter")
 def filter_(
     store: Annotated[str, typer.Argument(help="URL of a store")],
-    name: Annotated[str, typer.Argument(help="name of a finished job of it", metavar="JOB")],
-    truth: Annotated[str, typer.Option(help="parquet with uid and what each sample really is")],
+    name: Annotated[str, typer.Argument(help="name of a finished job in the store", metavar="JOB")],
+    truth: Annotated[str, typer.Option(help="parquet with the uid and the true kind of each sample")],
     score: Annotated[str | None, typer.Option(help="column, such as clip.similarity or negclip.contrast")] = None,
-    what: Annotated[str, typer.Option(help="the truth's column")] = "what",
-    good: Annotated[list[str] | None, typer.Option(help="values of right pairs; repeatable [default: clean]")] = None,
-    bad: Annotated[list[str] | None, typer.Option(help="of wrong ones; repeatable [default: all others]")] = None,
+    what: Annotated[str, typer.Option(help="column of the truth with the kind")] = "what",
+    good: Annotated[list[str] | None, typer.Option(help="kinds of right pairs; repeatable [default: clean]")] = None,
+    bad: Annotated[
+        list[str] | None, typer.Option(help="kinds of wrong pairs; repeatable [default: all others]")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """ROC AUC and precision at kept fractions of a score that a finished job has."""
+    """Show the ROC AUC of a finished job's score, and its precision at several kept fractions."""
     from winnow.jobs.filter_network import evaluate
     from winnow.pipeline import storage
 
@@ -40,19 +42,21 @@ def filter_(
 
 @app.command()
 def model(
-    model: Annotated[str, typer.Option(help="of open_clip, or a configuration .json")],
+    model: Annotated[str, typer.Option(help="a model of open_clip, or a configuration .json")],
     pretrained: Annotated[str | None, typer.Option(help="checkpoint file or tag")] = None,
     images: Annotated[str | None, typer.Option(help="labelled images: tars or parquet")] = None,
-    classnames: Annotated[str | None, typer.Option(help="file with one class name a line")] = None,
+    classnames: Annotated[str | None, typer.Option(help="file with one class name per line")] = None,
     templates: Annotated[list[str] | None, typer.Option(help="openai, simple, or texts with {}; repeatable")] = None,
-    label: Annotated[str | None, typer.Option(help="column or member of labels [default: label, cls]")] = None,
-    image: Annotated[str, typer.Option(help="parquet's column of images")] = "image",
+    label: Annotated[
+        str | None, typer.Option(help="column (parquet) or member (tar) of labels [default: label, cls]")
+    ] = None,
+    image: Annotated[str, typer.Option(help="column of images in parquet")] = "image",
     pairs: Annotated[str | None, typer.Option(help="captioned images for retrieval: tars")] = None,
-    captions: Annotated[str, typer.Option(help="member of captions, or json:FIELD")] = "txt",
+    captions: Annotated[str, typer.Option(help="member with the caption, or json:FIELD")] = "txt",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0 …")] = "auto",
     json_file: JsonFile = None,
 ) -> None:
-    """Zero-shot accuracy on labelled images, and recall of retrieval on captioned ones."""
+    """Measure zero-shot accuracy on labelled images, or retrieval recall on captioned images."""
     if (images is None) == (pairs is None) or (images is None) != (classnames is None):
         raise JobError("evaluate model needs --images with --classnames, or --pairs; run it once for each")
     from winnow.jobs.filter_network import evaluate

@@ -1,6 +1,6 @@
 """Times the steps whose cost does not grow with samples alone: decoding, models, k-means, pairs.
 
-Each runs as a task of the executor, so with the cores and the thread settings that the job's workers have.
+Each runs as a task of the executor, so it has the cores and thread settings of the job's workers.
 """
 
 import os
@@ -29,19 +29,19 @@ from winnow.stages.pools.reader import Reader
 if TYPE_CHECKING:
     from winnow.stages.encoders import Bank
 
-_FIT_FLOPS = 4e10  # k-means that is timed as it is; a larger one by fewer rows and clusters
+_FIT_FLOPS = 4e10  # largest k-means that is timed whole; larger ones are timed with fewer rows and clusters
 _PAIR_ROWS = 3072
 _ASSIGN_ROWS = 1024
-_MANY = 5000  # items, nearly all of which go in large calls
+_MANY = 5000  # items, so many that batching sends nearly all in large calls
 _ROUNDS = 8
 
 ALONE = 7
-"""Items for each worker: so few go one a call, however soon they come back (pipeline/executors/batching.py)."""
+"""Items per worker, so few that batching sends each in its own call (pipeline/executors/batching.py)."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Seconds of one of the products. what: `fit` of n rows, k clusters and d numbers; `assign`, `pairs`."""
+    """Times one kernel, as a task. n: rows. k: clusters. d: length of a vector."""
 
     what: Literal["fit", "assign", "pairs", "nothing"]
     n: int = 0
@@ -50,7 +50,7 @@ class Kernel:
     more: int = 0  # iterations of a fit; probes of assign
 
     def __call__(self, item: int) -> float:
-        """Seconds of it."""
+        """Run the kernel and return its seconds."""
         if self.what == "nothing":
             return 0.0
         rows = _unit(self.n, self.d, 0)
@@ -81,7 +81,7 @@ def _timed(kernel: Kernel, executor: Executor) -> float:
 
 
 def fit_seconds(executor: Executor, n: int, k: int, d: int, iterations: int) -> float:
-    """Of k-means on one machine. Cost O(iterations n k d), which is what a smaller one is scaled by."""
+    """Seconds of k-means on one machine. A smaller k-means is timed and scaled by iterations · n · k · d."""
     whole = 2.0 * n * k * d * iterations
     if whole <= _FIT_FLOPS:
         return _timed(Kernel("fit", n, k, d, iterations), executor)
@@ -91,19 +91,19 @@ def fit_seconds(executor: Executor, n: int, k: int, d: int, iterations: int) -> 
 
 
 def assign_seconds(executor: Executor, k: int, d: int, probes: int) -> float:
-    """Of one sample."""
+    """Seconds to find the nearest centroids of one sample."""
     return _timed(Kernel("assign", _ASSIGN_ROWS, k, d, probes), executor) / _ASSIGN_ROWS
 
 
 def pair_seconds(executor: Executor, d: int) -> float:
-    """Of one pair of samples that is compared."""
+    """Seconds to compare one pair of samples."""
     return _timed(Kernel("pairs", _PAIR_ROWS, 0, d), executor) / (_PAIR_ROWS * (_PAIR_ROWS - 1) / 2)
 
 
 def driver_seconds(executor: Executor, folder: str) -> tuple[float, float]:
-    """(alone, among many): processor seconds of the driver, all threads, for a shard of a pass that goes so.
+    """(alone, among many): CPU seconds of the driver, all threads, for a shard in its own call and in a large call.
 
-    As a run has them, with its event line, into a folder. By the processor: a driver waits beside its workers.
+    Includes the event line of a run, which goes to a folder. CPU time, because a driver mostly waits for its workers.
     """
     events = EventLog.of(folder, "price")
     watch = Watch(executor, (events,))
@@ -115,7 +115,7 @@ def driver_seconds(executor: Executor, folder: str) -> tuple[float, float]:
         return (time.process_time() - started) / count
 
     few = ALONE * executor.workers
-    each(few)  # workers begin
+    each(few)  # starts the workers
     alone = statistics.median(each(few) for _ in range(_ROUNDS))
     among = each(_MANY)
     events.close("finished")
@@ -123,7 +123,7 @@ def driver_seconds(executor: Executor, folder: str) -> tuple[float, float]:
 
 
 def read_rate(shard: Shrunk) -> float:
-    """Bytes a second of the storage that the pool is on; a local file may come out of the page cache."""
+    """Bytes per second of the pool's storage. A local file may come from the page cache."""
     started = time.perf_counter()
     size = len(storage.read_bytes(shard.source))
     return size / max(time.perf_counter() - started, 1e-9)
@@ -131,7 +131,7 @@ def read_rate(shard: Shrunk) -> float:
 
 @dataclass(frozen=True)
 class Alone:
-    """Decoding and models, each by itself, on a worker like those that embed."""
+    """Times decoding and models separately, on a worker like those that embed."""
 
     reader: Reader
     encoders: tuple[tuple[str, Encoder], ...]
@@ -156,7 +156,7 @@ class Alone:
 
 
 def alone(executor: Executor, job: Job, reader: Reader, shards: list[Shrunk]) -> tuple[float, float]:
-    """Samples a second of one worker that only decodes, and of one that only runs models, all workers at it."""
+    """Samples per second of a worker that only decodes, and of one that only runs models, with all workers busy."""
     task = Alone(reader, tuple(job.embeddings.items()), job.encoding)
     items = [shards[number % len(shards)] for number in range(executor.workers)]
     needs = replace(job.needs, prefetch=False)

@@ -1,7 +1,7 @@
 """Extrapolates measured times to the whole pool, by shards, samples and clusters.
 
-A pass over shards costs a · shards + b · samples, both fitted to the calls of the miniature. k-means, nearest
-centroids and pairs grow otherwise, so they are timed by themselves. What the driver takes beside its workers stays.
+A pass over shards costs a · shards + b · samples; a and b are fitted to the calls of the small run. k-means, nearest
+centroids and pairs grow differently, so they are timed separately.
 """
 
 import re
@@ -25,7 +25,7 @@ _PER_SHARD = re.compile(r"\d{5,}\.\w+")
 
 @dataclass(frozen=True)
 class Pool:
-    """What the pool is believed to be. assumed: whether samples were given and not counted from bytes."""
+    """Size of the pool. largest: samples of its largest shard. assumed: whether samples were given, not estimated."""
 
     shards: int
     samples: float
@@ -36,11 +36,11 @@ class Pool:
 
 @dataclass(frozen=True)
 class Measured:
-    """One stage of the miniature. came: samples that it saw. files: those that are one a shard. left: bytes of all.
+    """One stage of the small run. came: samples that it saw. files: files with one per shard. left: bytes of all files.
 
-    cold: seconds of the same stage of a much smaller one, which ran first: workers began and imported there.
-    growth: how passes grow that do not by shards and samples alone, by their label and step: (as the job asks, as the
-    miniature did). width: numbers of a vector, where there is such a pass.
+    cold: seconds of the same stage in the warm-up run, in which workers started and imported packages.
+    growth: by label and step, the growth of passes that do not scale with shards and samples: (in the job, in the small
+    run). width: length of a vector, if there is such a pass.
     """
 
     label: str
@@ -58,11 +58,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Rates:
-    """What was timed beside the miniature; seconds, and samples or bytes a second. None: the job has no use for it.
+    """What was timed separately. None: the job does not need it.
 
-    alone, among: of the driver for a shard of a pass that is a call by itself, and for one of many in a call. fit: of
-    the whole k-means of a stage, by label. assign: (at the job's clusters, at the miniature's) of a sample, by label.
-    pair: of one.
+    alone, among: driver seconds for a shard that is a call by itself, and for one of many in a call. read: bytes per
+    second. decode, models: samples per second of one worker. fit: seconds of the whole k-means of a stage, by label.
+    assign: seconds per sample, by label: (with the job's clusters, with those of the small run). pair: seconds of one.
     """
 
     alone: float
@@ -75,15 +75,15 @@ class Rates:
     pair: float | None = None
 
     def driver(self, seconds: float) -> float:
-        """Seconds of the driver for a shard that takes a worker so long: as many go with a call as AIM_S holds."""
+        """Driver seconds for a shard that takes a worker `seconds`. One call holds shards of about AIM_S in all."""
         return self.among + (self.alone - self.among) * min(1.0, seconds / AIM_S)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One stage over the whole pool. seconds: by the clock. busy: of all workers together.
+    """One stage over the whole pool. seconds: wall time. busy: seconds of all workers together.
 
-    read, left: bytes in, and of the files that it leaves. exchanged: bytes in the object store. peak: of a worker.
+    read: bytes read. left: bytes of its files. exchanged: bytes in the object store. peak: memory of a worker, bytes.
     """
 
     label: str
@@ -100,10 +100,11 @@ class Estimate:
 
 
 def extended(rows: Sequence[float], seconds: Sequence[float], shards: int, samples: float) -> tuple[float, float]:
-    """(per shard, per sample) seconds of a pass, neither below 0, that fit its calls best.
+    """(seconds per shard, seconds per sample) of a pass, both at least 0, fitted to its calls.
 
-    rows, seconds: of each call. Where all calls have about one size, nothing tells the two apart: all is per sample,
-    unless the shards of the pool have that size too. Least squares of the relative error, so that small calls count.
+    rows, seconds: of each call. If all calls have about the same size, the two cannot be separated: all cost is per
+    sample, or per shard if the shards of the pool have that size too. Least squares of the relative error, so that
+    small calls count as much.
     """
     x, y = np.array(rows, float), np.maximum(np.array(seconds, float), 1e-9)
     per_row = float(y.sum() / max(x.sum(), 1.0))
@@ -122,7 +123,7 @@ def extended(rows: Sequence[float], seconds: Sequence[float], shards: int, sampl
 def estimate(
     measured: Measured, small: Miniature, job: Job, pool: Pool, rates: Rates, workers: int, here: int
 ) -> Estimate:
-    """One stage over the whole pool, on so many workers like the `here` ones of the miniature."""
+    """Extrapolate one stage to the whole pool, on `workers` workers like the `here` workers of the small run."""
     scale = pool.samples / max(1, small.rows)
     busy, kernels, alone, driver = _busy(measured, small, pool, rates)
     fixed = _start(measured, small, rates, here)
@@ -163,7 +164,7 @@ def estimate(
 
 
 def _start(measured: Measured, small: Miniature, rates: Rates, here: int) -> float:
-    """What the cold run took beside the work that the warm one tells: workers that begin, imports, models, files."""
+    """Start-up seconds (workers, imports, models, files): the warm-up run minus the work that it did."""
     first = small.cold
     pool = Pool(len(first), float(sum(first)), 0.0, float(max(first)), assumed=False)
     bare = Rates(rates.alone, rates.among, rates.read, fit={measured.label: 0.0})
@@ -191,14 +192,14 @@ def _busy(
             busy += took
         elif isinstance(asked, PairsInCells) and isinstance(did, PairsInCells) and rates.pair is not None:
             kernels["pairs"] = rates.pair * asked.pairs(came)
-            # what a part costs beside its products: rows sorted, joined and sent back
+            # the rest of a part besides its products: sorting, joining and returning rows
             busy += kernels["pairs"] + scale * max(0.0, took - rates.pair * did.pairs(measured.came))
         elif len(known) == len(calls):
             sizes = [rows[cast(int, call.index)] for call in known]
             a, b = extended(sizes, [call.seconds for call in known], pool.shards, pool.samples)
             whole = a * pool.shards + b * pool.samples
             busy += whole
-            # a step of an exchange goes in large blocks, however long it takes
+            # steps of an exchange always go in large blocks
             driver += pool.shards * rates.driver(whole / pool.shards if step == "run" else 0.0)
             if isinstance(asked, NearestOfK):
                 large, little = rates.assign.get(measured.label, (0.0, 0.0))
@@ -210,7 +211,7 @@ def _busy(
 
 
 def files_of(artifact: Artifact) -> tuple[int, int, int]:
-    """Files of an artifact in a local store that are one a shard, other files, and bytes of all."""
+    """(files with one per shard, other files, bytes of all) of an artifact in a local store."""
     folders = Path(artifact.folder), Path(artifact.meta_folder)
     found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     shards = sum(bool(_PER_SHARD.fullmatch(path.name)) for path in found)

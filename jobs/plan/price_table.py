@@ -14,7 +14,7 @@ _SURE_S = 1.0
 
 @dataclass(frozen=True)
 class Prices:
-    """gpu_hour, cpu_hour: of one GPU or core for an hour. tb: of a TB that stays in the store. tb_read: of one read."""
+    """Prices of a GPU hour, a core hour, a TB (tb) that stays in the store, and a TB that is read (tb_read)."""
 
     gpu_hour: float = 0.0
     cpu_hour: float = 0.0
@@ -22,13 +22,13 @@ class Prices:
     tb_read: float = 0.0
 
     def of(self, gpu_hours: float, cpu_hours: float, left: float, read: float) -> float:
-        """The cost of so much; a worker with a GPU is paid by that, its cores are not counted beside it."""
+        """The cost of these amounts. Workers with GPUs are paid by GPU hour; their cores cost nothing more."""
         paid = gpu_hours * self.gpu_hour if gpu_hours else cpu_hours * self.cpu_hour
         return paid + left / 1e12 * self.tb + read / 1e12 * self.tb_read
 
 
 def show(found: Price, prices: Prices, console: Console) -> None:
-    """What stages take in time and money, what they move and leave, and what else is worth knowing."""
+    """Print time and cost of each stage, the bytes that it reads and writes, the measured rates and the warnings."""
     sums = totals(found, prices)
     times, sizes = (
         _table("stage", "bottleneck", "time", "GPU h", "CPU h", "cost"),
@@ -75,7 +75,7 @@ def _table(*names: str) -> Table:
 
 
 def totals(found: Price, prices: Prices) -> dict[str, float]:
-    """Sums over all stages; the exchange is not summed, for the object store is empty again after each."""
+    """Sums over all stages. `exchanged` is not summed, because the object store is emptied after each stage."""
     sums = {
         name: sum(float(getattr(stage, name)) for stage in found.stages)
         for name in ("seconds", "gpu_hours", "cpu_hours", "read", "left", "files")
@@ -85,7 +85,7 @@ def totals(found: Price, prices: Prices) -> dict[str, float]:
 
 
 def record(found: Price, prices: Prices) -> Mapping[str, object]:
-    """All of it as JSON holds it."""
+    """The estimate as plain JSON values."""
     return {
         "job": found.job.name,
         "pool": asdict(found.pool),

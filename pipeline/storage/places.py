@@ -105,6 +105,7 @@ def _folder(text: str) -> str:
 
 def _below(folder: str, name: str) -> str:
     """The URL of a name in a folder, with ./ and ../ at the start of the name resolved."""
+    # by hand: a URL is no path, and .. behind the first other part may follow a link
     while name in (".", "..") or name.startswith(("./", "../")):
         first, _, name = name.partition("/")
         if first == "..":
@@ -163,6 +164,7 @@ def _placed(kind: Any, value: Any) -> Any:
                 return _placed(mark.kind, value)
         return _placed(inner[0], value)
     if origin in (Union, types.UnionType):
+        # each member changes only what fits it
         for one in inner:
             value = _placed(one, value)
         return value

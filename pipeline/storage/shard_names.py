@@ -78,6 +78,7 @@ def _magic(url: str) -> bool:
 
 def _unescaped(name: str) -> tuple[str, bool]:
     """(name, whether it is a pattern). If every special character is escaped, the name comes without the escapes."""
+    # without its escaped characters, is anything special left?
     if name.startswith(HTTP) or _magic(_ESCAPED.sub("", name)):
         return name, _magic(name)
     return _ESCAPED.sub(r"\1", name), False
@@ -165,6 +166,7 @@ def _why(pattern: str, asked: str, hidden: Sequence[str]) -> str:
         return f", although a file has this name, because [, * and ? are wildcards; write {meant}, or list it (.txt)"
     if not is_local(asked):
         return ""
+    # the deepest folder of the pattern without a wildcard
     folder = asked
     while _magic(folder):
         folder = parent_of(folder)

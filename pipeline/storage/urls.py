@@ -88,7 +88,7 @@ def checked(url: str) -> None:
     """Raises StorageError for a URL that holds a password or a signature, or that chains storages."""
     if url.startswith("/"):
         return
-    bare = _IP6.sub("//", url)
+    bare = _IP6.sub("//", url)  # the :: of an IPv6 address is no chain
     wrapper = next((name for name in _WRAPPERS if url.startswith(f"{name}://")), None)
     if wrapper or _CHAIN.match(bare):
         outer, last = wrapper or re.split("::|://", bare)[0], redacted(bare.rpartition("::")[2])
