@@ -1,6 +1,8 @@
-"""Finds how much memory this process may use (cgroup limits included), and checks that a task fits into it."""
+"""Finds the cores and the memory that this process may use (cgroup limits included), and checks that a task fits."""
 
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from winnow.pipeline.errors import DataError
@@ -8,6 +10,24 @@ from winnow.pipeline.errors import DataError
 _SHARE = 0.8  # the rest is for the system, other workers and what an estimate misses
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def cores() -> int:
+    """Cores that this process may use: the smallest of its affinity and the limits of its cgroups, rounded up."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([allowed, *(max(1, math.ceil(quota)) for quota in cgroup_quotas(_CGROUPS, _OWN_CGROUPS))])
+
+
+def cgroup_quotas(root: Path, own: Path) -> list[float]:
+    """All limits of CPU time in cores, from this process's cgroups up to the root; see cgroup_limits."""
+    found = []
+    for base, group, version in _groups(root, own, "cpu"):
+        if version == 1:
+            quota, period = _text(base / group / "cpu.cfs_quota_us"), _text(base / group / "cpu.cfs_period_us")
+        else:
+            quota, _, period = _text(base / group / "cpu.max").partition(" ")
+        found += [int(quota) / int(period)] if quota.isdigit() and period.isdigit() else []
+    return found
 
 
 def memory_bytes() -> int:
@@ -22,19 +42,24 @@ def cgroup_limits(root: Path, own: Path) -> list[int]:
     root: where cgroups are mounted. own: the file that lists the cgroups of this process. In a container it may name
     a folder that is not mounted; the container's limit is then at the root. A missing file means no limit.
     """
-    found = []
+    names = {1: "memory.limit_in_bytes", 2: "memory.max"}
+    texts = (_text(base / group / names[version]) for base, group, version in _groups(root, own, "memory"))
+    return [int(text) for text in texts if text.isdigit()]
+
+
+def _groups(root: Path, own: Path, controller: str) -> Iterator[tuple[Path, Path, int]]:
+    """(mount point, cgroup, version) of every cgroup that may limit this process, its parents included."""
     lines = own.read_text().splitlines() if own.exists() else []
     for _, controllers, path in (line.split(":", 2) for line in lines):
-        if controllers not in ("", "memory"):
-            continue
-        base, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
         group = Path(path.lstrip("/"))
-        # a limit of any parent group holds for this process too
-        for folder in (group, *group.parents):
-            limit = base / folder / name
-            text = limit.read_text().strip() if limit.exists() else "max"
-            found += [int(text)] if text.isdigit() else []
-    return found
+        if not controllers or controller in controllers.split(","):
+            # a limit of any parent group holds for this process too
+            for folder in (group, *group.parents):
+                yield (root / controller, folder, 1) if controllers else (root, folder, 2)
+
+
+def _text(file: Path) -> str:
+    return file.read_text().strip() if file.exists() else ""
 
 
 def check_memory(needed: int, available: int, what: str, remedy: str) -> None:

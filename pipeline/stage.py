@@ -100,8 +100,12 @@ class Run:
 
     def _bearing(self, needs: Needs | None) -> Needs:
         """Those, or a core a worker and the job's retries; with as many failing shards as the job can do without."""
-        plain = Needs(retries=self.needs.retries)
-        return dataclasses.replace(needs or plain, spare=self.limits.max_failed_shards)
+        return dataclasses.replace(needs or self.plain, spare=self.limits.max_failed_shards)
+
+    @property
+    def plain(self) -> Needs:
+        """What a worker of a pass without a model takes: a core, and the memory and the retries that the job gives."""
+        return Needs(memory_gb=self.needs.memory_gb, retries=self.needs.retries)
 
     @property
     def items(self) -> list[ShardItem]:
@@ -150,7 +154,7 @@ class Run:
         wanted, present = self.items, out.present()
         ready = [item for item in wanted if item.index in present]
         # not watched: nobody is to be told that a shard took seconds which took an earlier run's
-        footers = self.executor.map(Stateless(_FooterIfWhole(out)), ready, f"{label} (done before)", Needs())
+        footers = self.executor.map(Stateless(_FooterIfWhole(out)), ready, f"{label} (done before)", self.plain)
         summaries = [(ready[position].index, found) for position, found in footers if found is not None]
         whole = {index for index, _ in summaries}
         # who watches judges the job by a few shards, so those are done first
@@ -170,7 +174,7 @@ class Run:
 
     def summaries(self, made: Artifact) -> list[Summary]:
         """The summaries of a finished artifact's shards, in order; footers only."""
-        found = dict(self.executor.map(Stateless(_Footer(made)), self.items, made.name, Needs()))
+        found = dict(self.executor.map(Stateless(_Footer(made)), self.items, made.name, self.plain))
         return [found[index] for index in range(len(self.items))]
 
 

@@ -47,6 +47,7 @@ class ShardOptions:
 class Resources:
     """workers: number of workers (None: all cores or GPUs). cpus, gpus: of one worker while it embeds.
 
+    memory_gb: what one worker declares to Ray, in 10⁹ bytes; 0 declares none.
     retries: how often a failing shard is tried again. prefetch: while an embedding worker works on a shard, it opens
     the next one and finishes the previous one in the background.
     """
@@ -54,6 +55,7 @@ class Resources:
     workers: int | None = None
     cpus: float = 1.0
     gpus: float = 0.0
+    memory_gb: float = 0.0
     retries: int = 2
     prefetch: bool = True
 
@@ -80,7 +82,7 @@ class Job:
     def needs(self) -> Needs:
         """The resources of one worker while it embeds."""
         taken = self.resources
-        return Needs(taken.cpus, taken.gpus, taken.retries, taken.prefetch)
+        return Needs(taken.cpus, taken.gpus, taken.memory_gb, taken.retries, taken.prefetch)
 
 
 def load(path: str, changes: Sequence[str] = ()) -> Job:
@@ -164,6 +166,8 @@ def _check(job: Job) -> None:
         raise JobError(f"resources need workers >= 1 and retries >= 0, got {wants}")
     if not (0 <= wants.cpus < float("inf") and 0 <= wants.gpus < float("inf") and wants.cpus + wants.gpus > 0):
         raise JobError(f"resources need cpus >= 0 and gpus >= 0, not both 0, got {wants}")
+    if not 0 <= wants.memory_gb < float("inf"):
+        raise JobError(f"resources need memory_gb >= 0, got {wants}")
     if not 0 <= job.limits.max_reject_fraction <= 1 or job.limits.max_failed_shards < 0:
         raise JobError(f"limits need 0 <= max_reject_fraction <= 1 and max_failed_shards >= 0, got {job.limits}")
     if job.shards is not None and job.shards.samples_per_shard < 1:

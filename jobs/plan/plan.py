@@ -3,7 +3,6 @@
 A price comes from a small run of the job in a temporary folder; the store is not changed.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
@@ -20,6 +19,7 @@ from winnow.pipeline.adoption import Readiness
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import PoolError, StorageError
 from winnow.pipeline.executors.choose import open_executor
+from winnow.pipeline.machine import cores
 from winnow.pipeline.storage import Identity
 from winnow.pipeline.terminal import escaped
 from winnow.stages.policy import Path
@@ -93,4 +93,4 @@ def _record(job: Job, states: Sequence[tuple[str, Artifact, Readiness]], found: 
 
 def workers_here(*asked: int | None) -> int:
     """Workers of the small run: the smallest of `asked`, and at most one per core. asked: None is ignored."""
-    return min([os.cpu_count() or 1, *filter(None, asked)])
+    return min([cores(), *filter(None, asked)])

@@ -4,7 +4,6 @@ It reads the pool's listing and a few of its shards. With `measure_on` and `samp
 job can be priced without access to its pool.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from winnow.jobs.run import laid_out, run_of, stages_of
 from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.contract import Executor
-from winnow.pipeline.machine import memory_bytes
+from winnow.pipeline.machine import cores, memory_bytes
 from winnow.pipeline.stage import Stage, StepResult, execute
 from winnow.stages.growth import Growing, Growth, KMeansFit, NearestOfK, PairsInCells
 from winnow.stages.kernels.kmeans import fit_bytes
@@ -198,7 +197,7 @@ def warnings(
     workers: int,
 ) -> list[str]:
     """What will not fit on machines like this one, and what to set instead, as sentences."""
-    found, memory, cores = [], memory_bytes(), os.cpu_count() or 1
+    found, memory, here = [], memory_bytes(), cores()
     for one in measured:
         for how in (asked for asked, _ in one.growth.values() if isinstance(asked, KMeansFit)):
             n = fitted(how, one, small, pool)
@@ -208,7 +207,7 @@ def warnings(
                     f"{one.label}: k-means of {n:,} samples takes {needed / 1e9:.3g} GB on one machine, which has "
                     f"{memory / 1e9:.3g} here; ask for fewer clusters or a smaller sample_per_cluster"
                 )
-    beside = max(1, min(workers, cores))
+    beside = max(1, min(workers, here))
     for stage in stages:
         row_bytes = sum(shard.bytes for shard in small.shards) / max(1, small.rows)
         peak = stage.peak + max(0.0, pool.largest - max(shard.rows for shard in small.shards)) * row_bytes
@@ -218,7 +217,7 @@ def warnings(
                 f"with shards of {pool.largest:,.0f} samples, of {memory / 1e9:.3g}; take fewer workers a machine, or "
                 f"smaller shards"
             )
-        machines = max(1.0, workers / cores)
+        machines = max(1.0, workers / here)
         room = _STORE_SHARE * memory * machines
         if stage.exchanged > room:
             found.append(

@@ -3,7 +3,6 @@
 Each runs as a task of the executor, so it has the cores and thread settings of the job's workers.
 """
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.events import EventLog
 from winnow.pipeline.executors.contract import Executor, Needs, Stateless
 from winnow.pipeline.executors.watching import Watch
+from winnow.pipeline.machine import cores
 from winnow.stages.encoders import Encoding
 from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.kernels.close_pairs import close_pairs
@@ -56,7 +56,7 @@ class Kernel:
         rows = _unit(self.n, self.d, 0)
         if self.what == "fit":
             started = time.perf_counter()
-            fit(rows, self.k, iterations=self.more, threads=os.cpu_count() or 1)
+            fit(rows, self.k, iterations=self.more, threads=cores())
         elif self.what == "assign":
             nearest = Nearest(_unit(self.k, self.d, 1), self.more)
             nearest(rows[:256])

@@ -1,6 +1,5 @@
 """The command `winnow why` with its options: prints what became of a sample, and writes its picture if asked."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,8 +31,9 @@ def why(
     from winnow.jobs.why.place import picture
     from winnow.jobs.why.show import show
     from winnow.pipeline import storage
+    from winnow.pipeline.machine import cores
 
-    found = explain(store, name, uid, shard, key, ranks=ranks, workers=workers or os.cpu_count() or 1)
+    found = explain(store, name, uid, shard, key, ranks=ranks, workers=workers or cores())
     if image is not None:
         storage.write_bytes(str(image), picture(found.job, found.place))
     if thumbnail is not None:

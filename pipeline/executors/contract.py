@@ -20,8 +20,10 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True)
 class Needs:
-    """What one worker takes: CPU cores, GPUs (fractions share one); how often a failing item is retried.
+    """What one worker takes: CPU cores, GPUs (fractions share one), GB of memory; how often a failing item is retried.
 
+    memory_gb: 10⁹ bytes that a worker declares to Ray, which then starts no more on a node than its memory holds; 0
+        declares none. Nothing limits a worker to it.
     spare: how many failing items the job can do without; a pass whose first items all fail ends only with more.
     prefetch: a worker has two items under way, in threads that share what the task opened, which must bear that; the
         task takes turns (pipeline/executors/turns.py) where two must not be at it at once.
@@ -29,6 +31,7 @@ class Needs:
 
     cpus: float = 1.0
     gpus: float = 0.0
+    memory_gb: float = 0.0
     retries: int = 2
     prefetch: bool = False
     spare: int = 0

@@ -1,6 +1,5 @@
 """The local executor: runs tasks in threads of this process, and exchanges tables through temporary files."""
 
-import os
 import tempfile
 import threading
 from collections import Counter, defaultdict
@@ -15,6 +14,7 @@ import pyarrow as pa
 from winnow.pipeline.errors import WinnowError
 from winnow.pipeline.executors.contract import Exchange, Item, Needs, Result, Task, check_part, item_name
 from winnow.pipeline.executors.retries import Account, failure
+from winnow.pipeline.machine import cores
 
 _Place = tuple[str, int, int]
 """A table on disk: path of its file, first byte, byte after the last."""
@@ -54,7 +54,7 @@ class LocalExecutor:
     """Threads: the heavy parts (decode, matrix products, parquet, hashes) release the interpreter lock."""
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or os.cpu_count() or 1
+        self.workers = workers or cores()
         self.failed: Mapping[int, int] = {}
 
     def start(self) -> None:

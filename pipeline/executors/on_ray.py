@@ -4,7 +4,6 @@ Only references, summaries and errors reach the driver: an actor reads its shard
 own file. Ray core actors, not Ray Data: docs/LOG.md has the measurement.
 """
 
-import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +16,9 @@ from ray.exceptions import ObjectLostError
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.batching import AIM_S, REDUCING_AIM_S, Pieces
 from winnow.pipeline.executors.contract import Exchange, Item, Needs, Result, Task, item_name
-from winnow.pipeline.executors.ray_dispatch import Dispatcher, Notice
+from winnow.pipeline.executors.ray_dispatch import Dispatcher, Notice, memory_bytes, takes_in_words
 from winnow.pipeline.executors.ray_worker import PREFETCHING, Worker
+from winnow.pipeline.machine import cores
 
 _BLOCKS = 256  # an exchange's items travel in at most this many blocks: references are blocks x parts
 _SLICE = 2  # times what a call should take, after which a worker gives back the items that it has not begun
@@ -37,7 +37,7 @@ class RayExecutor:
         # a cluster of this process never grows, whichever executor started it; any other may wait for work to do so
         self._fixed = RayExecutor._own
         self._asked = workers
-        self._takes: tuple[float, float] | None = None
+        self._takes: tuple[float, float, int] | None = None
         self._actors: list[Any] = []
         self._calls = 0
         self._notice = Notice()
@@ -129,25 +129,25 @@ class RayExecutor:
 
     def _pool(self, needs: Needs, wanted: int) -> list[Any]:
         # actors are kept from pass to pass, for a start takes a second and imports; not where they hold other resources
-        takes = (needs.cpus, needs.gpus)
+        takes = (needs.cpus, needs.gpus, memory_bytes(needs))
         if takes != self._takes:
             self._release()
         self._takes = takes
         # restarted without end: a call that keeps killing its worker is given up by its own count of failures
         remote = ray.remote(concurrency_groups={PREFETCHING: 2})(Worker)
-        remote = remote.options(num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=-1)
+        remote = remote.options(num_cpus=needs.cpus, num_gpus=needs.gpus, memory=takes[2] or None, max_restarts=-1)
         self._actors += [remote.remote() for _ in range(min(wanted, self._size(needs)) - len(self._actors))]
         return self._actors
 
     def _size(self, needs: Needs) -> int:
         # of the whole cluster, not of what is free: what others hold now they may give back
         has = ray.cluster_resources()
-        asked = {"CPU": needs.cpus, "GPU": needs.gpus}
+        asked = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": memory_bytes(needs)}
         fit = min((int(has.get(name, 0) / amount) for name, amount in asked.items() if amount), default=1)
         if self._fixed and not fit:
             raise JobError(
-                f"one worker must fit in this machine, but it takes {needs.cpus:g} cores and {needs.gpus:g} GPUs of "
-                f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}; ask for less"
+                f"one worker must fit in this machine, but it takes {takes_in_words(needs)} of "
+                f"{has.get('CPU', 0):g}, {has.get('GPU', 0):g} and {has.get('memory', 0) / 1e9:.3g}; ask for less"
             )
         return self._asked or max(1, fit)
 
@@ -174,7 +174,7 @@ def _connect(workers: int | None, address: str | None) -> None:
             # its ports are bound to loopback (executor_open), and its token, left on, keeps other users out
             ray.init(
                 "local",  # else Ray joins any cluster that it finds a trace of
-                num_cpus=max(workers or 0, os.cpu_count() or 1),
+                num_cpus=max(workers or 0, cores()),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="warning",

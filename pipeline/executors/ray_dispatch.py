@@ -173,14 +173,26 @@ def room_in_cluster(needs: Needs) -> str:
     """What a worker takes and what the cluster has, in words."""
     free, total = ray.available_resources(), ray.cluster_resources()
     found = {name: f"{free.get(name, 0):g} of {total.get(name, 0):g}" for name in ("CPU", "GPU")}
-    enough = total.get("CPU", 0) >= needs.cpus and total.get("GPU", 0) >= needs.gpus
+    memory = f"{free.get('memory', 0) / 1e9:.3g} of {total.get('memory', 0) / 1e9:.3g}"
+    asked = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": memory_bytes(needs)}
+    enough = all(total.get(name, 0) >= amount for name, amount in asked.items())
     until = (
         "another run or executor holds the others until it ends" if enough else "it begins once the cluster has grown"
     )
     return (
-        f"each takes {needs.cpus:g} cores and {needs.gpus:g} GPUs, and of the cluster's cores {found['CPU']} are free, "
-        f"of its GPUs {found['GPU']}; {until}"
+        f"each takes {takes_in_words(needs)}, and of the cluster's cores {found['CPU']} are free, "
+        f"of its GPUs {found['GPU']}, of its GB of memory {memory}; {until}"
     )
+
+
+def memory_bytes(needs: Needs) -> int:
+    """What a worker declares to Ray."""
+    return int(needs.memory_gb * 1e9)
+
+
+def takes_in_words(needs: Needs) -> str:
+    """Cores, GPUs and memory of one worker."""
+    return f"{needs.cpus:g} cores, {needs.gpus:g} GPUs and {needs.memory_gb:g} GB of memory"
 
 
 def _settle(seats: Sequence[_Seat]) -> None:

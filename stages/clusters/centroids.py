@@ -1,8 +1,7 @@
 """Makes the centroids of a clustering: k-means on a sample of the survivors, or a given file."""
 
 import io
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,7 @@ from winnow.pipeline.columns import matrix, vector_column
 from winnow.pipeline.errors import DataError, ShardError
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.keep_top import Thresholds, kept
-from winnow.pipeline.machine import check_memory, memory_bytes
+from winnow.pipeline.machine import check_memory, cores, memory_bytes
 from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
 from winnow.stages.cuts.keeping import UidHash, select
@@ -53,7 +52,7 @@ def fit_centroids(run: Run, survivors: Survivors, by: str, how: KMeans, out: Art
         return wanted
     task = _Fit(how, len(run.items), wanted, out)
     # faiss uses a GPU if it sees one, and on Ray a worker sees only the GPUs that it asked for
-    needs = Needs(gpus=1.0 if run.needs.gpus else 0.0, retries=run.needs.retries)
+    needs = replace(run.plain, gpus=1.0 if run.needs.gpus else 0.0)
     # Check the memory before the sample is read. The look asks for the same needs, so it may run on such a worker.
     task.check(*_look(run, survivors, by, needs))
     source = UidHash(survivors, how.seed)
@@ -73,7 +72,7 @@ def import_centroids(run: Run, survivors: Survivors, by: str, url: str, out: Art
     if array_if_whole(out.meta(CENTROIDS)) is not None:
         return
     centroids = imported(storage.read_bytes(url), url)
-    width, _ = _look(run, survivors, by, Needs())
+    width, _ = _look(run, survivors, by, run.plain)
     _check_width(centroids.shape[1], width, by, url)
     _write(out, centroids)
 
@@ -187,9 +186,9 @@ class _Fit:
 
     def __call__(self, item: int) -> Summary:
         # Nothing else runs during a fit, and threads do not change its bits, so use every core of this machine.
-        how, cores = self.how, os.cpu_count() or 1
+        how = self.how
         vectors = read_sample(self.out, self.shards, self.wanted)
-        _write(self.out, fit(vectors, how.k, iterations=how.iterations, seed=how.seed, threads=cores))
+        _write(self.out, fit(vectors, how.k, iterations=how.iterations, seed=how.seed, threads=cores()))
         return {"rows": len(vectors)}
 
     def check(self, width: int, available: int) -> None:

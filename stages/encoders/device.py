@@ -6,6 +6,7 @@ import sys
 
 import torch
 
+from winnow.pipeline import machine
 from winnow.pipeline.errors import JobError
 from winnow.stages.encoders import bf16
 
@@ -44,4 +45,4 @@ def cores() -> int:
     told = os.environ.get("OMP_NUM_THREADS", "")
     if told.isdigit() and int(told) > 0:
         return int(told)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return machine.cores()

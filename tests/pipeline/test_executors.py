@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from winnow.pipeline.errors import FailedShards, FullError, JobError, ModelError
 from winnow.pipeline.executors.choose import open_executor
 from winnow.pipeline.executors.contract import Needs, Stateless, item_name
 from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.machine import cores
 
 ROOT = Path(__file__).parents[2]
 
@@ -413,6 +415,21 @@ class Sleepy:
         return item
 
 
+def test_workers_declare_their_memory_and_no_more_of_them_run_than_it_holds(ray_executor, tmp_path):
+    import ray
+
+    from winnow.pipeline.executors.on_ray import RayExecutor
+
+    ray_executor.close()
+    needs = Needs(cpus=0.1, memory_gb=0.8 * ray.cluster_resources()["memory"] / 1e9)
+    executor = RayExecutor(2)
+    try:
+        list(executor.map(Square(str(tmp_path), slow=0.1), range(6), "squares", needs))
+    finally:
+        executor.close()
+    assert len(marks(tmp_path, "open")) == 1
+
+
 def test_actors_that_find_no_room_hold_no_items(ray_executor, tmp_path):
     from winnow.pipeline.executors.on_ray import RayExecutor
 
@@ -594,7 +611,7 @@ def test_a_cluster_of_its_own_listens_on_loopback_and_never_grows_and_ends_on_si
     command = [sys.executable, "-c", _DRIVER, str(tmp_path)]
     environment["PYTHONPATH"] = str(ROOT)
     said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    lacking = f"one worker must fit in this machine, but it takes 999 cores and 0 GPUs of {os.cpu_count()} and "
+    lacking = f"one worker must fit in this machine, but it takes 999 cores, 0 GPUs and 0 GB of memory of {cores()}, "
     *lines, refused = said.splitlines()
     assert lines == ["[(0, 49)]", "['gcs_server', 'raylet'] {'127.0.0.1'}", "stopped"]
     assert refused.startswith(lacking)
@@ -618,9 +635,10 @@ def test_waiting_for_room_in_the_cluster_is_said_once(ray_executor, tmp_path, mo
             assert list(executor.map(Square(str(tmp_path / folder)), [3], "squares", Needs())) == [(0, 9)]
     finally:
         executor.close()
-    assert capsys.readouterr().err == (
-        "winnow: waiting for a worker; each takes 1 cores and 0 GPUs, and "
-        f"of the cluster's cores 0 of {CPUS} are free, of its GPUs 0 of 0; "
+    said = re.sub(r"of its GB of memory [0-9.]+ of [0-9.]+; ", "of its GB of memory; ", capsys.readouterr().err)
+    assert said == (
+        "winnow: waiting for a worker; each takes 1 cores, 0 GPUs and 0 GB of memory, and "
+        f"of the cluster's cores 0 of {CPUS} are free, of its GPUs 0 of 0, of its GB of memory; "
         "another run or executor holds the others until it ends\n"
     )
 
@@ -629,9 +647,10 @@ def test_room_that_a_cluster_can_only_grow_to_have_is_said(ray_cluster):
     from winnow.pipeline.executors.ray_dispatch import room_in_cluster
 
     said = room_in_cluster(Needs(cpus=CPUS + 1))
-    assert said.startswith(f"each takes {CPUS + 1} cores and 0 GPUs, and of the cluster's cores ")
+    assert said.startswith(f"each takes {CPUS + 1} cores, 0 GPUs and 0 GB of memory, and of the cluster's cores ")
     assert said.endswith("it begins once the cluster has grown")
-    assert room_in_cluster(Needs(gpus=99)).endswith("it begins once the cluster has grown")
+    for lacking in (Needs(gpus=99), Needs(memory_gb=99_999)):
+        assert room_in_cluster(lacking).endswith("it begins once the cluster has grown")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Memory of this machine: limits of control groups of both versions, from planted files; and the refusal."""
+"""Cores and memory of this machine: limits of control groups of both versions, from planted files; the refusal."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from winnow.pipeline.errors import DataError
-from winnow.pipeline.machine import cgroup_limits, check_memory, memory_bytes
+from winnow.pipeline.machine import cgroup_limits, cgroup_quotas, check_memory, cores, memory_bytes
 
 
 def planted(folder: Path, own: str, files: dict[str, str]) -> list[int]:
@@ -39,6 +39,36 @@ def test_no_control_groups_no_limit(tmp_path: Path) -> None:
 
 def test_this_machine_has_memory() -> None:
     assert 1 << 26 < memory_bytes() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def quotas(folder: Path, own: str, files: dict[str, str]) -> list[float]:
+    planted(folder, own, files)
+    return cgroup_quotas(folder / "cgroup", folder / "own")
+
+
+def test_cpu_time_of_version_2_is_limited_by_every_group_up_to_the_root(tmp_path: Path) -> None:
+    files = {"cpu.max": "400000 100000\n", "a/cpu.max": "max 100000\n", "a/b/cpu.max": "150000 100000\n"}
+    assert sorted(quotas(tmp_path, "0::/a/b\n", files)) == [1.5, 4.0]
+
+
+def test_cpu_time_of_version_1(tmp_path: Path) -> None:
+    files = {
+        "cpu/a/cpu.cfs_quota_us": "250000\n",
+        "cpu/a/cpu.cfs_period_us": "100000\n",
+        "cpu/cpu.cfs_quota_us": "-1\n",
+        "cpu/cpu.cfs_period_us": "100000\n",
+    }
+    assert quotas(tmp_path, "3:cpu,cpuacct:/a\n2:memory:/a\n", files) == [2.5]
+
+
+def test_cores_are_those_that_the_process_may_run_on() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert 1 <= cores() <= len(before)
 
 
 def test_what_does_not_fit_is_refused_with_the_arithmetic() -> None:

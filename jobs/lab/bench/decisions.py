@@ -5,7 +5,6 @@ this machine's; read the ratios. Leaves nothing, unless it is asked to keep the 
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.choose import open_executor
 from winnow.pipeline.executors.contract import Executor, Needs
+from winnow.pipeline.machine import cores
 from winnow.pipeline.stage import StepResult
 from winnow.stages.clusters.centroids import read_sample
 from winnow.stages.kernels.float16 import widened
@@ -161,7 +161,7 @@ class _FitAlone:
 
     def _fit(self, rows: np.ndarray, item: int) -> tuple[float, float]:
         started, worked = time.perf_counter(), time.process_time()
-        train(rows, self.k, iterations=self.iterations, seed=0, threads=os.cpu_count() or 1)
+        train(rows, self.k, iterations=self.iterations, seed=0, threads=cores())
         return time.perf_counter() - started, time.process_time() - worked
 
 

@@ -5,7 +5,6 @@ Absolute rates are this machine's; read the ratios.
 """
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.choose import open_executor
 from winnow.pipeline.executors.contract import Executor, Needs
 from winnow.pipeline.fingerprint import fingerprint
+from winnow.pipeline.machine import cores
 from winnow.pipeline.stage import ShardItem
 from winnow.stages.embeddings import embed
 from winnow.stages.encoders import Bank, Encoding, OpenClip
@@ -154,7 +154,7 @@ def main(
     if pool is None and not (folder / "world" / "truth.parquet").exists():
         world.render(world.World(), folder / "world")
     found = bench_decode.photos(storage.expand([pool or f"{folder}/world/pool/*.tar"]), max(_TAKES.values()))
-    table = Table("what", "rate", "ratio", title=f"{os.cpu_count()} cores")
+    table = Table("what", "rate", "ratio", title=f"{cores()} cores")
     bench_decoding(table, found[:_DECODED])
     executor = open_executor("ray", workers, None)
     try:

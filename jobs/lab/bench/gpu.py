@@ -4,7 +4,6 @@ python -m winnow.jobs.lab.bench.gpu --pool GLOB [--model ViT-L-14]. Without Ray:
 """
 
 import itertools
-import os
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.fingerprint import fingerprint
+from winnow.pipeline.machine import cores
 from winnow.stages.encoders import Encoding, OpenClip
 from winnow.stages.encoders.limits import device_name, kept_bank
 
@@ -88,7 +88,7 @@ def main(
     found = photos(storage.expand([pool]), samples)
     made = folder / f"pictures-{fingerprint([pool, samples])}"
     pools = {side: enlarged(itertools.cycle(found), made / f"{side}", side, samples, 1)[0] for side in _SIDES}
-    title = f"{device_name(device)}, {os.cpu_count()} cores, {preprocess}, batches of {batch_size}"
+    title = f"{device_name(device)}, {cores()} cores, {preprocess}, batches of {batch_size}"
     table = Table("what", "rate", "share", title=title)
     for each in model or ["ViT-B-32", "ViT-L-14"]:
         out = Artifact(str(folder / "store"), "embeddings", fingerprint([each, device, preprocess]))

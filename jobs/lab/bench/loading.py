@@ -27,6 +27,7 @@ from winnow.jobs.quickstart import drawing, pocket
 from winnow.jobs.run import Result, run
 from winnow.pipeline.columns import column
 from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.machine import cores
 from winnow.stages.pools.tars.ranges import LOCAL_GAP_BYTES, REMOTE_GAP_BYTES, plan_reads
 from winnow.stages.results.selected import Plan, Selected
 from winnow.stages.results.tar_shard import TarShard
@@ -192,7 +193,7 @@ def main(
         "the same, pipe:cat",
         "winnow cat",
         "winnow.jobs.loader.samples",
-        title=f"samples/s in one process, pipes beside it, {os.cpu_count()} cores; (of plain webdataset)",
+        title=f"samples/s in one process, pipes beside it, {cores()} cores; (of plain webdataset)",
     )
     remote = f"at {_REQUEST_S * 1e3:.0f} ms, {_BYTES_S / 1e6:.0f} MB/s"
     gaps = Table("job", "gap", "reads", "bytes", "warm", "cold", remote)

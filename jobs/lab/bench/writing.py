@@ -32,6 +32,7 @@ from winnow.jobs.run import Result, run
 from winnow.pipeline.executors.choose import open_executor
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.machine import cores
 from winnow.stages.results.tar_shard import TarShard
 
 _SHARE = 0.25
@@ -250,7 +251,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="of which the median is told")] = 5,
 ) -> None:
     """Print the rate of writing a quarter of a pool beside its limits and its peers; 5 minutes on 2 cores."""
-    table = Table("what", "rate", "ratio", title=f"{gigabytes:g} GB, {_SHARE:.0%} kept, {os.cpu_count()} cores")
+    table = Table("what", "rate", "ratio", title=f"{gigabytes:g} GB, {_SHARE:.0%} kept, {cores()} cores")
     executor = open_executor("ray", None, None)
     try:
         measure(table, folder.absolute(), gigabytes, executor, rounds)

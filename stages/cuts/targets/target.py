@@ -16,7 +16,6 @@ import pyarrow as pa
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, write_table
 from winnow.pipeline.errors import DataError, JobError
-from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run, Summary
 from winnow.stages.cuts.contract.finished import Contents
@@ -78,7 +77,7 @@ class Target:
 
     def make(self, run: Run, out: Artifact) -> Summary:
         """One worker reads and embeds the whole set; it holds 6 m d bytes. Raises DataError if nothing can be read."""
-        needs = Needs() if self.embedder is None else self.embedder.needs
+        needs = None if self.embedder is None else self.embedder.needs
         [(_, found)] = run.each(_Read(self, out), ["the target set"], self.name, needs)
         if not found["vectors"]:
             kinds = ", ".join(f"{kind}: {times}" for kind, times in cast(Mapping[str, int], found["rejects"]).items())

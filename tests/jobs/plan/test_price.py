@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.batching import AIM_S, Pieces, Waiting
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.machine import cores
 from winnow.stages.pools.sample import Sample
 
 SHARDS, EACH = 6, 40
@@ -266,6 +266,6 @@ def test_sums_are_those_of_the_stages(page: Price) -> None:
 
 
 def test_a_machine_is_not_given_the_workers_of_a_cluster() -> None:
-    cores = os.cpu_count() or 1
-    assert workers_here(None, None) == workers_here(256, None) == workers_here(None, 4096) == cores
+    here = cores()
+    assert workers_here(None, None) == workers_here(256, None) == workers_here(None, 4096) == here
     assert workers_here(1, 256) == workers_here(None, 1) == 1
