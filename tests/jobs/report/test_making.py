@@ -239,7 +239,7 @@ def test_two_policies_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert page.row("density", "81")[:5] == ["density", "81", "40", "49.4 %", "–"]
     assert page.row("density", "81")[5] == "not in this policy"
     assert page.row("similarity", "90")[-1] == "fraction 0.9 → 0.5"
-    with pytest.raises(JobError, match="compared with another one"):
+    with pytest.raises(JobError, match="compared with another job"):
         made(one, tmp_path / "index.html", "vectors")
     assert called(monkeypatch, "report", one["store"], "vectors", "--compare", "nothing") == 2
 
