@@ -1,6 +1,7 @@
 """The cut `rules`: keeps samples that pass simple rules on caption and image size."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
@@ -148,7 +149,7 @@ def _numbers(values: pa.ChunkedArray) -> np.ndarray:
     return np.array(values.to_numpy(), np.int64)
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class _Judge:
     rules: Rules
     survivors: Survivors
@@ -167,7 +168,7 @@ class _Judge:
         return write_kept(self.out, item, before, after, {"broken": names}, sized=int(sized.sum()))
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class RulesStage:
     """One pass that applies the rules to every row that is still in."""
 

@@ -1,6 +1,7 @@
 """The cut `score`: keeps samples by a column from another program (aesthetic, NSFW, EL2N), joined by uid."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass as plain_dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -88,7 +89,7 @@ def joined_value(cut: FinishedCut, item: ShardItem, stage: str) -> Mapping[str, 
     return {"value": cut.prepared[stage].read(item.index, ["value"])["value"]}
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class _Join:
     stage: "JoinStage"
     out: Artifact
@@ -118,7 +119,7 @@ class _Join:
         return f"key {survivors.table(item.index, ['key'])['key'][row].as_py()}"
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class JoinStage:
     """One pass that writes the user's value for every row in its own type, null if there is none."""
 
@@ -142,7 +143,7 @@ class JoinStage:
         return {"rows": total(summaries, "rows"), "missing": total(summaries, "missing")}
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class Joined:
     """Value: the joined column. Rows without a value are not ranked, so they are dropped."""
 

@@ -1,6 +1,7 @@
 """The cut `similarity` (CLIP score, DFN): keeps the pairs with the highest image-text cosine."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass as plain_dataclass
 from typing import ClassVar
 
 import pyarrow as pa
@@ -64,7 +65,7 @@ def stored_cosine(cut: FinishedCut, item: ShardItem, by: str) -> Mapping[str, pa
     return {"cosine": cut.before.table(item.index, [f"{by}.similarity"]).column(0)}
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class Cosine:
     """Value: the image-text cosine of one encoder, as the stage `embeddings` stored it, float32 in [-1, 1]."""
 

@@ -58,7 +58,6 @@ class Original:
     blocks: bytes = b""
 
 
-@dataclass(frozen=True)
 class Reader:
     """One pool format: a frozen dataclass of its options, and everything that is special about the format.
 
