@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own: it runs from a folder that has pipeline/, stages/ and jobs/ too."""
+"""The wheel in an environment of its own: it runs from any folder, also one with pipeline/, stages/ and jobs/."""
 
 import io
 import json
@@ -49,16 +49,18 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
     [site] = folder.glob("lib/python*/site-packages")
-    zipfile.ZipFile(wheel).extractall(site)
+    python, alone = str(folder / "bin/python"), ("--no-deps", "--no-index", "--disable-pip-version-check", "--quiet")
+    words = [sys.executable, "-m", "pip", "--python", python, "install", *alone, str(wheel)]
+    subprocess.run(words, check=True, timeout=60)
     # .pth files inside a folder that a .pth names are not read, so a checkout that is installed there stays away
     packages = [name for name in sys.path if name.endswith(("site-packages", "dist-packages"))]
     (site / "borrowed.pth").write_text("\n".join(packages))
-    return str(folder / "bin/python")
+    return python
 
 
-def called(python: str, folder: Path, *words: str) -> bytes:
+def called(program: str, folder: Path, *words: str) -> bytes:
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
-    done = subprocess.run([python, *words], cwd=folder, env=environment, capture_output=True, check=False, timeout=170)
+    done = subprocess.run([program, *words], cwd=folder, env=environment, capture_output=True, check=False, timeout=170)
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
     return done.stdout
 
@@ -75,7 +77,8 @@ def test_what_the_wheel_has(wheel: Path) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_it_runs_from_a_folder_with_packages_of_the_same_names(python: str, tmp_path: Path) -> None:
+def test_it_runs_from_any_folder_also_one_with_packages_of_the_same_names(python: str, tmp_path: Path) -> None:
+    """The job runs in such a folder; the program `winnow` then reads it from there, and from an empty one."""
     plant(tmp_path)
     for floor in FLOORS:
         with pytest.raises(AssertionError, match=f"{floor} of the user, not of winnow"):
@@ -89,16 +92,20 @@ def test_it_runs_from_a_folder_with_packages_of_the_same_names(python: str, tmp_
     run = ("run", *job, "--workers", "1", "--json")
     ran = json.loads(called(python, tmp_path, *command, *run, "--executor", "local"))
     assert (ran["store"], ran["counts"]["pool"]) == (f"{tmp_path}/store", 120)
-    planned = json.loads(called(python, tmp_path, *command, "plan", *job, "--json"))
-    assert {stage["state"] for stage in planned["stages"]} == {"done"}
     # another policy, so that workers of Ray have something to decide
     again = json.loads(called(python, tmp_path, *command, *run, "--set=policy.0.rules.min_words=2"))
     assert [stage["stage"] for stage in again["stages"] if not stage["reused"]]
 
-    uid = called(python, tmp_path, "-c", FIRST_UID, "store").decode().strip()
-    assert uid in called(python, tmp_path, *command, "why", "store", "quickstart", uid, "--json").decode()
-    called(python, tmp_path, *command, "report", "store", "quickstart", "--out", "page.html", "--quiet")
-    assert "<html" in (tmp_path / "page.html").read_text()[:1000]
-    tar = called(python, tmp_path, *command, "cat", "store", "quickstart", "0")
-    with tarfile.open(fileobj=io.BytesIO(tar)) as file:
-        assert file.getnames()
+    store, program = f"{tmp_path}/store", str(Path(python).with_name("winnow"))
+    uid = called(python, tmp_path, "-c", FIRST_UID, store).decode().strip()
+    (tmp_path / "empty").mkdir()
+    changed = ("--set", f"pool.shards={tmp_path}/world/pool/*.tar", "--set", f"store={store}")
+    for folder in (tmp_path, tmp_path / "empty"):
+        planned = json.loads(called(program, folder, "plan", *job, *changed, "--json"))
+        assert {stage["state"] for stage in planned["stages"]} == {"done"}
+        assert uid in called(program, folder, "why", store, "quickstart", uid, "--json").decode()
+        called(program, folder, "report", store, "quickstart", "--out", "page.html", "--quiet")
+        assert "<html" in (folder / "page.html").read_text()[:1000]
+        tar = called(program, folder, "cat", store, "quickstart", "0")
+        with tarfile.open(fileobj=io.BytesIO(tar)) as file:
+            assert file.getnames()
