@@ -17,9 +17,7 @@ from winnow.pipeline.executors.watching import Watcher
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.plugins import origin_of
 from winnow.pipeline.stage import Run, Stage, StepResult, artifact_of, execute
-from winnow.stages.budget import check_rejects
-from winnow.stages.distinct import Distinct
-from winnow.stages.embeddings import Embeddings, Precomputed
+from winnow.stages.budget import Rejecting, check_rejects
 from winnow.stages.policy import Path, lay_out
 
 _VERSIONS = ("torch", "open_clip_torch", "faiss-gpu", "faiss-cpu", "ray", "pyarrow", "numpy")
@@ -97,10 +95,8 @@ def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> S
     Raises RejectsError after a stage that rejects more samples than the job's limits allow.
     """
     result = execute(stage, shared)
-    if isinstance(stage, Embeddings | Precomputed):
-        check_rejects(shared, result.artifact)
-    if isinstance(stage, Distinct):
-        check_rejects(shared, stage.embeddings, result.artifact)
+    if isinstance(stage, Rejecting):
+        check_rejects(shared, *stage.rejecting(result.artifact))
     for watcher in shared.watchers:
         watcher.made(label, result.artifact.name, result.seconds, result.reused)
     how = "done before" if result.reused else f"{result.seconds:.1f} s"

@@ -213,6 +213,18 @@ def check_all(label: str, done: Sequence[int], total: int) -> None:
         raise AccountingError(f"{label}: {total} items must come back once each, got {len(done)}")
 
 
+def samples_of(report: Summary) -> int | None:
+    """How many samples a stage saw, as its report says under one of several names; None where it does not count them.
+
+    A stage that rejects samples reports what it kept and rejected.
+    """
+    for name in ("pool", "in", "samples", "rows"):
+        if isinstance(found := report.get(name), int):
+            return found
+    kept, rejected = report.get("kept"), report.get("rejected")
+    return kept + rejected if isinstance(kept, int) and isinstance(rejected, int) else None
+
+
 def total(summaries: Sequence[Summary], field: str) -> int:
     """Sum of a count over per-shard summaries."""
     return sum(cast(int, summary[field]) for summary in summaries)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import AccountingError, RejectsError
@@ -11,6 +11,15 @@ from winnow.pipeline.stage import Run, Summary
 from winnow.stages.pools.sample import NOT_DOWNLOADED
 from winnow.stages.preview.early import example
 from winnow.stages.rejects import UNREADABLE, read_rejects
+
+
+@runtime_checkable
+class Rejecting(Protocol):
+    """A stage that rejects samples of the pool."""
+
+    def rejecting(self, made: Artifact) -> tuple[Artifact, ...]:
+        """The artifacts whose rejects count once its own, `made`, is finished; first the one with all samples."""
+        ...
 
 
 def check_rejects(run: Run, embeddings: Artifact, distinct: Artifact | None = None) -> None:

@@ -41,6 +41,10 @@ class Distinct:
     name: ClassVar[str] = "distinct"
     version: ClassVar[int] = 1
 
+    def rejecting(self, made: Artifact) -> tuple[Artifact, ...]:
+        """See Rejecting.rejecting."""
+        return self.embeddings, made
+
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard: `kept` for every row of the embeddings file."""
         embedded = self.embeddings.done()

@@ -112,6 +112,14 @@ class Embeddings:
         numbers = self.batch_size, self.preprocess, self.precision, self.device
         return fingerprint([self.name, self.version, self.reader, self.provenance, numbers])
 
+    def pool_bytes(self, whole: int, left: int) -> int:
+        """See ReadsPool.pool_bytes."""
+        return whole
+
+    def rejecting(self, made: Artifact) -> tuple[Artifact, ...]:
+        """See Rejecting.rejecting."""
+        return (made,)
+
 
 def _resolved(encoding: Encoding, needs: Needs) -> Encoding:
     """The encoding with `auto` resolved from the job alone, so that no artifact depends on the machine."""
@@ -185,6 +193,14 @@ class Precomputed:
     def recipe(self) -> str:
         """See Embeddings.recipe."""
         return fingerprint([self.name, self.version, self.reader])
+
+    def pool_bytes(self, whole: int, left: int) -> int:
+        """See ReadsPool.pool_bytes."""
+        return whole
+
+    def rejecting(self, made: Artifact) -> tuple[Artifact, ...]:
+        """See Rejecting.rejecting."""
+        return (made,)
 
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard, without vectors. Raises PoolError if the vectors of an encoder have two widths."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.executors.contract import Needs
 
 
 @dataclass(frozen=True)
@@ -56,4 +57,23 @@ class Growing(Protocol):
 
     def width(self, out: Artifact) -> int:
         """Width of the vectors that the stage works on. out: its finished artifact."""
+        ...
+
+
+@runtime_checkable
+class ReadsPool(Protocol):
+    """A stage that reads the input shards themselves: where these are mapped, no system counts the bytes."""
+
+    def pool_bytes(self, whole: int, left: int) -> int:
+        """Bytes that it reads of input shards of `whole` bytes, where its own files take `left`."""
+        ...
+
+
+@runtime_checkable
+class Embedding(Protocol):
+    """A stage that decodes the images of the pool and embeds them, on workers that have what the job gives them."""
+
+    @property
+    def needs(self) -> Needs:
+        """What the job gives each of these workers."""
         ...

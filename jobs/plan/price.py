@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from winnow.jobs.job_file.job import Job
 from winnow.jobs.plan import price_kernels as kernels
@@ -21,8 +20,8 @@ from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.machine import cores, memory_bytes
-from winnow.pipeline.stage import Stage, StepResult, execute
-from winnow.stages.growth import Growing, Growth, KMeansFit, NearestOfK, PairsInCells
+from winnow.pipeline.stage import Stage, StepResult, execute, samples_of
+from winnow.stages.growth import Embedding, Growing, Growth, KMeansFit, NearestOfK, PairsInCells, ReadsPool
 from winnow.stages.kernels.kmeans import fit_bytes
 
 IMAGES, VECTORS = 256, 20_000
@@ -130,13 +129,14 @@ def _run(
         local = len({call.worker.partition(":")[0] for call in calls}) <= 1
         read = bytes_read() - before if local else sum(call.read for call in calls)
         per_shard, odd, left = files_of(result.artifact)
-        if small.job.pool.reader.mapped and label in ("embeddings", "shards"):
-            read += left if label == "shards" else sum(shard.bytes for shard in small.shards)  # mapped, not read
+        if small.job.pool.reader.mapped and isinstance(stage, ReadsPool):
+            read += stage.pool_bytes(sum(shard.bytes for shard in small.shards), left)
         came = _came(result, small)
         seconds = result.seconds, cold.get(label, 0.0)
         growth = growth_of(as_asked.get(label), stage, calls)
         width = stage.width(result.artifact) if growth and isinstance(stage, Growing) else 0
-        found.append(Measured(label, *seconds, tuple(calls), came, per_shard, odd, left, read, width, growth))
+        embeds = isinstance(stage, Embedding)
+        found.append(Measured(label, *seconds, tuple(calls), came, per_shard, odd, left, read, width, growth, embeds))
     return found
 
 
@@ -152,11 +152,9 @@ def growth_of(asked: Stage | None, did: Stage, calls: Sequence[Call]) -> dict[tu
 
 
 def _came(result: StepResult, small: Miniature) -> float:
-    """Number of samples that a stage saw."""
-    for name in ("in", "rows", "samples"):
-        if isinstance(result.report.get(name), int):
-            return float(cast(int, result.report[name]))
-    return float(small.rows)
+    """Number of samples that a stage saw; all of them where its report does not say."""
+    seen = samples_of(result.report)
+    return float(small.rows if seen is None else seen)
 
 
 def _rates(
@@ -233,6 +231,6 @@ def warnings(
         if left > shutil.disk_usage(path).free:
             free = shutil.disk_usage(path).free
             found.append(f"{job.store} needs {left / 1e9:,.3g} GB, but its disk has {free / 1e9:,.3g} GB free")
-    if job.resources.gpus and "embeddings" in {stage.label for stage in stages} and job.pool.reader.has_images:
+    if job.resources.gpus and any(one.embeds for one in measured):
         found.append(f"a GPU hour is that of a worker like the one measured here, with {job.resources.gpus:g} GPUs")
     return found

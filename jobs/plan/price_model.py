@@ -40,7 +40,7 @@ class Measured:
 
     cold: seconds of the same stage in the warm-up run, in which workers started and imported packages.
     growth: by label and step, the growth of passes that do not scale with shards and samples: (in the job, in the small
-    run). width: length of a vector, if there is such a pass.
+    run). width: length of a vector, if there is such a pass. embeds: whether it embeds images.
     """
 
     label: str
@@ -54,6 +54,7 @@ class Measured:
     read: int
     width: int = 0
     growth: Mapping[tuple[str, str], tuple[Growth, Growth]] = field(default_factory=dict)
+    embeds: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def estimate(
     parts["cores"] = max(0.0, busy / at_once - sum(kernels.values()) / at_once - parts["reading"])
     bottleneck = max(parts, key=lambda name: parts[name])
     gpus = cpus = 0.0
-    if measured.label == "embeddings" and rates.decode and rates.models:
+    if measured.embeds and rates.decode and rates.models:
         slow = {"decode": 1 / rates.decode, "models": 1 / rates.models, "reading": read / pool.samples / rates.read}
         if bottleneck not in ("start", "driver"):
             bottleneck = max(slow, key=lambda name: slow[name])

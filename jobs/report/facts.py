@@ -12,6 +12,7 @@ from pyarrow.types import is_floating, is_integer
 from winnow.jobs.run import job_url
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline.artifact import Artifact, read_json, read_schema, read_table
+from winnow.pipeline.stage import samples_of
 from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.cuts.contract.shown import Shown
 
@@ -167,9 +168,7 @@ def _first_number(artifact: Artifact) -> str | None:
 
 
 def _stage(label: str, artifact: Artifact, report: Mapping[str, Any], record: Mapping[str, Any]) -> StageRow:
-    counted = next((report[name] for name in ("in", "samples", "rows") if name in report), None)
-    if label in ("embeddings", "distinct", "manifest"):
-        counted = record["counts"]["pool"]
+    counted = samples_of(report)
     weight = report.get("files") or artifact.weight(report)
     return StageRow(label, artifact.name, record["seconds"][label], counted, weight["count"], weight["bytes"])
 

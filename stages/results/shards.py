@@ -95,6 +95,10 @@ class Shards:
         report: Summary = {"samples": sum(sizes.values()), "shards": len(sizes), "bytes": written}
         return report if whole else {**report, "renamed": renamed}
 
+    def pool_bytes(self, whole: int, left: int) -> int:
+        """See ReadsPool.pool_bytes: it copies what it keeps."""
+        return left
+
 
 @dataclass(frozen=True)
 class _Ends:

@@ -8,11 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.storage import Identity
 from winnow.stages.clusters.centroids import KMeans
 from winnow.stages.clusters.clusters import Clusters
 from winnow.stages.cuts.semantic.fixpoint import SemanticStage
-from winnow.stages.growth import Growing, Growth, KMeansFit, NearestOfK, Once, PairsInCells
+from winnow.stages.embeddings import Embeddings, Precomputed
+from winnow.stages.growth import Embedding, Growing, Growth, KMeansFit, NearestOfK, Once, PairsInCells, ReadsPool
+from winnow.stages.results.shards import Shards
 
 NOTHING: Any = None
 CLUSTERS = Clusters(NOTHING, "clip", KMeans(500, 10, 256, 0), probes=2)
@@ -37,6 +40,14 @@ def test_a_stage_tells_the_passes_that_grow_otherwise(
 ) -> None:
     assert isinstance(stage, Growing)
     assert stage.growth(label, step) == growth
+
+
+def test_a_stage_says_what_it_reads_of_the_pool_and_whether_it_embeds() -> None:
+    embeddings = Embeddings(NOTHING, NOTHING, (), (), 1, "", "", "", NOTHING, Needs())
+    reading = [embeddings, Precomputed(NOTHING, NOTHING), Shards(NOTHING, NOTHING, 10)]
+    assert [isinstance(stage, ReadsPool) and stage.pool_bytes(100, 7) for stage in reading] == [100, 100, 7]
+    assert [isinstance(stage, Embedding) for stage in reading] == [True, False, False]
+    assert not isinstance(CLUSTERS, ReadsPool | Embedding)
 
 
 @given(st.integers(1, 40), st.integers(2, 50), st.integers(0, 3))

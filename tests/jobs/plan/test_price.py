@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,18 @@ def test_a_pass_is_priced_by_the_time_of_its_items(page: Price, step: str, secon
     )
     assert bare == pytest.approx(seconds)
     assert dear == pytest.approx(max(seconds, 1000 * driver))
+
+
+@pytest.mark.parametrize(("label", "embeds"), [("thumbnails", True), ("embeddings", False)])
+def test_gpus_are_priced_where_a_stage_says_that_it_embeds(page: Price, label: str, embeds: bool) -> None:
+    """Its name says nothing."""
+    calls = tuple(Call(label, "run", i, 3600.0, 0, 0, 0, "a:1") for i in range(len(page.miniature.shards)))
+    found = Measured(label, 3600.0, 0.0, calls, page.miniature.rows, len(calls), 0, 0, 0, embeds=embeds)
+    job = replace(page.job, resources=replace(page.job.resources, gpus=2.0))
+    pool = Pool(len(calls), page.miniature.rows, 0.0, 0.0, assumed=True)
+    priced = estimate(found, page.miniature, job, pool, Rates(0.0, 0.0, 1e9, decode=10.0, models=5.0), len(calls), 1)
+    assert priced.gpu_hours == pytest.approx(2.0 * len(calls) if embeds else 0)
+    assert (priced.bottleneck == "models") == embeds
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 9))
