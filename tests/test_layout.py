@@ -67,6 +67,7 @@ OWN_POLICIES = ("jobs/lab/", "jobs/quickstart/")
 NO_CUT = {
     "jobs/filter_network/evaluate.py": {"score", "similarity"},  # any column of scores; a column of the embeddings
     "jobs/filter_network/training.py": {"epochs"},  # of a training
+    "jobs/loader.py": {"random"},  # the module of Python
     "jobs/verify/values.py": {"similarity"},  # a column of the embeddings
     "jobs/verify/verify.py": {"similarity"},  # the check of that column
     "stages/clusters/clustered.py": {"random"},  # an order
