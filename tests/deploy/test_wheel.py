@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,10 @@ def called(program: str, folder: Path, *words: str) -> bytes:
     return done.stdout
 
 
+def changed(values: Mapping[str, str]) -> list[str]:
+    return [f"--set={path}={value}" for path, value in values.items()]
+
+
 def test_what_the_wheel_has(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         names = file.namelist()
@@ -87,9 +92,8 @@ def test_it_runs_from_any_folder_also_one_with_packages_of_the_same_names(python
     assert where.is_relative_to(Path(python).parents[1])
 
     called(python, tmp_path, "-c", RENDER)
-    command, changes = ("-m", "winnow.jobs"), [f"--set={path}={value}" for path, value in CHANGES.items()]
-    job = (str(where / "jobs/quickstart.yaml"), *changes)
-    run = ("run", *job, "--workers", "1", "--json")
+    command, quickstart = ("-m", "winnow.jobs"), str(where / "jobs/quickstart.yaml")
+    run = ("run", quickstart, *changed(CHANGES), "--workers", "1", "--json")
     ran = json.loads(called(python, tmp_path, *command, *run, "--executor", "local"))
     assert (ran["store"], ran["counts"]["pool"]) == (f"{tmp_path}/store", 120)
     # another policy, so that workers of Ray have something to decide
@@ -99,9 +103,9 @@ def test_it_runs_from_any_folder_also_one_with_packages_of_the_same_names(python
     store, program = f"{tmp_path}/store", str(Path(python).with_name("winnow"))
     uid = called(python, tmp_path, "-c", FIRST_UID, store).decode().strip()
     (tmp_path / "empty").mkdir()
-    changed = ("--set", f"pool.shards={tmp_path}/world/pool/*.tar", "--set", f"store={store}")
+    anywhere = changed({**CHANGES, "store": store, "pool.shards": f"{tmp_path}/{CHANGES['pool.shards']}"})
     for folder in (tmp_path, tmp_path / "empty"):
-        planned = json.loads(called(program, folder, "plan", *job, *changed, "--json"))
+        planned = json.loads(called(program, folder, "plan", quickstart, *anywhere, "--json"))
         assert {stage["state"] for stage in planned["stages"]} == {"done"}
         assert uid in called(program, folder, "why", store, "quickstart", uid, "--json").decode()
         called(program, folder, "report", store, "quickstart", "--out", "page.html", "--quiet")

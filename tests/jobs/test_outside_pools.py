@@ -27,13 +27,13 @@ from winnow.stages.pools.formats import FORMATS
 HERE = Path(__file__).parents[1]
 OFFERS = {
     "winnow.pools": {"zipped": "acme_pools:Zipped", "listed": "acme_pools:Listed"},
-    "winnow.encoders": {"tint": "acme_encoder:Tint"},
+    "winnow.encoders": {"mean_colours": "acme_encoder:MeanColours"},
 }
 SHARDS, ROWS = 3, 12
 
 
 def plugins(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str = "1.0") -> None:
-    files = {"acme_pools.py": "outside_pools.py", "acme_encoder.py": "outside_encoder.py"}
+    files = {"acme_pools.py": "outside_pools.py", "acme_encoder.py": "example_plugin/winnow_example/mean_colours.py"}
     modules = {module: (HERE / source).read_text() for module, source in files.items()}
     install(monkeypatch, folder, "acme", OFFERS, modules, version)
 
@@ -63,7 +63,7 @@ def zips(tmp_path: Path) -> Path:
     return written(
         tmp_path,
         pool={"shards": f"{tmp_path}/*.zip", "format": "zipped"},
-        embeddings={"colours": {"kind": "tint", "side": 3}},
+        embeddings={"colours": {"kind": "mean_colours", "grid": 3}},
         policy=[{"rules": {"min_words": 2}}, {"density": {"by": "colours", "fraction": 0.5, "clusters": 2}}],
         shards={"samples_per_shard": 5},
         limits={"max_reject_fraction": 0.2},
@@ -150,7 +150,7 @@ def test_another_version_of_the_distribution_makes_other_artifacts(
 
 def test_the_resolved_job_is_the_same_job(zips: Path) -> None:
     job = load(str(zips))
-    assert job.resolved["embeddings"] == {"colours": {"kind": "tint", "side": 3}}
+    assert job.resolved["embeddings"] == {"colours": {"kind": "mean_colours", "grid": 3}}
     assert parse(job.resolved).embeddings == job.embeddings
 
 
@@ -161,8 +161,11 @@ def test_the_resolved_job_is_the_same_job(zips: Path) -> None:
             "pool.format=ziped",
             "format must be one of webdataset, .*, zipped, got 'ziped'; did you mean zipped",
         ),
-        ("embeddings.colours.kind=tin", "kind must be one of open_clip, timm, tint, got 'tin'; did you mean tint"),
-        ("embeddings.colours.sides=3", "embeddings.colours has no key 'sides'; did you mean side"),
+        (
+            "embeddings.colours.kind=mean_colour",
+            "kind must be one of open_clip, timm, mean_colours, got 'mean_colour'; did you mean mean_colours",
+        ),
+        ("embeddings.colours.grids=3", "embeddings.colours has no key 'grids'; did you mean grid"),
         ("policy.1={similarity: {by: colours, fraction: 0.5}}", "colours has none; name a CLIP model"),
     ],
 )
@@ -174,10 +177,14 @@ def test_a_job_that_names_them_wrongly_is_refused(zips: Path, change: str, messa
 @pytest.mark.parametrize(
     ("group", "offered", "message"),
     [
-        ("winnow.pools", "acme_encoder:Tint", "must be a subclass of winnow.stages.pools.reader.Reader, but is none"),
+        (
+            "winnow.pools",
+            "acme_encoder:MeanColours",
+            "must be a subclass of winnow.stages.pools.reader.Reader, but is none",
+        ),
         ("winnow.pools", "acme_pools:Listed", "must have this name as its kind, but has 'listed'"),
         ("winnow.encoders", "acme_pools:Zipped", "must be a subclass of winnow.stages.encoders.encoder.Encoder"),
-        ("winnow.encoders", "acme_encoder:Tint", "must have this name as its kind, but has 'tint'"),
+        ("winnow.encoders", "acme_encoder:MeanColours", "must have this name as its kind, but has 'mean_colours'"),
     ],
 )
 def test_a_plugin_that_offers_another_thing_is_refused(

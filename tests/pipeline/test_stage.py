@@ -16,7 +16,7 @@ from winnow.pipeline.errors import AccountingError, DataError, FailedShards, Sha
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.fingerprint import fingerprint
-from winnow.pipeline.stage import Run, ShardItem, artifact_of, execute, total
+from winnow.pipeline.stage import Run, ShardItem, Summary, artifact_of, execute, samples_of, total
 
 
 @dataclass(frozen=True)
@@ -351,3 +351,18 @@ def test_both_executors_leave_the_same_bytes(pool, executor, tmp_path):
     names = [path.name for path in Path(here.folder).rglob("*.parquet")]
     assert [path.name for path in Path(made.folder).rglob("*.parquet")] == names
     assert list(contents(made.folder).values()) == list(contents(here.folder).values())
+
+
+@pytest.mark.parametrize(
+    ("report", "samples"),
+    [
+        ({"in": 9, "kept": 4, "dropped": 5}, 9),
+        ({"rows": 8}, 8),
+        ({"samples": 7, "shards": 2}, 7),
+        ({"pool": 9, "kept": 6, "rejected": {"no-image": 3}}, 9),
+        ({"kept": 6, "rejected": 3}, 9),
+        ({"shards": 2, "bytes": 10}, None),
+    ],
+)
+def test_a_report_says_how_many_samples_a_stage_saw(report: Summary, samples: int | None) -> None:
+    assert samples_of(report) == samples

@@ -15,7 +15,7 @@ from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import Limits, Run, artifact_of, execute
 from winnow.pipeline.uid import uids_from_hex
 from winnow.stages import distinct
-from winnow.stages.budget import check_rejects
+from winnow.stages.budget import Rejecting, check_rejects
 from winnow.stages.cuts.random import Random
 from winnow.stages.distinct import REPEATED, Distinct, _perhaps_repeated
 from winnow.stages.embeddings import Embeddings
@@ -120,8 +120,11 @@ def test_a_pool_of_which_much_repeats_is_beyond_the_budget(tmp_path: Path) -> No
     check_rejects(Run(pool.run.store, pool.run.executor, pool.run.shards, limits=Limits(0.5)), *_both(pool))
 
 
-def _both(pool: Filtered) -> tuple[Artifact, Artifact]:
-    return pool.survivors.embeddings, pool.artifact("distinct")
+def _both(pool: Filtered) -> tuple[Artifact, ...]:
+    """What the last stage that rejects says that counts."""
+    stage = Distinct(pool.survivors.embeddings)
+    assert isinstance(stage, Rejecting)
+    return stage.rejecting(pool.artifact("distinct"))
 
 
 def test_only_what_may_come_again_is_sorted_by_its_uid() -> None:
