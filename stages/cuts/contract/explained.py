@@ -194,8 +194,8 @@ def _in_its_group(asked: Asked) -> Explained:
     if value is None or 0 not in asked.ranks:
         return Explained(facts=facts if value is not None else {**facts, "note": _NO_VALUE})
     mine = asked.ranks[0][0].value
-    if mine.item() == value:
+    if repr(mine.item()) == repr(value):  # as texts, for 0.0 equals -0.0
         return Explained((at_least(name, value, asked.last()),), facts)
-    if reversed_order(np.array([mine]))[0].item() == value:
+    if repr(reversed_order(np.array([mine]))[0].item()) == repr(value):
         return Explained((at_most(name, value, asked.last(lowest=True)),), facts)
     return Explained(facts=facts)
