@@ -74,6 +74,7 @@ class Embeddings:
     encoding: Encoding = field(metadata={"fingerprint": False})
     needs: Needs = field(metadata={"fingerprint": False})
     name: ClassVar[str] = "embeddings"
+    reads_pool: ClassVar[Literal["whole", "kept"]] = "whole"
     version: ClassVar[int] = 4
 
     @classmethod
@@ -111,10 +112,6 @@ class Embeddings:
         """A fingerprint without the shards: artifacts of one recipe have the same file for the same shard."""
         numbers = self.batch_size, self.preprocess, self.precision, self.device
         return fingerprint([self.name, self.version, self.reader, self.provenance, numbers])
-
-    def pool_bytes(self, whole: int, left: int) -> int:
-        """See ReadsPool.pool_bytes."""
-        return whole
 
     def rejecting(self, made: Artifact) -> tuple[Artifact, ...]:
         """See Rejecting.rejecting."""
@@ -187,16 +184,13 @@ class Precomputed:
     pool: Artifact
     reader: Reader
     name: ClassVar[str] = "embeddings"
+    reads_pool: ClassVar[Literal["whole", "kept"]] = "whole"
     version: ClassVar[int] = 3
 
     @property
     def recipe(self) -> str:
         """See Embeddings.recipe."""
         return fingerprint([self.name, self.version, self.reader])
-
-    def pool_bytes(self, whole: int, left: int) -> int:
-        """See ReadsPool.pool_bytes."""
-        return whole
 
     def rejecting(self, made: Artifact) -> tuple[Artifact, ...]:
         """See Rejecting.rejecting."""

@@ -1,7 +1,7 @@
 """How the time of a stage grows with the pool, if it depends on more than shards and samples; for `plan --price`."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.contract import Needs
@@ -60,13 +60,14 @@ class Growing(Protocol):
         ...
 
 
+PartOfPool = Literal["whole", "kept"]
+
+
 @runtime_checkable
 class ReadsPool(Protocol):
-    """A stage that reads the input shards themselves: where these are mapped, no system counts the bytes."""
+    """A stage that reads the input shards themselves, whole or what it copies; mapped bytes are not counted as read."""
 
-    def pool_bytes(self, whole: int, left: int) -> int:
-        """Bytes that it reads of input shards of `whole` bytes, where its own files take `left`."""
-        ...
+    reads_pool: ClassVar[PartOfPool]
 
 
 @runtime_checkable

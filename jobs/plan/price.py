@@ -130,7 +130,7 @@ def _run(
         read = bytes_read() - before if local else sum(call.read for call in calls)
         per_shard, odd, left = files_of(result.artifact)
         if small.job.pool.reader.mapped and isinstance(stage, ReadsPool):
-            read += stage.pool_bytes(sum(shard.bytes for shard in small.shards), left)
+            read += left if stage.reads_pool == "kept" else sum(shard.bytes for shard in small.shards)
         came = _came(result, small)
         seconds = result.seconds, cold.get(label, 0.0)
         growth = growth_of(as_asked.get(label), stage, calls)

@@ -16,6 +16,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, shard_name, write_json
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.stage import Run, ShardItem, Summary
+from winnow.stages.growth import PartOfPool
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 from winnow.stages.results.tar_shard import TarShard
@@ -75,6 +76,7 @@ class Shards:
     reader: Reader
     samples_per_shard: int
     name: ClassVar[str] = "shards"
+    reads_pool: ClassVar[PartOfPool] = "kept"
     version: ClassVar[int] = 2
 
     def make(self, run: Run, out: Artifact) -> Summary:
@@ -94,10 +96,6 @@ class Shards:
         written = sum(found.size for found in storage.listing(out.folder) if found.url.endswith(".tar"))
         report: Summary = {"samples": sum(sizes.values()), "shards": len(sizes), "bytes": written}
         return report if whole else {**report, "renamed": renamed}
-
-    def pool_bytes(self, whole: int, left: int) -> int:
-        """See ReadsPool.pool_bytes: it copies what it keeps."""
-        return left
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def test_a_stage_tells_the_passes_that_grow_otherwise(
 def test_a_stage_says_what_it_reads_of_the_pool_and_whether_it_embeds() -> None:
     embeddings = Embeddings(NOTHING, NOTHING, (), (), 1, "", "", "", NOTHING, Needs())
     reading = [embeddings, Precomputed(NOTHING, NOTHING), Shards(NOTHING, NOTHING, 10)]
-    assert [isinstance(stage, ReadsPool) and stage.pool_bytes(100, 7) for stage in reading] == [100, 100, 7]
+    assert [isinstance(stage, ReadsPool) and stage.reads_pool for stage in reading] == ["whole", "whole", "kept"]
     assert [isinstance(stage, Embedding) for stage in reading] == [True, False, False]
     assert not isinstance(CLUSTERS, ReadsPool | Embedding)
 
