@@ -23,7 +23,7 @@ _PRIOR_CAPTIONS = 10.0  # weight of the prior, in captions
 
 
 def words_of(caption: str) -> set[str]:
-    """The distinct words of a caption (letters only, lower case), from its first 64 words."""
+    """The set of words of a caption (letters only, lower case), from its first 64 words."""
     return set(_WORD.findall(caption[:_CAPTION_CHARS].lower())[:_CAPTION_WORDS])
 
 
