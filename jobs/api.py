@@ -9,7 +9,7 @@ from winnow.jobs import run as running
 from winnow.jobs.finished_job import FinishedJob, open
 from winnow.jobs.job_file.changes import put
 from winnow.jobs.job_file.job import Job, parse, read
-from winnow.jobs.plan.inputs import look
+from winnow.jobs.plan.inputs import look_at_inputs
 from winnow.jobs.watch import recorded
 from winnow.pipeline import keep_top as selecting
 from winnow.pipeline.errors import DataError
@@ -38,7 +38,7 @@ def plan(job: Job, looked: bool = True) -> Mapping[str, str]:
     """
     path, identities = running.laid_out(job)
     if looked:
-        look(job, path, identities)
+        look_at_inputs(job, path, identities)
     return {label: str(state) for label, _, state in running.states_of(job, path, identities)}
 
 
@@ -58,7 +58,7 @@ def run(
     running_on = open_executor(executor, workers or job.resources.workers, address)
     try:
         with hushed(say is None), recorded(job.store, job.name, executor) as watchers:
-            running.run(job, running_on, say or _silent, watchers)
+            running.run_job(job, running_on, say or _silent, watchers)
     finally:
         running_on.close()
     return open(job.store, job.name)

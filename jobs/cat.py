@@ -51,15 +51,15 @@ def _taken() -> Iterator[None]:
         raise StorageError(f"stdout must take a whole tar, but: {error}; what was written is incomplete") from error
 
 
-def cat(store: str, name: str, shard: int, epoch: int | None = None, gap: int | None = None) -> int:
+def stream_kept(store: str, name: str, shard: int, epoch: int | None = None, gap: int | None = None) -> int:
     """Write the kept samples of one input shard to stdout as a tar. Returns the exit code.
 
-    epoch, gap: epoch and gap_bytes of loader.opened. Raises the errors of loader.opened and Selected.write_tar, and
-    StorageError if stdout does not take all bytes.
+    epoch, gap: epoch and gap_bytes of loader.open_kept_samples. Raises the errors of loader.open_kept_samples
+    and Selected.write_tar, and StorageError if stdout does not take all bytes.
     """
     if gap is not None and gap < 0:
         raise JobError(f"a gap must be 0 bytes or more, got {gap}")
-    kept = loader.opened(store, name, epoch=epoch, gap_bytes=gap)
+    kept = loader.open_kept_samples(store, name, epoch=epoch, gap_bytes=gap)
     plan = kept.plan(shard)
     if sys.stdout is None:
         raise StorageError("stdout must take a tar, but it is closed")
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--gap", type=int, help="largest gap in bytes that one request reads over")
     words = parser.parse_args(sys.argv[2:])
     try:
-        code = cat(words.store, words.name, words.shard, words.epoch, words.gap)
+        code = stream_kept(words.store, words.name, words.shard, words.epoch, words.gap)
     except WinnowError as error:
         print(escaped(f"winnow: {error}", keep="\n"), file=sys.stderr)
         code = error.exit_code

@@ -42,14 +42,14 @@ def _options(
     del version
 
 
-Executor = Annotated[str, typer.Option(help="ray or local")]  # ray by default: all but report read whole shards
+ExecutorOption = Annotated[str, typer.Option(help="ray or local")]  # ray by default: all but report read whole shards
 Address = Annotated[str | None, typer.Option(help="address of a running Ray cluster: auto, or ray://…")]
 Workers = Annotated[int | None, typer.Option(min=1, help="number of workers; default: one per core or GPU")]
 OnePerCore = Annotated[int | None, typer.Option(min=1, help="number of workers; one per core by default")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only errors on stderr")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 Store = Annotated[str, typer.Argument(help="URL of a store")]
-FinishedJob = Annotated[str, typer.Argument(help="name of a finished job in the store", metavar="JOB")]
+FinishedJobName = Annotated[str, typer.Argument(help="name of a finished job in the store", metavar="JOB")]
 JobFile = Annotated[str, typer.Argument(help="a job file (YAML)", metavar="JOB.yaml")]
 Changes = Annotated[
     list[str] | None,
@@ -61,7 +61,7 @@ Changes = Annotated[
 def run(
     job_file: JobFile,
     change: Changes = None,
-    executor: Executor = "ray",
+    executor: ExecutorOption = "ray",
     address: Address = None,
     workers: Workers = None,
     looked: Annotated[
@@ -72,22 +72,22 @@ def run(
 ) -> None:
     """Run a job. Finished stages are used again, so the same command resumes."""
     from winnow.jobs import run as running
-    from winnow.jobs.job_file.job import load
+    from winnow.jobs.job_file.job import load_job
     from winnow.jobs.show import funnel
     from winnow.jobs.watch import recorded
 
-    job = load(job_file, change or [])
+    job = load_job(job_file, change or [])
     with (
         working(executor, workers or job.resources.workers, address, quiet) as (running_on, say),
         recorded(job.store, job.name, executor) as watchers,
     ):
-        result = running.run(job, running_on, say, watchers, looked)
+        result = running.run_job(job, running_on, say, watchers, looked)
     if plain:
         from winnow.jobs.show.documents import run_document
 
         print_json(run_document(result))
     else:
-        funnel.show(result, Console())
+        funnel.show_funnel(result, Console())
 
 
 app.command()(plan)
@@ -103,7 +103,7 @@ def sweep(
         ),
     ],
     change: Changes = None,
-    executor: Executor = "ray",
+    executor: ExecutorOption = "ray",
     address: Address = None,
     workers: Workers = None,
     json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="also write a JSON file")] = None,
@@ -117,8 +117,8 @@ def sweep(
 
     found = sweeping.policies(read(job_file, change or []), [sweeping.Variation.parse(text) for text in vary])
     with working(executor, workers or found[0].job.resources.workers, address, quiet) as (running_on, say):
-        result = sweeping.sweep(found, running_on, say)
-    comparison.show(result, Console())
+        result = sweeping.run_sweep(found, running_on, say)
+    comparison.show_sweep(result, Console())
     if json_file is not None:
         write_json(json_file, result.record())
 
@@ -156,11 +156,11 @@ def status(
 @app.command()
 def verify(
     store: Store,
-    name: FinishedJob,
+    name: FinishedJobName,
     rows: Annotated[int, typer.Option("--sample", min=1, help="rows whose bytes and vectors are read again")] = 1000,
     every: Annotated[bool, typer.Option("--all", help="read the bytes and vectors of all rows again")] = False,
     seed: Annotated[int, typer.Option(min=0, max=(1 << 31) - 1, help="seed for the choice of these rows")] = 0,
-    executor: Executor = "ray",
+    executor: ExecutorOption = "ray",
     address: Address = None,
     workers: OnePerCore = None,
     plain: AsJson = False,
@@ -169,11 +169,11 @@ def verify(
     """Check the files of a finished job: counts, uids, shards, sources, values; writes nothing."""
     from winnow.jobs.show.documents import verify_document
     from winnow.jobs.verify import verify as verifying
-    from winnow.stages.cuts.contract.finished import Sample
+    from winnow.stages.cuts.contract.finished import RowSample
 
     stdout, lines = Console(quiet=plain), []
     with working(executor, workers, address, quiet) as (running_on, _):
-        for line in verifying.verify(store, name, running_on, Sample(None if every else rows, seed)):
+        for line in verifying.verify_job(store, name, running_on, RowSample(None if every else rows, seed)):
             lines.append(line)
             stdout.print(str(line), highlight=False, markup=False, soft_wrap=True)
     if plain:
@@ -186,7 +186,7 @@ def verify(
 @app.command()
 def cat(
     store: Store,
-    name: FinishedJob,
+    name: FinishedJobName,
     shard: Annotated[int, typer.Argument(help="number of an input shard, from 0; 00017 is 17")],
     epoch: Annotated[int | None, typer.Option(help="only the samples that `epochs` drew for this epoch")] = None,
     gap: Annotated[int | None, typer.Option(help="largest gap in bytes that one request reads over")] = None,
@@ -194,7 +194,7 @@ def cat(
     """Stream the kept samples of one input shard to stdout as a tar, for webdataset's `pipe:`."""
     from winnow.jobs import cat as streaming
 
-    raise typer.Exit(streaming.cat(store, name, shard, epoch, gap))
+    raise typer.Exit(streaming.stream_kept(store, name, shard, epoch, gap))
 
 
 app.command()(why)
@@ -213,7 +213,7 @@ def train_filter(
 
     job = filter_job.load_filter_job(job_file, change or [])
     with working("local", workers, None, quiet) as (running_on, say):
-        made = training.train_filter(job, running_on, say)
+        made = training.run_filter_job(job, running_on, say)
     console = Console()
     console.print("in a job, under embeddings:", highlight=False)
     line = f"  clip: {{model: {made.encoder.model}, pretrained: {made.encoder.pretrained}}}"
@@ -223,8 +223,8 @@ def train_filter(
 @app.command()
 def export(
     store: Store,
-    name: FinishedJob,
-    executor: Executor = "ray",
+    name: FinishedJobName,
+    executor: ExecutorOption = "ray",
     address: Address = None,
     workers: OnePerCore = None,
     columns: Annotated[
@@ -239,14 +239,14 @@ def export(
     names = [found.strip() for found in columns.split(",")] if columns.strip() else []
     warn = partial(Console(stderr=True).print, markup=False)
     with working(executor, workers, address, quiet) as (running_on, _):
-        folder = exporting.export(store, name, running_on, names, dropped, warn)
+        folder = exporting.export_job(store, name, running_on, names, dropped, warn)
     Console().print(folder, soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
 def report(
     store: Store,
-    name: FinishedJob,
+    name: FinishedJobName,
     compare: Annotated[str | None, typer.Option(metavar="OTHER", help="compare with another finished job")] = None,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="write the page here, not into the store")] = None,
     executor: Annotated[str, typer.Option(help="local or ray; it reads a sample, so local by default")] = "local",
@@ -258,7 +258,7 @@ def report(
     from winnow.jobs import report as reporting  # imports a plot library of 5 MB
 
     with working(executor, workers, address, quiet) as (running_on, say):
-        made = reporting.report(store, name, running_on, compare, out)
+        made = reporting.make_report(store, name, running_on, compare, out)
         read = f"{made.sampled_shards:,} of {made.shards:,} shards read"
         say(f"{made.size_bytes / 1e6:.1f} MB in {made.seconds:.1f} s, {read}")
     Console().print(made.url, soft_wrap=True, highlight=False, markup=False)
@@ -267,7 +267,7 @@ def report(
 @app.command()
 def quickstart(
     folder: Annotated[Path, typer.Option(help="folder for all files")] = Path("out/quickstart"),
-    executor: Executor = "ray",
+    executor: ExecutorOption = "ray",
     workers: OnePerCore = None,
     quiet: Quiet = False,
 ) -> None:
@@ -277,8 +277,8 @@ def quickstart(
 
     stdout = Console()
     with telling(quiet) as say:
-        result = whole.quickstart(folder, executor, workers, say)
-    funnel.show(result, stdout)
+        result = whole.run_quickstart(folder, executor, workers, say)
+    funnel.show_funnel(result, stdout)
     verdicts = whole.judged(result, folder)
     stdout.print("\nwhat became of what was planted:", highlight=False)
     stdout.print(whole.truth_table(verdicts, [name for name, _ in result.path.cuts]))

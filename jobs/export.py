@@ -8,11 +8,11 @@ from winnow.jobs.verify.finished import read_finished
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.stage import execute
-from winnow.stages.cuts.contract.finished import Sample
+from winnow.stages.cuts.contract.finished import RowSample
 from winnow.stages.results.exported import URL, Export
 
 
-def export(
+def export_job(
     store: str,
     name: str,
     executor: Executor,
@@ -27,7 +27,7 @@ def export(
     sample has. Raises JobError for an unknown job and for columns that every export has; AccountingError if the
     number of samples differs from the job's count.
     """
-    job, shards = read_finished(store, name, Sample(None))
+    job, shards = read_finished(store, name, RowSample(None))
     stage = Export(job.embeddings, job.manifest, job.job.pool.reader, tuple(columns), dropped)
     result = execute(stage, run_of(job.job, executor, shards))
     kept = job.counts["kept"]

@@ -17,14 +17,14 @@ from winnow.pipeline.errors import DataError, JobError
 from winnow.stages.cuts.contract.drawn import Drawn
 from winnow.stages.pools.formats import FORMATS
 from winnow.stages.pools.reader import Reader
-from winnow.stages.results.selected import Plan, Selected
+from winnow.stages.results.selected import ReadPlan, Selected
 
 if TYPE_CHECKING:
     from webdataset import DataPipeline
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptSamples:
     """The kept samples of a finished job. shards: input shards of its pool. count: samples in all of them."""
 
     name: str
@@ -32,7 +32,7 @@ class Kept:
     shards: int
     count: int
 
-    def plan(self, shard: int) -> Plan:
+    def plan(self, shard: int) -> ReadPlan:
         """The plan of one input shard. Raises JobError if the pool has no such shard."""
         if not 0 <= shard < self.shards:
             raise JobError(f"a shard of {self.name} must be 0 to {self.shards - 1}, got {shard}")
@@ -45,7 +45,7 @@ class Kept:
             yield {"__key__": key, "__url__": plan.url, **{suffix.lower(): content for suffix, content in members}}
 
 
-def opened(store: str, name: str, *, epoch: int | None = None, gap_bytes: int | None = None) -> Kept:
+def open_kept_samples(store: str, name: str, *, epoch: int | None = None, gap_bytes: int | None = None) -> KeptSamples:
     """The kept samples of job `name` of a store; with `epoch`, only those that its last cut drew for that epoch.
 
     gap_bytes: see Selected. Raises JobError for an unknown job or epoch, and for a pool without images.
@@ -71,7 +71,7 @@ def opened(store: str, name: str, *, epoch: int | None = None, gap_bytes: int | 
             raise JobError(f"an epoch must be one of those that {name} drew, got {epoch}, and it {have}")
         selected = replace(selected, drawn=drawn, epoch=epoch)
         count = drawn.size
-    return Kept(name, selected, shards, count)
+    return KeptSamples(name, selected, shards, count)
 
 
 def samples(
@@ -82,12 +82,13 @@ def samples(
     Samples are dicts of __key__, __url__ and bytes by suffix. Shards are divided among nodes and workers as webdataset
     does, so together they give each sample as often as its weight says. Append further steps with `.compose(...)`.
     Memory: one shard's plan and two pieces of 8 MiB. shuffle: seed for the order of the shards, such as the number of
-    the training epoch; None for the order of the pool. epoch, gap_bytes: see opened.
-    Raises the errors of opened; while reading, ShardError if a shard is no longer the file that the job read.
+    the training epoch; None for the order of the pool. epoch, gap_bytes: see open_kept_samples.
+    Raises the errors of open_kept_samples; while reading, ShardError if a shard is no longer the file that the job
+    read.
     """
     import webdataset  # it imports torch, which nothing else here waits for
 
-    kept = opened(store, name, epoch=epoch, gap_bytes=gap_bytes)
+    kept = open_kept_samples(store, name, epoch=epoch, gap_bytes=gap_bytes)
     return webdataset.DataPipeline(
         _Shards(kept.shards, shuffle), webdataset.split_by_node, webdataset.split_by_worker, _Samples(kept)
     )
@@ -109,7 +110,7 @@ class _Shards:
 
 @dataclass(frozen=True)
 class _Samples:
-    kept: Kept
+    kept: KeptSamples
 
     def __call__(self, shards: Iterator[int]) -> Iterator[dict[str, object]]:
         for shard in shards:

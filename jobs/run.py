@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
 from winnow.jobs.job_file.job import Job
-from winnow.jobs.plan.inputs import look
+from winnow.jobs.plan.inputs import look_at_inputs
 from winnow.pipeline import storage
 from winnow.pipeline.adoption import Readiness, state_of
 from winnow.pipeline.artifact import Artifact, json_if_whole, write_json
@@ -24,7 +24,7 @@ _VERSIONS = ("torch", "open_clip_torch", "faiss-gpu", "faiss-cpu", "ray", "pyarr
 
 
 @dataclass(frozen=True)
-class Result:
+class JobResult:
     """The result of a finished job.
 
     counts: pool, kept, dropped by cut, rejected by kind. steps: every stage by label, in order.
@@ -56,9 +56,9 @@ def stages_of(job: Job, identities: tuple[storage.Identity, ...]) -> Path:
     )
 
 
-def run(
+def run_job(
     job: Job, executor: Executor, say: Callable[[str], None], watchers: tuple[Watcher, ...] = (), looked: bool = True
-) -> Result:
+) -> JobResult:
     """Run every stage that is not done, check the accounting, and commit jobs/<name>.json.
 
     say: is called with one line per stage. watchers: see every shard. looked: whether to read the first samples first,
@@ -67,7 +67,7 @@ def run(
     """
     path, identities = laid_out(job)
     if looked:
-        look(job, path, identities, again=False)
+        look_at_inputs(job, path, identities, again=False)
     shared = run_of(job, executor, identities, watchers)
     steps = [(label, step(label, stage, shared, say)) for label, stage in path.stages]
     counts = _counts(dict(steps)["manifest"].report)
@@ -77,7 +77,7 @@ def run(
     if former := keep_former(job.store, record):
         say(f"{'record':22} the former result of {job.name}, of other options, is now called {former}")
     write_json(job_url(job.store, job.name), record)
-    return Result(job, path, counts, tuple(steps))
+    return JobResult(job, path, counts, tuple(steps))
 
 
 def run_of(

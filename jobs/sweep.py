@@ -24,7 +24,7 @@ from winnow.pipeline.stage import Run, ShardItem, StepResult, artifact_of
 from winnow.stages.policy import Path
 from winnow.stages.survivors import Survivors
 
-MOST = 200
+MOST_POLICIES = 200
 """Most policies of one sweep; each shard's overlap is a table with this many rows and columns."""
 
 
@@ -75,16 +75,17 @@ def as_option(value: object) -> str:
 def policies(values: Mapping[str, Any], variations: Sequence[Variation]) -> list[Variant]:
     """Every combination, the last path varying fastest; `values` are the plain values of a job.
 
-    Raises JobError for two variations of one place, more than MOST policies, and a policy that is not valid.
+    Raises JobError for two variations of one place, more than MOST_POLICIES policies, and a policy that is not valid.
     """
     paths = [variation.path for variation in variations]
     for path, inner in itertools.permutations(paths, 2):
         if f"{inner}.".startswith(f"{path}."):
             raise JobError(f"a place may vary only once, but --vary {path} and --vary {inner} both set it")
     count = math.prod(len(variation.values) for variation in variations)
-    if not variations or count > MOST:
+    if not variations or count > MOST_POLICIES:
         raise JobError(
-            f"a sweep must have 2 to {MOST} policies, got {count:,}; make several sweeps: shared stages run only once"
+            f"a sweep must have 2 to {MOST_POLICIES} policies, got {count:,}; make several sweeps: shared stages run "
+            "only once"
         )
     found = []
     for number, chosen in enumerate(itertools.product(*[variation.values for variation in variations]), 1):
@@ -159,7 +160,7 @@ def _record(outcome: VariantResult) -> Mapping[str, object]:
     }
 
 
-def sweep(found: Sequence[Variant], executor: Executor, say: Callable[[str], None]) -> Sweep:
+def run_sweep(found: Sequence[Variant], executor: Executor, say: Callable[[str], None]) -> Sweep:
     """Run the stages of all policies, then count the samples that each two of them keep.
 
     say: is called with one line per policy and per stage. Raises a WinnowError that names the policy; finished work

@@ -66,7 +66,7 @@ class Passing:
 
 
 @dataclass
-class Standing:
+class RunState:
     """The state that the events so far describe; memory grows with stages, not with shards."""
 
     job: str = ""
@@ -116,12 +116,12 @@ class Standing:
 
 def watch(
     store: str, console: Console, refreshes: int | None = None, wait: Callable[[float], None] = time.sleep
-) -> Standing:
+) -> RunState:
     """Show the newest run until it ends, or a number of times; use Ctrl-C for a run that was killed.
 
     Raises JobError if the store has no event log. Cost per look: one list request and the new bytes.
     """
-    reader, standing, looks = EventReader(store), Standing(), 0
+    reader, standing, looks = EventReader(store), RunState(), 0
     with Live(console=console, auto_refresh=False) as live:
         while True:
             for event in reader.more():

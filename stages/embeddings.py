@@ -30,7 +30,7 @@ from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.pools.unchanged import check_unchanged
 from winnow.stages.preview.early import Early
-from winnow.stages.rejects import LIKE, UNREADABLE, report, write_rejects
+from winnow.stages.rejects import LIKE, UNREADABLE, embedding_report, write_rejects
 
 if TYPE_CHECKING:
     from winnow.stages.encoders import Bank
@@ -105,7 +105,7 @@ class Embeddings:
         """One file per shard. If another artifact of the same recipe has the file of a shard, it is copied."""
         adopted = adopt(run, out, self.recipe)
         task = _Embed(self.reader, self.encoders, self.encoding, out)
-        return {**report(_filled(run, task, out, self.reader, self.needs)), "adopted": adopted}
+        return {**embedding_report(_filled(run, task, out, self.reader, self.needs)), "adopted": adopted}
 
     @property
     def recipe(self) -> str:
@@ -199,13 +199,13 @@ class Precomputed:
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard, without vectors. Raises PoolError if the vectors of an encoder have two widths."""
         adopted = adopt(run, out, self.recipe)
-        summaries = _filled(run, Stateless(_Read(self.reader, out)), out, self.reader)
+        summaries = _filled(run, Stateless(_ReadShard(self.reader, out)), out, self.reader)
         widths = one_width(summaries, [item.url for item in run.items])
-        return {**report(summaries), WIDTHS: widths, "adopted": adopted}
+        return {**embedding_report(summaries), WIDTHS: widths, "adopted": adopted}
 
 
 @dataclass(frozen=True)
-class _Read:
+class _ReadShard:
     reader: Reader
     out: Artifact
 

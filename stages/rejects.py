@@ -28,7 +28,7 @@ LIKE = "like"
 """Entry in the summary of such a shard: the URL of a readable shard, from which it has its columns and widths."""
 
 
-def report(summaries: list[Summary]) -> Summary:
+def embedding_report(summaries: list[Summary]) -> Summary:
     """Counts over all shards: kept (readable samples), rejected, rejects by kind, and uids by source."""
     kinds, named = Counter[str](), Counter[str]()
     for summary in summaries:

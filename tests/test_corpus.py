@@ -19,7 +19,7 @@ from tests.stages.encoders.pixels.test_decoding import preprocess_of
 from tests.test_docs import section
 from tests.tree import ROOT
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import Result, run
+from winnow.jobs.run import JobResult, run_job
 from winnow.pipeline.artifact import read_table
 from winnow.pipeline.errors import PoolError, SampleError, ShardError
 from winnow.pipeline.executors.local import LocalExecutor
@@ -134,7 +134,7 @@ def jobs(folder: Path) -> list[tuple[dict[str, Any], list[Case]]]:
     return found
 
 
-def ledger(result: Result, cases: list[Case]) -> list[list[str]]:
+def ledger(result: JobResult, cases: list[Case]) -> list[list[str]]:
     """What must become of every sample of every case, where cases of one pool hold the same samples again."""
     embeddings = dict(result.steps)["embeddings"].artifact
     uids: set[str] = set()
@@ -152,7 +152,7 @@ def ledger(result: Result, cases: list[Case]) -> list[list[str]]:
 def test_one_pool_that_holds_them_all_runs_to_the_end_with_the_exact_ledger(tmp_path: Path) -> None:
     ran = 0
     for values, cases in jobs(tmp_path):
-        result = run(parse(values), LocalExecutor(2), lambda line: None)
+        result = run_job(parse(values), LocalExecutor(2), lambda line: None)
         expected = ledger(result, cases)
         outcomes = [outcome for found in expected for outcome in found]
         rejected = Counter(outcome[1:] for outcome in outcomes if outcome.startswith(BAD))

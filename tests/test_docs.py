@@ -11,7 +11,7 @@ import yaml
 
 from tests.tree import PAGE, ROOT, with_tree
 from winnow.jobs.filter_network import filter_job
-from winnow.jobs.job_file.job import Resources, load, parse
+from winnow.jobs.job_file.job import Resources, load_job, parse
 from winnow.pipeline.stage import Limits
 from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.distinct import REPEATED
@@ -133,7 +133,7 @@ def test_options_of_a_job(title: str, kind: type) -> None:
 
 @named(JOBS)
 def test_job_files_parse_and_promise(path: Path) -> None:
-    found = filter_job.load_filter_job(str(path)) if "\nclean:" in path.read_text() else load(str(path))
+    found = filter_job.load_filter_job(str(path)) if "\nclean:" in path.read_text() else load_job(str(path))
     assert found.name == path.stem.replace("_", "-")
     header = path.read_text().partition("\nname:")[0]
     assert all(line.startswith("#") for line in header.splitlines())

@@ -24,8 +24,8 @@ from tests import outside_cut
 from tests.jobs.test_cli import ROOT, called
 from tests.pools import jpeg, read_tar
 from winnow.jobs import loader
-from winnow.jobs.job_file.job import load
-from winnow.jobs.run import run
+from winnow.jobs.job_file.job import load_job
+from winnow.jobs.run import run_job
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.contract import Executor
 from winnow.stages.cuts.cut import Cut
@@ -270,7 +270,7 @@ def test_its_samples_are_written_exported_and_streamed(store: Path, site: Path, 
     assert sorted(content for name, content in written if name.endswith(".jpg")) == pictures
     assert sorted(json.loads(content)["uid"] for name, content in written if name.endswith(".json")) == uids
     with importable(site):
-        kept = loader.opened(str(store), "example")
+        kept = loader.open_kept_samples(str(store), "example")
         streamed = [sample for shard in range(SHARDS) for sample in kept.samples(shard)]
     assert sorted(sample["jpg"] for sample in streamed) == pictures
 
@@ -296,7 +296,7 @@ def test_a_worker_that_cannot_import_it_is_told(job: Path, store: Path, site: Pa
         importable(site),
         pytest.raises(JobError, match="every worker must be able to import winnow_example, as the driver is, but one"),
     ):
-        run(load(str(job), more), ray_executor, lambda line: None)
+        run_job(load_job(str(job), more), ray_executor, lambda line: None)
 
 
 def test_without_the_package_its_job_is_refused(
@@ -305,7 +305,7 @@ def test_without_the_package_its_job_is_refused(
     assert called(monkeypatch, "why", str(store), "example", "--shard", "0", "--key", "000000") == 2
     assert "got 'json_lines'; if another package has it, install that" in capsys.readouterr().err
     with pytest.raises(JobError, match="the format of example's pool must be installed, got 'json_lines'"):
-        loader.opened(str(store), "example")
+        loader.open_kept_samples(str(store), "example")
 
 
 def process(site: Path, *words: object) -> bytes:

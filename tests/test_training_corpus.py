@@ -22,10 +22,10 @@ from tests.test_corpus import jobs
 from tests.trainer import loaded
 from winnow.jobs import loader
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import Result, run
-from winnow.jobs.verify.verify import verify
+from winnow.jobs.run import JobResult, run_job
+from winnow.jobs.verify.verify import verify_job
 from winnow.pipeline.executors.local import LocalExecutor
-from winnow.stages.cuts.contract.finished import Sample
+from winnow.stages.cuts.contract.finished import RowSample
 from winnow.stages.pools.sample import Sample as Read
 
 Pair = tuple[str, str]
@@ -38,7 +38,7 @@ def pixels(image: Image.Image) -> str:
     return hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).hexdigest()
 
 
-def judged(result: Result) -> Counter[Pair]:
+def judged(result: JobResult) -> Counter[Pair]:
     """The pairs that the cuts judged and kept, from the pool's own shards."""
     found = Counter[Pair]()
     kept = result.path.manifest
@@ -68,7 +68,7 @@ def trained(urls: str, samples: int, *, train: bool) -> Counter[Pair]:
     return Counter(loaded(urls, samples, pixels, train=train))
 
 
-def exported(result: Result) -> str:
+def exported(result: JobResult) -> str:
     """What open_clip's trainer is told of the shards."""
     assert result.path.shards is not None
     folder = Path(result.path.shards.folder)
@@ -77,9 +77,9 @@ def exported(result: Result) -> str:
     return f"{folder}/{{00000..{len(sizes) - 1:05d}}}.tar"
 
 
-def streamed(result: Result, folder: Path) -> str:
+def streamed(result: JobResult, folder: Path) -> str:
     """The same of what `winnow cat` writes for each shard of the pool, kept here as files."""
-    kept = loader.opened(result.job.store, result.job.name)
+    kept = loader.open_kept_samples(result.job.store, result.job.name)
     folder.mkdir()
     for index in range(kept.shards):
         with open(folder / f"{index:05d}.tar", "wb") as file:
@@ -87,7 +87,7 @@ def streamed(result: Result, folder: Path) -> str:
     return f"{folder}/{{00000..{kept.shards - 1:05d}}}.tar"
 
 
-def looped(result: Result) -> Counter[Pair]:
+def looped(result: JobResult) -> Counter[Pair]:
     """The pairs of `jobs.loader.samples`, decoded by webdataset without a handler: one that fails ends it."""
     data = loader.samples(result.job.store, result.job.name).compose(wds.decode("pilrgb"))
     every = [{**dict.fromkeys(("jpg", "png", "jpeg", "webp")), **sample} for sample in data]
@@ -103,7 +103,7 @@ def test_open_clip_reads_the_very_pairs_that_were_judged(
     tmp_path: Path, group: int, caplog: pytest.LogCaptureFixture, record_property: Callable[[str, object], None]
 ) -> None:
     values = [values for values, _ in jobs(tmp_path) if "shards" in values][group]
-    result = run(parse({**values, "policy": [{"random": {"fraction": 1.0}}]}), LocalExecutor(2), lambda line: None)
+    result = run_job(parse({**values, "policy": [{"random": {"fraction": 1.0}}]}), LocalExecutor(2), lambda line: None)
     wanted, kept = judged(result), cast(int, result.counts["kept"])
     assert wanted.total() == kept
     with caplog.at_level(logging.WARNING), quiet():
@@ -113,7 +113,7 @@ def test_open_clip_reads_the_very_pairs_that_were_judged(
         assert trained(stream, kept, train=True) == wanted
         assert looped(result) == wanted
     assert [record.message for record in caplog.records if "webdataset" in record.message] == []
-    lines = verify(result.job.store, result.job.name, LocalExecutor(1), Sample(None))
+    lines = verify_job(result.job.store, result.job.name, LocalExecutor(1), RowSample(None))
     assert [str(line) for line in lines if not line.holds] == []
     record_property("pairs", kept)
     print(f"open_clip's loader: {kept} pictures, {len({c for _, c in wanted})} captions as they were judged, 0 differ")

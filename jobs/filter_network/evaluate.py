@@ -18,7 +18,7 @@ from winnow.pipeline.artifact import Artifact, read_json
 from winnow.pipeline.errors import DataError, JobError, StorageError
 from winnow.pipeline.uid import uids_from_pairs, uids_to_hex
 from winnow.stages.pools.brought import brought_schema, read_brought
-from winnow.stages.pools.columns import uids_of
+from winnow.stages.pools.columns import uid_bytes_of
 from winnow.stages.pools.labelled import captioned_images, labelled_images, read_classnames
 from winnow.stages.pools.sample import Reject
 
@@ -62,7 +62,7 @@ class Truth:
                 f"{url} must name good samples ({', '.join(good)}) and bad ones ({', '.join(bad) or 'all others'}) "
                 f"under {what}, but it has {', '.join(sorted(set(kind.tolist())))}"
             )
-        raw, _ = uids_of(table["uid"].filter(pa.array(used)), named=True)
+        raw, _ = uid_bytes_of(table["uid"].filter(pa.array(used)), named=True)
         pairs = np.ascontiguousarray(raw).view(">u8")  # (n, 16) bytes -> (n, 2)
         uids = uids_to_hex(uids_from_pairs(pairs[:, 0], pairs[:, 1]))
         return cls(pa.chunked_array([pa.array(uids, pa.string())]), kind[used], is_good[used])

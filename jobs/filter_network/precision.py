@@ -16,7 +16,7 @@ from winnow.pipeline.artifact import json_if_whole, write_json
 from winnow.pipeline.errors import ModelError
 
 if TYPE_CHECKING:
-    from winnow.jobs.filter_network.training import Precision, Recipe
+    from winnow.jobs.filter_network.training import Recipe, TrainerPrecision
 
 AUTO = "auto"
 PRECISION = "precision.json"
@@ -36,7 +36,7 @@ def settled(recipe: "Recipe", file: Path, say: Callable[[str], None] | None = No
     """
     before = json_if_whole(str(file))
     if before is not None:
-        told = cast("Precision", before["precision"])
+        told = cast("TrainerPrecision", before["precision"])
         return dataclasses.replace(recipe, precision=told) if recipe.precision == AUTO else recipe
     kind = recipe.device.partition(":")[0]
     if kind == "cpu" and recipe.precision in _FP16 and say is not None:
@@ -64,7 +64,7 @@ def settled_once(recipe: "Recipe", folder: Path, say: Callable[[str], None]) -> 
 
 
 @functools.cache  # one measurement per process, however many trainings it starts
-def _measured(device: str) -> "tuple[Precision, str]":
+def _measured(device: str) -> "tuple[TrainerPrecision, str]":
     command = [sys.executable, "-m", "winnow.stages.encoders.bf16", device]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     if ran.returncode != 0:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from winnow.jobs.filter_network.filter_job import FilterJob
 from winnow.jobs.filter_network.training import RECIPE, Recipe, run_training
-from winnow.jobs.filter_network.training_pairs import Source, Task, pattern, write_pairs
+from winnow.jobs.filter_network.training_pairs import PairSource, Task, pattern, write_pairs
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import DONE, json_if_whole, write_json
 from winnow.pipeline.errors import JobError
@@ -52,7 +52,7 @@ class Filter:
         return OpenClip(str(self.config), str(self.weights))
 
 
-def train_filter(job: FilterJob, executor: Executor, say: Callable[[str], None]) -> Filter:
+def run_filter_job(job: FilterJob, executor: Executor, say: Callable[[str], None]) -> Filter:
     """Run the steps of a filter's job that are not done; the same call resumes.
 
     executor: writes the training pairs; the trainer is a process on this machine.
@@ -98,7 +98,7 @@ def train_filter(job: FilterJob, executor: Executor, say: Callable[[str], None])
 def _step(
     job: FilterJob,
     name: str,
-    sources: Sequence[Source],
+    sources: Sequence[PairSource],
     recipe: Recipe,
     executor: Executor,
     say: Callable[[str], None],
@@ -127,7 +127,7 @@ def _step(
     return Trained(checkpoint, facts)
 
 
-def _inputs(sources: Sequence[Source]) -> list[Mapping[str, object]]:
+def _inputs(sources: Sequence[PairSource]) -> list[Mapping[str, object]]:
     """The identity of each source: number of files, bytes, and a fingerprint of their sizes and etags (or times)."""
     found: list[Mapping[str, object]] = []
     for source in sources:
@@ -137,7 +137,7 @@ def _inputs(sources: Sequence[Source]) -> list[Mapping[str, object]]:
     return found
 
 
-def _without_places(source: Source) -> Source:
+def _without_places(source: PairSource) -> PairSource:
     """The source without its paths, so that moving the files does not change the fingerprint."""
     if isinstance(source, Task):
         return dataclasses.replace(source, images="", classnames="")

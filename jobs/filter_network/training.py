@@ -42,7 +42,7 @@ _HOW = {"fingerprint": False}  # how to run, not what to learn
 
 Plain = bool | int | float | str
 Augmentation = Mapping[str, Plain | tuple[float, ...] | None]
-Precision = Literal["auto", "fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "fp16", "pure_bf16", "pure_fp16"]
+TrainerPrecision = Literal["auto", "fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "fp16", "pure_bf16", "pure_fp16"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -75,7 +75,7 @@ class Recipe:
     weight_decay: float = Field(default=0.2, ge=0)
     augmentation: Augmentation = field(default_factory=dict)
     seed: int = Field(default=0, ge=0)
-    precision: Precision = "auto"
+    precision: TrainerPrecision = "auto"
     device: str = "cpu"
     processes: int = Field(default=1, ge=1)
     workers: int = field(default=1, metadata=_HOW)

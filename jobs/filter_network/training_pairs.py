@@ -22,7 +22,7 @@ from winnow.pipeline.errors import PoolError, SampleError
 from winnow.pipeline.executors.contract import Executor, Needs, Stateless
 from winnow.stages.pools.labelled import captioned_images, labelled_images, read_classnames
 from winnow.stages.pools.sample import Reject, Sample
-from winnow.stages.results.shards import SIZES
+from winnow.stages.results.shards import SHARD_SIZES
 
 _STRICT = ConfigDict(extra="forbid")
 _MIX = 0x9E3779B97F4A7C15  # any odd number of 64 bits: spreads the first template over a set
@@ -88,10 +88,10 @@ class Task:
             yield sample, tuple(template.format(names[label]) for template in turned)
 
 
-Source = Pairs | Task
+PairSource = Pairs | Task
 
 
-def write_pairs(sources: Sequence[Source], folder: str, executor: Executor) -> dict[str, object]:
+def write_pairs(sources: Sequence[PairSource], folder: str, executor: Executor) -> dict[str, object]:
     """Make the training tars of all sources and return the content of `_done.json`; does nothing if that exists.
 
     Every input file is a task that holds the pictures of one file. Pictures that cannot be read are counted by kind.
@@ -105,7 +105,7 @@ def write_pairs(sources: Sequence[Source], folder: str, executor: Executor) -> d
     sizes: dict[str, int] = {}
     rejects: Counter[str] = Counter()
     pictures = 0
-    written = dict(executor.map(Stateless(_Write(folder)), pieces, "training pairs", Needs()))
+    written = dict(executor.map(Stateless(_WriteLayers(folder)), pieces, "training pairs", Needs()))
     for piece in pieces:
         samples, rejected = written[piece.number]
         rejects.update(rejected)
@@ -116,7 +116,7 @@ def write_pairs(sources: Sequence[Source], folder: str, executor: Executor) -> d
             f"training needs pictures with captions, but of {pieces[0].url} and the others none could be read: "
             f"{dict(rejects)}"
         )
-    write_json(storage.join(folder, SIZES), cast(dict[str, object], sizes))
+    write_json(storage.join(folder, SHARD_SIZES), cast(dict[str, object], sizes))
     report: dict[str, object] = {
         "pictures": pictures,
         "pairs": sum(sizes.values()),
@@ -132,7 +132,7 @@ def pattern(folder: str) -> str:
 
     A pattern stands for a run of input files with equally many layers, so it stays short for 100,000 of them.
     """
-    sizes = json.loads(storage.read_bytes(storage.join(folder, SIZES)))
+    sizes = json.loads(storage.read_bytes(storage.join(folder, SHARD_SIZES)))
     layers = Counter(int(name.partition("-")[0]) for name in sizes)
     runs: list[list[int]] = []
     for number in sorted(layers):
@@ -148,7 +148,7 @@ def _span(first: int, last: int, digits: int) -> str:
     return both[0] if first == last else f"{{{both[0]}..{both[1]}}}"
 
 
-def _files(sources: Sequence[Source]) -> Iterator[tuple[Source, str]]:
+def _files(sources: Sequence[PairSource]) -> Iterator[tuple[PairSource, str]]:
     for source in sources:
         for url in source.urls():
             yield source, url
@@ -159,7 +159,7 @@ class _Piece:
     """One input file, by its number among all."""
 
     number: int
-    source: Source
+    source: PairSource
     url: str
 
     def name(self, layer: int) -> str:
@@ -168,7 +168,7 @@ class _Piece:
 
 
 @plain_dataclass(frozen=True)
-class _Write:
+class _WriteLayers:
     """Commits the layers of one file; returns how many pictures each holds, and the rejects by kind."""
 
     folder: str

@@ -14,7 +14,7 @@ from winnow.jobs.job_file.options import (
     list_of,
     mapping_of,
     options_of,
-    plain,
+    plain_options,
     unknown_kind,
 )
 from winnow.jobs.job_file.yaml_text import loads
@@ -85,7 +85,7 @@ class Job:
         return Needs(taken.cpus, taken.gpus, taken.memory_gb, taken.retries, taken.prefetch)
 
 
-def load(path: str, changes: Sequence[str] = ()) -> Job:
+def load_job(path: str, changes: Sequence[str] = ()) -> Job:
     """The job in a YAML file, with `path.to.key=value` changes applied and all file names absolute.
 
     Raises JobError for an unknown key and for any invalid value.
@@ -245,14 +245,14 @@ def _resolved(job: Job) -> Mapping[str, object]:
         "pool": {
             "shards": list(job.pool.shards),
             "format": job.pool.reader.kind,
-            **plain(job.pool.reader),
+            **plain_options(job.pool.reader),
         },
-        "embeddings": {name: {**_kind(encoder), **plain(encoder)} for name, encoder in job.embeddings.items()},
-        "encoding": plain(job.encoding),
-        "policy": [{cut.kind: plain(cut)} for cut in job.policy],
-        "shards": None if job.shards is None else plain(job.shards),
-        "resources": plain(job.resources),
-        "limits": plain(job.limits),
+        "embeddings": {name: {**_kind(encoder), **plain_options(encoder)} for name, encoder in job.embeddings.items()},
+        "encoding": plain_options(job.encoding),
+        "policy": [{cut.kind: plain_options(cut)} for cut in job.policy],
+        "shards": None if job.shards is None else plain_options(job.shards),
+        "resources": plain_options(job.resources),
+        "limits": plain_options(job.limits),
     }
 
 
@@ -271,7 +271,7 @@ def changed(job: Job) -> Mapping[str, object]:
         "resources": changed_fields(job.resources),
         "limits": changed_fields(job.limits),
     }
-    written = {} if job.shards is None else {"shards": plain(job.shards)}  # that there are any is the choice
+    written = {} if job.shards is None else {"shards": plain_options(job.shards)}  # that there are any is the choice
     return {**{name: value for name, value in parts.items() if value}, **written}
 
 

@@ -79,7 +79,7 @@ def given(values: Mapping[str, object], key: str, default: object) -> object:
     return default if values.get(key) is None else values[key]
 
 
-def plain(value: object) -> dict[str, object]:
+def plain_options(value: object) -> dict[str, object]:
     """A dataclass as plain values, with the field names of job files."""
     adapter: TypeAdapter[object] = TypeAdapter(type(value))
     return cast(dict[str, object], adapter.dump_python(value, mode="json", by_alias=True))
@@ -89,7 +89,7 @@ def changed_fields(value: object) -> dict[str, object]:
     """The fields of a dataclass that differ from their defaults, with the field names of job files."""
     described = getattr(type(value), "__pydantic_fields__", {})
     found = {}
-    values = plain(value)
+    values = plain_options(value)
     for field in dataclasses.fields(cast(Any, value)):
         known = described.get(field.name)
         default = field.default if known is None else known.default

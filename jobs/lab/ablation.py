@@ -19,12 +19,12 @@ from rich.table import Table
 from winnow.jobs.filter_network import filter_job
 from winnow.jobs.filter_network.evaluate import Truth, filter_quality, retrieval
 from winnow.jobs.filter_network.precision import AUTO, settled_once
-from winnow.jobs.filter_network.train_filter import Filter, train_filter
+from winnow.jobs.filter_network.train_filter import Filter, run_filter_job
 from winnow.jobs.filter_network.training import claim
 from winnow.jobs.job_file.changes import put
 from winnow.jobs.job_file.job import parse, read
 from winnow.jobs.lab.poison import poisoned
-from winnow.jobs.run import run
+from winnow.jobs.run import run_job
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import json_if_whole, write_json
 from winnow.pipeline.executors.local import LocalExecutor
@@ -45,7 +45,7 @@ ADDED: dict[str, Mapping[str, object]] = {
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluationData:
     """What all filters are held against. held_out: captioned tars that none was trained on; captions: as of Pairs."""
 
     pool: str
@@ -66,7 +66,7 @@ class Judged:
 
         encoder = {"model": made.encoder.model, "pretrained": made.encoder.pretrained}
         job = parse({"name": name, "store": store, "pool": {"shards": self.pool}, "embeddings": {"clip": encoder}})
-        run(job, LocalExecutor(1), lambda _: None)
+        run_job(job, LocalExecutor(1), lambda _: None)
         quality = filter_quality(store, name, "clip.similarity", self.truth)
         recalls = retrieval(Judge(made.encoder, "cpu"), storage.expand([self.held_out]), self.captions)
         return {**quality, **recalls}
@@ -74,7 +74,7 @@ class Judged:
 
 def ablate(
     values: Mapping[str, Any],
-    judged: Judged,
+    judged: EvaluationData,
     seeds: Sequence[int],
     wrong: Sequence[float],
     side_by_side: int,
@@ -151,13 +151,13 @@ def _changed(values: Mapping[str, Any], changes: Mapping[str, object], seed: int
     return after
 
 
-def _line(line: _Line, judged: Judged, store: str, say: Callable[[str], None]) -> list[dict[str, object]]:
+def _line(line: _Line, judged: EvaluationData, store: str, say: Callable[[str], None]) -> list[dict[str, object]]:
     rows = []
     for number, (name, values) in enumerate(line.steps):
         result = line.folder / f"judged-{number}.json"
         row = json_if_whole(str(result))
         if row is None:
-            made = train_filter(filter_job.parse_filter_job(values), LocalExecutor(1), lambda _: None)
+            made = run_filter_job(filter_job.parse_filter_job(values), LocalExecutor(1), lambda _: None)
             job = f"{line.folder.name}-{number}"
             row = {"filter": name, "seed": line.seed, **judged.numbers(made, store, job)}
             write_json(str(result), row)
@@ -203,7 +203,9 @@ def main(
     """Train every filter for every seed, judge it, and print the tables; the same command resumes."""
     values = read(job_file, change or [])
     filter_job.parse_filter_job(values)  # refused before anything is trained
-    judged = Judged(pool, Truth.read(truth, "what", [good], [bad]), held_out, values["clean"].get("captions", "txt"))
+    judged = EvaluationData(
+        pool, Truth.read(truth, "what", [good], [bad]), held_out, values["clean"].get("captions", "txt")
+    )
     stderr = Console(stderr=True)
     shares = (0.05, 0.25, 0.5) if wrong is None else wrong
     rows = ablate(values, judged, range(seeds), shares, side_by_side, lambda line: stderr.print(line, highlight=False))

@@ -40,14 +40,14 @@ def plan(
     here: Annotated[int | None, typer.Option(min=1, help="workers on this machine; one per core by default")] = None,
 ) -> None:
     """Show the job with its defaults, which stages are done, and the first samples of the pool. Runs nothing."""
-    from winnow.jobs.job_file.job import load
+    from winnow.jobs.job_file.job import load_job
     from winnow.jobs.plan.plan import show_plan, show_price
-    from winnow.jobs.plan.price import Options
+    from winnow.jobs.plan.price import PriceOptions
     from winnow.jobs.plan.price_table import Prices
 
-    job = load(job_file, change or [])
+    job = load_job(job_file, change or [])
     if not priced:
         show_plan(job, full, looked, plain)
         return
-    options = Options(sample_shards, sample_rows, seed, tuple(measure_on or ()), samples_per_shard, workers)
+    options = PriceOptions(sample_shards, sample_rows, seed, tuple(measure_on or ()), samples_per_shard, workers)
     show_price(job, options, Prices(gpu_hour, cpu_hour, tb, tb_read), executor, here, plain)

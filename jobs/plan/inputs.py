@@ -76,7 +76,7 @@ class Look:
         }
 
 
-def look(job: Job, path: Path, shards: tuple[storage.Identity, ...], again: bool = True) -> Look:
+def look_at_inputs(job: Job, path: Path, shards: tuple[storage.Identity, ...], again: bool = True) -> Look:
     """Look at everything that the stages of a job will read.
 
     again: also look at the inputs of stages that are done. Raises what the run would raise: PoolError for a missing

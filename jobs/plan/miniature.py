@@ -64,7 +64,7 @@ def shrink(job: Job, urls: Sequence[str], rows: int, folder: Path) -> list[Shrun
     return found
 
 
-def job_of(job: Job, shards: Sequence[Shrunk], samples: float, folder: Path) -> Miniature:
+def miniature_of(job: Job, shards: Sequence[Shrunk], samples: float, folder: Path) -> Miniature:
     """The same job over the small shards: counts shrink with the pool, and clusters if they would be too many."""
     rows = sum(shard.rows for shard in shards)
     written = job.shards

@@ -12,9 +12,9 @@ from winnow.jobs import run as running
 from winnow.jobs.console import print_json
 from winnow.jobs.job_file.job import Job, changed
 from winnow.jobs.job_file.yaml_text import dumps
-from winnow.jobs.plan.inputs import Look, look
-from winnow.jobs.plan.price import Options, price
-from winnow.jobs.plan.price_table import Prices, record, show
+from winnow.jobs.plan.inputs import Look, look_at_inputs
+from winnow.jobs.plan.price import PriceOptions, price
+from winnow.jobs.plan.price_table import Prices, record, show_price_table
 from winnow.pipeline.adoption import Readiness
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import PoolError, StorageError
@@ -25,7 +25,7 @@ from winnow.pipeline.terminal import escaped
 from winnow.stages.policy import Path
 
 
-def show_price(job: Job, options: Options, prices: Prices, executor: str, here: int | None, plain: bool) -> None:
+def show_price(job: Job, options: PriceOptions, prices: Prices, executor: str, here: int | None, plain: bool) -> None:
     """Measure a small run on this machine and print what the job will take. here: its workers. plain: as JSON."""
     stderr = Console(stderr=True)
     running_on = open_executor(executor, here or workers_here(job.resources.workers, options.workers), None)
@@ -36,7 +36,7 @@ def show_price(job: Job, options: Options, prices: Prices, executor: str, here: 
     if plain:
         print_json(record(found, prices))
     else:
-        show(found, prices, Console())
+        show_price_table(found, prices, Console())
 
 
 def show_plan(job: Job, full: bool, looked: bool, plain: bool) -> None:
@@ -48,7 +48,7 @@ def show_plan(job: Job, full: bool, looked: bool, plain: bool) -> None:
     listed = _listed(job, looked)
     states: list[tuple[str, Artifact, Readiness]] = [] if listed is None else running.states_of(job, *listed)
     if plain:
-        found = None if listed is None or not looked else look(job, *listed)
+        found = None if listed is None or not looked else look_at_inputs(job, *listed)
         print_json(_record(job, states, found))
         return
     console = Console()
@@ -61,7 +61,7 @@ def show_plan(job: Job, full: bool, looked: bool, plain: bool) -> None:
     if states:
         console.print(table)
     if listed is not None and looked:
-        for line in look(job, *listed).lines():
+        for line in look_at_inputs(job, *listed).lines():
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from winnow.jobs.job_file.job import Job
 from winnow.jobs.plan import price_kernels as kernels
-from winnow.jobs.plan.miniature import Miniature, Shrunk, drawn, job_of, shrink
-from winnow.jobs.plan.price_model import Estimate, Measured, Pool, Rates, estimate, files_of
+from winnow.jobs.plan.miniature import Miniature, Shrunk, drawn, miniature_of, shrink
+from winnow.jobs.plan.price_model import Estimate, MeasuredStage, PoolEstimate, Rates, estimate, files_of
 from winnow.jobs.plan.timing import Call, Timing, bytes_read
 from winnow.jobs.run import laid_out, run_of, stages_of
 from winnow.pipeline import storage
@@ -35,7 +35,7 @@ _STORE_SHARE = 0.3  # share of a machine's memory that Ray takes for its object 
 
 
 @dataclass(frozen=True)
-class Options:
+class PriceOptions:
     """How to measure.
 
     shards, rows: of the small run; rows None: IMAGES or VECTORS. seed: of the draw of shards. measure_on: shards to
@@ -56,7 +56,7 @@ class Price:
     """The estimate for a job. here: workers of the small run. warnings: settings that will not fit."""
 
     job: Job
-    pool: Pool
+    pool: PoolEstimate
     miniature: Miniature
     stages: tuple[Estimate, ...]
     rates: Rates
@@ -65,7 +65,7 @@ class Price:
     warnings: tuple[str, ...]
 
 
-def price(job: Job, executor: Executor, options: Options, say: Callable[[str], None]) -> Price:
+def price(job: Job, executor: Executor, options: PriceOptions, say: Callable[[str], None]) -> Price:
     """Measure a small run and extrapolate to the job. executor: on this machine. say: called with what is being done.
 
     Cost: the small run, which embeds its images, and some seconds for the rest; disk space for its samples.
@@ -86,8 +86,8 @@ def price(job: Job, executor: Executor, options: Options, say: Callable[[str], N
         timing = Timing(executor, folder / "times")
         few = shrink(job, [shard.url for shard in shards], min(rows, COLD), folder / "cold")  # the pool is read once
         say("a few samples first, until every worker runs")
-        first = _run(job, job_of(job, few, pool.samples, folder / "cold"), timing, {}, say)
-        small = job_of(job, shards, pool.samples, folder / "pool")
+        first = _run(job, miniature_of(job, few, pool.samples, folder / "cold"), timing, {}, say)
+        small = miniature_of(job, shards, pool.samples, folder / "pool")
         small = replace(small, cold=tuple(shard.rows for shard in few))
         say("then the miniature")
         measured = _run(job, small, timing, {one.label: one.seconds for one in first}, say)
@@ -102,19 +102,19 @@ def price(job: Job, executor: Executor, options: Options, say: Callable[[str], N
     return Price(job, pool, small, stages, rates, workers, executor.workers, warned)
 
 
-def pool_of(job: Job, urls: Sequence[str], shards: Sequence[Shrunk], options: Options) -> Pool:
+def pool_of(job: Job, urls: Sequence[str], shards: Sequence[Shrunk], options: PriceOptions) -> PoolEstimate:
     """Shards, samples and bytes of the pool. Without samples_per_shard, samples follow from the listed bytes."""
     each = sum(shard.whole_bytes for shard in shards) / max(1.0, sum(shard.whole_rows for shard in shards))
     if options.samples_per_shard is not None:
         samples = float(options.samples_per_shard * len(urls))
-        return Pool(len(urls), samples, samples * each, options.samples_per_shard, assumed=True)
+        return PoolEstimate(len(urls), samples, samples * each, options.samples_per_shard, assumed=True)
     sizes = [found.size for found in job.pool.identities()]
-    return Pool(len(urls), sum(sizes) / each, sum(sizes), max(sizes) / each, assumed=False)
+    return PoolEstimate(len(urls), sum(sizes) / each, sum(sizes), max(sizes) / each, assumed=False)
 
 
 def _run(
     job: Job, small: Miniature, timing: Timing, cold: Mapping[str, float], say: Callable[[str], None]
-) -> list[Measured]:
+) -> list[MeasuredStage]:
     """Run every stage of the small run in order, and measure each."""
     path, identities = laid_out(small.job)
     as_asked = dict(stages_of(replace(small.job, policy=job.policy), identities).stages)
@@ -136,7 +136,9 @@ def _run(
         growth = growth_of(as_asked.get(label), stage, calls)
         width = stage.width(result.artifact) if growth and isinstance(stage, Growing) else 0
         embeds = isinstance(stage, Embedding)
-        found.append(Measured(label, *seconds, tuple(calls), came, per_shard, odd, left, read, width, growth, embeds))
+        found.append(
+            MeasuredStage(label, *seconds, tuple(calls), came, per_shard, odd, left, read, width, growth, embeds)
+        )
     return found
 
 
@@ -158,7 +160,7 @@ def _came(result: StepResult, small: Miniature) -> float:
 
 
 def _rates(
-    job: Job, small: Miniature, pool: Pool, measured: Sequence[Measured], executor: Executor, rates: Rates
+    job: Job, small: Miniature, pool: PoolEstimate, measured: Sequence[MeasuredStage], executor: Executor, rates: Rates
 ) -> Rates:
     """The rates, with those added that this job needs."""
     reader = job.pool.reader
@@ -180,7 +182,7 @@ def _rates(
     return replace(rates, fit=fits, assign=assigns, pair=kernels.pair_seconds(executor, paired) if paired else None)
 
 
-def fitted(how: KMeansFit, one: Measured, small: Miniature, pool: Pool) -> int:
+def fitted(how: KMeansFit, one: MeasuredStage, small: Miniature, pool: PoolEstimate) -> int:
     """Samples that the k-means of a stage sees."""
     return int(max(how.k, min(one.came * pool.samples / max(1, small.rows), how.k * how.sample_per_cluster)))
 
@@ -188,8 +190,8 @@ def fitted(how: KMeansFit, one: Measured, small: Miniature, pool: Pool) -> int:
 def warnings(
     job: Job,
     small: Miniature,
-    pool: Pool,
-    measured: Sequence[Measured],
+    pool: PoolEstimate,
+    measured: Sequence[MeasuredStage],
     stages: Sequence[Estimate],
     rates: Rates,
     workers: int,

@@ -130,7 +130,7 @@ def read_rate(shard: Shrunk) -> float:
 
 
 @dataclass(frozen=True)
-class Alone:
+class DecodeAndForward:
     """Times decoding and models separately, on a worker like those that embed."""
 
     reader: Reader
@@ -157,7 +157,7 @@ class Alone:
 
 def alone(executor: Executor, job: Job, reader: Reader, shards: list[Shrunk]) -> tuple[float, float]:
     """Samples per second of a worker that only decodes, and of one that only runs models, with all workers busy."""
-    task = Alone(reader, tuple(job.embeddings.items()), job.encoding)
+    task = DecodeAndForward(reader, tuple(job.embeddings.items()), job.encoding)
     items = [shards[number % len(shards)] for number in range(executor.workers)]
     needs = replace(job.needs, prefetch=False)
     found = [result for _, result in executor.map(task, items, "price: decode and models alone", needs)]

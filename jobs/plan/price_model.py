@@ -24,7 +24,7 @@ _PER_SHARD = re.compile(r"\d{5,}\.\w+")
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolEstimate:
     """Size of the pool. largest: samples of its largest shard. assumed: whether samples were given, not estimated."""
 
     shards: int
@@ -35,7 +35,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredStage:
     """One stage of the small run. came: samples that it saw. files: files with one per shard. left: bytes of all files.
 
     cold: seconds of the same stage in the warm-up run, in which workers started and imported packages.
@@ -122,7 +122,7 @@ def extended(rows: Sequence[float], seconds: Sequence[float], shards: int, sampl
 
 
 def estimate(
-    measured: Measured, small: Miniature, job: Job, pool: Pool, rates: Rates, workers: int, here: int
+    measured: MeasuredStage, small: Miniature, job: Job, pool: PoolEstimate, rates: Rates, workers: int, here: int
 ) -> Estimate:
     """Extrapolate one stage to the whole pool, on `workers` workers like the `here` workers of the small run."""
     scale = pool.samples / max(1, small.rows)
@@ -164,17 +164,17 @@ def estimate(
     )
 
 
-def _start(measured: Measured, small: Miniature, rates: Rates, here: int) -> float:
+def _start(measured: MeasuredStage, small: Miniature, rates: Rates, here: int) -> float:
     """Start-up seconds (workers, imports, models, files): the warm-up run minus the work that it did."""
     first = small.cold
-    pool = Pool(len(first), float(sum(first)), 0.0, float(max(first)), assumed=False)
+    pool = PoolEstimate(len(first), float(sum(first)), 0.0, float(max(first)), assumed=False)
     bare = Rates(rates.alone, rates.among, rates.read, fit={measured.label: 0.0})
     busy, _, _, _ = _busy(measured, small, pool, bare)
     return max(0.0, measured.cold - busy / max(1, min(here, len(first))))
 
 
 def _busy(
-    measured: Measured, small: Miniature, pool: Pool, rates: Rates
+    measured: MeasuredStage, small: Miniature, pool: PoolEstimate, rates: Rates
 ) -> tuple[float, dict[str, float], float, float]:
     """Seconds of all workers, those of them in kernels by kind, seconds of one worker alone, and of the driver."""
     scale, rows = pool.samples / max(1, small.rows), {i: shard.rows for i, shard in enumerate(small.shards)}

@@ -27,7 +27,7 @@ class Prices:
         return paid + left / 1e12 * self.tb + read / 1e12 * self.tb_read
 
 
-def show(found: Price, prices: Prices, console: Console) -> None:
+def show_price_table(found: Price, prices: Prices, console: Console) -> None:
     """Print time and cost of each stage, the bytes that it reads and writes, the measured rates and the warnings."""
     sums = totals(found, prices)
     times, sizes = (

@@ -39,7 +39,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class _Clock:
+class _StepClock:
     folder: str
     label: str
 
@@ -59,20 +59,20 @@ class _Clock:
 @dataclass(frozen=True)
 class _Timed:
     task: Any
-    clock: _Clock
+    clock: _StepClock
 
     def open(self) -> Callable[[Any], Any]:
         return partial(_timed, self.task.open(), self.clock)
 
 
-def _timed(function: Callable[[Any], Any], clock: _Clock, item: Any) -> Any:
+def _timed(function: Callable[[Any], Any], clock: _StepClock, item: Any) -> Any:
     return clock.time("run", item.index if isinstance(item, ShardItem) else None, lambda: function(item))
 
 
 @dataclass(frozen=True)
 class _TimedExchange:
     work: Any
-    clock: _Clock
+    clock: _StepClock
 
     @property
     def parts(self) -> int:
@@ -99,11 +99,11 @@ class Timing(Forwarding):
 
     def map(self, task: Task[Any, Any], items: Sequence[Any], label: str, needs: Needs) -> Iterator[Any]:
         """See Executor.map."""
-        return self._inner.map(_Timed(task, _Clock(str(self._folder), label)), items, label, needs)
+        return self._inner.map(_Timed(task, _StepClock(str(self._folder), label)), items, label, needs)
 
     def exchange(self, work: Exchange[Any, Any], items: Sequence[Any], label: str) -> Iterator[Any]:
         """See Executor.exchange."""
-        return self._inner.exchange(_TimedExchange(work, _Clock(str(self._folder), label)), items, label)
+        return self._inner.exchange(_TimedExchange(work, _StepClock(str(self._folder), label)), items, label)
 
     def take(self) -> list[Call]:
         """The calls of all workers since the last `take`."""

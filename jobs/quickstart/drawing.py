@@ -6,14 +6,14 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from winnow.jobs.quickstart.scenes import COLOURS, CONCEPTS, RELATIONS, SIZES, Colour, Scene, imagine
+from winnow.jobs.quickstart.scenes import COLOURS, RELATIONS, SUBJECT_SIZES, SUBJECTS, Colour, Scene, imagine
 from winnow.jobs.quickstart.shapes import SHAPES, Polygon, arc, box
 
 
 def jpeg(rng: Random) -> bytes:
     """A JPEG file of some scene."""
     buffer = io.BytesIO()
-    draw(imagine(rng.choice(CONCEPTS), rng), rng).save(buffer, "JPEG")
+    draw(imagine(rng.choice(SUBJECTS), rng), rng).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
@@ -44,7 +44,7 @@ def draw(scene: Scene, rng: Random) -> Image.Image:
 
 def _layout(scene: Scene, short: int, rng: Random) -> tuple[float, list[tuple[float, float]]]:
     """Radius of the main shapes and their offsets from the middle, in pixels."""
-    radius = 0.36 * short * SIZES[scene.size] * rng.uniform(0.92, 1.08)
+    radius = 0.36 * short * SUBJECT_SIZES[scene.size] * rng.uniform(0.92, 1.08)
     x, y = rng.uniform(-0.08, 0.08) * short, rng.uniform(-0.08, 0.08) * short
     if scene.companion:
         side_x, side_y = RELATIONS[scene.companion[2]]

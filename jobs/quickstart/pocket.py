@@ -4,14 +4,14 @@ from pathlib import Path
 
 from winnow.jobs.filter_network.training import Recipe
 
-CONFIG = Path(__file__).parents[1] / "pocket.json"
+POCKET_CONFIG = Path(__file__).parents[1] / "pocket.json"
 """The model configuration, in open_clip's format."""
 
 
 def recipe(epochs: int = 6) -> Recipe:
     """The recipe of the pocket model on the clean pairs of the rendered world, 47 steps in an epoch of 6,000."""
     return Recipe(
-        model=str(CONFIG),
+        model=str(POCKET_CONFIG),
         epochs=epochs,
         batch_size=128,
         learning_rate=1e-3,

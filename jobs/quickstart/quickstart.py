@@ -21,7 +21,7 @@ from winnow.jobs.filter_network import training
 from winnow.jobs.filter_network.evaluate import Truth, filter_quality
 from winnow.jobs.job_file import job
 from winnow.jobs.quickstart import pocket, world
-from winnow.jobs.run import Result, run
+from winnow.jobs.run import JobResult, run_job
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import DONE, read_table
 from winnow.pipeline.errors import AccountingError
@@ -31,7 +31,7 @@ JOB = Path(__file__).parents[1] / "quickstart.yaml"
 
 
 @dataclass(frozen=True)
-class Check:
+class QuickstartCheck:
     """One check of the quickstart: what it expects, what it saw, and whether it holds."""
 
     promise: str
@@ -39,7 +39,7 @@ class Check:
     holds: bool
 
 
-def quickstart(
+def run_quickstart(
     folder: Path,
     executor: str,
     workers: int | None,
@@ -47,7 +47,7 @@ def quickstart(
     size: world.World = world.World(),  # noqa: B008  # frozen
     epochs: int = 6,
     changes: Sequence[str] = (),
-) -> Result:
+) -> JobResult:
     """Run the whole quickstart in `folder`; raises WinnowError if a step fails.
 
     size: of the world. epochs: of the training. changes: to quickstart.yaml, as in `winnow run --set`.
@@ -55,7 +55,7 @@ def quickstart(
     started = time.monotonic()
     rendered, trained = folder / "world", folder / "filter"
     if not (rendered / "truth.parquet").exists():
-        world.render(size, rendered)
+        world.render_world(size, rendered)
         say(f"rendered a world of captioned pictures under {rendered} ({time.monotonic() - started:.0f} s)")
     now, trained_before = time.monotonic(), (trained / DONE).exists()
     shards = f"{rendered}/clean/{{00000..{size.clean_shards - 1:05d}}}.tar"
@@ -66,12 +66,12 @@ def quickstart(
     placed = [
         f"store={folder / 'store'}",
         f"pool.shards={rendered}/pool/*.tar",
-        f"embeddings.clip.model={pocket.CONFIG}",
+        f"embeddings.clip.model={pocket.POCKET_CONFIG}",
         f"embeddings.clip.pretrained={checkpoint}",
     ]
     running_on = open_executor(executor, workers, None)
     try:
-        return run(job.load(str(JOB), [*placed, *changes]), running_on, say)
+        return run_job(job.load_job(str(JOB), [*placed, *changes]), running_on, say)
     finally:
         running_on.close()
 
@@ -80,11 +80,11 @@ def _leave_job_file(folder: Path, checkpoint: Path) -> None:
     """Copy the job and its model's shape beside what they read, unless there is such a file, which may be changed."""
     left = folder / JOB.name
     if not left.exists():
-        shutil.copy(pocket.CONFIG, folder)
+        shutil.copy(pocket.POCKET_CONFIG, folder)
         left.write_text(JOB.read_text().replace("../out/quickstart/", "").replace("epoch_6.pt", checkpoint.name))
 
 
-def judged(result: Result, folder: Path) -> pa.Table:
+def judged(result: JobResult, folder: Path) -> pa.Table:
     """The truth (what, source, concept …) and the verdict (reason, kept) of every sample of the pool."""
     truth = read_table(str(folder / "world" / "truth.parquet"))
     shards = range(len(job_shards(result)))
@@ -99,7 +99,7 @@ def judged(result: Result, folder: Path) -> pa.Table:
     return joined
 
 
-def job_shards(result: Result) -> Sequence[storage.Identity]:
+def job_shards(result: JobResult) -> Sequence[storage.Identity]:
     """The input shards of a finished job."""
     return result.job.pool.identities()
 
@@ -123,7 +123,7 @@ def truth_table(verdicts: pa.Table, cuts: Sequence[str]) -> Table:
     return table
 
 
-def checks(result: Result, verdicts: pa.Table) -> list[Check]:
+def checks(result: JobResult, verdicts: pa.Table) -> list[QuickstartCheck]:
     """The expectations in the header of quickstart.yaml, each with what was seen."""
     kind = np.asarray(verdicts["what"].to_pylist())
     used = np.isin(kind, ["clean", "mismatched"])
@@ -138,13 +138,13 @@ def checks(result: Result, verdicts: pa.Table) -> list[Check]:
     unreadable = verdicts.filter(pc.equal(verdicts["what"], "unreadable"))["reason"].to_pylist()
     rejected = sum(str(reason).startswith("reject:") for reason in unreadable)
     return [
-        Check("wrong captions told from right ones by the network", f"ROC AUC {auc:.4f}", auc >= 0.95),
-        Check("unreadable files rejected", f"{rejected} of {len(unreadable)}", rejected == len(unreadable)),
-        Check("copies left of each exact duplicate", f"at most {max(left)}", max(left) <= 1),
-        Check("near duplicates found", f"{single / len(near):.1%}", single >= 0.8 * len(near)),
-        Check("wrong captions dropped by similarity", f"{dropped / reached:.1%}", dropped >= 0.95 * reached),
-        Check("clean pairs lost by similarity", f"{lost / clean:.1%}", lost <= 0.10 * clean),
-        Check("kept as many as asked", f"{kept:,} of {asked:,}", kept == asked),
+        QuickstartCheck("wrong captions told from right ones by the network", f"ROC AUC {auc:.4f}", auc >= 0.95),
+        QuickstartCheck("unreadable files rejected", f"{rejected} of {len(unreadable)}", rejected == len(unreadable)),
+        QuickstartCheck("copies left of each exact duplicate", f"at most {max(left)}", max(left) <= 1),
+        QuickstartCheck("near duplicates found", f"{single / len(near):.1%}", single >= 0.8 * len(near)),
+        QuickstartCheck("wrong captions dropped by similarity", f"{dropped / reached:.1%}", dropped >= 0.95 * reached),
+        QuickstartCheck("clean pairs lost by similarity", f"{lost / clean:.1%}", lost <= 0.10 * clean),
+        QuickstartCheck("kept as many as asked", f"{kept:,} of {asked:,}", kept == asked),
     ]
 
 

@@ -27,7 +27,7 @@ COLOURS: dict[str, Colour] = {
 }
 PLURALS = {"box": "boxes", "cross": "crosses", "fish": "fish"}
 NUMBERS = ("no", "one", "two", "three", "four")
-SIZES = {"small": 0.62, "big": 1.0}
+SUBJECT_SIZES = {"small": 0.62, "big": 1.0}
 TEXTURES = ("plain", "striped", "spotted")
 SCATTERS = ("", "confetti", "bubbles", "leaves")
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
@@ -46,7 +46,7 @@ GROUNDS: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Concept:
+class Subject:
     """The subject of a cluster of the pool; variety 0 gives nearly the same picture every time, 2 crowded scenes."""
 
     noun: str
@@ -60,9 +60,9 @@ class Concept:
 
 
 NOUNS = tuple(SHAPES)
-CONCEPTS: tuple[Concept, ...] = tuple(
+SUBJECTS: tuple[Subject, ...] = tuple(
     # 7 is prime to 8: both halves walk through all grounds, and a noun meets two different ones
-    Concept(noun, list(GROUNDS)[(7 * i + 3 * half) % len(GROUNDS)], (i + half) % 3)
+    Subject(noun, list(GROUNDS)[(7 * i + 3 * half) % len(GROUNDS)], (i + half) % 3)
     for half in range(2)
     for i, noun in enumerate(NOUNS)
 )
@@ -72,7 +72,7 @@ CONCEPTS: tuple[Concept, ...] = tuple(
 class Scene:
     """Everything that a caption can say about one picture. companion: (noun, colour, relation) or None."""
 
-    concept: Concept
+    concept: Subject
     colour: str
     ground_colour: str
     size: str
@@ -82,7 +82,7 @@ class Scene:
     companion: tuple[str, str, str] | None
 
 
-def imagine(concept: Concept, rng: Random) -> Scene:
+def imagine(concept: Subject, rng: Random) -> Scene:
     """One random scene of the concept; more variety leaves more of the scene open."""
     still, crowded = concept.variety == 0, concept.variety == 2
     names = sorted(COLOURS)
@@ -98,7 +98,7 @@ def imagine(concept: Concept, rng: Random) -> Scene:
         concept,
         colour,
         ground_colour,
-        size=rng.choice(list(SIZES)),
+        size=rng.choice(list(SUBJECT_SIZES)),
         texture="plain" if still else rng.choice(TEXTURES),
         count=1 if still else rng.randint(1, 4 if crowded else 2),
         scatter=rng.choice(SCATTERS) if crowded else "",

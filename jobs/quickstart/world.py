@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageEnhance
 
 from winnow.jobs.quickstart.drawing import draw
-from winnow.jobs.quickstart.scenes import CONCEPTS, Concept, describe, imagine
+from winnow.jobs.quickstart.scenes import SUBJECTS, Subject, describe, imagine
 from winnow.pipeline.errors import JobError
 
 FLAWS = {
@@ -30,11 +30,11 @@ FLAWS = {
     "useless_caption": 0.03,
     "unreadable": 0.01,
 }
-USELESS = ("IMG_{:04d}.jpg", "untitled", "DSC{:05d}", "photo {:d}", "image")
-UNREADABLE = ("truncated", "empty", "html", "no caption", "no image")
-NEAR = ("recompressed", "resized", "cropped", "contrast")
+USELESS_CAPTIONS = ("IMG_{:04d}.jpg", "untitled", "DSC{:05d}", "photo {:d}", "image")
+UNREADABLE_FLAWS = ("truncated", "empty", "html", "no caption", "no image")
+NEAR_COPIES = ("recompressed", "resized", "cropped", "contrast")
 JPEG_QUALITY = 85
-TRUTH = pa.schema(
+WORLD_TRUTH = pa.schema(
     {
         "shard": pa.string(),
         "key": pa.string(),
@@ -47,8 +47,8 @@ TRUTH = pa.schema(
 )
 """One row a pool sample. how: kind of copy or of damage, else ""; source: uid it copies, else null."""
 
-Row = dict[str, str | None]
-Members = dict[str, bytes]
+TruthRow = dict[str, str | None]
+TarMembers = dict[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlannedScene:
     """The plan of one pool sample, made before anything is drawn. source: position of the copied sample, or -1."""
 
     what: str
     how: str
-    concept: Concept
+    concept: Subject
     uid: str
     source: int
 
@@ -90,8 +90,8 @@ def planted_counts(world: World) -> dict[str, int]:
     return {"clean": world.pool_samples - sum(counts.values()), **counts}
 
 
-def render(world: World, folder: Path) -> pa.Table:
-    """Write the world into `folder` and return its truth table (schema TRUTH), one row per pool sample.
+def render_world(world: World, folder: Path) -> pa.Table:
+    """Write the world into `folder` and return its truth table (schema WORLD_TRUTH), one row per pool sample.
 
     clean/00000.tar… with sizes.json beside them, pool/00000.tar…, truth.parquet. About 1.5 ms a picture.
     Raises: JobError when the folder already holds a world; nothing is overwritten.
@@ -105,14 +105,14 @@ def render(world: World, folder: Path) -> pa.Table:
         sizes[path.name] = len(positions)
     (folder / "clean" / "sizes.json").write_text(json.dumps(sizes))
     plans = _plan_pool(world)
-    rows: list[Row] = []
+    rows: list[TruthRow] = []
     for shard, positions in enumerate(_split(world.pool_samples, world.pool_shards)):
         name = f"{shard:05d}.tar"
         keys = [f"{shard:05d}{row:04d}" for row in range(len(positions))]
         samples = ((key, _members(world, plans, at, key)) for key, at in zip(keys, positions, strict=True))
         _write_tar(folder / "pool" / name, samples)
         rows += [_truth_row(plans, at, name, key) for key, at in zip(keys, positions, strict=True)]
-    truth = pa.Table.from_pylist(rows, TRUTH)
+    truth = pa.Table.from_pylist(rows, WORLD_TRUTH)
     pq.write_table(truth, folder / "truth.parquet")
     return truth
 
@@ -128,14 +128,14 @@ def _rng(world: World, *place: object) -> Random:
     return Random("/".join(map(str, (world.seed, *place))))
 
 
-def _plan_pool(world: World) -> list[Plan]:
-    """One Plan a pool position. Every copy has a clean source; no source serves both kinds of copy."""
+def _plan_pool(world: World) -> list[PlannedScene]:
+    """One PlannedScene for each pool position. Every copy has a clean source; no source serves both kinds of copy."""
     rng = _rng(world, "plan")
     counts = planted_counts(world)
     whats = [what for what, count in counts.items() for _ in range(count)]
     rng.shuffle(whats)
-    sizes = [1 / (rank + 1) ** world.zipf for rank in range(len(CONCEPTS))]
-    ranked = rng.sample(CONCEPTS, len(CONCEPTS))
+    sizes = [1 / (rank + 1) ** world.zipf for rank in range(len(SUBJECTS))]
+    ranked = rng.sample(SUBJECTS, len(SUBJECTS))
     concepts = rng.choices(ranked, sizes, k=world.pool_samples)
     clean = [position for position, what in enumerate(whats) if what == "clean"]
     near, exact = counts["near_duplicate"], counts["exact_duplicate"]
@@ -145,7 +145,7 @@ def _plan_pool(world: World) -> list[Plan]:
         # the second copy repeats the first one's source: one group of three
         "exact_duplicate": iter([chosen[near], *chosen[near:-1]]),
     }
-    hows = {"near_duplicate": NEAR, "unreadable": UNREADABLE}
+    hows = {"near_duplicate": NEAR_COPIES, "unreadable": UNREADABLE_FLAWS}
     seen = dict.fromkeys(counts, 0)
     plans = []
     for what, concept in zip(whats, concepts, strict=True):
@@ -153,11 +153,11 @@ def _plan_pool(world: World) -> list[Plan]:
         how = hows[what][seen[what] % len(hows[what])] if what in hows else ""
         seen[what] += 1
         uid = f"{rng.getrandbits(128):032x}"
-        plans.append(Plan(what, how, concepts[source] if source >= 0 else concept, uid, source))
+        plans.append(PlannedScene(what, how, concepts[source] if source >= 0 else concept, uid, source))
     return plans
 
 
-def _truth_row(plans: list[Plan], at: int, shard: str, key: str) -> Row:
+def _truth_row(plans: list[PlannedScene], at: int, shard: str, key: str) -> TruthRow:
     plan = plans[at]
     source = plans[plan.source].uid if plan.source >= 0 else None
     return {
@@ -171,16 +171,16 @@ def _truth_row(plans: list[Plan], at: int, shard: str, key: str) -> Row:
     }
 
 
-def _clean_pair(world: World, shard: int, row: int, at: int) -> tuple[str, Members]:
+def _clean_pair(world: World, shard: int, row: int, at: int) -> tuple[str, TarMembers]:
     rng = _rng(world, "clean", at)
     key = f"{shard:05d}{row:04d}"
-    scene = imagine(CONCEPTS[at % len(CONCEPTS)], rng)
+    scene = imagine(SUBJECTS[at % len(SUBJECTS)], rng)
     picture, caption = draw(scene, rng), describe(scene, rng)
     uid = f"{rng.getrandbits(128):032x}"
     return key, _sample(_jpeg(picture, JPEG_QUALITY), caption, _facts(key, uid, picture.size, caption))
 
 
-def _members(world: World, plans: list[Plan], at: int, key: str) -> Members:
+def _members(world: World, plans: list[PlannedScene], at: int, key: str) -> TarMembers:
     """The files of one pool sample."""
     plan = plans[at]
     rng = _rng(world, "flaw", at)
@@ -190,12 +190,12 @@ def _members(world: World, plans: list[Plan], at: int, key: str) -> Members:
     elif plan.what == "mismatched":
         caption = _foreign_caption(plan.concept, rng)
     elif plan.what == "useless_caption":
-        caption = rng.choice(USELESS).format(rng.randint(1, 9999))
+        caption = rng.choice(USELESS_CAPTIONS).format(rng.randint(1, 9999))
     members = _sample(image, caption, _facts(key, plan.uid, size, caption))
     return _spoil(members, plan.how) if plan.what == "unreadable" else members
 
 
-def _picture(world: World, concept: Concept, at: int) -> tuple[bytes, str, tuple[int, int]]:
+def _picture(world: World, concept: Subject, at: int) -> tuple[bytes, str, tuple[int, int]]:
     """JPEG bytes, true caption and (width, height) of the pool's picture at this position."""
     rng = _rng(world, "pool", at)
     scene = imagine(concept, rng)
@@ -227,9 +227,9 @@ def _alter(image: bytes, how: str, rng: Random) -> tuple[bytes, tuple[int, int]]
     return _jpeg(picture, quality), picture.size
 
 
-def _foreign_caption(concept: Concept, rng: Random) -> str:
+def _foreign_caption(concept: Subject, rng: Random) -> str:
     """A caption with another noun on another ground, so it is wrong whatever the colours."""
-    others = [c for c in CONCEPTS if c.noun != concept.noun and c.ground != concept.ground]
+    others = [c for c in SUBJECTS if c.noun != concept.noun and c.ground != concept.ground]
     return describe(imagine(rng.choice(others), rng), rng)
 
 
@@ -248,11 +248,11 @@ def _facts(key: str, uid: str, size: tuple[int, int], caption: str) -> bytes:
     return json.dumps(facts).encode()
 
 
-def _sample(image: bytes, caption: str, facts: bytes) -> Members:
+def _sample(image: bytes, caption: str, facts: bytes) -> TarMembers:
     return {"jpg": image, "txt": caption.encode(), "json": facts}
 
 
-def _spoil(members: Members, how: str) -> Members:
+def _spoil(members: TarMembers, how: str) -> TarMembers:
     """A sample like those of broken downloads: one kind of UNREADABLE."""
     if how in ("no caption", "no image"):
         missing = "txt" if how == "no caption" else "jpg"
@@ -263,7 +263,7 @@ def _spoil(members: Members, how: str) -> Members:
     return {**members, "jpg": broken}
 
 
-def _write_tar(path: Path, samples: Iterable[tuple[str, Members]]) -> None:
+def _write_tar(path: Path, samples: Iterable[tuple[str, TarMembers]]) -> None:
     """One webdataset shard; members of a sample adjacent, no clock and no owner in the headers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:

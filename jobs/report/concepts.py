@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from winnow.jobs.report.facts import CutFacts, kept_share
-from winnow.jobs.report.scan import Named, spread_over
+from winnow.jobs.report.scan import ConceptsToName, spread_over
 from winnow.jobs.report.words import distinctive
 
-MOST = 1000
+MOST_CONCEPTS = 1000
 """Concepts in the table and the scatter plot: the largest ones."""
 
 _PICTURED = 40
@@ -50,7 +50,7 @@ class Concept:
 def _largest(cut: CutFacts) -> np.ndarray:
     """int64 (m,): the clusters with members, the largest first, at most MOST."""
     size = np.asarray(_table(cut, "size"))
-    order = np.argsort(-size, kind="stable")[:MOST]
+    order = np.argsort(-size, kind="stable")[:MOST_CONCEPTS]
     found: np.ndarray = order[size[order] > 0]
     return found
 
@@ -70,13 +70,13 @@ def _pictured(cut: CutFacts) -> np.ndarray:
     return found
 
 
-def named_of(cut: CutFacts, read: float) -> Named:
+def named_of(cut: CutFacts, read: float) -> ConceptsToName:
     """Which concepts get a name and a gallery. read: share of the shards that is read."""
     shown = _largest(cut)
     rate = np.zeros(len(_table(cut, "size")))
     wanted = min(_PER_CONCEPT, _CAPTIONS / max(1, len(shown)))
     rate[shown] = np.minimum(1, wanted / np.maximum(1, _table(cut, "size")[shown] * read))
-    return Named(rate, _pictured(cut))
+    return ConceptsToName(rate, _pictured(cut))
 
 
 def concepts_of(cut: CutFacts, counts: Mapping[int, Counter[str]]) -> list[Concept]:

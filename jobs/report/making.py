@@ -12,8 +12,8 @@ from winnow.jobs.report.concepts import Concept, concepts_of, named_of
 from winnow.jobs.report.facts import CutFacts, Facts, gather
 from winnow.jobs.report.overlap import Overlap, overlap
 from winnow.jobs.report.pairs import pairs_of, partners
-from winnow.jobs.report.samples import Place, look
-from winnow.jobs.report.scan import Part, Scan, ranges, scan, spread_over
+from winnow.jobs.report.samples import ShardRow, read_shown
+from winnow.jobs.report.scan import Scan, ScanTotals, ranges, scan, spread_over
 from winnow.jobs.run import run_of
 from winnow.jobs.verify.finished import Finished, read_finished
 from winnow.pipeline import storage
@@ -22,7 +22,7 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run, ShardItem
-from winnow.stages.cuts.contract.finished import Sample
+from winnow.stages.cuts.contract.finished import RowSample
 from winnow.stages.results.manifest import UIDS
 
 INDEX = "index.html"
@@ -34,7 +34,7 @@ _PICTURED_SHARDS = 24  # shards with pictures on the page: each costs opening it
 
 
 @dataclass(frozen=True)
-class Made:
+class WrittenPage:
     """A finished page. url: of the page. sampled_shards: how many of the `shards` were read."""
 
     url: str
@@ -44,7 +44,9 @@ class Made:
     sampled_shards: int
 
 
-def report(store: str, name: str, executor: Executor, compare: str | None = None, out: str | None = None) -> Made:
+def make_report(
+    store: str, name: str, executor: Executor, compare: str | None = None, out: str | None = None
+) -> WrittenPage:
     """Make the page of a finished job.
 
     store: URL of the store; it may have been moved. If the pool is gone, the page has no pictures. compare: another
@@ -52,7 +54,7 @@ def report(store: str, name: str, executor: Executor, compare: str | None = None
     Raises JobError for a job that is missing or never finished, WinnowError if its files cannot be read.
     """
     started = time.monotonic()
-    finished, identities = read_finished(store, name, Sample(None))
+    finished, identities = read_finished(store, name, RowSample(None))
     run = run_of(finished.job, executor, identities)
     facts = gather(finished)
     view = page.View(
@@ -62,11 +64,11 @@ def report(store: str, name: str, executor: Executor, compare: str | None = None
         looked=_looked(finished, facts, run),
         compared=None if compare is None else _compared(finished, store, compare),
     )
-    html = page.render(view)
+    html = page.render_page(view)
     folder = _artifact(finished, compare)
     url = out or folder.file(INDEX)
     storage.write_bytes(url, html)
-    made = Made(url, len(html), time.monotonic() - started, len(identities), view.looked.sampled_shards)
+    made = WrittenPage(url, len(html), time.monotonic() - started, len(identities), view.looked.sampled_shards)
     if out is None:
         folder.finish({"bytes": made.size_bytes, "seconds": round(made.seconds, 3), "job": name, "compare": compare})
     return made
@@ -82,7 +84,7 @@ def _artifact(finished: Finished, compare: str | None) -> Artifact:
 def _compared(finished: Finished, store: str, compare: str) -> page.Compared:
     if compare == finished.job.name:
         raise JobError(f"a job must be compared with another job of the store, got {compare!r} itself; name another")
-    other, _ = read_finished(store, compare, Sample(None))
+    other, _ = read_finished(store, compare, RowSample(None))
     found: Overlap = overlap(finished.manifest.meta(UIDS), other.manifest.meta(UIDS))
     return page.Compared(gather(other), found)
 
@@ -98,7 +100,7 @@ def _looked(finished: Finished, facts: Facts, run: Run) -> page.Looked:
     part = scan(run, items, pictured, Scan(finished.embeddings, rejecting, facts.cuts, bounds, named))
     pairs = {cut.name: list(_pairs(run, items, cut, part)) for cut in facts.cuts if cut.shown.pairs is not None}
     reader = finished.job.pool.reader
-    samples = look(run, finished.embeddings, reader, _places(part, pairs))
+    samples = read_shown(run, finished.embeddings, reader, _places(part, pairs))
     concepts: Mapping[str, list[Concept]] = {
         cut.name: concepts_of(cut, part.words.get(cut.name, {})) for cut in facts.cuts if cut.concepts is not None
     }
@@ -114,17 +116,17 @@ def _looked(finished: Finished, facts: Facts, run: Run) -> page.Looked:
     )
 
 
-def _pairs(run: Run, items: list[ShardItem], cut: CutFacts, part: Part) -> Iterator[page.Pair]:
+def _pairs(run: Run, items: list[ShardItem], cut: CutFacts, part: ScanTotals) -> Iterator[page.Pair]:
     shelves = {shelf: part.picks.get((cut.name, shelf), []) for shelf in ("border pairs", "pairs")}
     places = partners(run, items, cut, [pick for picks in shelves.values() for pick in picks])
-    shown: set[Place] = set()
+    shown: set[ShardRow] = set()
     for shelf, picks in shelves.items():
         for pick, place in pairs_of([p for p in picks if (p.index, p.row) not in shown], places):
             shown.add((pick.index, pick.row))
             yield page.Pair(shelf == "border pairs", (pick.index, pick.row), place, pick.note)
 
 
-def _places(part: Part, pairs: Mapping[str, list[page.Pair]]) -> Iterator[Place]:
+def _places(part: ScanTotals, pairs: Mapping[str, list[page.Pair]]) -> Iterator[ShardRow]:
     for (_, shelf), picks in part.picks.items():
         if "pairs" not in shelf:
             yield from ((pick.index, pick.row) for pick in picks)

@@ -21,8 +21,8 @@ from winnow.jobs.job_file.yaml_text import dumps
 from winnow.jobs.report.concepts import Concept
 from winnow.jobs.report.facts import CutFacts, Facts
 from winnow.jobs.report.overlap import Overlap
-from winnow.jobs.report.samples import Place, Shown
-from winnow.jobs.report.scan import Part
+from winnow.jobs.report.samples import ShardRow, ShownSample
+from winnow.jobs.report.scan import ScanTotals
 
 _PICTURE_BYTES = 7_000_000  # of data URIs; the library has 5 MB, and a page stays below 15 MB
 _SLIDING_CONCEPTS = 5000  # most concepts whose quotas the page computes itself
@@ -33,8 +33,8 @@ class Pair:
     """Two near or equal samples. border: True for a pair among the least similar. note: how similar they are."""
 
     border: bool
-    dropped: Place
-    kept: Place
+    dropped: ShardRow
+    kept: ShardRow
     note: str
 
 
@@ -42,10 +42,10 @@ class Pair:
 class Looked:
     """What was read from a bounded sample of the pool. pairs, concepts: by cut. samples: of galleries, by place."""
 
-    part: Part
+    part: ScanTotals
     ranges: Mapping[str, tuple[float, float]]
     pairs: Mapping[str, Sequence[Pair]]
-    samples: Mapping[Place, Shown]
+    samples: Mapping[ShardRow, ShownSample]
     concepts: Mapping[str, Sequence[Concept]]
     sampled_shards: int
     pictured_shards: int
@@ -86,7 +86,7 @@ class View:
     compared: Compared | None
 
 
-def render(view: View) -> bytes:
+def render_page(view: View) -> bytes:
     """The whole page, UTF-8."""
     script, library = _own("page.js"), _library()
     allowed = " ".join(f"'sha256-{_digest(text)}'" for text in (library, script))
@@ -118,16 +118,16 @@ class _Album:
         self._looked = looked
         self._left = _PICTURE_BYTES
 
-    def shelf(self, cut: str, name: str) -> list[tuple[Shown, str]]:
+    def shelf(self, cut: str, name: str) -> list[tuple[ShownSample, str]]:
         """(sample, note) of each pick of a gallery, the lowest rank first."""
         picks = sorted(self._looked.part.picks.get((cut, name), []))
         return [(self.at((pick.index, pick.row)), pick.note) for pick in picks]
 
-    def at(self, place: Place) -> Shown:
+    def at(self, place: ShardRow) -> ShownSample:
         """One sample; without its picture if the page would become too large."""
         sample = self._looked.samples[place]
         if len(sample.picture) > self._left:
-            return Shown(sample.key, sample.caption, "", "no room on this page")
+            return ShownSample(sample.key, sample.caption, "", "no room on this page")
         self._left -= len(sample.picture)
         return sample
 

@@ -17,7 +17,7 @@ from winnow.stages.encoders.pixels.thumbnail import thumbnail
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 
-Place = tuple[int, int]
+ShardRow = tuple[int, int]
 """(number of the shard, row in its embeddings file)."""
 
 THUMBNAIL_SIDE = 176
@@ -35,7 +35,7 @@ _TOO_LARGE = f"more than {_MAX_SAMPLE_BYTES >> 20} MiB"
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownSample:
     """One sample as a page shows it.
 
     caption: shortened. picture: a data URI, or "" if there is none. lack: why there is none.
@@ -58,24 +58,26 @@ class _Wanted:
         return self.item.url
 
 
-def look(run: Run, embeddings: Artifact, reader: Reader, places: Iterable[Place]) -> dict[Place, Shown]:
+def read_shown(
+    run: Run, embeddings: Artifact, reader: Reader, places: Iterable[ShardRow]
+) -> dict[ShardRow, ShownSample]:
     """The samples at these places, by place. Runs one task for each shard among them."""
     rows: dict[int, set[int]] = {}
     for index, row in places:
         rows.setdefault(index, set()).add(row)
     wanted = [_Wanted(run.items[index], tuple(sorted(found))) for index, found in sorted(rows.items())]
-    found: dict[Place, Shown] = {}
-    for at, shown in run.each(_Look(embeddings, reader), wanted, "report: pictures"):
+    found: dict[ShardRow, ShownSample] = {}
+    for at, shown in run.each(_ReadShown(embeddings, reader), wanted, "report: pictures"):
         found |= {(wanted[at].item.index, row): sample for row, sample in shown.items()}
     return found
 
 
 @dataclass(frozen=True)
-class _Look:
+class _ReadShown:
     embeddings: Artifact
     reader: Reader
 
-    def __call__(self, item: _Wanted) -> dict[int, Shown]:
+    def __call__(self, item: _Wanted) -> dict[int, ShownSample]:
         at = pa.array(item.rows)
         table = self.embeddings.read(item.item.index, _COLUMNS).take(at)
         pictures: Mapping[int, bytes | str] = {}
@@ -84,8 +86,8 @@ class _Look:
         found = {}
         for row, sample in zip(item.rows, table.to_pylist(), strict=True):
             picture, lack = _as_thumbnail(pictures.get(row, ""))
-            key, caption = short(sample["key"], _KEY_CHARS), short(sample["caption"] or "", _CAPTION_CHARS)
-            found[row] = Shown(key, caption, picture, lack)
+            key, caption = shortened(sample["key"], _KEY_CHARS), shortened(sample["caption"] or "", _CAPTION_CHARS)
+            found[row] = ShownSample(key, caption, picture, lack)
         return found
 
     def _places(self, index: int) -> pa.Table:
@@ -125,7 +127,7 @@ def _as_thumbnail(image: bytes | str) -> tuple[str, str]:
     return f"data:image/webp;base64,{base64.b64encode(small).decode()}", ""
 
 
-def short(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
     """The text cut to at most `most` characters, with line breaks, control and direction characters as spaces."""
     plain = _CONTROLS.sub(" ", text[: most + 1])
     return plain if len(plain) <= most else plain[: most - 1].rstrip() + "…"

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.jobs.report.facts import CutFacts
-from winnow.jobs.report.samples import short
+from winnow.jobs.report.samples import shortened
 from winnow.jobs.report.words import count_words
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
@@ -48,7 +48,7 @@ class Pick:
     other: str = field(default="", compare=False)
 
 
-Reject = tuple[int, int, str, str, str]
+RejectRow = tuple[int, int, str, str, str]
 """(number of the shard, position in it, name of the shard, key, message)."""
 
 Shelf = tuple[str, str]
@@ -56,7 +56,7 @@ Shelf = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Named:
+class ConceptsToName:
     """Which concepts of a cut get a name and a gallery.
 
     rate: float64 (k,), the share of each concept's captions read for its name.
@@ -68,7 +68,7 @@ class Named:
 
 
 @dataclass
-class Part:
+class ScanTotals:
     """The result of scanning some shards. Parts of disjoint shards add up to the part of all of them.
 
     rows: readable samples. histograms: by cut, int64 (2, BINS), kept and dropped. broken: by cut, how often each rule
@@ -81,9 +81,9 @@ class Part:
     broken: dict[str, Counter[str]] = field(default_factory=dict)
     picks: dict[Shelf, list[Pick]] = field(default_factory=dict)
     words: dict[str, dict[int, Counter[str]]] = field(default_factory=dict)
-    rejects: dict[str, list[Reject]] = field(default_factory=dict)
+    rejects: dict[str, list[RejectRow]] = field(default_factory=dict)
 
-    def add(self, other: "Part") -> None:
+    def add(self, other: "ScanTotals") -> None:
         """Add another part to this one."""
         self.rows += other.rows
         for name, counts in other.histograms.items():
@@ -113,16 +113,16 @@ def room(shelf: Shelf) -> int:
 def ranges(run: Run, items: Sequence[ShardItem], cuts: Sequence[CutFacts]) -> dict[str, tuple[float, float]]:
     """(smallest, largest value) of each cut in these shards; a cut without values or samples has none."""
     found: dict[str, tuple[float, float]] = {}
-    for _, part in run.each(_Ranges(tuple(cuts)), items, "report: ranges"):
+    for _, part in run.each(_ValueRanges(tuple(cuts)), items, "report: ranges"):
         for name, (low, high) in part.items():
             before = found.get(name, (low, high))
             found[name] = min(before[0], low), max(before[1], high)
     return found
 
 
-def scan(run: Run, items: Sequence[ShardItem], pictured: frozenset[int], task: "Scan") -> Part:
+def scan(run: Run, items: Sequence[ShardItem], pictured: frozenset[int], task: "Scan") -> ScanTotals:
     """Scan these shards. pictured: numbers of the shards that galleries may take samples from."""
-    whole = Part()
+    whole = ScanTotals()
     for index, part in run.each(task, items, "report: samples"):
         if items[index].index not in pictured:
             part.picks.clear()
@@ -131,7 +131,7 @@ def scan(run: Run, items: Sequence[ShardItem], pictured: frozenset[int], task: "
 
 
 @dataclass(frozen=True)
-class _Ranges:
+class _ValueRanges:
     cuts: tuple[CutFacts, ...]
 
     def __call__(self, item: ShardItem) -> dict[str, tuple[float, float]]:
@@ -161,13 +161,13 @@ class Scan:
     rejecting: tuple[Artifact, ...]
     cuts: tuple[CutFacts, ...]
     ranges: Mapping[str, tuple[float, float]]
-    named: Mapping[str, Named]
+    named: Mapping[str, ConceptsToName]
 
-    def __call__(self, item: ShardItem) -> Part:
+    def __call__(self, item: ShardItem) -> ScanTotals:
         """Scan one shard."""
         uids = uids_of(self.embeddings.read(item.index, ["uid"])["uid"])
         hashes = hash64(uids, _SEED)
-        part = Part(rows=len(uids))
+        part = ScanTotals(rows=len(uids))
         for cut in self.cuts:
             self._cut(cut, item.index, hashes, part)
         for artifact in self.rejecting:
@@ -175,11 +175,11 @@ class Scan:
             for row in table.to_pylist():
                 examples = part.rejects.setdefault(row["kind"], [])
                 if len(examples) < REJECTS:
-                    key, message = short(row["key"], _MESSAGE_CHARS), short(row["message"], _MESSAGE_CHARS)
+                    key, message = shortened(row["key"], _MESSAGE_CHARS), shortened(row["message"], _MESSAGE_CHARS)
                     examples.append((item.index, row["position"], storage.name_of(item.url), key, message))
         return part
 
-    def _cut(self, cut: CutFacts, index: int, hashes: np.ndarray, part: Part) -> None:
+    def _cut(self, cut: CutFacts, index: int, hashes: np.ndarray, part: ScanTotals) -> None:
         table = cut.finished.artifact.read(index)
         before, after = cut.finished.before.mask(index), column(table, "kept")
         gone = np.flatnonzero(before & ~after)
@@ -212,7 +212,7 @@ class Scan:
             self._concepts(cut, index, table, rank, notes, part)
 
     def _concepts(
-        self, cut: CutFacts, index: int, table: pa.Table, rank: np.ndarray, notes: "_Notes", part: Part
+        self, cut: CutFacts, index: int, table: pa.Table, rank: np.ndarray, notes: "_Notes", part: ScanTotals
     ) -> None:
         named = self.named[cut.name]
         cluster, after = column(table, "cluster", null=-1), column(table, "kept")

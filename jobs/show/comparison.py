@@ -14,7 +14,7 @@ WHOLE_MATRIX = 12
 PAIRS = 5
 
 
-def show(result: Sweep, console: Console) -> None:
+def show_sweep(result: Sweep, console: Console) -> None:
     """Print the three tables; the first one numbers the policies."""
     console.print(kept_table(result))
     console.print(dropped_table(result))
@@ -28,7 +28,7 @@ def kept_table(result: Sweep) -> Table:
     """One row per policy: the values that vary, samples kept, thresholds, seconds of this run."""
     paths = list(result.outcomes[0].policy.values)
     cuts = _names(outcome.thresholds for outcome in result.outcomes)
-    table = _table("", *short(paths), "kept", "of the\npool", *[f"{name}\nthreshold" for name in cuts], "seconds")
+    table = _table("", *short_paths(paths), "kept", "of the\npool", *[f"{name}\nthreshold" for name in cuts], "seconds")
     for outcome in result.outcomes:
         values = [as_option(value) for value in outcome.policy.values.values()]
         share = f"{100 * outcome.kept / result.pool:.1f} %" if result.pool else "–"
@@ -72,7 +72,7 @@ def overlap_pairs(result: Sweep) -> Table:
     return table
 
 
-def short(paths: Sequence[str]) -> list[str]:
+def short_paths(paths: Sequence[str]) -> list[str]:
     """`density.fraction` of `policy.3.density.fraction`, where that names only one of the paths."""
     ends = [path.split(".", 2)[-1] for path in paths]
     return [end if ends.count(end) == 1 else path for end, path in zip(ends, paths, strict=True)]

@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from winnow.jobs.run import Result, job_url
+from winnow.jobs.run import JobResult, job_url
 from winnow.jobs.show import funnel
-from winnow.jobs.verify.verify import Line
+from winnow.jobs.verify.verify import CheckResult
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import DONE, Artifact, is_artifact, read_json
 from winnow.pipeline.errors import JobError
 from winnow.stages.results.manifest import UIDS
 
 
-def run_document(result: Result) -> Mapping[str, object]:
+def run_document(result: JobResult) -> Mapping[str, object]:
     """The result of a run."""
     stages = [
         {
@@ -54,7 +54,7 @@ def status_document(store: str) -> Mapping[str, object]:
     return {"store": store, "jobs": jobs, "artifacts": artifacts}
 
 
-def verify_document(store: str, name: str, lines: Sequence[Line]) -> Mapping[str, object]:
+def verify_document(store: str, name: str, lines: Sequence[CheckResult]) -> Mapping[str, object]:
     """Every check; `holds` is null if the check does not apply to the job."""
     checks = [
         {

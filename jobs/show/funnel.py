@@ -7,13 +7,13 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from winnow.jobs.run import Result
+from winnow.jobs.run import JobResult
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_json
 from winnow.stages.results.manifest import UIDS
 
 
-def show(result: Result, console: Console) -> None:
+def show_funnel(result: JobResult, console: Console) -> None:
     """Print the funnel, the places of the results, and the training command."""
     console.print(funnel_table(result.counts))
     lines = [f"manifest  {result.path.manifest.folder}", f"uids      {result.path.manifest.meta(UIDS)}"]
@@ -46,7 +46,7 @@ def funnel_table(counts: Mapping[str, object]) -> Table:
     return table
 
 
-def training_command(result: Result) -> str:
+def training_command(result: JobResult) -> str:
     """The open_clip_train command for the shards, or for the kept samples in place if no shards were exported.
 
     The model is that of the job's first CLIP encoder. "" if nothing is kept or the pool has no images.
@@ -73,7 +73,7 @@ def loading(samples: int, shards: int) -> tuple[int, int]:
     return min(256, 1 << (share.bit_length() - 1)), workers
 
 
-def _exported(result: Result, shards: Artifact) -> tuple[int, str]:
+def _exported(result: JobResult, shards: Artifact) -> tuple[int, str]:
     """The number of training shards, and their URL for webdataset."""
     count = cast(int, dict(result.steps)["shards"].report["shards"])
     names = f"{_numbers(count)}.tar"
@@ -82,7 +82,7 @@ def _exported(result: Result, shards: Artifact) -> tuple[int, str]:
     return count, storage.join(shards.folder, names)
 
 
-def _in_place(result: Result) -> tuple[int, str]:
+def _in_place(result: JobResult) -> tuple[int, str]:
     """The same for the kept samples of the input shards, which `winnow cat` streams."""
     count = cast(int, dict(result.steps)["pool"].report["shards"])
     return count, f"pipe:winnow cat {shlex.quote(result.job.store)} {result.job.name} {_numbers(count)}"

@@ -12,13 +12,13 @@ from winnow.stages.cuts.contract.finished import Contents
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.pools.pool import as_one
 from winnow.stages.results.manifest import UIDS
-from winnow.stages.results.shards import SIZES
+from winnow.stages.results.shards import SHARD_SIZES
 
 _OF_A_STEP = {
     "pool": Contents(by_shard=False, data=("shards.parquet",)),
     "embeddings": Contents(beside=(PARTS,)),
     "manifest": Contents(beside=(UIDS,)),
-    "shards": Contents(by_shard=False, beside=(SIZES,)),  # its tars have a check of their own
+    "shards": Contents(by_shard=False, beside=(SHARD_SIZES,)),  # its tars have a check of their own
 }
 """Files of the steps that are not cuts, for steps that leave more than one table for each shard."""
 

@@ -17,7 +17,7 @@ from winnow.pipeline.artifact import Artifact, read_json, read_table
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError
 from winnow.stages.cuts.contract.findings import reading
-from winnow.stages.cuts.contract.finished import FinishedCut, Readable, Sample
+from winnow.stages.cuts.contract.finished import FinishedCut, Readable, RowSample
 from winnow.stages.survivors import Survivors
 
 _UNNAMED = ("pool", "embeddings", "distinct", "manifest", "shards")  # labels in a record that are not cuts
@@ -30,7 +30,7 @@ class Finished:
     job: Job
     counts: Mapping[str, Any]
     artifacts: Mapping[str, Artifact]
-    sample: Sample
+    sample: RowSample
 
     @property
     def embeddings(self) -> Artifact:
@@ -77,7 +77,7 @@ class Finished:
         return Readable(self.embeddings, self.readable, self.sample)
 
 
-def read_finished(store: str, name: str, sample: Sample) -> tuple[Finished, tuple[storage.Identity, ...]]:
+def read_finished(store: str, name: str, sample: RowSample) -> tuple[Finished, tuple[storage.Identity, ...]]:
     """The finished job of this name in a store, and its input shards.
 
     Raises JobError for a job that is missing or never finished, DataError for a damaged record, StorageError if the

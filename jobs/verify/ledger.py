@@ -11,10 +11,10 @@ import pyarrow as pa
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline.columns import column
 from winnow.pipeline.stage import Run, ShardItem
-from winnow.stages.cuts.contract.findings import Findings, looked, of_shard, over, told, unless_equal
+from winnow.stages.cuts.contract.findings import Findings, looked, of_shard, over, unless_equal, violated_rows
 from winnow.stages.distinct import REPEATED
 from winnow.stages.rejects import read_rejects
-from winnow.stages.results.manifest import Manifest, join
+from winnow.stages.results.manifest import Manifest, manifest_rows
 
 _REJECT = "reject:"
 
@@ -109,7 +109,9 @@ def _cut_of(job: Finished, item: ShardItem, name: str, inside: np.ndarray) -> tu
         sentence = f"{artifact.name} must have {len(inside)} rows of bool, but has {len(kept)} of {kept.dtype}"
         return of_shard(item, sentence), np.zeros(len(inside), bool)
     back = np.flatnonzero(kept & ~inside)
-    found = told(item, back, lambda row: f"{job.samples.who(item, row)}: {name} must only drop, but brought it back")
+    found = violated_rows(
+        item, back, lambda row: f"{job.samples.who(item, row)}: {name} must only drop, but brought it back"
+    )
     summary = artifact.summary(item.index)
     expected = {"rows": len(kept), "in": int(inside.sum()), "kept": int(kept.sum())}
     if any(summary.get(field) != count for field, count in expected.items()):
@@ -123,7 +125,7 @@ def _verdicts_of(job: Finished, item: ShardItem, size: int, expected: Mapping[st
     kept, weight = column(table, "kept"), column(table, "weight")
     reasoned = np.asarray(table["reason"].is_valid())
     unclear = np.flatnonzero((kept == reasoned) | (weight != kept))
-    found = told(
+    found = violated_rows(
         item,
         unclear,
         lambda row: (
@@ -159,7 +161,7 @@ def manifest(job: Finished, run: Run) -> Findings:
 
 def _manifest_of(job: Finished, item: ShardItem) -> Findings:
     stage = Manifest(job.embeddings, job.distinct, tuple((cut.name, cut.artifact) for cut in job.cuts))
-    expected, came = join(stage, item), job.manifest.read(item.index)
+    expected, came = manifest_rows(stage, item), job.manifest.read(item.index)
     found = looked(shards=1, rows=len(came), columns=len(came.column_names) if not item.index else 0)
     if came.schema != expected.schema.remove_metadata():
         return found + of_shard(item, f"the manifest must have columns {_types(expected)}, but has {_types(came)}")
@@ -173,7 +175,7 @@ def _manifest_of(job: Finished, item: ShardItem) -> Findings:
         if wanted.equals(seen):
             continue
         rows = [row for row in range(len(wanted)) if wanted[row].as_py() != seen[row].as_py()]
-        found += told(item, rows, partial(_said, expected, name, wanted, seen))
+        found += violated_rows(item, rows, partial(_said, expected, name, wanted, seen))
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline.order import beyond, reversed_order
 from winnow.pipeline.stage import Run, ShardItem
-from winnow.stages.cuts.contract.findings import Findings, looked, over, told
+from winnow.stages.cuts.contract.findings import Findings, looked, over, violated_rows
 from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.cuts.contract.orders import Ranking, Standings
 
@@ -70,4 +70,4 @@ def _by_threshold(cut: FinishedCut, item: ShardItem, ranking: Ranking) -> Findin
             f"{ranking.kept[row]} at {value[row]}"
         )
 
-    return told(item, at, say)
+    return violated_rows(item, at, say)

@@ -17,9 +17,18 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import read_json, shard_name
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.pipeline.uid import content_hash, uids_of
-from winnow.stages.cuts.contract.findings import Findings, looked, of_shard, over, reading, told, unless_equal, violated
+from winnow.stages.cuts.contract.findings import (
+    Findings,
+    looked,
+    of_shard,
+    over,
+    reading,
+    unless_equal,
+    violated,
+    violated_rows,
+)
 from winnow.stages.pools.reader import Original, Reader
-from winnow.stages.results.shards import SIZES, OutputShard, Piece, plan_shards
+from winnow.stages.results.shards import SHARD_SIZES, OutputShard, Piece, plan_shards
 from winnow.stages.results.training_members import CAPTION, PICTURES, training_key
 
 _COLUMNS = ("position", "key", "uid", "caption", "image_hash", "offset", "size", "extra_ranges")
@@ -57,7 +66,7 @@ def shards(job: Finished, run: Run) -> Findings | None:
         return None
     tars, out = _planned(job, run), job.artifacts["shards"]
     expected = {storage.name_of(tar.url): tar.planned.samples for tar in tars}
-    url = out.meta(SIZES)
+    url = out.meta(SHARD_SIZES)
     with reading(url):
         sizes = read_json(url)
     found = Findings()
@@ -70,7 +79,7 @@ def shards(job: Finished, run: Run) -> Findings | None:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _MemberBytes:
     """One member of a tar. start: first byte of its header. data: first byte of its content. size: of the content."""
 
     key: str
@@ -85,18 +94,18 @@ class _Place:
         return self.data + self.size + -self.size % tarfile.BLOCKSIZE
 
 
-def _places(file: BinaryIO) -> list[_Place]:
+def _places(file: BinaryIO) -> list[_MemberBytes]:
     """All members of a tar, in order. Raises tarfile's errors."""
     found = []
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
         for info in tar:
             folder, slash, base = info.name.rpartition("/")
             stem, _, suffix = base.partition(".")
-            found.append(_Place(folder + slash + stem, suffix, info.offset, info.offset_data, info.size))
+            found.append(_MemberBytes(folder + slash + stem, suffix, info.offset, info.offset_data, info.size))
     return found
 
 
-def _samples(places: Sequence[_Place]) -> list[tuple[str, list[_Place]]]:
+def _samples(places: Sequence[_MemberBytes]) -> list[tuple[str, list[_MemberBytes]]]:
     """(key, members) of each run of adjacent members with the same key."""
     return [(key, list(members)) for key, members in groupby(places, key=lambda place: place.key)]
 
@@ -134,7 +143,9 @@ def _tar_of(job: Finished, tar: _Tar) -> Findings:
         found += of_shard(tar.item, f"it must hold {tar.planned.samples} samples, but holds {len(samples)}")
     again = {key for key, times in groupby(sorted(key for key, _ in samples)) if len(list(times)) > 1}
     rows = [row for row, (key, _) in enumerate(samples) if key in again]
-    found += told(tar.item, rows, lambda row: f"sample {row}: members of {samples[row][0]!r} must lie side by side")
+    found += violated_rows(
+        tar.item, rows, lambda row: f"sample {row}: members of {samples[row][0]!r} must lie side by side"
+    )
     return found + _in_order(job, tar, [key for key, _ in samples])
 
 
@@ -155,10 +166,10 @@ def _in_order(job: Finished, tar: _Tar, keys: Sequence[str]) -> Findings:
         seen = repr(keys[place]) if place < len(keys) else "not there"
         return f"sample {place} must be {job.samples.who(item, row)} of {item.url}, but is {seen}"
 
-    return told(tar.item, wrong, say)
+    return violated_rows(tar.item, wrong, say)
 
 
-def _end(item: ShardItem, file: BinaryIO, places: Sequence[_Place]) -> Findings:
+def _end(item: ShardItem, file: BinaryIO, places: Sequence[_MemberBytes]) -> Findings:
     """Check that only zeros follow the last member: at least two blocks, up to the end of a record."""
     last = places[-1].end if places else 0
     length = file.seek(0, io.SEEK_END)
@@ -201,15 +212,17 @@ def _members_of(job: Finished, tar: _Tar) -> Findings:
         piece, row, said = wrong[place]
         return f"sample {place}, {job.samples.who(piece.item, row)} of {piece.item.url}: {'; '.join(said)}"
 
-    return found + told(tar.item, list(wrong), say)
+    return found + violated_rows(tar.item, list(wrong), say)
 
 
-def _content(file: BinaryIO, place: _Place) -> bytes:
+def _content(file: BinaryIO, place: _MemberBytes) -> bytes:
     file.seek(place.data)
     return file.read(place.size)
 
 
-def _differences(file: BinaryIO, places: Sequence[_Place], fact: Mapping[str, Any], source: Original) -> Iterator[str]:
+def _differences(
+    file: BinaryIO, places: Sequence[_MemberBytes], fact: Mapping[str, Any], source: Original
+) -> Iterator[str]:
     """The differences between a sample in a tar and its source, as sentences."""
     expected = source.members
     suffixes = [place.suffix for place in places]
@@ -227,7 +240,7 @@ def _differences(file: BinaryIO, places: Sequence[_Place], fact: Mapping[str, An
             yield "its headers and padding must be those of its source, but are not"
 
 
-def _contents(reader: Reader, file: BinaryIO, places: Sequence[_Place], fact: Mapping[str, Any]) -> Iterator[str]:
+def _contents(reader: Reader, file: BinaryIO, places: Sequence[_MemberBytes], fact: Mapping[str, Any]) -> Iterator[str]:
     """The differences between the embeddings' facts on a sample and what a trainer reads from its members."""
     parts = {place.suffix.lower(): _content(file, place) for place in places}
     image = next((parts[suffix] for suffix in PICTURES if suffix in parts), b"")  # the order of open_clip's loader

@@ -18,8 +18,16 @@ from winnow.pipeline.columns import column, split_rows
 from winnow.pipeline.errors import DataError, FailedShards
 from winnow.pipeline.stage import Run, ShardItem, check_all
 from winnow.pipeline.uid import UID, bytes_of, uids_from_bytes, uids_to_bytes, uids_to_hex
-from winnow.stages.cuts.contract.findings import Findings, looked, reading, told, unless_equal, unreadable, violated
-from winnow.stages.cuts.contract.finished import Named
+from winnow.stages.cuts.contract.findings import (
+    Findings,
+    looked,
+    reading,
+    unless_equal,
+    unreadable,
+    violated,
+    violated_rows,
+)
+from winnow.stages.cuts.contract.finished import NamedRows
 from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.results.manifest import UIDS
 
@@ -31,7 +39,7 @@ _SENT = pa.schema([("row", pa.int64()), ("uid", pa.binary(16)), ("repeated", pa.
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _KeptInManifest:
     manifest: Artifact
 
     def of(self, index: int) -> tuple[np.ndarray, pa.Array]:
@@ -42,7 +50,7 @@ class _Kept:
 
 def uids(job: Finished, run: Run) -> Findings:
     """uids.npy is sorted and holds the uid of each kept row of the manifest once; the same for subset files of cuts."""
-    found = _compared(run, job.manifest.meta(UIDS), _Kept(job.manifest))
+    found = _compared(run, job.manifest.meta(UIDS), _KeptInManifest(job.manifest))
     for cut in job.cuts:
         for file, named in cut.options.subsets(cut).items():
             found += _compared(run, cut.artifact.meta(file), named)
@@ -69,7 +77,7 @@ class _Chunk:
         return np.frombuffer(content, UID)
 
 
-def _compared(run: Run, url: str, named: Named) -> Findings:
+def _compared(run: Run, url: str, named: NamedRows) -> Findings:
     with reading(url):
         start, entries, size = _header(url)
     found = unless_equal(f"{url}: its size", start + entries * UID.itemsize, size)
@@ -78,7 +86,7 @@ def _compared(run: Run, url: str, named: Named) -> Findings:
         _Chunk(len(run.shards) + i, url, start, first, min(entries, first + _CHUNK)) for i, first in enumerate(firsts)
     ]
     items: list[ShardItem | _Chunk] = [*run.items, *chunks]
-    work = _Meet(url, named, max(1, -(-entries // _PART)))
+    work = _MeetEntries(url, named, max(1, -(-entries // _PART)))
     results: list[tuple[int, Findings]] = []
     label = f"verify: {storage.name_of(url)}"
     try:
@@ -107,11 +115,11 @@ def _header(url: str) -> tuple[int, int, int]:
 
 
 @dataclass(frozen=True)
-class _Meet:
+class _MeetEntries:
     """Shuffles the manifest's rows and the file's entries by a hash of the uid, and pairs them in each part."""
 
     url: str
-    named: Named
+    named: NamedRows
     parts: int
 
     def scatter(self, item: ShardItem | _Chunk) -> Mapping[int, pa.Table]:
@@ -164,9 +172,13 @@ class _Meet:
             rows, texts = column(lost, "row"), uids_to_hex(uids_from_bytes(lost["uid"]))
             of = dict(zip(rows.tolist(), texts, strict=True))
             if isinstance(item, _Chunk):
-                found += told(_as_item(item), rows, lambda row: f"entry {row}: uid {of[row]} is of none of its samples")
+                found += violated_rows(
+                    _as_item(item), rows, lambda row: f"entry {row}: uid {of[row]} is of none of its samples"
+                )
                 return found + _sorted(item) + looked(uids=item.last - item.first)
-            return found + told(item, rows, lambda row: f"row {row}: uid {of[row]} must be in {self.url}, but is not")
+            return found + violated_rows(
+                item, rows, lambda row: f"row {row}: uid {of[row]} must be in {self.url}, but is not"
+            )
 
 
 def _as_item(chunk: _Chunk) -> ShardItem:
@@ -179,4 +191,6 @@ def _sorted(chunk: _Chunk) -> Findings:
     high, low = (chunk.read(first, chunk.last)[half] for half in ("f0", "f1"))
     wrong = (high[1:] < high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] < low[:-1]))
     at = first + 1 + np.flatnonzero(wrong)
-    return told(_as_item(chunk), at, lambda row: f"entry {row}: uids must be sorted, but it is below the one before")
+    return violated_rows(
+        _as_item(chunk), at, lambda row: f"entry {row}: uids must be sorted, but it is below the one before"
+    )

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline.columns import column
 from winnow.pipeline.stage import Run, ShardItem
-from winnow.stages.cuts.contract.findings import Findings, looked, over, told, unequal
+from winnow.stages.cuts.contract.findings import Findings, looked, over, unequal, violated_rows
 from winnow.stages.cuts.contract.finished import FinishedCut
 
 _SIMILARITY = ".similarity"
@@ -71,7 +71,7 @@ def _columns_of(cut: FinishedCut, item: ShardItem, made_again: Mapping[str, pa.A
         found += looked(values=len(wanted))
         if not wanted.equals(seen):
             rows = [row for row in range(len(seen)) if wanted[row].as_py() != seen[row].as_py()]
-            found += told(item, rows, partial(_said, cut, item, name, wanted, seen))
+            found += violated_rows(item, rows, partial(_said, cut, item, name, wanted, seen))
     return found
 
 

@@ -11,13 +11,13 @@ from winnow.pipeline.errors import WinnowError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.stage import Run
 from winnow.stages.cuts.contract.findings import Findings, violated
-from winnow.stages.cuts.contract.finished import Sample
+from winnow.stages.cuts.contract.finished import RowSample
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.kinds import OWN
 
-_Look = Callable[[Finished, Run], Findings | None]
+_JobCheck = Callable[[Finished, Run], Findings | None]
 
-_CHECKS: dict[str, _Look] = {
+_CHECKS: dict[str, _JobCheck] = {
     "pool": files.pool,
     "files": files.files,
     "ledger": ledger.ledger,
@@ -35,7 +35,7 @@ A check returns None if the job has nothing to check.
 """
 
 
-def checks_of(cuts: Iterable[type[Cut]]) -> dict[str, _Look]:
+def checks_of(cuts: Iterable[type[Cut]]) -> dict[str, _JobCheck]:
     """Every check of a job by name: first those of all jobs, then those that winnow's own cuts and `cuts` define."""
     names = dict.fromkeys(name for cut in (*OWN.values(), *cuts) for name in cut.checks())
     return {**_CHECKS, **{name: partial(_of_cuts, name) for name in names}}
@@ -49,7 +49,7 @@ def _of_cuts(name: str, job: Finished, run: Run) -> Findings | None:
 
 
 @dataclass(frozen=True)
-class Line:
+class CheckResult:
     """The result of one check. findings: None if the check does not apply to the job."""
 
     check: str
@@ -74,7 +74,7 @@ class Line:
         return "\n       ".join([*lines, *told, *more, *self.findings.notes])
 
 
-def verify(store: str, name: str, executor: Executor, sample: Sample) -> Iterator[Line]:
+def verify_job(store: str, name: str, executor: Executor, sample: RowSample) -> Iterator[CheckResult]:
     """Run every check of a finished job, and yield each result as it is ready. Damage never stops the other checks.
 
     store: URL of the store; it may have been moved. name: of the job. sample: which rows the slow checks read.
@@ -88,4 +88,4 @@ def verify(store: str, name: str, executor: Executor, sample: Sample) -> Iterato
             findings = look(job, run)
         except WinnowError as error:
             findings = violated(str(error))
-        yield Line(check, findings)
+        yield CheckResult(check, findings)

@@ -29,7 +29,7 @@ def why(
     from winnow.jobs.console import print_json
     from winnow.jobs.why.explain import explain
     from winnow.jobs.why.place import picture
-    from winnow.jobs.why.show import show
+    from winnow.jobs.why.show import show_why
     from winnow.pipeline import storage
     from winnow.pipeline.machine import cores
 
@@ -43,4 +43,4 @@ def why(
     if plain:
         print_json(found.record())
     else:
-        show(found, Console())
+        show_why(found, Console())

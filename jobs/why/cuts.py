@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from winnow.jobs.verify.finished import Finished
-from winnow.stages.cuts.contract.explained import Asked, Explained, Limit, Place
+from winnow.stages.cuts.contract.explained import Asked, Explained, FoundSample, Limit
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Said:
         return None if self.kept or not beyond else beyond[0]
 
 
-def deciding(job: Finished, place: Place) -> tuple[list[int], list[tuple[Mapping[str, Any], bool]]]:
+def deciding(job: Finished, place: FoundSample) -> tuple[list[int], list[tuple[Mapping[str, Any], bool]]]:
     """The numbers of the cuts that judged the sample, up to the one that dropped it, and (values, kept) of each."""
     numbers: list[int] = []
     found: list[tuple[Mapping[str, Any], bool]] = []

@@ -6,19 +6,19 @@ from winnow.jobs.run import run_of
 from winnow.jobs.verify.finished import Finished, read_finished
 from winnow.jobs.why.cuts import Said, deciding
 from winnow.jobs.why.place import of_key, of_uid
-from winnow.jobs.why.ranks import mine_of, standings
+from winnow.jobs.why.ranks import group_ranks, mine_of
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import Run
-from winnow.stages.cuts.contract.explained import Asked, Place
-from winnow.stages.cuts.contract.finished import Sample
+from winnow.stages.cuts.contract.explained import Asked, FoundSample
+from winnow.stages.cuts.contract.finished import RowSample
 
 
 @dataclass(frozen=True)
 class Twin:
     """The better sample that this one duplicates. by: the later cut that dropped that sample, None if it stayed."""
 
-    place: Place
+    place: FoundSample
     by: str | None
 
 
@@ -27,7 +27,7 @@ class Why:
     """The answer. said: the judgement of each cut that saw the sample, in order; if one dropped it, it is the last."""
 
     job: Finished
-    place: Place
+    place: FoundSample
     said: tuple[Said, ...]
     twin: Twin | None = None
 
@@ -86,18 +86,18 @@ def explain(
     """
     if (uid is None) == (shard is None) or (shard is None) != (key is None):
         raise JobError("a sample is named by its uid, or by --shard and --key together; give one of the two")
-    job, identities = read_finished(store, name, Sample(None))
+    job, identities = read_finished(store, name, RowSample(None))
     run = run_of(job.job, LocalExecutor(workers), identities)
     items = run.items
     place = of_key(job, items, str(shard), str(key)) if uid is None else of_uid(job, items, uid, workers)
     return _answer(job, run, place, ranks, workers)
 
 
-def _answer(job: Finished, run: Run, place: Place, ranks: bool, workers: int) -> Why:
+def _answer(job: Finished, run: Run, place: FoundSample, ranks: bool, workers: int) -> Why:
     numbers, verdicts = deciding(job, place)
     wanted = [number for number in numbers if ranks and job.cuts[number].options.ranks]
     mine = mine_of(job, place, wanted)
-    stands = list(zip(mine, standings(job, run, mine), strict=True))
+    stands = list(zip(mine, group_ranks(job, run, mine), strict=True))
     found: list[Said] = []
     repeats: str | None = None
     for number, (values, kept) in zip(numbers, verdicts, strict=True):

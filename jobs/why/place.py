@@ -15,7 +15,7 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import ShardItem
 from winnow.pipeline.uid import is_uid_hex, uids_from_hex, uids_of
-from winnow.stages.cuts.contract.explained import Place, Rejected
+from winnow.stages.cuts.contract.explained import FoundSample, RejectReason
 from winnow.stages.pools.sample import Sample
 from winnow.stages.pools.unchanged import check_unchanged
 from winnow.stages.rejects import read_rejects
@@ -24,7 +24,7 @@ _AHEAD = 4  # shards in flight per worker; those behind the match are read in va
 _COLUMNS = ("position", "key", "uid", "caption", "width", "height")
 
 
-def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) -> Place:
+def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) -> FoundSample:
     """The sample with this uid; the first one if several have it.
 
     Raises JobError for a malformed uid and for a uid that no readable sample has.
@@ -49,7 +49,7 @@ def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) ->
     )
 
 
-def of_key(job: Finished, items: Sequence[ShardItem], shard: str, key: str) -> Place:
+def of_key(job: Finished, items: Sequence[ShardItem], shard: str, key: str) -> FoundSample:
     """The first sample with this key in a shard. shard: its number, its URL, or the end of its URL.
 
     Raises JobError if the name matches no shard or several, and if the shard has no such key.
@@ -64,23 +64,25 @@ def of_key(job: Finished, items: Sequence[ShardItem], shard: str, key: str) -> P
     if not lost:
         raise JobError(f"a key must be that of a sample of its shard, but {item.url} has no {key!r}")
     first = lost[0]
-    why = Rejected(first["kind"], first["message"])
-    return Place(item, first["position"], first["key"], None, rejected=why, alike=alike)
+    why = RejectReason(first["kind"], first["message"])
+    return FoundSample(item, first["position"], first["key"], None, rejected=why, alike=alike)
 
 
-def at_row(job: Finished, item: ShardItem, row: int, alike: int = 0) -> Place:
+def at_row(job: Finished, item: ShardItem, row: int, alike: int = 0) -> FoundSample:
     """The sample in a row of the embeddings file."""
     table = job.embeddings.read(item.index, _COLUMNS).slice(row, 1)
     [found] = table.to_pylist()
     rejected = None
     if not bool(column(job.distinct.read(item.index, ["kept"]), "kept")[row]):
         [again] = [r for r in read_rejects(job.distinct, item.index).to_pylist() if r["position"] == found["position"]]
-        rejected = Rejected(again["kind"], again["message"])
+        rejected = RejectReason(again["kind"], again["message"])
     sides = found["width"], found["height"]
-    return Place(item, found["position"], found["key"], row, found["uid"], found["caption"], *sides, rejected, alike)
+    return FoundSample(
+        item, found["position"], found["key"], row, found["uid"], found["caption"], *sides, rejected, alike
+    )
 
 
-def picture(job: Finished, place: Place) -> bytes:
+def picture(job: Finished, place: FoundSample) -> bytes:
     """The sample's image file, byte for byte from the pool. Cost: reads its shard up to the sample.
 
     Raises JobError for a pool without images and for a sample without one, ShardError if the shard has changed.

@@ -12,17 +12,17 @@ import numpy as np
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline.order import WIDE_KEY, order_keys
 from winnow.pipeline.stage import Run, ShardItem
-from winnow.stages.cuts.contract.explained import Mine, Place, Standing
+from winnow.stages.cuts.contract.explained import FoundSample, GroupRank, Mine
 from winnow.stages.cuts.contract.finished import CutRows, FinishedCut
 from winnow.stages.cuts.contract.orders import Ranking, wide
 
 
 @dataclass(frozen=True)
-class _Look:
+class _RankInShard:
     job: Finished
     mine: tuple[Mine, ...]
 
-    def __call__(self, item: ShardItem) -> list[Standing]:
+    def __call__(self, item: ShardItem) -> list[GroupRank]:
         cuts, found = self.job.cuts, []
         seen: dict[int, tuple[list[Ranking], CutRows]] = {}
         for me in self.mine:
@@ -39,7 +39,7 @@ def rankings(cut: FinishedCut, item: ShardItem) -> tuple[list[Ranking], CutRows]
     return [*(cut.options.rankings(cut, rows) or ())], rows
 
 
-def _standing(ranking: Ranking, uids: np.ndarray, item: ShardItem, me: Mine) -> Standing:
+def _standing(ranking: Ranking, uids: np.ndarray, item: ShardItem, me: Mine) -> GroupRank:
     at = np.flatnonzero(ranking.group == me.group)
     value, kept = wide(ranking.value[at]), ranking.kept[at]
     ties = at[value == me.value]
@@ -47,10 +47,10 @@ def _standing(ranking: Ranking, uids: np.ndarray, item: ShardItem, me: Mine) -> 
     before = int((value > me.value).sum()) + int((keys < np.array([me.key], keys.dtype)).sum())
     last, first = value[kept], value[~kept]
     ends = last.min().item() if len(last) else None, first.max().item() if len(first) else None
-    return Standing(len(at), before, int(kept.sum()), *ends)
+    return GroupRank(len(at), before, int(kept.sum()), *ends)
 
 
-def mine_of(job: Finished, place: Place, cuts: Sequence[int]) -> list[Mine]:
+def mine_of(job: Finished, place: FoundSample, cuts: Sequence[int]) -> list[Mine]:
     """The sample's value, group and key in every ranking of these cuts (by number) that it takes part in."""
     if place.row is None:
         return []
@@ -67,10 +67,10 @@ def mine_of(job: Finished, place: Place, cuts: Sequence[int]) -> list[Mine]:
     return found
 
 
-def standings(job: Finished, run: Run, mine: Sequence[Mine]) -> list[Standing]:
+def group_ranks(job: Finished, run: Run, mine: Sequence[Mine]) -> list[GroupRank]:
     """The sample's rank in each of its rankings. Cost: one pass over the columns of these cuts, and the uids."""
-    found = [Standing()] * len(mine)
+    found = [GroupRank()] * len(mine)
     if mine:
-        for _, parts in run.each(_Look(job, tuple(mine)), run.items, "why: ranks"):
+        for _, parts in run.each(_RankInShard(job, tuple(mine)), run.items, "why: ranks"):
             found = [a + b for a, b in zip(found, parts, strict=True)]
     return found

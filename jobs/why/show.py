@@ -8,12 +8,12 @@ from winnow.jobs.why.cuts import Said
 from winnow.jobs.why.explain import Why
 from winnow.jobs.why.place import shown_shard
 from winnow.pipeline.terminal import escaped
-from winnow.stages.cuts.contract.explained import Limit, Place
+from winnow.stages.cuts.contract.explained import FoundSample, Limit
 
 _LONG = 600  # characters of a caption
 
 
-def show(why: Why, console: Console) -> None:
+def show_why(why: Why, console: Console) -> None:
     """Print where the sample is, how each cut judged it, and what decided."""
 
     def say(text: str = "", style: str = "") -> None:
@@ -81,7 +81,7 @@ def said_limit(limit: Limit) -> str:
     return f"{limit.what} {value}, stays {limit.rule} {end}: {how}"
 
 
-def _show_place(place: Place, say: Any) -> None:
+def _show_place(place: FoundSample, say: Any) -> None:
     say(f"uid       {place.uid or 'none, for it was rejected'}")
     say(f"shard     {shown_shard(place.item)}, {place.item.url}")
     say(f"key       {place.key}, sample {place.position} of the shard")

@@ -18,7 +18,7 @@ from winnow.pipeline.storage.listing import (
     present,
 )
 from winnow.pipeline.storage.opening import local_view, open_exact, open_read, read_bytes, read_if_there, read_text
-from winnow.pipeline.storage.places import File, Files, OptionsOf, Place, from_file, placed, rooted, rooted_pattern
+from winnow.pipeline.storage.places import File, FileName, Files, OptionsOf, from_file, placed, rooted, rooted_pattern
 from winnow.pipeline.storage.scratch import scratch_folder
 from winnow.pipeline.storage.shard_names import expand
 from winnow.pipeline.storage.urls import absolute, home, is_shared, join, name_of, parent_of, redacted
@@ -26,10 +26,10 @@ from winnow.pipeline.storage.writing import committed_bytes, committing, copy, l
 
 __all__ = [
     "File",
+    "FileName",
     "Files",
     "Identity",
     "OptionsOf",
-    "Place",
     "absolute",
     "check_commits",
     "check_distinct",

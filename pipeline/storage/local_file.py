@@ -9,7 +9,7 @@ import io
 from typing import Any
 
 EARLY_BYTES = 8 << 20
-PIECE_BYTES = 64 << 10  # like cp
+WRITE_BYTES = 64 << 10  # like cp
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)  # only on Linux, and not in Python's os module
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE: starts writing and does not wait; an error here comes again in fsync
 
@@ -24,7 +24,7 @@ class EarlyFile(io.FileIO):
 
     def write(self, data: Any, /) -> int:
         """Write at most PIECE_BYTES; returns the number of bytes written."""
-        written = super().write(memoryview(data)[:PIECE_BYTES])
+        written = super().write(memoryview(data)[:WRITE_BYTES])
         size = self.tell() - self._begun
         if size >= EARLY_BYTES and _SYNC_FILE_RANGE is not None:
             _SYNC_FILE_RANGE(self.fileno(), ctypes.c_int64(self._begun), ctypes.c_int64(size), _WRITE)

@@ -1,6 +1,6 @@
 """Makes the file names of a job absolute: those of a job file from its folder, all others from the working directory.
 
-The type of an option says that it names files: `File`, `Files`, or another `Annotated` type with a Place.
+The type of an option says that it names files: `File`, `Files`, or another `Annotated` type with a FileName.
 """
 
 import dataclasses
@@ -114,7 +114,7 @@ def _below(folder: str, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class FileName:
     """Marks the type of an option that names files. root: makes one name absolute."""
 
     root: Callable[[str], str]
@@ -135,10 +135,10 @@ class OptionsOf:
     kind: Any
 
 
-File = Annotated[str, Place(rooted)]
+File = Annotated[str, FileName(rooted)]
 """The type of an option that names one file or folder."""
 
-Files = Annotated[str | tuple[str, ...], Place(rooted_pattern)]
+Files = Annotated[str | tuple[str, ...], FileName(rooted_pattern)]
 """The type of an option that names files by patterns of `expand`."""
 
 
@@ -158,7 +158,7 @@ def _placed(kind: Any, value: Any) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         for mark in inner[1:]:
-            if isinstance(mark, Place):
+            if isinstance(mark, FileName):
                 return mark.of(value)
             if isinstance(mark, OptionsOf):
                 return _placed(mark.kind, value)

@@ -128,7 +128,7 @@ def read_sample(out: Artifact, shards: int, wanted: int) -> np.ndarray:
 
 def _look(run: Run, survivors: Survivors, by: str, needs: Needs) -> tuple[int, int]:
     """Width of the encoder's vectors (0 if no sample is in), and bytes of memory of a worker's machine."""
-    [(_, found)] = run.each(_Look(survivors, by), [tuple(run.items)], LOOK, needs)
+    [(_, found)] = run.each(_WidthAndMemory(survivors, by), [tuple(run.items)], LOOK, needs)
     return found
 
 
@@ -161,7 +161,7 @@ class _Draw:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _WidthAndMemory:
     """Returns the width of the vectors and the memory in bytes of the machine that this worker runs on."""
 
     survivors: Survivors

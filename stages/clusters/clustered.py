@@ -11,7 +11,7 @@ from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column, scattered
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.stages.clusters.centroids import CENTROIDS
-from winnow.stages.clusters.clusters import SIZES, Members, read_centroids
+from winnow.stages.clusters.clusters import CLUSTER_SIZES, Members, read_centroids
 from winnow.stages.cuts.contract.explained import Asked, Explained, at_least, at_most
 from winnow.stages.cuts.contract.findings import Findings, looked, of_shard, over, unequal
 from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
@@ -24,7 +24,7 @@ from winnow.stages.survivors import Survivors
 CLUSTERS = "clusters"
 """Name of the stage that makes clusters."""
 
-CLUSTER_FILES = {CLUSTERS: Contents(beside=(CENTROIDS, SIZES))}
+CLUSTER_FILES = {CLUSTERS: Contents(beside=(CENTROIDS, CLUSTER_SIZES))}
 """For Cut.contents of a cut that prepares clusters."""
 
 Keep = Literal["hard", "easy", "random"]

@@ -29,7 +29,7 @@ from winnow.stages.growth import Growth, KMeansFit, NearestOfK, Once
 from winnow.stages.kernels.kmeans import Nearest
 from winnow.stages.survivors import Survivors
 
-SIZES = "sizes.npy"
+CLUSTER_SIZES = "sizes.npy"
 _ASSIGN = "clusters: assign"
 _GIANT = 10  # times the mean size
 
@@ -154,17 +154,17 @@ class Clusters:
 def _count_members(run: Run, out: Artifact, k: int) -> np.ndarray:
     """Commit sizes.npy, the members of every cluster over all shards: int64 (k,)."""
     sizes = np.zeros(k, np.int64)
-    for _, (found, count) in run.each(_Sizes(out), run.items, "clusters: sizes"):
+    for _, (found, count) in run.each(_ClusterSizes(out), run.items, "clusters: sizes"):
         sizes[found] += count  # clusters are distinct within a shard, so no index repeats
     content = io.BytesIO()
     np.save(content, sizes)
-    storage.write_bytes(out.meta(SIZES), content.getvalue())
+    storage.write_bytes(out.meta(CLUSTER_SIZES), content.getvalue())
     return sizes
 
 
 def read_sizes(out: Artifact) -> np.ndarray:
     """Members of every cluster of a finished clusters artifact: int64 (k,)."""
-    return _read_array(out, SIZES)
+    return _read_array(out, CLUSTER_SIZES)
 
 
 def read_centroids(out: Artifact) -> np.ndarray:
@@ -206,7 +206,7 @@ class _Assign:
 
 
 @plain_dataclass(frozen=True)
-class _Sizes:
+class _ClusterSizes:
     """Returns the clusters of one shard and their members: int32 and int64 (m,), m at most the number of rows."""
 
     out: Artifact

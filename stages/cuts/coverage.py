@@ -152,7 +152,7 @@ class Coverage(Cut):
 
 
 @plain_dataclass(frozen=True)
-class _Options:
+class _Options:  # this name is in the fingerprint of the stage
     hardest: Literal["lowest", "highest"]
     beta: float
     strata: int
@@ -183,7 +183,7 @@ class CoverageStage:
             raise DataError(f"coverage: scores must be finite, got {low} to {high}; drop the others before")
         parts = _Strata(left, low, high, options.strata, options.seed)
         size = np.zeros(options.strata, np.int64)
-        for _, sizes in run.each(_Sizes(parts), run.items, "coverage: strata"):
+        for _, sizes in run.each(_StratumSizes(parts), run.items, "coverage: strata"):
             size += sizes
         wanted = self.amount.number(self.survivors)
         quota = budgets(size, min(wanted, extent.rows))
@@ -229,7 +229,7 @@ class _Measure:
 
 
 @plain_dataclass(frozen=True)
-class _Sizes:
+class _StratumSizes:
     parts: "_Strata"
 
     def __call__(self, item: ShardItem) -> np.ndarray:

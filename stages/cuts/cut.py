@@ -10,7 +10,7 @@ from winnow.pipeline.stage import Run, ShardItem, Stage
 from winnow.stages.cuts.contract.amount import Amount, Number, Of
 from winnow.stages.cuts.contract.explained import Asked, Explained, explain_by_first_column
 from winnow.stages.cuts.contract.findings import Findings
-from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut, Named
+from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut, NamedRows
 from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.orders import (
     Ranking,
@@ -77,7 +77,7 @@ class Cut:
         """What each stage's artifact holds, by name of the stage. A stage not named has only a table per shard."""
         return {}
 
-    def subsets(self, cut: FinishedCut) -> Mapping[str, Named]:
+    def subsets(self, cut: FinishedCut) -> Mapping[str, NamedRows]:
         """Files of uids in its meta folder, by name. Each must be sorted and hold the uids of these rows, once each."""
         return {}
 

@@ -102,7 +102,7 @@ class Density(ClusteredCut):
 
 
 @plain_dataclass(frozen=True)
-class _Options:
+class _Options:  # this name is in the fingerprint of the stage
     temperature: float
     neighbours: int
     keep: Literal["hard", "easy", "random"]

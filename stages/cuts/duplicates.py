@@ -28,7 +28,7 @@ from winnow.stages.cuts.contract.findings import Findings
 from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
 from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.orders import Ranking
-from winnow.stages.cuts.contract.shown import Pairs, Shown
+from winnow.stages.cuts.contract.shown import PairGallery, Shown
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.keeping import funnel
 from winnow.stages.cuts.semantic.compare import quality_of
@@ -102,7 +102,7 @@ class Duplicates(Cut):
             about="The best sample of every set of duplicates stays.",
             column="cosine",
             label="cosine with the sample that it repeats",
-            pairs=Pairs("duplicate_of", "If epsilon is too large, it shows here first."),
+            pairs=PairGallery("duplicate_of", "If epsilon is too large, it shows here first."),
         )
 
     def check(self, given: Given) -> None:

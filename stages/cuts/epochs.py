@@ -17,7 +17,7 @@ from winnow.pipeline.uid import bytes_of
 from winnow.stages.cuts.contract.drawn import EPOCHS, drawn_report, drawn_rows
 from winnow.stages.cuts.contract.explained import Asked, Explained
 from winnow.stages.cuts.contract.findings import Findings, unless_equal
-from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut, Named
+from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut, NamedRows
 from winnow.stages.cuts.contract.orders import Ranking, Standings, in_order
 from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Cut, Of
@@ -76,7 +76,7 @@ class Epochs(Cut):
         """See Cut.contents."""
         return {self.kind: Contents(beside=tuple(epoch_file(epoch) for epoch in range(self.epochs)))}
 
-    def subsets(self, cut: FinishedCut) -> Mapping[str, Named]:
+    def subsets(self, cut: FinishedCut) -> Mapping[str, NamedRows]:
         """See Cut.subsets."""
         return {epoch_file(epoch): _InEpoch(cut.before.embeddings, cut.artifact, epoch) for epoch in range(self.epochs)}
 
@@ -158,7 +158,7 @@ class EpochsStage:
         shuffles = _Shuffles(self.survivors, self.seed)
         ends = select_each(run, shuffles, quotas, self.name)
         drawn = tuple(tuple(ends[first : first + windows]) for first in range(0, self.epochs, windows))
-        summaries = run.fill(_Mark(shuffles, drawn, out), out, self.name)
+        summaries = run.fill(_MarkEpochs(shuffles, drawn, out), out, self.name)
         subsets = [Subset(epoch_name(epoch), size) for epoch in range(self.epochs)]
         write_subsets(run, out, _Drawn(self.survivors.embeddings, out), subsets, f"{self.name}: uids")
         return funnel(summaries, **drawn_report(self.epochs, size), shuffles=len(drawn))
@@ -178,7 +178,7 @@ class _Shuffles:
 
 
 @plain_dataclass(frozen=True)
-class _Mark:
+class _MarkEpochs:
     """Commits the epochs of every row of one shard. drawn: for each shuffle, the thresholds where its windows end."""
 
     shuffles: _Shuffles
@@ -214,7 +214,7 @@ def _lists(members: Sequence[np.ndarray], before: np.ndarray) -> tuple[np.ndarra
 
 @plain_dataclass(frozen=True)
 class _InEpoch:
-    """See Named: the rows whose list contains the epoch."""
+    """See NamedRows: the rows whose list contains the epoch."""
 
     embeddings: Artifact
     artifact: Artifact

@@ -60,7 +60,7 @@ class _ScanEach:
 
 
 @dataclass(frozen=True)
-class _Mark:
+class _MarkKept:
     """Commits `kept` and the cut's columns of one shard, by exact thresholds or by a rule on the values.
 
     last: whether the summary has the last kept sample: its value, and the first of its columns.
@@ -189,7 +189,7 @@ def keep_by_quota(
     last: whether the summaries have the last kept sample. Raises AccountingError if another number was kept.
     """
     thresholds = select(run, source, quota, label)
-    summaries = run.fill(_Mark(source, _Within(thresholds), out, last), out, label)
+    summaries = run.fill(_MarkKept(source, _Within(thresholds), out, last), out, label)
     if total(summaries, "kept") != int(thresholds.count.sum()):
         raise AccountingError(
             f"{out.name}: {int(thresholds.count.sum())} samples must be kept, but {total(summaries, 'kept')} were; "
@@ -219,7 +219,7 @@ class Ranked:
         if self.amount.threshold is not None:
             asked = {}
             keep = _Beyond(self.amount.threshold, self.amount.lowest)
-            summaries = run.fill(_Mark(self.source, keep, out, last=True), out, self.name)
+            summaries = run.fill(_MarkKept(self.source, keep, out, last=True), out, self.name)
         else:
             asked = {"asked": self.amount.number(self.survivors)}
             quota = np.array([asked["asked"]], np.int64)

@@ -90,7 +90,7 @@ def joined_value(cut: FinishedCut, item: ShardItem, stage: str) -> Mapping[str, 
 
 
 @plain_dataclass(frozen=True)
-class _Join:
+class _JoinScores:
     stage: "JoinStage"
     out: Artifact
 
@@ -139,7 +139,7 @@ class JoinStage:
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard with the column `value`. Raises DataError if two samples have the same key."""
         self.names.check_distinct(run, self.survivors)
-        summaries = run.fill_task(_Join(self, out), out, self.name)
+        summaries = run.fill_task(_JoinScores(self, out), out, self.name)
         return {"rows": total(summaries, "rows"), "missing": total(summaries, "missing")}
 
 

@@ -65,7 +65,7 @@ class Decoded:
 
 
 @dataclass
-class Work:
+class PendingBatch:
     """A batch on its way to the models. `order` holds samples and rejects in the order of the input."""
 
     rows: list[Decoded] = field(default_factory=list)
@@ -146,9 +146,9 @@ class Bank:
         found = iter(decode_all(files, self._preprocesses, fast=self._encoding.preprocess == "fast"))
         return [item if isinstance(item, Reject) else _decoded(item, next(found)) for item in items]
 
-    def batches(self, decoded: Iterable[Decoded | Reject]) -> Iterator[Work]:
+    def batches(self, decoded: Iterable[Decoded | Reject]) -> Iterator[PendingBatch]:
         """Second step of `encode`: groups of `batch_size` decoded samples, their captions tokenized."""
-        work = Work()
+        work = PendingBatch()
         for item in decoded:
             if isinstance(item, Reject):
                 work.order.append(item)
@@ -157,15 +157,15 @@ class Bank:
             work.rows.append(item)
             if len(work.rows) == self._encoding.batch_size:
                 yield self._tokenize(work)
-                work = Work()
+                work = PendingBatch()
         if work.order:
             yield self._tokenize(work)
 
-    def forwarded(self, batches: Iterable[Work]) -> Iterator[EncodedBatch]:
+    def forwarded(self, batches: Iterable[PendingBatch]) -> Iterator[EncodedBatch]:
         """Last step of `encode`: every model over every batch, in order."""
         return _in_order(self._models, self._forward, batches, self._in_flight)
 
-    def _tokenize(self, work: Work) -> Work:
+    def _tokenize(self, work: PendingBatch) -> PendingBatch:
         """Tokenize in the thread that builds batches: tokenizers hold the GIL, and not all are thread-safe."""
         captions = [row.sample.caption[:_TOKENIZED] for row in work.rows]
         with self._tokenizing:  # two shards may be in work
@@ -174,7 +174,7 @@ class Bank:
                     work.tokens[name] = tower.tokenize(captions)
         return work
 
-    def _forward(self, work: Work) -> EncodedBatch:
+    def _forward(self, work: PendingBatch) -> EncodedBatch:
         raw: dict[str, np.ndarray] = {}
         for i, (name, tower) in enumerate(self._towers.items()):
             if work.rows:
@@ -228,7 +228,7 @@ class Bank:
         return widths
 
 
-def _finish(work: Work, raw: dict[str, np.ndarray]) -> EncodedBatch:
+def _finish(work: PendingBatch, raw: dict[str, np.ndarray]) -> EncodedBatch:
     """Unit float16 vectors of the rows in which every vector has a direction. The other rows become rejects."""
     norms = {column: np.linalg.norm(vectors, axis=1) for column, vectors in raw.items()}  # (b,) float32
     good = np.ones(len(work.rows), bool)

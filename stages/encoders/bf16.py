@@ -19,7 +19,7 @@ _ROWS, _WIDTH = 1024, 256
 _ROUNDS = 7
 
 
-def measured(device: str) -> tuple[str, str]:
+def fastest_precision(device: str) -> tuple[str, str]:
     """The precision that trains fastest on a device of this machine, as open_clip_train names it, and why.
 
     GPU: `amp_bf16` if it supports bfloat16 natively, else `amp`. CPU: `amp_bf16` if a layer in bf16 is measured at
@@ -39,7 +39,7 @@ def measured(device: str) -> tuple[str, str]:
     if kind != "cpu":
         return "fp32", f"{device} is not known to gain by less"
     found = gain()
-    return "amp_bf16" if found >= GAIN else "fp32", told(found)
+    return "amp_bf16" if found >= GAIN else "fp32", gain_in_words(found)
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def gain() -> float:
         return apart.submit(_timed).result()
 
 
-def told(found: float) -> str:
+def gain_in_words(found: float) -> str:
     """A sentence about a measured gain."""
     return f"a layer in bf16 takes {1 / found:.2g} times as long as in fp32 on this machine's processor"
 
@@ -73,7 +73,7 @@ def _seconds(low: bool) -> float:
 
 if __name__ == "__main__":
     try:
-        chosen, because = measured(sys.argv[1])
+        chosen, because = fastest_precision(sys.argv[1])
     except ValueError as error:
         sys.exit(str(error))
     sys.stdout.write(json.dumps({"precision": chosen, "why": because}))

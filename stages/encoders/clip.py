@@ -15,7 +15,7 @@ from winnow.stages.encoders.towers import Towers, does_not_load
 from winnow.stages.encoders.weights import RANDOM, checkpoint_file
 
 
-def load(encoder: OpenClip, device: torch.device) -> Towers:
+def load_open_clip(encoder: OpenClip, device: torch.device) -> Towers:
     """Both towers in eval mode and float32 on `device`.
 
     Raises: ModelError if the model is unknown, or if its weights are missing, unreachable or those of another model.
@@ -43,7 +43,7 @@ def load(encoder: OpenClip, device: torch.device) -> Towers:
     return Towers(_preprocess(model), model.encode_image, tokens_of(tokenizer), model.encode_text)
 
 
-def check_known(encoder: OpenClip) -> None:
+def check_open_clip(encoder: OpenClip) -> None:
     """Raises ModelError for a name or tag that open_clip does not know; nothing is opened or downloaded."""
     _tag(_known(encoder), encoder.pretrained or "")
 

@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.errors import ModelError
-from winnow.pipeline.storage import Place, home, rooted
+from winnow.pipeline.storage import FileName, home, rooted
 from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.encoders.weights import (
     RANDOM,
@@ -26,7 +26,7 @@ from winnow.stages.encoders.weights import (
     hash_of,
     package_folder,
     sha256,
-    told,
+    weights_in_words,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _place(model: str) -> str:
     return rooted(model) if model.endswith(".json") else str(model)
 
 
-Model = Annotated[str, Place(_place)]
+Model = Annotated[str, FileName(_place)]
 """The type of an option that is a name of open_clip, a configuration `.json`, `local-dir:` or `hf-hub:`."""
 
 
@@ -105,14 +105,14 @@ class OpenClip(Encoder):
         if not (listed and (not tag or tag.lower().replace("-", "_") in _tags().get(name, ()))):
             from winnow.stages.encoders import clip  # imports open_clip, whose answer is final
 
-            clip.check_known(self)
-        return f"{self.model if path is None else path.name}, {told(file, weights)}"
+            clip.check_open_clip(self)
+        return f"{self.model if path is None else path.name}, {weights_in_words(file, weights)}"
 
     def load(self, device: "torch.device") -> "winnow.stages.encoders.towers.Towers":
         """Both towers."""
         from winnow.stages.encoders import clip
 
-        return clip.load(self, device)
+        return clip.load_open_clip(self, device)
 
 
 def carries_weights(encoder: OpenClip) -> bool:

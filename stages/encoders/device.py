@@ -37,7 +37,9 @@ def dtype_of(asked: str, device: torch.device) -> torch.dtype:
 def tell_where_slow() -> None:
     """One line on stderr if bf16, as asked, is slower than fp32 on this CPU."""
     if (found := bf16.gain()) < 1:
-        sys.stderr.write(f"encoding.precision: bf16 is used as asked, but {bf16.told(found)}; fp32 is faster\n")
+        sys.stderr.write(
+            f"encoding.precision: bf16 is used as asked, but {bf16.gain_in_words(found)}; fp32 is faster\n"
+        )
 
 
 def cores() -> int:

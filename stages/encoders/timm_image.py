@@ -24,12 +24,12 @@ _MODES: dict[str, Literal["shortest", "squash", "longest"]] = {
 }
 
 
-def load(encoder: Timm, device: torch.device) -> Towers:
+def load_timm(encoder: Timm, device: torch.device) -> Towers:
     """The model without its classifier, so that it returns pooled features, in eval mode on `device`.
 
     Raises: ModelError if the model is unknown, or if its weights are missing, unreachable or those of another model.
     """
-    path = check_known(encoder)
+    path = check_timm(encoder)
     size = {} if encoder.image_size is None else {"img_size": encoder.image_size}
     try:
         with torch.random.fork_rng(devices=[]):
@@ -43,7 +43,7 @@ def load(encoder: Timm, device: torch.device) -> Towers:
     return Towers(_preprocess(model, size), model)
 
 
-def check_known(encoder: Timm) -> Path | None:
+def check_timm(encoder: Timm) -> Path | None:
     """The file of weights that an encoder names, None if it names none. Nothing is downloaded.
 
     Raises: ModelError for a name that timm does not know, and for a checkpoint that is not a file.

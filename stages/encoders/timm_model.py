@@ -20,7 +20,7 @@ from winnow.stages.encoders.weights import (
     checkpoint_file,
     hash_of,
     package_folder,
-    told,
+    weights_in_words,
 )
 
 if TYPE_CHECKING:
@@ -61,14 +61,14 @@ class Timm(Encoder):
         if (self.checkpoint not in (None, RANDOM) and file is None) or self.timm not in _timm_names():
             from winnow.stages.encoders import timm_image  # imports timm, whose answer is final
 
-            timm_image.check_known(self)
-        return f"{self.timm}, {told(file, self.checkpoint or 'of its own')}"
+            timm_image.check_timm(self)
+        return f"{self.timm}, {weights_in_words(file, self.checkpoint or 'of its own')}"
 
     def load(self, device: "torch.device") -> "winnow.stages.encoders.towers.Towers":
         """The image tower."""
         from winnow.stages.encoders import timm_image
 
-        return timm_image.load(self, device)
+        return timm_image.load_timm(self, device)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from winnow.pipeline.errors import ModelError
-from winnow.pipeline.storage import Place, rooted
+from winnow.pipeline.storage import FileName, rooted
 
 RANDOM = "random"
 """Stands for seeded random weights, the same in every worker. For benchmarks only."""
@@ -36,7 +36,7 @@ def _place(weights: str) -> str:
     return rooted(weights) if _names_a_file(weights) else str(weights)
 
 
-Weights = Annotated[str, Place(_place)]
+Weights = Annotated[str, FileName(_place)]
 """The type of an option that is a tag, a checkpoint file, or `random`."""
 
 
@@ -69,7 +69,7 @@ def _sha256_of_state(path: Path, size: int, mtime_ns: int) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def told(file: Path | None, weights: str) -> str:
+def weights_in_words(file: Path | None, weights: str) -> str:
     """A description of the weights. file: the file that they name, None for a tag or `random`."""
     if file is not None:
         return f"weights {file.name}, {file.stat().st_size / 1e6:,.0f} MB"

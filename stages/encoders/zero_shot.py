@@ -18,7 +18,7 @@ from winnow.stages.encoders import clip
 from winnow.stages.encoders.clip_model import OpenClip
 from winnow.stages.encoders.pixels.decoding import decode
 
-TEMPLATES = {"openai": open_clip.OPENAI_IMAGENET_TEMPLATES, "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES}
+PROMPT_TEMPLATES = {"openai": open_clip.OPENAI_IMAGENET_TEMPLATES, "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES}
 """open_clip's prompt templates for ImageNet: OpenAI's 80, and 7 of them that are nearly as good."""
 
 _DECODERS = 4
@@ -29,9 +29,11 @@ def prompt_templates(asked: str | Sequence[str]) -> tuple[str, ...]:
 
     Raises: JobError for another name, an empty list, or a template without {} or with another brace.
     """
-    if isinstance(asked, str) and asked not in TEMPLATES:
-        raise JobError(f"templates must be {' or '.join(TEMPLATES)}, or a list of texts with {{}}, got {asked!r}")
-    found = [template("{}") for template in TEMPLATES[asked]] if isinstance(asked, str) else list(asked)
+    if isinstance(asked, str) and asked not in PROMPT_TEMPLATES:
+        raise JobError(
+            f"templates must be {' or '.join(PROMPT_TEMPLATES)}, or a list of texts with {{}}, got {asked!r}"
+        )
+    found = [template("{}") for template in PROMPT_TEMPLATES[asked]] if isinstance(asked, str) else list(asked)
     # open_clip formats each template with the name, so any other brace would fail or change the text
     if not found or not all(text.count("{}") == text.count("{") == text.count("}") == 1 for text in found):
         raise JobError(f"a template must have {{}} once, for the class name, and no other brace, got {found}")
@@ -44,7 +46,7 @@ class Judge:
     def __init__(self, encoder: OpenClip, device: str = "auto", batch_size: int = 256) -> None:
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self._device = torch.device(chosen)
-        self._towers = clip.load(encoder, self._device)
+        self._towers = clip.load_open_clip(encoder, self._device)
         self._batch_size = batch_size
 
     def images(self, images: Iterable[bytes]) -> Iterator[np.ndarray]:

@@ -5,13 +5,13 @@ from jaxtyping import Float16, Float64
 
 from winnow.pipeline.errors import DataError
 
-Vectors = Float16[np.ndarray, "n d"]
+Float16Vectors = Float16[np.ndarray, "n d"]
 
 _TILE = 1024  # pairs on each side of a tile: (1024, 1024) cosines in float64 are 8 MB
 _UNIT_TOLERANCE = 0.01  # float16 rounding moves a norm by less than 0.001
 
 
-def contrasts(image: Vectors, text: Vectors, temperature: float) -> Float64[np.ndarray, "n"]:
+def contrasts(image: Float16Vectors, text: Float16Vectors, temperature: float) -> Float64[np.ndarray, "n"]:
     """Cosine of each pair, less what its image and its text match in the whole batch (Wang et al. 2024).
 
         s_ij    = ⟨image_i, text_j⟩
@@ -72,7 +72,7 @@ class _Others:
         return found
 
 
-def _own(image: Vectors, text: Vectors) -> Float64[np.ndarray, "n"]:
+def _own(image: Float16Vectors, text: Float16Vectors) -> Float64[np.ndarray, "n"]:
     """s_ii of each pair, exact. Raises DataError for a row that is not finite and of unit norm."""
     own = np.empty(len(image))
     for start in range(0, len(image), _TILE):

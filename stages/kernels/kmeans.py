@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Float64, Int32, Int64
 from winnow.pipeline.errors import DataError
 from winnow.stages.kernels.float16 import widened
 
-Vectors = Float[np.ndarray, "n d"]
+FloatVectors = Float[np.ndarray, "n d"]
 Centroids = Float32[np.ndarray, "k d"]
 
 _UNIT_TOLERANCE = 0.01  # float16 rounding moves a norm by less than 0.001
@@ -25,7 +25,7 @@ _SCORES = 1 << 24  # limit on the float32 scores held at once: 64 MB for any num
 _COSINE_ROWS = 256  # rows whose float64 copies stay in cache: four times the speed of whole blocks
 
 
-def fit(vectors: Vectors, k: int, *, iterations: int = 100, seed: int = 0, threads: int = 1) -> Centroids:
+def fit(vectors: FloatVectors, k: int, *, iterations: int = 100, seed: int = 0, threads: int = 1) -> Centroids:
     """k centroids of unit norm that make the sum of ⟨x, mu_c(x)⟩ large (Lloyd's iterations, spherical).
 
     vectors: float16 or float32 (n, d), unit norm, k <= n. All rows are used, so the caller draws the sample (faiss
@@ -75,7 +75,7 @@ def fit_bytes(n: int, d: int) -> int:
 
 
 def assign(
-    vectors: Vectors, centroids: Centroids, *, block: int | None = None
+    vectors: FloatVectors, centroids: Centroids, *, block: int | None = None
 ) -> tuple[Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
     """Each row's nearest centroid and its distance: `assign_near` without probes."""
     cluster, distance, _ = assign_near(vectors, centroids, 0, block=block)
@@ -83,7 +83,7 @@ def assign(
 
 
 def assign_near(
-    vectors: Vectors, centroids: Centroids, probes: int, *, block: int | None = None
+    vectors: FloatVectors, centroids: Centroids, probes: int, *, block: int | None = None
 ) -> tuple[Int32[np.ndarray, "n"], Float32[np.ndarray, "n"], Int32[np.ndarray, "n p"]]:
     """Each row's nearest centroid, its distance, and the next nearest ones: one call of `Nearest`."""
     return Nearest(centroids, probes, block)(vectors)
@@ -111,7 +111,7 @@ class Nearest:
         self._room = _Room.of(self._block, *centroids.shape)
 
     def __call__(
-        self, vectors: Vectors
+        self, vectors: FloatVectors
     ) -> tuple[Int32[np.ndarray, "n"], Float32[np.ndarray, "n"], Int32[np.ndarray, "n p"]]:
         """Assign rows to centroids. vectors: float16 or float32 (n, d), unit norm.
 

@@ -18,10 +18,10 @@ from winnow.stages.pools.precomputed.blocks import Blocks
 from winnow.stages.pools.precomputed.npy_files import npy_blocks
 from winnow.stages.pools.precomputed.rows import (
     BY_VECTOR,
-    HEIGHTS,
-    WIDTHS,
+    HEIGHT_COLUMNS,
+    WIDTH_COLUMNS,
     Faults,
-    Names,
+    RowUids,
     brought_uids,
     captions_of,
     known_encoder,
@@ -93,7 +93,7 @@ class ClipRetrieval(Reader):
         """
         uid = "uid" if self.uid == "auto" else self.uid
         once = {"uid": (uid, *_PLACES), "caption": _CAPTIONS}
-        meta, schema = read_columns(url, (uid, "key", *_PLACES, *_CAPTIONS, *WIDTHS, *HEIGHTS), once)
+        meta, schema = read_columns(url, (uid, "key", *_PLACES, *_CAPTIONS, *WIDTH_COLUMNS, *HEIGHT_COLUMNS), once)
         faults = Faults(len(meta))
         names = brought_uids(meta, schema, None if self.uid == "auto" else self.uid, faults, url)
         caption = next((name for name in _CAPTIONS if name in schema.names), None)
@@ -120,7 +120,7 @@ class ClipRetrieval(Reader):
         return options.choices(kinds, (), ())
 
 
-def _hash_places(meta: pa.Table, names: Names, captions: pa.ChunkedArray) -> None:
+def _hash_places(meta: pa.Table, names: RowUids, captions: pa.ChunkedArray) -> None:
     """Name rows by their url and caption, or by their image_path and caption, because many rows share a caption."""
     for column in _PLACES:
         if column not in meta.column_names:

@@ -140,7 +140,9 @@ def need_names(schema: pa.Schema, name: str, url: str) -> None:
         )
 
 
-def uids_of(column: pa.ChunkedArray, named: bool = False) -> tuple[UInt8[np.ndarray, "n 16"], Bool[np.ndarray, "n"]]:
+def uid_bytes_of(
+    column: pa.ChunkedArray, named: bool = False
+) -> tuple[UInt8[np.ndarray, "n 16"], Bool[np.ndarray, "n"]]:
     """The uids of a column of any type: 16 bytes for each row, zeros where there is no uid; and which rows have one.
 
     A uid is 16 bytes, 32 hex digits as text or bytes, or a UUID with dashes. named: any other text or bytes that are

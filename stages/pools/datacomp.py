@@ -11,8 +11,8 @@ from winnow.stages.pools.columns import need_column, need_text
 from winnow.stages.pools.precomputed.blocks import Blocks, squared_norms
 from winnow.stages.pools.precomputed.npy_files import npz_blocks
 from winnow.stages.pools.precomputed.rows import (
-    HEIGHTS,
-    WIDTHS,
+    HEIGHT_COLUMNS,
+    WIDTH_COLUMNS,
     Faults,
     brought_uids,
     captions_of,
@@ -66,7 +66,7 @@ class Datacomp(Reader):
         Raises PoolError for missing columns, ShardError if npz and parquet do not match.
         """
         once = {"uid": ("uid",), "caption": ("text",)}
-        meta, schema = read_columns(url, ("uid", "text", "url", *WIDTHS, *HEIGHTS), once)
+        meta, schema = read_columns(url, ("uid", "text", "url", *WIDTH_COLUMNS, *HEIGHT_COLUMNS), once)
         need_column(schema, ("uid",), "uid", url)
         need_text(schema, need_column(schema, ("text",), "caption", url), "caption", url)
         faults = Faults(len(meta))

@@ -62,7 +62,7 @@ def typed(values: Sequence[Any]) -> pa.Array:
     return pa.array([_text(value) for value in values], pa.string())
 
 
-def one_type(kinds: Iterable[pa.DataType]) -> pa.DataType:
+def one_field_type(kinds: Iterable[pa.DataType]) -> pa.DataType:
     """The type that holds the columns of `typed` of several shards; string if all are empty."""
     found = {str(kind): kind for kind in kinds if kind != pa.null()}
     if set(found) == {"int64", "double"}:

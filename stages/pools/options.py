@@ -59,10 +59,10 @@ def in_table(url: str) -> Values:
 def is_picture(content: bytes) -> bool:
     """True for an encoded image, by its header."""
     # PIL takes a while to import, and few shards are looked at
-    from winnow.stages.encoders.pixels.opening import opened
+    from winnow.stages.encoders.pixels.opening import open_image
 
     try:
-        with opened(content):
+        with open_image(content):
             return True
     except SampleError:
         return False

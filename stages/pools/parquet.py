@@ -21,7 +21,7 @@ from winnow.stages.pools.columns import (
     need_text,
     null_mask,
     open_parquet,
-    uids_of,
+    uid_bytes_of,
 )
 from winnow.stages.pools.images import image_fault, images_of
 from winnow.stages.pools.plain import is_bytes, json_value, stored_type, text_of
@@ -214,7 +214,7 @@ class _Rows:
         uid, n = found.pop("uid", None), batch.num_rows
         if paths is not None:
             found["path"] = paths
-        uids, known = (np.zeros((n, 16), np.uint8), np.zeros(n, bool)) if uid is None else uids_of(uid, asked)
+        uids, known = (np.zeros((n, 16), np.uint8), np.zeros(n, bool)) if uid is None else uid_bytes_of(uid, asked)
         filled = known if uid is None else ~null_mask(uid)
         return cls(images, {role: text_of(c) for role, c in found.items()}, columns.get("uid"), uids, known, filled)
 

@@ -36,7 +36,7 @@ from winnow.stages.pools.precomputed.rows import (
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.preview.head import Head, table_head
 from winnow.stages.results.tar_shard import TarShard
-from winnow.stages.results.training_members import CAPTION, PICTURES, Member
+from winnow.stages.results.training_members import CAPTION, PICTURES, Entry
 
 Tower = Literal["image", "text"]
 
@@ -54,7 +54,7 @@ class Original:
     the members are written anew.
     """
 
-    members: Sequence[Member]
+    members: Sequence[Entry]
     blocks: bytes = b""
 
 
@@ -104,7 +104,7 @@ class Reader:
         """
         raise self._without("images")
 
-    def members(self, url: str, positions: Int64[np.ndarray, "n"]) -> Iterator[tuple[str, list[Member]]]:
+    def members(self, url: str, positions: Int64[np.ndarray, "n"]) -> Iterator[tuple[str, list[Entry]]]:
         """Key and (suffix, bytes) members of the samples at these positions, for training. The picture comes first.
 
         positions: of readable samples, ascending, repeats allowed. Default: the shard is read up to the last position.
@@ -130,7 +130,7 @@ class Reader:
         del there
         return ["position", "key"] if self.has_images else ["position"]
 
-    def again(self, url: str, places: pa.Table, gap_bytes: int | None = None) -> Iterator[tuple[str, Sequence[Member]]]:
+    def again(self, url: str, places: pa.Table, gap_bytes: int | None = None) -> Iterator[tuple[str, Sequence[Entry]]]:
         """Key and members of the samples at these places, as `members`.
 
         places: their rows of the embeddings file with `place_columns`, ascending. gap_bytes: gaps up to this size are
@@ -266,7 +266,7 @@ class Reader:
         return JobError(f"a pool of format {self.kind} has no {what}, so none can be read from it")
 
 
-def written(sample: Sample | Reject) -> tuple[str, list[Member]]:
+def written(sample: Sample | Reject) -> tuple[str, list[Entry]]:
     """Key and members of a sample that is written anew: the picture, `txt`, and a `json` with the uid.
 
     A key that would break a tar (empty, dots, odd slashes) is replaced by the uid. Raises DataError for a reject.

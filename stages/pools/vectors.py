@@ -15,8 +15,8 @@ from winnow.stages.pools.precomputed.blocks import Blocks
 from winnow.stages.pools.precomputed.parquet_lists import list_blocks
 from winnow.stages.pools.precomputed.rows import (
     BY_VECTOR,
-    HEIGHTS,
-    WIDTHS,
+    HEIGHT_COLUMNS,
+    WIDTH_COLUMNS,
     Faults,
     brought_uids,
     captions_of,
@@ -74,7 +74,7 @@ class Vectors(Reader):
         captions_asked = (self.caption,) if self.caption else ("caption", "text", "TEXT")
         uid_column = "uid" if self.uid == "auto" else self.uid
         towers = [self.image] if self.text is None else [self.image, self.text]
-        wanted = (uid_column, "key", "url", *captions_asked, *WIDTHS, *HEIGHTS)
+        wanted = (uid_column, "key", "url", *captions_asked, *WIDTH_COLUMNS, *HEIGHT_COLUMNS)
         once = {"uid": (uid_column,), "caption": captions_asked, "image or pool.text": towers}
         meta, schema = read_columns(url, [name for name in wanted if name not in towers], once)
         if self.caption:

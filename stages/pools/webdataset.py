@@ -29,8 +29,7 @@ from winnow.stages.pools.tars.tar_groups import Group, by_dots, dots_hint, group
 from winnow.stages.pools.tars.tar_members import Damage, Member, list_members
 from winnow.stages.preview.head import MOST_TAR_BYTES, TAR_BYTES, Head, tar_head
 from winnow.stages.results.tar_shard import TarShard, members_of
-from winnow.stages.results.training_members import CAPTION, PICTURES, decodes, training_key, training_members
-from winnow.stages.results.training_members import Member as Named
+from winnow.stages.results.training_members import CAPTION, PICTURES, Entry, decodes, training_key, training_members
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Webdataset(Reader):
         plain = ["plain"] if "plain" in there else []  # older files do not have it
         return ["position", "key", *caption, "offset", "size", "extra_ranges", *plain]
 
-    def again(self, url: str, places: pa.Table, gap_bytes: int | None = None) -> Iterator[tuple[str, Sequence[Named]]]:
+    def again(self, url: str, places: pa.Table, gap_bytes: int | None = None) -> Iterator[tuple[str, Sequence[Entry]]]:
         """See Reader.again: reads the byte ranges of the samples, and small gaps between them."""
         for key, blocks, judged in ranges.sample_blocks(self.image, url, places, gap_bytes):
             yield key, members_of(blocks, judged)

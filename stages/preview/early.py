@@ -25,7 +25,7 @@ _SHOWN = 300  # characters of an example's message
 
 
 @dataclass(frozen=True)
-class Rejected:
+class ShardRejects:
     """The rejects of a shard. rejects: counts by kind. examples: key and message of the first of each kind."""
 
     url: str
@@ -75,7 +75,7 @@ class Early:
         for index, url in zip(sorted(self._found), urls, strict=True):
             for row in read_table(self._out.rejects(index)).to_pylist():
                 examples.setdefault(row["kind"], example(url, row["key"], row["position"], row["message"]))
-        found = Rejected(urls[0], self._samples, self._rejects, examples)
+        found = ShardRejects(urls[0], self._samples, self._rejects, examples)
         raise RejectsError(refusal(self._reader, found, len(urls), len(self._run.shards)))
 
 
@@ -84,16 +84,16 @@ def example(url: str, key: str, position: int, message: str) -> str:
     return escaped(f"{url}, {key or f'sample {position}'}: {message[:_SHOWN]}")
 
 
-def joined(found: Sequence[Rejected]) -> Rejected:
+def joined(found: Sequence[ShardRejects]) -> ShardRejects:
     """Merge several shards into one, with the URL and examples of the first."""
     rejects = sum((Counter(one.rejects) for one in found), Counter[str]())
     examples: dict[str, str] = {}
     for one in reversed(found):
         examples |= one.examples
-    return Rejected(found[0].url, sum(one.samples for one in found), rejects, examples)
+    return ShardRejects(found[0].url, sum(one.samples for one in found), rejects, examples)
 
 
-def refusal(reader: Reader, found: Rejected, looked: int, shards: int) -> str:
+def refusal(reader: Reader, found: ShardRejects, looked: int, shards: int) -> str:
     """The text of the error: the kinds of rejects, and the option that would read the samples, if one is found.
 
     looked: how many of the pool's `shards` were looked at.

@@ -31,7 +31,7 @@ _UNKNOWN = 1 << 16  # bytes to copy of an array whose header cannot be read
 
 
 @runtime_checkable
-class _Source(Protocol):
+class _ByteSource(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
@@ -140,7 +140,7 @@ def _npz(file: BinaryIO, rows: int, target: Path) -> None:
                 _npy(array, rows, out)
 
 
-def _npy(file: _Source, rows: int, out: _Sink) -> None:
+def _npy(file: _ByteSource, rows: int, out: _Sink) -> None:
     """Copy the first rows of an array. If its header cannot be read, copy some bytes, which the reader refuses."""
     version = npy.read_magic(file)
     length = file.read(2 if version == (1, 0) else 4)

@@ -14,10 +14,10 @@ from typing import Protocol, runtime_checkable
 from winnow.pipeline import storage
 from winnow.pipeline.errors import RejectsError, SampleError, ShardError, StorageError
 from winnow.pipeline.stage import Limits, nearly_whole, spread
-from winnow.stages.encoders.pixels.opening import opened
+from winnow.stages.encoders.pixels.opening import open_image
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import NOT_DOWNLOADED, Reject, Sample
-from winnow.stages.preview.early import Rejected, example, joined, refusal
+from winnow.stages.preview.early import ShardRejects, example, joined, refusal
 from winnow.stages.preview.head import Head
 
 _IMAGES = 16  # rows of parquet with images, which may have megabytes each
@@ -26,7 +26,7 @@ _SAMPLES = 256
 
 
 @dataclass(frozen=True)
-class Seen(Rejected):
+class Seen(ShardRejects):
     """The first samples of one shard.
 
     samples: how many were looked at, with rejects. first: the first readable sample, by names in docs/formats.md.
@@ -117,7 +117,7 @@ def _counted(samples: Iterable[Sample | Reject], head: Head, whole: bool) -> See
 
 def _described(sample: Sample) -> Mapping[str, object] | Reject:
     try:
-        with opened(sample.image) as image:
+        with open_image(sample.image) as image:
             width, height = image.size
     except SampleError as error:
         return Reject(sample.position, sample.key, error.kind, str(error))

@@ -11,7 +11,7 @@ from winnow.pipeline.artifact import Artifact, read_schema
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError, JobError
 from winnow.pipeline.stage import Run, ShardItem, Summary, total
-from winnow.stages.pools.fields import as_type, one_type, typed
+from winnow.stages.pools.fields import as_type, one_field_type, typed
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 
@@ -55,7 +55,7 @@ class Export:
         summaries = run.fill(_Copy(self, out), out, self.name)
         if self.columns:
             schemas = [schema for _, schema in run.each(_Schema(out), run.items, f"{self.name}: types")]
-            types = {name: one_type(schema.field(name).type for schema in schemas) for name in self.columns}
+            types = {name: one_field_type(schema.field(name).type for schema in schemas) for name in self.columns}
             for _ in run.each(_Retype(out, tuple(types.items())), run.items, f"{self.name}: one type"):
                 pass
         filled = {name: sum(summary["filled"][name] for summary in summaries) for name in self.columns}  # type: ignore[index]

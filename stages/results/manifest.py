@@ -36,10 +36,10 @@ class Manifest:
 
     def make(self, run: Run, out: Artifact) -> Summary:
         """One manifest file per input shard, then uids.npy."""
-        summaries = run.fill(_Join(self, out), out, self.name)
+        summaries = run.fill(_JoinVerdicts(self, out), out, self.name)
         counts = add_up(summaries, [name for name, _ in self.cuts])
         subset = Subset(UIDS.removesuffix(".npy"), cast(int, counts["kept"]))
-        write_subsets(run, out, _Kept(out), [subset], "uids")
+        write_subsets(run, out, _KeptUids(out), [subset], "uids")
         return counts
 
 
@@ -59,12 +59,12 @@ def add_up(summaries: Sequence[Summary], cuts: Sequence[str]) -> Summary:
 
 
 @dataclass(frozen=True)
-class _Join:
+class _JoinVerdicts:
     stage: Manifest
     out: Artifact
 
     def __call__(self, item: ShardItem) -> Summary:
-        table = join(self.stage, item)
+        table = manifest_rows(self.stage, item)
         counts = {found["values"]: found["counts"] for found in pc.value_counts(table["reason"]).to_pylist()}
         counts.pop(None, 0)
         rejected = {r.removeprefix("reject:"): n for r, n in counts.items() if r.startswith("reject:")}
@@ -80,7 +80,7 @@ class _Join:
         return summary
 
 
-def join(stage: Manifest, item: ShardItem) -> pa.Table:
+def manifest_rows(stage: Manifest, item: ShardItem) -> pa.Table:
     """The manifest of one shard: one row per sample, readable or not, in the order of the shard.
 
     Columns: uid (32 hex digits, null for a reject), shard (url), key, caption (null if it was not read), kept,
@@ -146,7 +146,7 @@ def _rejected(rejects: pa.Table, captions: pa.Array | pa.ChunkedArray) -> pa.Tab
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _KeptUids:
     """The kept uids of the manifest's files."""
 
     out: Artifact

@@ -18,11 +18,11 @@ from winnow.stages.cuts.contract.drawn import Drawn
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 from winnow.stages.results.tar_shard import TarShard
-from winnow.stages.results.training_members import Member, training_key
+from winnow.stages.results.training_members import Entry, training_key
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReadPlan:
     """The plan of what to read from one input shard.
 
     places: the kept rows of its embeddings file, in order. times: int64 (m,), how often each is read, at least once.
@@ -60,7 +60,7 @@ class Selected:
     epoch: int = 0
     gap_bytes: int | None = None
 
-    def plan(self, index: int) -> Plan:
+    def plan(self, index: int) -> ReadPlan:
         """The plan of input shard `index`, from some columns of two or three files; url is "" if it has no row.
 
         Raises AccountingError if the files are not of one job, DataError for weights that are not whole numbers >= 0.
@@ -78,9 +78,9 @@ class Selected:
             times = times * self.drawn.times(index, self.epoch, len(times))
         read = np.flatnonzero(times)
         url = verdicts["shard"][0].as_py() if len(verdicts) else ""
-        return Plan(index, url, places.take(pa.array(read)), times[read])
+        return ReadPlan(index, url, places.take(pa.array(read)), times[read])
 
-    def write_tar(self, plan: Plan, file: BinaryIO) -> int:
+    def write_tar(self, plan: ReadPlan, file: BinaryIO) -> int:
         """Write a whole tar of the plan's samples; return their number.
 
         A repeated sample or key gets `_1`, `_2` …
@@ -99,14 +99,14 @@ class Selected:
         writer.finish()
         return writer.samples
 
-    def samples(self, plan: Plan) -> Iterator[tuple[str, Sequence[Member]]]:
+    def samples(self, plan: ReadPlan) -> Iterator[tuple[str, Sequence[Entry]]]:
         """Key and members of each sample of the plan; raises as write_tar."""
         for places in plan.rounds():
             self._check(plan)
             for key, members in self.reader.again(plan.url, places, self.gap_bytes):
                 yield training_key(key), members
 
-    def _check(self, plan: Plan) -> None:
+    def _check(self, plan: ReadPlan) -> None:
         check_unchanged(self.embeddings, plan.index, plan.url, self.reader)
 
 

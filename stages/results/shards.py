@@ -22,7 +22,7 @@ from winnow.stages.pools.unchanged import check_unchanged
 from winnow.stages.results.tar_shard import TarShard
 from winnow.stages.survivors import Survivors
 
-SIZES = "sizes.json"
+SHARD_SIZES = "sizes.json"
 _RECORD = tarfile.RECORDSIZE
 
 
@@ -90,9 +90,9 @@ class Shards:
         present = sorted(out.present(".tar"))
         whole = {present[i] for i, ends in run.each(_Ends(out), present, f"{self.name} (done before)") if ends}
         missing = [shard for shard in planned if shard.index not in whole]
-        renamed = sum(cast(int, made["renamed"]) for _, made in run.each(_Write(self, out), missing, self.name))
+        renamed = sum(cast(int, made["renamed"]) for _, made in run.each(_WriteShard(self, out), missing, self.name))
         sizes = {shard_name(shard.index, ".tar"): shard.samples for shard in planned}
-        write_json(out.meta(SIZES), sizes)
+        write_json(out.meta(SHARD_SIZES), sizes)
         written = sum(found.size for found in storage.listing(out.folder) if found.url.endswith(".tar"))
         report: Summary = {"samples": sum(sizes.values()), "shards": len(sizes), "bytes": written}
         return report if whole else {**report, "renamed": renamed}
@@ -114,7 +114,7 @@ class _Ends:
 
 
 @dataclass(frozen=True)
-class _Write:
+class _WriteShard:
     stage: Shards
     out: Artifact
 

@@ -54,7 +54,7 @@ def write_subsets(run: Run, out: Artifact, chosen: Chosen, subsets: Sequence[Sub
     for batch in _batches(subsets):
         wanted = [subsets[number] for number in batch]
         edges = _edges(run, chosen, batch, wanted, label)
-        work = _Ranges(chosen, out, tuple(batch), tuple(wanted), tuple(edges))
+        work = _UidRanges(chosen, out, tuple(batch), tuple(wanted), tuple(edges))
         written = {p: n for summary in run.exchange(work, label) for p, n in cast(list[list[int]], summary["ranges"])}
         for subset, ranges in zip(wanted, work.layout, strict=True):
             counts = {number: written[part] for number, part in enumerate(ranges) if part in written}
@@ -120,7 +120,7 @@ class _Sample:
 
 
 @dataclass(frozen=True)
-class _Ranges:
+class _UidRanges:
     """Partitions uids by subset and range. Each range sends its size to the first shard, and `settle` returns it."""
 
     chosen: Chosen

@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 
 from winnow.pipeline.errors import ShardError
 from winnow.stages.pools.tars import tar_members
-from winnow.stages.results.training_members import Member, renamed, training_key, training_members
+from winnow.stages.results.training_members import Entry, renamed, training_key, training_members
 
 _RECORD = tarfile.RECORDSIZE
 _REGULAR = b"0\0"  # types of regular members; tarfile knows two more, which no program writes
@@ -66,7 +66,7 @@ def _names_plainly(raw: bytes, key: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedPair:
     """The image and caption that the cuts judged, and that training must see.
 
     image: suffixes of pictures; the first that a sample has was judged. caption: the judged text, if it is not the
@@ -78,13 +78,13 @@ class Judged:
     plain: bool = False
 
 
-def members_of(blocks: Sequence[memoryview], judged: Judged) -> list[Member]:
+def members_of(blocks: Sequence[memoryview], judged: JudgedPair) -> list[Entry]:
     """The members in blocks of whole tar members, under the names that training reads."""
     members = _listed(blocks)[2]
     return members if judged.plain else training_members(members, judged.image, judged.caption)
 
 
-def _listed(blocks: Sequence[memoryview]) -> tuple[memoryview, list[tar_members.Member], list[Member]]:
+def _listed(blocks: Sequence[memoryview]) -> tuple[memoryview, list[tar_members.Member], list[Entry]]:
     """A tar of these blocks, its list of members, and the same members as suffixes with contents."""
     padded = [part for block in blocks for part in (block, bytes(-len(block) % tarfile.BLOCKSIZE))]
     whole = memoryview(b"".join([*padded, _END]))
@@ -116,7 +116,7 @@ class TarShard:
         self._keys: set[str] = set()
         self.samples = self.renamed = 0
 
-    def add_blocks(self, key: str, blocks: Sequence[memoryview], judged: Judged) -> None:
+    def add_blocks(self, key: str, blocks: Sequence[memoryview], judged: JudgedPair) -> None:
         """Append a sample as blocks of whole tar members: header, data and padding, copied as they are.
 
         If training would read another pair of it, or none, the sample is written again under other names.
@@ -157,7 +157,7 @@ class TarShard:
         self._write(bytes(-self._size % tarfile.BLOCKSIZE))
         self.samples += 1
 
-    def add_members(self, key: str, members: Sequence[Member]) -> None:
+    def add_members(self, key: str, members: Sequence[Entry]) -> None:
         """Append a sample given as (suffix, content) pairs."""
         name = key = training_key(key)
         again = 1

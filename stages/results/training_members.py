@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 
 from winnow.pipeline.errors import SampleError
 
-Member = tuple[str, bytes]
+Entry = tuple[str, bytes]
 """Suffix and content."""
 
 PICTURES = ("jpg", "png", "jpeg", "webp")
@@ -46,7 +46,7 @@ _UNPACKED_BYTES = 1 << 24  # most bytes to unpack from gzip; a larger file count
 _FAILED = (ValueError, RecursionError, EOFError, OSError, SampleError, zlib.error, zipfile.BadZipFile)
 
 
-def training_members(members: Sequence[Member], image: Sequence[str], caption: str | None) -> list[Member]:
+def training_members(members: Sequence[Entry], image: Sequence[str], caption: str | None) -> list[Entry]:
     """The members of a sample under the names that training reads; the same list where nothing has to be renamed.
 
     image: suffixes in lower case; the first that a member has is the judged picture. caption: the judged text, if it is
@@ -55,7 +55,7 @@ def training_members(members: Sequence[Member], image: Sequence[str], caption: s
     names = [suffix.lower() for suffix, _ in members]
     judged = next((suffix for suffix in image if suffix in names), None)
     before = PICTURES[: PICTURES.index(judged)] if judged in PICTURES else PICTURES[:1]
-    found: list[Member] = []
+    found: list[Entry] = []
     for name, (suffix, content) in zip(names, members, strict=True):
         if name == judged:
             found.append((suffix if name in PICTURES else PICTURES[0], content))
@@ -70,7 +70,7 @@ def training_members(members: Sequence[Member], image: Sequence[str], caption: s
     return found
 
 
-def renamed(before: Sequence[Member], after: Sequence[Member]) -> int:
+def renamed(before: Sequence[Entry], after: Sequence[Entry]) -> int:
     """The number of renamed members; a caption that was added does not count."""
     return sum(member not in before for member in after if member[0].lower() != CAPTION)
 
@@ -125,9 +125,9 @@ def _unpacked(content: bytes) -> bytes:
 
 def _opened(content: bytes) -> None:
     # PIL takes a while to import, and most samples have one picture
-    from winnow.stages.encoders.pixels.opening import opened
+    from winnow.stages.encoders.pixels.opening import open_image
 
-    with opened(content) as image:
+    with open_image(content) as image:
         image.load()
         image.convert("RGB")
 

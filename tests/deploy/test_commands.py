@@ -11,7 +11,7 @@ import typer.main
 
 from tests.deploy.commands import ROOT, commands, commands_in
 from winnow.jobs import cli
-from winnow.jobs.job_file.job import load
+from winnow.jobs.job_file.job import load_job
 
 PAGES = [
     path
@@ -84,7 +84,7 @@ def winnow(words: list[str]) -> None:
     job = context.params.get("job_file", "") if context.info_name in ("run", "plan", "sweep") else ""
     path = job.removeprefix("/winnow/")
     if path.startswith("jobs/"):
-        load(str(ROOT / path), context.params.get("change") or [])
+        load_job(str(ROOT / path), context.params.get("change") or [])
 
 
 def parsed(command: Any, words: list[str]) -> Any:

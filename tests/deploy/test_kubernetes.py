@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.deploy.kuberay import RAY_CLUSTER, RAY_JOB
-from winnow.jobs.job_file.job import load
+from winnow.jobs.job_file.job import load_job
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
@@ -60,7 +60,7 @@ def test_both_are_one_cluster_with_a_token_and_the_ray_of_the_tests() -> None:
 
 def test_the_workers_that_are_asked_for_are_those_that_fit() -> None:
     job, embedding, deciding = JOB["spec"]["entrypoint"].split()[-3:]
-    needs = load(str(ROOT / Path(job).relative_to("/winnow"))).needs
+    needs = load_job(str(ROOT / Path(job).relative_to("/winnow"))).needs
     gpu, cpu = limits("gpu"), limits("cpu")
     assert needs.gpus * int(embedding) == int(gpu["nvidia.com/gpu"]) * GROUPS["gpu"]["maxReplicas"]
     assert needs.cpus <= int(gpu["cpu"])

@@ -12,7 +12,7 @@ import ray.autoscaler
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from winnow.jobs.job_file.job import load
+from winnow.jobs.job_file.job import load_job
 
 ROOT = Path(__file__).parents[2]
 CLOUDS = ("aws", "gcp")
@@ -70,7 +70,7 @@ def is_spot(node: dict[str, Any]) -> bool:
 def test_the_workers_that_are_asked_for_are_those_that_fit(cloud: str) -> None:
     asked = re.search(r"two_steps\.sh /winnow/(\S+) (\d+) (\d+)", text(cloud))
     assert asked
-    needs = load(str(ROOT / asked[1])).needs
+    needs = load_job(str(ROOT / asked[1])).needs
     gpu, cpu = (read(cloud)["available_node_types"][name] for name in ("gpu", "cpu"))
     assert needs.gpus * int(asked[2]) == gpu["resources"]["GPU"] * gpu["max_workers"]
     assert needs.cpus <= gpu["resources"]["CPU"]

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from tests.pools import members, pair, write_tar
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import run
+from winnow.jobs.run import run_job
 from winnow.pipeline.executors.local import LocalExecutor
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
         write_tar(folder / f"pool/{shard}.tar", members([(f"{n}", pair(6 * shard + n, f"text {n}")) for n in range(6)]))
     encoder = {"model": str(ROOT / "jobs/pocket.json"), "pretrained": "random"}
     values = {"name": "pairs", "store": f"{folder}/store", "pool": {"shards": f"{folder}/pool"}}
-    run(
+    run_job(
         parse({**values, "embeddings": {"clip": encoder}, "policy": [{"random": {"count": 6}}]}),
         LocalExecutor(1),
         lambda _: None,

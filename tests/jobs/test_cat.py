@@ -25,7 +25,7 @@ from tests.stages.results.test_shards import left_open
 from winnow.jobs import cat as short
 from winnow.jobs import cli, loader
 from winnow.jobs.cat import READER_LEFT
-from winnow.jobs.run import Result
+from winnow.jobs.run import JobResult
 from winnow.jobs.show import funnel
 
 WINNOW = f"{shlex.quote(sys.executable)} -m jobs"
@@ -33,13 +33,13 @@ WINNOW = f"{shlex.quote(sys.executable)} -m jobs"
 __all__ = ["result"]  # a fixture
 
 
-def piped(result: Result, shards: str, options: str = "") -> str:
+def piped(result: JobResult, shards: str, options: str = "") -> str:
     """What --train-data is given."""
     return f"pipe:{WINNOW} cat {options} {result.job.store} planted {shards}"
 
 
 def test_the_tars_of_all_shards_are_the_exported_samples(
-    result: Result, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+    result: JobResult, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
 ) -> None:
     found = {}
     for shard in range(4):
@@ -64,7 +64,7 @@ def test_the_tars_of_all_shards_are_the_exported_samples(
 )
 @pytest.mark.parametrize("way", [cli.main, short.main])
 def test_what_is_not_there_is_refused(
-    result: Result,
+    result: JobResult,
     words: list[str],
     code: int,
     says: str,
@@ -78,7 +78,7 @@ def test_what_is_not_there_is_refused(
     assert (out, says in err) == ("", True)
 
 
-def test_it_starts_without_what_the_other_commands_import(result: Result) -> None:
+def test_it_starts_without_what_the_other_commands_import(result: JobResult) -> None:
     heavy = {"torch", "ray", "faiss", "webdataset", "typer", "pydantic", "winnow.jobs.cli", "winnow.jobs.run"}
     code = (
         "import sys; from winnow.jobs.__main__ import main\n"
@@ -93,7 +93,9 @@ def test_it_starts_without_what_the_other_commands_import(result: Result) -> Non
 
 # many images of containers set it, and sys.stdout.buffer then takes a part of what it is given
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_had_enough_is_no_error(result: Result, unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_had_enough_is_no_error(
+    result: JobResult, unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     words = [sys.executable, "-m", "winnow.jobs", "cat", result.job.store, "planted", "0"]
     reader, writer = os.pipe()
@@ -107,7 +109,9 @@ def test_a_reader_that_had_enough_is_no_error(result: Result, unbuffered: str, m
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_an_interrupted_write_loses_nothing(result: Result, unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_loses_nothing(
+    result: JobResult, unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What comes after it, the rest or the mark of a failure, must stand where a reader looks for it."""
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     words = [sys.executable, "-m", "winnow.jobs", "cat", result.job.store, "planted", "0"]
@@ -129,7 +133,7 @@ def test_an_interrupted_write_loses_nothing(result: Result, unbuffered: str, mon
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("target", ["/dev/full", "short.tar"])
 def test_a_tar_that_finds_no_room_is_an_error(
-    result: Result, target: str, unbuffered: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    result: JobResult, target: str, unbuffered: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """No room at all, and none after the first 40 kB: the last write takes a part of what it is given."""
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
@@ -162,7 +166,9 @@ def trainers_texts(data: str, count: int) -> list[str]:
         return [text for _, batch in found for text in batch]
 
 
-def test_open_clips_loader_gives_each_sample_of_an_epoch_once(result: Result, caplog: pytest.LogCaptureFixture) -> None:
+def test_open_clips_loader_gives_each_sample_of_an_epoch_once(
+    result: JobResult, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         texts = trainers_texts(piped(result, "{00000..00003}", "--epoch 1"), 30)
     wanted = loader.samples(result.job.store, "planted", epoch=1)
@@ -196,4 +202,4 @@ def test_the_closing_lines_offer_it_where_no_shards_were_exported(tmp_path: Path
     assert data == f"pipe:winnow cat '{store}' planted {{00000..00001}}"
     assert words[words.index("--train-num-samples") + 1] == "40"
     shell = shlex.split(data.removeprefix("pipe:winnow cat"))
-    assert sum(loader.opened(*shell[:2]).plan(n).samples for n in range(2)) == 40
+    assert sum(loader.open_kept_samples(*shell[:2]).plan(n).samples for n in range(2)) == 40

@@ -306,7 +306,7 @@ def test_an_unknown_option_and_an_absent_job_are_usage_errors(
 def test_ctrl_c_stops_with_130(
     job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("winnow.jobs.run.run", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("winnow.jobs.run.run_job", lambda *_: signal.raise_signal(signal.SIGINT))
     assert called(monkeypatch, "run", str(job_file), "--executor", "local") == 130
     assert capsys.readouterr().err == "winnow: stopped; the same command resumes\n"
 

@@ -14,7 +14,7 @@ from tests.jobs.test_cli import called
 from tests.jobs.verify.test_verify import every_cut, finished, near_sets
 from tests.pools import Samples, hex_uids, unit, write_parquet
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import run
+from winnow.jobs.run import run_job
 from winnow.jobs.why.explain import explain
 from winnow.pipeline.errors import DataError, PoolError
 from winnow.pipeline.executors.local import LocalExecutor
@@ -152,7 +152,7 @@ def test_two_widths_are_one_error_that_names_both(tmp_path: Path, layout: str) -
     shards = [write_part(tmp_path / "pool", layout, n, part) for n, part in enumerate(parts)]
     values = job_of(tmp_path, layout, shards)
     with pytest.raises(PoolError) as error:
-        run(parse(values), LocalExecutor(2), lambda line: None)
+        run_job(parse(values), LocalExecutor(2), lambda line: None)
     said = f"vectors of l14 must have one width in all shards, but those of {shards[1]} have 16 numbers and those of"
     assert f"{said} {shards[2]} 8; give the shards of one model, or each its own job" in str(error.value)
     assert not [*Path(values["store"]).glob("rules-*"), *Path(values["store"]).glob("distinct-*")]

@@ -17,12 +17,12 @@ import yaml
 from tests.faults import FaultyProxy
 from tests.pools import Samples, normed, unit, write_vectors
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import Result, run
-from winnow.jobs.verify.verify import verify
+from winnow.jobs.run import JobResult, run_job
+from winnow.jobs.verify.verify import verify_job
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.local import LocalExecutor
-from winnow.stages.cuts.contract.finished import Sample
+from winnow.stages.cuts.contract.finished import RowSample
 
 ROOT = Path(__file__).parents[2]
 POLICY: list[dict[str, Any]] = [
@@ -54,8 +54,8 @@ def values(folder: str, shards: int = 12) -> dict[str, Any]:
     }
 
 
-def done(job: dict[str, Any]) -> Result:
-    return run(parse(job), LocalExecutor(2), lambda _: None)
+def done(job: dict[str, Any]) -> JobResult:
+    return run_job(parse(job), LocalExecutor(2), lambda _: None)
 
 
 def digests(manifest: Artifact) -> dict[str, str]:
@@ -81,7 +81,9 @@ def test_a_job_on_s3_with_failing_requests_leaves_the_same_bytes(
     assert found.counts == local.counts
     assert digests(found.path.manifest)["uids.npy"] == digests(local.path.manifest)["uids.npy"]
     assert faulty.injected.total() > 4
-    wrong = [str(line) for line in verify(job["store"], "faults", LocalExecutor(2), Sample(None)) if not line.holds]
+    wrong = [
+        str(line) for line in verify_job(job["store"], "faults", LocalExecutor(2), RowSample(None)) if not line.holds
+    ]
     assert not wrong
 
 

@@ -12,15 +12,15 @@ from tests.jobs.test_cli import called
 from tests.outside_cut import Briefest, install
 from tests.pools import Samples, write_datacomp
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import laid_out, run
+from winnow.jobs.run import laid_out, run_job
 from winnow.jobs.show.documents import verify_document
-from winnow.jobs.verify.verify import verify
+from winnow.jobs.verify.verify import verify_job
 from winnow.jobs.why.explain import Why, explain
 from winnow.jobs.why.show import lines_of, verdict_of
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import artifact_of
-from winnow.stages.cuts.contract.finished import Sample
+from winnow.stages.cuts.contract.finished import RowSample
 from winnow.stages.cuts.kinds import CUTS, OWN
 
 UNSAID = "longest: it does not say how its columns are made, so they are taken as they are"
@@ -37,14 +37,14 @@ def values_of(folder: Path, *policy: dict[str, Any]) -> dict[str, Any]:
 
 def done(values: dict[str, Any]) -> list[dict[str, Any]]:
     """The manifest's rows of a job that ran."""
-    result = run(parse(values), LocalExecutor(1), lambda line: None)
+    result = run_job(parse(values), LocalExecutor(1), lambda line: None)
     files = sorted(Path(result.path.manifest.folder).glob("0*.parquet"))
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
 def lines(values: dict[str, Any]) -> dict[str, str]:
     """What verify prints, by check."""
-    return {x.check: str(x) for x in verify(values["store"], values["name"], LocalExecutor(1), Sample(None))}
+    return {x.check: str(x) for x in verify_job(values["store"], values["name"], LocalExecutor(1), RowSample(None))}
 
 
 def why(values: dict[str, Any], row: dict[str, Any]) -> Why:
@@ -154,7 +154,7 @@ def test_a_cut_that_orders_nothing_is_told_and_never_passed_in_silence(
     assert not [line for line in printed.values() if line.startswith("NOT")]
     assert "odd: it has no order that could be checked here, so which samples it keeps is taken" in printed["cuts"]
     assert "random: " not in printed["cuts"] + printed["values"]
-    checked = list(verify(values["store"], values["name"], LocalExecutor(1), Sample(None)))
+    checked = list(verify_job(values["store"], values["name"], LocalExecutor(1), RowSample(None)))
     notes = {check["check"]: check["notes"] for check in verify_document("", "", checked)["checks"]}
     assert len(notes["cuts"]) == len(notes["values"]) == 1
     assert notes["ledger"] == []
@@ -174,7 +174,7 @@ def test_the_version_of_a_plugin_is_in_the_name_of_what_it_makes(
             values = values_of(tmp_path, {"random": {"fraction": 0.9}}, {"longest": {"fraction": 0.5}})
             path, _ = laid_out(parse(values))
             found.append({label: artifact_of(stage, values["store"]).name for label, stage in path.stages})
-            run(parse(values), LocalExecutor(1), lambda line: None)
+            run_job(parse(values), LocalExecutor(1), lambda line: None)
             record = json.loads((tmp_path / "store/jobs/outside.json").read_text())
             assert record["versions"]["winnow-outside"] == version
     assert {label for label in found[0] if found[0][label] != found[1][label]} == {"longest", "manifest"}

@@ -17,7 +17,7 @@ from tests.plugins import install
 from tests.pools import jpeg, read_tar, unit
 from winnow.jobs import loader
 from winnow.jobs.cli import app
-from winnow.jobs.job_file.job import load, parse
+from winnow.jobs.job_file.job import load_job, parse
 from winnow.jobs.run import laid_out
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import JobError
@@ -102,14 +102,14 @@ def test_a_pool_of_another_distribution_is_whole(pool: str, request: pytest.Fixt
     winnow("run", job, "--executor", "local")
     record = json.loads((store / "jobs/outside.json").read_text())
     assert (record["counts"]["kept"], record["counts"]["pool"]) == (kept, ROWS * SHARDS)
-    last = len(load(str(job)).policy) - 1
+    last = len(load_job(str(job)).policy) - 1
     winnow("sweep", job, "--vary", f"policy.{last}.density.fraction=0.5,0.25", "--executor", "local")
     assert "violat" not in winnow("verify", store, "outside", "--executor", "local")
     assert "density" in winnow("why", store, "outside", "--shard", "0", "--key", keys_of(store)[0])
     winnow("report", store, "outside", "--executor", "local")
     winnow("export", store, "outside", "--executor", "local")
     if pool == "zips":
-        found = loader.opened(str(store), "outside")
+        found = loader.open_kept_samples(str(store), "outside")
         samples = [sample for shard in range(found.shards) for sample in found.samples(shard)]
         assert len(samples) == kept
         keys = [str(sample["__key__"]) for sample in samples]
@@ -142,14 +142,14 @@ def test_another_version_of_the_distribution_makes_other_artifacts(
     pool: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job: Path = request.getfixturevalue(pool)
-    first = laid_out(load(str(job)))[0].manifest
-    assert laid_out(load(str(job)))[0].manifest == first
+    first = laid_out(load_job(str(job)))[0].manifest
+    assert laid_out(load_job(str(job)))[0].manifest == first
     plugins(tmp_path / "newer", monkeypatch, "2.0")
-    assert laid_out(load(str(job)))[0].manifest != first
+    assert laid_out(load_job(str(job)))[0].manifest != first
 
 
 def test_the_resolved_job_is_the_same_job(zips: Path) -> None:
-    job = load(str(zips))
+    job = load_job(str(zips))
     assert job.resolved["embeddings"] == {"colours": {"kind": "mean_colours", "grid": 3}}
     assert parse(job.resolved).embeddings == job.embeddings
 
@@ -171,7 +171,7 @@ def test_the_resolved_job_is_the_same_job(zips: Path) -> None:
 )
 def test_a_job_that_names_them_wrongly_is_refused(zips: Path, change: str, message: str) -> None:
     with pytest.raises(JobError, match=message):
-        load(str(zips), [change])
+        load_job(str(zips), [change])
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,9 @@ from tests.pools import (
     write_vectors,
 )
 from winnow.jobs.job_file.job import Job, parse
-from winnow.jobs.run import Result, laid_out, run, states_of
-from winnow.jobs.verify.finished import Sample
-from winnow.jobs.verify.verify import verify
+from winnow.jobs.run import JobResult, laid_out, run_job, states_of
+from winnow.jobs.verify.finished import RowSample
+from winnow.jobs.verify.verify import verify_job
 from winnow.pipeline.artifact import Artifact, is_artifact
 from winnow.pipeline.errors import FailedShards, JobError, RejectsError
 from winnow.pipeline.executors.contract import Executor
@@ -83,17 +83,17 @@ FULL = [
 ]
 
 
-def done(job: Job, executor: Executor | None = None) -> tuple[Result, list[str]]:
+def done(job: Job, executor: Executor | None = None) -> tuple[JobResult, list[str]]:
     lines: list[str] = []
-    return run(job, executor or LocalExecutor(2), lines.append), lines
+    return run_job(job, executor or LocalExecutor(2), lines.append), lines
 
 
-def uids_of(result: Result) -> np.ndarray:
+def uids_of(result: JobResult) -> np.ndarray:
     found: np.ndarray = np.load(result.path.manifest.meta("uids.npy"), allow_pickle=False)
     return found
 
 
-def manifest(result: Result) -> list[dict[str, Any]]:
+def manifest(result: JobResult) -> list[dict[str, Any]]:
     folder = Path(result.path.manifest.folder)
     return [row for path in sorted(folder.glob("0*.parquet")) for row in pq.read_table(path).to_pylist()]
 
@@ -339,7 +339,7 @@ SHARDS = 16
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Result]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], JobResult]:
     """A job over pictures that take their time, and what it comes to where nothing happens."""
     folder = tmp_path_factory.mktemp("undisturbed")
     for shard in range(SHARDS):
@@ -353,7 +353,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any
 
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_killed_in_the_middle_and_run_again_gives_equal_bytes(
-    tmp_path: Path, undisturbed: tuple[dict[str, Any], Result], executor: str
+    tmp_path: Path, undisturbed: tuple[dict[str, Any], JobResult], executor: str
 ) -> None:
     values = {**undisturbed[0], "store": str(tmp_path / "store")}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(values))
@@ -437,7 +437,7 @@ def test_a_jobs_gpus_reach_the_fit(tmp_path: Path) -> None:
         "policy": [{"density": {"by": "clip", "fraction": 0.5, "clusters": 4}}],
         "resources": {"gpus": 0.5},
     }
-    run(parse(values), Asked(1), lambda line: None)
+    run_job(parse(values), Asked(1), lambda line: None)
     assert asked["clusters: k-means, k = 4"] == 1.0
     assert asked["clusters: assign"] == 0.0
 
@@ -466,7 +466,7 @@ def test_a_record_of_other_options_keeps_a_name(tmp_path: Path) -> None:
 
     def ran(fraction: float, **more: Any) -> dict[str, Any]:
         policy = [{"similarity": {"by": "clip", "fraction": fraction}}]
-        run(parse({**values, "policy": policy, **more}), LocalExecutor(1), said.append)
+        run_job(parse({**values, "policy": policy, **more}), LocalExecutor(1), said.append)
         found: dict[str, Any] = json.loads((tmp_path / "s/jobs/v.json").read_text())
         return found
 
@@ -480,7 +480,7 @@ def test_a_record_of_other_options_keeps_a_name(tmp_path: Path) -> None:
     kept = json.loads(former.read_text())
     assert kept["name"] == former.stem
     assert {**kept, "name": "v", "job": first["job"], "seconds_now": {}} == {**first, "seconds_now": {}}
-    assert all(line.holds for line in verify(str(tmp_path / "s"), former.stem, LocalExecutor(1), Sample(None)))
+    assert all(line.holds for line in verify_job(str(tmp_path / "s"), former.stem, LocalExecutor(1), RowSample(None)))
     assert ran(0.5)["artifacts"] == first["artifacts"]  # both have a name, whichever ran last
     records = [json.loads(path.read_text()) for path in (tmp_path / "s/jobs").iterdir()]
     assert {record["counts"]["kept"] for record in records} == {30, 15}

@@ -12,16 +12,16 @@ import pytest
 
 from tests.pools import jpeg, members, pair, read_tar, tiny_clip, unit, write_tar
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import Result, run
-from winnow.jobs.verify.verify import verify
+from winnow.jobs.run import JobResult, run_job
+from winnow.jobs.verify.verify import verify_job
 from winnow.pipeline.errors import RejectsError
 from winnow.pipeline.executors.local import LocalExecutor
-from winnow.stages.cuts.contract.finished import Sample
+from winnow.stages.cuts.contract.finished import RowSample
 
 RAW = [bytes([n + 1]) * 16 for n in range(6)]
 
 
-def ran(folder: Path, pool: dict[str, Any], images: bool = True, **more: Any) -> tuple[Result, list[str]]:
+def ran(folder: Path, pool: dict[str, Any], images: bool = True, **more: Any) -> tuple[JobResult, list[str]]:
     """A job over the pool that keeps everything unless `more` says else, and what it says."""
     clip = tiny_clip(folder)
     values = {
@@ -34,16 +34,18 @@ def ran(folder: Path, pool: dict[str, Any], images: bool = True, **more: Any) ->
         **more,
     }
     said: list[str] = []
-    return run(parse(values), LocalExecutor(1), said.append), said
+    return run_job(parse(values), LocalExecutor(1), said.append), said
 
 
-def uids(result: Result) -> list[str]:
+def uids(result: JobResult) -> list[str]:
     return pq.read_table(result.path.manifest.shard(0))["uid"].to_pylist()
 
 
-def faults(result: Result) -> list[str]:
+def faults(result: JobResult) -> list[str]:
     """What `winnow verify` finds wrong."""
-    return [str(line) for line in verify(result.job.store, "names", LocalExecutor(1), Sample(None)) if not line.holds]
+    return [
+        str(line) for line in verify_job(result.job.store, "names", LocalExecutor(1), RowSample(None)) if not line.holds
+    ]
 
 
 def told(said: list[str]) -> str:

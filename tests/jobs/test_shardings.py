@@ -11,7 +11,7 @@ import pytest
 
 from tests.pools import Samples, normed, unit, write_vectors
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import run
+from winnow.jobs.run import run_job
 from winnow.pipeline import storage
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
@@ -69,7 +69,7 @@ def decided(folder: Path, shards: int, executor: Executor) -> tuple[str, dict[st
     job = parse(
         {"name": "all", "store": store, "pool": pool | {"image": "image", "text": "text"}, "policy": json.loads(text)}
     )
-    result = run(job, executor, lambda line: None)
+    result = run_job(job, executor, lambda line: None)
     kept = storage.read_bytes(result.path.manifest.meta(UIDS))
     return hashlib.sha256(kept).hexdigest(), dict(result.counts["dropped"])  # type: ignore[call-overload]  # counts by cut
 

@@ -16,9 +16,19 @@ from hypothesis import strategies as st
 from tests.pools import Samples, write_vectors
 from winnow.jobs import cli
 from winnow.jobs.job_file.job import Job, parse
-from winnow.jobs.run import run
+from winnow.jobs.run import run_job
 from winnow.jobs.show import comparison
-from winnow.jobs.sweep import MOST, Sweep, Variant, VariantResult, Variation, as_option, intersections, policies, sweep
+from winnow.jobs.sweep import (
+    MOST_POLICIES,
+    Sweep,
+    Variant,
+    VariantResult,
+    Variation,
+    as_option,
+    intersections,
+    policies,
+    run_sweep,
+)
 from winnow.pipeline.errors import JobError, WinnowError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
@@ -50,12 +60,12 @@ def swept(values: dict[str, Any], vary: list[str], executor: Executor | None = N
     """The outcome, and the lines that were said."""
     lines: list[str] = []
     found = policies(values, [Variation.parse(text) for text in vary])
-    return sweep(found, executor or LocalExecutor(2), lines.append), lines
+    return run_sweep(found, executor or LocalExecutor(2), lines.append), lines
 
 
 def kept_by_a_run(job: Job) -> Counter[tuple[int, int]]:
     """uids that a run of this one policy keeps."""
-    result = run(job, LocalExecutor(2), lambda line: None)
+    result = run_job(job, LocalExecutor(2), lambda line: None)
     found = np.load(result.path.manifest.meta("uids.npy"), allow_pickle=False)
     return Counter(found.tolist())
 
@@ -105,7 +115,7 @@ def test_what_policies_share_is_made_once_and_serves_a_later_run(values: dict[st
     assert all(step.reused for outcome in again.outcomes for step in outcome.steps.values())
     assert again.both.tolist() == result.both.tolist()
     chosen = result.outcomes[2]
-    finished = run(chosen.policy.job, LocalExecutor(2), lambda line: None)
+    finished = run_job(chosen.policy.job, LocalExecutor(2), lambda line: None)
     assert {label for label, step in finished.steps if not step.reused} == {"manifest"}
     assert finished.counts["kept"] == chosen.kept
     assert finished.counts["dropped"] == chosen.dropped
@@ -156,7 +166,7 @@ def test_values_are_yaml(text: str, expected: tuple[object, ...]) -> None:
     assert [yaml.safe_load(as_option(value)) for value in expected] == list(expected)
 
 
-MANY = ",".join(map(str, range(MOST + 1)))
+MANY = ",".join(map(str, range(MOST_POLICIES + 1)))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +294,7 @@ def test_many_policies_are_compared_by_their_extreme_pairs() -> None:
 def test_tables_fit_a_terminal(count: int, shown_as: str, capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
-    comparison.show(compared(count), Console(width=80))
+    comparison.show_sweep(compared(count), Console(width=80))
     out = capsys.readouterr().out
     assert all(line in out for line in shown_as.splitlines())
     assert "…" not in out
@@ -293,10 +303,10 @@ def test_tables_fit_a_terminal(count: int, shown_as: str, capsys: pytest.Capture
 
 
 def test_paths_are_shortened_where_they_stay_apart() -> None:
-    assert comparison.short(["policy.0.similarity.fraction", "policy.3.density.fraction"]) == [
+    assert comparison.short_paths(["policy.0.similarity.fraction", "policy.3.density.fraction"]) == [
         "similarity.fraction",
         "density.fraction",
     ]
     twice = ["policy.0.similarity.fraction", "policy.1.similarity.fraction"]
-    assert comparison.short(twice) == twice
-    assert comparison.short(["policy", "policy.1"]) == ["policy", "1"]
+    assert comparison.short_paths(twice) == twice
+    assert comparison.short_paths(["policy", "policy.1"]) == ["policy", "1"]

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from tests.jobs.test_cli import called, job_file
 from winnow.jobs import watch as watching
-from winnow.jobs.watch import Standing, recorded, watch
+from winnow.jobs.watch import RunState, recorded, watch
 from winnow.pipeline.errors import JobError, StorageError
 from winnow.pipeline.events import EventLog
 from winnow.pipeline.executors.watching import Done, Watcher
@@ -22,7 +22,7 @@ def console() -> Console:
     return Console(file=io.StringIO(), width=120)
 
 
-def shown(standing: Standing) -> list[list[str]]:
+def shown(standing: RunState) -> list[list[str]]:
     to = console()
     to.print(standing.table())
     lines = to.file.getvalue().splitlines()  # type: ignore[attr-defined]  # a StringIO
@@ -57,7 +57,7 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
 
 
 def test_the_present_pass_has_rate_rejects_and_time_left() -> None:
-    standing = Standing()
+    standing = RunState()
     for event in (
         {"event": "run", "t": 0.0, "job": "a", "start": "20260101T000000Z"},
         {"event": "pass", "t": 10.0, "stage": "embeddings", "shards": 10, "ready": 4},

@@ -18,10 +18,10 @@ from tests.jobs.test_run import BROKEN, COPIES, PLANTED, USELESS, job_values, pl
 from tests.jobs.verify.test_verify import every_cut, near_sets
 from tests.pools import jpeg, members, pair, unit, write_datacomp, write_parquet, write_tar
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import Result, run
+from winnow.jobs.run import JobResult, run_job
 from winnow.jobs.why.cuts import Said
 from winnow.jobs.why.explain import Why, explain
-from winnow.jobs.why.show import escaped, show, verdict_of
+from winnow.jobs.why.show import escaped, show_why, verdict_of
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.stages.cuts.contract.explained import Asked, Limit
@@ -38,7 +38,7 @@ class Finished:
 
     store: str
     name: str
-    result: Result
+    result: JobResult
     rows: list[dict[str, Any]]
 
     def why(self, **named: Any) -> Why:
@@ -46,7 +46,7 @@ class Finished:
 
 
 def done(values: dict[str, Any]) -> Finished:
-    result = run(parse(values), LocalExecutor(2), lambda line: None)
+    result = run_job(parse(values), LocalExecutor(2), lambda line: None)
     files = sorted(Path(result.path.manifest.folder).glob("0*.parquet"))
     return Finished(
         values["store"], values["name"], result, [row for f in files for row in pq.read_table(f).to_pylist()]
@@ -84,7 +84,7 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def text_of(found: Why) -> str:
     console = Console(file=io.StringIO(), width=200)
-    show(found, console)
+    show_why(found, console)
     return console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
 
 

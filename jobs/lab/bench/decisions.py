@@ -21,11 +21,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from winnow.jobs.job_file.job import load
+from winnow.jobs.job_file.job import load_job
 from winnow.jobs.lab.bench import vector_pool
 from winnow.jobs.lab.bench.meter import Lap, Meter
 from winnow.jobs.lab.bench.vector_pool import Shape
-from winnow.jobs.run import job_url, run
+from winnow.jobs.run import job_url, run_job
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.choose import open_executor
@@ -43,18 +43,18 @@ _FIT, _ASSIGN = "clusters: k-means", "clusters: assign"
 
 
 @dataclass(frozen=True)
-class Alone:
+class ProductTime:
     """Wall seconds on every core or worker, and CPU seconds of all of them."""
 
     seconds: float
     cpu: float
 
-    def __add__(self, other: "Alone") -> "Alone":
-        return Alone(self.seconds + other.seconds, self.cpu + other.cpu)
+    def __add__(self, other: "ProductTime") -> "ProductTime":
+        return ProductTime(self.seconds + other.seconds, self.cpu + other.cpu)
 
 
 @dataclass(frozen=True)
-class Made:
+class DecidedPool:
     """A pool that was decided on. alone: what the products of the fit and of assigning take by themselves."""
 
     shape: Shape
@@ -64,7 +64,7 @@ class Made:
     iterations: int
     executor: str
     laps: dict[str, Lap]
-    alone: tuple[Alone, Alone]
+    alone: tuple[ProductTime, ProductTime]
 
     @property
     def sample(self) -> int:
@@ -73,7 +73,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Line:
+class Measurement:
     """One measurement beside the tables, and what it is compared with."""
 
     what: str
@@ -81,18 +81,19 @@ class Line:
     beside: str
 
 
-def decide_again(made: Made) -> list[Line]:
+def decide_again(made: DecidedPool) -> list[Measurement]:
     """Another fraction on stored distances: the whole command in a process of its own."""
     started = time.perf_counter()
     _command(made, "run", "--set", "policy.0.density.fraction=0.3")
     seconds = time.perf_counter() - started
-    job = load(str(made.job_file))
+    job = load_job(str(made.job_file))
     record = json.loads(storage.read_bytes(job_url(job.store, job.name)))
     inside = sum(record["seconds_now"].values())
-    return [Line("decide again, another fraction", f"{seconds:.1f} s", f"{inside:.1f} s in its stages; at 10M: 60 s")]
+    told = f"{inside:.1f} s in its stages; at 10M: 60 s"
+    return [Measurement("decide again, another fraction", f"{seconds:.1f} s", told)]
 
 
-def sweep_of_20(made: Made) -> list[Line]:
+def sweep_of_20(made: DecidedPool) -> list[Measurement]:
     """20 fractions over a cold store beside one policy over another, whole commands; for the smallest pool only."""
     if made.shape.samples > _SWEPT:
         return []
@@ -105,17 +106,17 @@ def sweep_of_20(made: Made) -> list[Line]:
         seconds[what] = time.perf_counter() - started
         shutil.rmtree(store)
     ratio = f"{seconds['sweep'] / seconds['run']:.2f} of one policy ({seconds['run']:.1f} s); 3 at most"
-    return [Line("sweep of 20 policies, cold store", f"{seconds['sweep']:.1f} s", ratio)]
+    return [Measurement("sweep of 20 policies, cold store", f"{seconds['sweep']:.1f} s", ratio)]
 
 
-def _command(made: Made, *words: str) -> None:
+def _command(made: DecidedPool, *words: str) -> None:
     name, *options = words
     command = [sys.executable, "-m", "winnow.jobs", name, str(made.job_file), *options]
     where = ["--executor", made.executor, "--workers", str(made.workers)]
     subprocess.run([*command, *where], check=True, capture_output=True)
 
 
-EXTRAS: tuple[Callable[[Made], list[Line]], ...] = (decide_again, sweep_of_20)
+EXTRAS: tuple[Callable[[DecidedPool], list[Measurement]], ...] = (decide_again, sweep_of_20)
 """What else is measured on a pool that was decided on; each gets the finished job."""
 
 
@@ -127,7 +128,7 @@ class _Products:
     clusters: int
 
     def open(self) -> Callable[[int], tuple[float, float]]:
-        rows = widened(vector_pool.vectors(self.shape, 0))
+        rows = widened(vector_pool.drawn_vectors(self.shape, 0))
         return partial(self._multiply, rows, rows[:: len(rows) // self.clusters][: self.clusters].copy())
 
     def _multiply(self, rows: np.ndarray, centroids: np.ndarray, item: int) -> tuple[float, float]:
@@ -137,13 +138,13 @@ class _Products:
         return time.perf_counter() - started, time.thread_time() - worked
 
 
-def products_alone(shape: Shape, clusters: int, executor: Executor) -> Alone:
+def products_alone(shape: Shape, clusters: int, executor: Executor) -> ProductTime:
     """What assigning takes when it does nothing but its products: the first shard, as often as there are."""
     task, warm = _Products(shape, clusters), executor.workers
     found = dict(executor.map(task, list(range(warm + shape.shards)), "products alone", Needs()))
     seconds, cpu = (sum(found[warm + shard][i] for shard in range(shape.shards)) for i in range(2))
     share = shape.samples / (shape.shards * shape.rows(0))
-    return Alone(share * seconds / executor.workers, share * cpu)
+    return ProductTime(share * seconds / executor.workers, share * cpu)
 
 
 @dataclass(frozen=True)
@@ -165,14 +166,14 @@ class _FitAlone:
         return time.perf_counter() - started, time.process_time() - worked
 
 
-def fit_alone(fitted: StepResult, shards: int, clusters: int, iterations: int, executor: Executor) -> Alone:
+def fit_alone(fitted: StepResult, shards: int, clusters: int, iterations: int, executor: Executor) -> ProductTime:
     """What the fit takes when it does nothing but faiss."""
     task = _FitAlone(fitted.artifact, shards, cast(int, fitted.report["sample"]), clusters, iterations)
     [(_, (seconds, cpu))] = executor.map(task, [0], "faiss alone", Needs())
-    return Alone(seconds, cpu)
+    return ProductTime(seconds, cpu)
 
 
-def prepare(shape: Shape, folder: Path, cut: dict[str, object]) -> Path:
+def prepare_cut_job(shape: Shape, folder: Path, cut: dict[str, object]) -> Path:
     """Make the pool where it is not there yet; the file of a job of one cut over it, with a store of its own."""
     pool, store, job_file = (folder / f"{name}-{shape.samples}" for name in ("pool", "store", "job.yaml"))
     if not pool.exists():
@@ -187,13 +188,13 @@ def prepare(shape: Shape, folder: Path, cut: dict[str, object]) -> Path:
     return job_file
 
 
-def measure(shape: Shape, folder: Path, clusters: int, iterations: int, workers: int, executor: str) -> Made:
+def decide_pool(shape: Shape, folder: Path, clusters: int, iterations: int, workers: int, executor: str) -> DecidedPool:
     """Make the pool where it is not there yet, decide on it, and time the products alone on the same workers."""
     density = {"by": "clip", "fraction": 0.4, "clusters": clusters, "iterations": iterations}
-    job_file = prepare(shape, folder, {"density": {**density, "sample_per_cluster": _SAMPLE_PER_CLUSTER}})
+    job_file = prepare_cut_job(shape, folder, {"density": {**density, "sample_per_cluster": _SAMPLE_PER_CLUSTER}})
     running_on, meter = open_executor(executor, workers, None), Meter()
     try:
-        done = run(load(str(job_file)), running_on, lambda line: None, (meter,))
+        done = run_job(load_job(str(job_file)), running_on, lambda line: None, (meter,))
         laps = dict(meter.laps)
         fitted = dict(done.steps)["density.clusters"]
         fit = fit_alone(fitted, shape.shards, clusters, iterations, running_on)
@@ -201,10 +202,10 @@ def measure(shape: Shape, folder: Path, clusters: int, iterations: int, workers:
     finally:
         meter.close()
         running_on.close()
-    return Made(shape, job_file, workers, clusters, iterations, executor, laps, alone)
+    return DecidedPool(shape, job_file, workers, clusters, iterations, executor, laps, alone)
 
 
-def show(made: Made, console: Console) -> None:
+def show_decisions(made: DecidedPool, console: Console) -> None:
     """One table: a row per step, then what was measured beside them."""
     table = Table("step", "s", "CPU s", "rows/s", "driver MB", "worker MB", "read MB", "written MB")
     table.columns[0].no_wrap = True
@@ -230,7 +231,7 @@ def show(made: Made, console: Console) -> None:
     console.print(beside)
 
 
-def compare(small: Made, large: Made, console: Console) -> None:
+def compare_pools(small: DecidedPool, large: DecidedPool, console: Console) -> None:
     """Cost per sample and memory of the larger pool in those of the smaller one."""
     table = Table("step", "s per sample", "CPU s per sample", "driver memory", "worker memory")
     table.columns[0].no_wrap = True
@@ -249,7 +250,7 @@ def compare(small: Made, large: Made, console: Console) -> None:
     console.print(table)
 
 
-def _together(made: Made) -> Lap:
+def _together(made: DecidedPool) -> Lap:
     laps = made.laps.values()
     return Lap(
         "all; at most 1.15, 1.15, 1.2, 1.2",
@@ -284,10 +285,10 @@ def main(
         for name in ("store", *([] if keep else ["pool"])):
             shutil.rmtree(folder / f"{name}-{size}", ignore_errors=True)
         shape = Shape(size, rows_per_shard=rows_per_shard)
-        made = measure(shape, folder, clusters, iterations, workers, executor)
-        show(made, console)
+        made = decide_pool(shape, folder, clusters, iterations, workers, executor)
+        show_decisions(made, console)
         if first is not None:
-            compare(first, made, console)
+            compare_pools(first, made, console)
         first = first or made
         if not keep:
             for name in ("pool", "store", "job.yaml"):

@@ -53,7 +53,7 @@ def photos(urls: Sequence[str], take: int) -> list[Sample]:
     return list(islice(found(), take))
 
 
-def enlarged(sample: Sample, side: int) -> Sample:
+def enlarged_sample(sample: Sample, side: int) -> Sample:
     """The sample with its picture as a square JPEG of this side, Lanczos, quality 90."""
     with Image.open(io.BytesIO(sample.image)) as image:
         picture = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
@@ -87,7 +87,7 @@ def rates(files: Sequence[bytes], own: Callable[[bytes], object], ours: Preproce
     return {name: len(files) / median(found[1:]) for name, found in seconds.items()}
 
 
-def vectors(bank: Bank, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
+def embedded_vectors(bank: Bank, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
     """Image vectors float16 (n, d), and cosines with the captions float32 (n,)."""
     image, text = zip(*((b.vectors["clip.image"], b.vectors["clip.text"]) for b in bank.encode(samples)), strict=True)
     return np.concatenate(image), cosine(np.concatenate(image), np.concatenate(text))
@@ -106,7 +106,7 @@ def moved(name: str, encoder: OpenClip, pairs: Sequence[Sequence[Sample]], truth
     """
     ways: tuple[Literal["exact", "fast"], ...] = ("exact", "fast") if pairs[0] is pairs[1] else ("exact", "exact")
     found = [
-        vectors(Bank.open({"clip": encoder}, Encoding(preprocess=way, device="cpu")), samples)
+        embedded_vectors(Bank.open({"clip": encoder}, Encoding(preprocess=way, device="cpu")), samples)
         for way, samples in zip(ways, pairs, strict=True)
     ]
     exact, fast = (image.astype(np.float64) for image, _ in found)
@@ -129,7 +129,7 @@ def main(
 ) -> None:
     """Print rates per core, and with a filter how far `fast` moves its vectors and its ROC AUC."""
     if pool is None and not (folder / "world" / "truth.parquet").exists():
-        world.render(world.World(), folder / "world")
+        world.render_world(world.World(), folder / "world")
     urls = storage.expand([pool or f"{folder}/world/pool/*.tar"])
     judge = None if filter is None or config is None else OpenClip(str(config), str(filter))
     known = None if truth is None else Truth.read(truth, "what", ["clean"], ["mismatched"])
@@ -140,7 +140,7 @@ def main(
     if judge is not None and known is not None:
         drift.add_row(*moved("the pool as it is", judge, [samples, samples], known))
     for side in SIDES:
-        large = [enlarged(sample, side) for sample in samples]
+        large = [enlarged_sample(sample, side) for sample in samples]
         rate = rates([bytes(sample.image) for sample in large[:timed]], own, ours)
         ratios = (f"{rate[way] / rate['own']:.2f}" for way in ("exact", "fast"))
         speed.add_row(f"{side} px", *(f"{value:,.0f}" for value in rate.values()), *ratios)

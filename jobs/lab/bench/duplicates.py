@@ -14,21 +14,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from winnow.jobs.job_file.job import load
-from winnow.jobs.lab.bench.decisions import prepare
+from winnow.jobs.job_file.job import load_job
+from winnow.jobs.lab.bench.decisions import prepare_cut_job
 from winnow.jobs.lab.bench.meter import Meter
 from winnow.jobs.lab.bench.vector_pool import Shape
-from winnow.jobs.run import run
+from winnow.jobs.run import run_job
 from winnow.pipeline.executors.choose import open_executor
 
 
-def measure(shape: Shape, folder: Path, cut: dict[str, object], workers: int, executor: str) -> Table:
+def measure_duplicates(shape: Shape, folder: Path, cut: dict[str, object], workers: int, executor: str) -> Table:
     """Deduplicate by one method: seconds, memory and bytes of every step, and what lay on disk meanwhile."""
-    job_file = prepare(shape, folder, {"duplicates": cut})
+    job_file = prepare_cut_job(shape, folder, {"duplicates": cut})
     running_on, meter = open_executor(executor, workers, None), Meter()
     started = time.perf_counter()
     try:
-        result = run(load(str(job_file)), running_on, lambda line: None, (meter,))
+        result = run_job(load_job(str(job_file)), running_on, lambda line: None, (meter,))
         spilled = _spilled() if executor == "ray" else "all of it"
     finally:
         meter.close()
@@ -70,7 +70,7 @@ def main(
     shape = Shape(samples, rows_per_shard=rows_per_shard, copies=0.35)
     common = {"by": "clip", "exact": False, "epsilon": epsilon, "clusters": clusters, "iterations": iterations}
     for method in ("greedy", "semdedup"):
-        console.print(measure(shape, folder, {**common, "method": method}, workers, executor))
+        console.print(measure_duplicates(shape, folder, {**common, "method": method}, workers, executor))
     shutil.rmtree(folder)
 
 

@@ -45,7 +45,7 @@ _LARGE = dict.fromkeys(_TAKES, 64)  # of one tar a worker, with ViT-B/32
 
 
 @dataclass(frozen=True)
-class Part:
+class FirstSamples:
     """The first `take` samples of a shard, as item `index`."""
 
     index: int
@@ -66,11 +66,11 @@ class Timed:
     out: Artifact
     way: Literal["decode", "models", "embed"] = "embed"
 
-    def open(self) -> Callable[[Part], tuple[int, float, float]]:
+    def open(self) -> Callable[[FirstSamples], tuple[int, float, float]]:
         """Load the model, once for all ways and rounds; not timed."""
         return partial(self._time, kept_bank(self.encoder, self.encoding))
 
-    def _time(self, bank: Bank, item: Part) -> tuple[int, float, float]:
+    def _time(self, bank: Bank, item: FirstSamples) -> tuple[int, float, float]:
         """(samples, seconds, when it ended by a clock that all processes of a machine share)."""
         started = time.monotonic()
         if self.way == "models":
@@ -86,7 +86,7 @@ class Timed:
 
 def rate(task: Timed, executor: Executor, urls: Sequence[str], take: int) -> float:
     """Samples per second of all workers together: of `embed` from the first tar's begin to the last one's end."""
-    parts = [Part(index, url, take) for index, url in enumerate(urls)]
+    parts = [FirstSamples(index, url, take) for index, url in enumerate(urls)]
     whole = task.way == "embed"
     done = [found for _, found in executor.map(task, parts, f"{task.way} only", Needs(prefetch=whole))]
     count = sum(samples for samples, _, _ in done)
@@ -122,14 +122,14 @@ def bench_decoding(table: Table, samples: Sequence[Sample]) -> None:
     """Images a second of one core's time: open_clip's own transform to 224 px, `exact` and `fast`."""
     own, ours = own_transform("ViT-B-32")
     for side in _TAKES:
-        files = [bytes(bench_decode.enlarged(sample, side).image) for sample in samples]
+        files = [bytes(bench_decode.enlarged_sample(sample, side).image) for sample in samples]
         found = bench_decode.rates(files, own, ours)
         for way in ("exact", "fast"):
             said = f"{found[way] / found['own']:.2f} of open_clip's own transform ({found['own']:,.0f})"
             table.add_row(f"decode and resize, {side} px, {way}", f"{found[way]:,.0f} images/s a core", said)
 
 
-def enlarged(samples: Iterator[Sample], folder: Path, side: int, take: int, shards: int) -> list[str]:
+def enlarged_tars(samples: Iterator[Sample], folder: Path, side: int, take: int, shards: int) -> list[str]:
     """Tars of `take` samples each whose pictures are JPEGs of `side` pixels; kept from run to run."""
     urls = [folder / f"{number:05d}.tar" for number in range(shards)]
     for url in (url for url in urls if not url.exists()):
@@ -137,7 +137,7 @@ def enlarged(samples: Iterator[Sample], folder: Path, side: int, take: int, shar
         with open(url.with_suffix(".part"), "wb") as file:
             tar = TarShard(file)
             for number, sample in enumerate(islice(samples, take)):
-                picture = bytes(bench_decode.enlarged(sample, side).image)
+                picture = bytes(bench_decode.enlarged_sample(sample, side).image)
                 tar.add_members(f"{number:05d}", [("jpg", picture), ("txt", sample.caption.encode())])
             tar.finish()
         url.with_suffix(".part").rename(url)
@@ -152,7 +152,7 @@ def main(
 ) -> None:
     """Print every rate beside its limit."""
     if pool is None and not (folder / "world" / "truth.parquet").exists():
-        world.render(world.World(), folder / "world")
+        world.render_world(world.World(), folder / "world")
     found = bench_decode.photos(storage.expand([pool or f"{folder}/world/pool/*.tar"]), max(_TAKES.values()))
     table = Table("what", "rate", "ratio", title=f"{cores()} cores")
     bench_decoding(table, found[:_DECODED])
@@ -161,11 +161,11 @@ def main(
         out = Artifact(str(folder / "store"), "embeddings", "be9c4000")
         made = folder / f"pictures-{fingerprint([pool, _TARS, _TAKES])}"
         pools = {
-            side: enlarged(itertools.cycle(found), made / f"{side}", side, take, _TARS * executor.workers)
+            side: enlarged_tars(itertools.cycle(found), made / f"{side}", side, take, _TARS * executor.workers)
             for side, take in _TAKES.items()
         }
         few = {side: urls[: executor.workers] for side, urls in pools.items()}
-        small, large = OpenClip(str(pocket.CONFIG), "random"), OpenClip("ViT-B-32", "random")
+        small, large = OpenClip(str(pocket.POCKET_CONFIG), "random"), OpenClip("ViT-B-32", "random")
         bf16 = Encoding(device="cpu", batch_size=32, precision="bf16")
         for name, task in (
             ("pocket, exact", Timed(small, Encoding(device="cpu"), out)),
@@ -177,7 +177,7 @@ def main(
             ("ViT-B-32, bf16", Timed(large, bf16, out)),
         ):
             bench_embed(table, name, task, few, _LARGE, executor)
-        bench_shards.measure(table, folder.absolute(), gigabytes, executor)
+        bench_shards.measure_writing(table, folder.absolute(), gigabytes, executor)
     finally:
         executor.close()
     Console(width=140).print(table)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from winnow.jobs.lab.bench.decode import photos
-from winnow.jobs.lab.bench.embedding import Timed, enlarged, rate
+from winnow.jobs.lab.bench.embedding import Timed, enlarged_tars, rate
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.local import LocalExecutor
@@ -74,7 +74,7 @@ def bench_model(table: Table, model: str, task: Timed, pools: Mapping[int, str],
 
 
 def main(
-    pool: Annotated[str, typer.Option(help="tars of photos with captions; they are enlarged")],
+    pool: Annotated[str, typer.Option(help="tars of photos with captions; they are enlarged_tars")],
     folder: Annotated[Path, typer.Option(help="scratch space, 1 GB")] = Path("out/bench-gpu"),
     model: Annotated[list[str] | None, typer.Option(help="of open_clip, with random weights")] = None,
     device: Annotated[str, typer.Option(help="as torch names it")] = "cuda",
@@ -87,7 +87,7 @@ def main(
     encoding = Encoding(batch_size=batch_size, preprocess=preprocess, device=device)
     found = photos(storage.expand([pool]), samples)
     made = folder / f"pictures-{fingerprint([pool, samples])}"
-    pools = {side: enlarged(itertools.cycle(found), made / f"{side}", side, samples, 1)[0] for side in _SIDES}
+    pools = {side: enlarged_tars(itertools.cycle(found), made / f"{side}", side, samples, 1)[0] for side in _SIDES}
     title = f"{device_name(device)}, {cores()} cores, {preprocess}, batches of {batch_size}"
     table = Table("what", "rate", "share", title=title)
     for each in model or ["ViT-B-32", "ViT-L-14"]:

@@ -24,12 +24,12 @@ from rich.table import Table
 from winnow.jobs import loader
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.quickstart import drawing, pocket
-from winnow.jobs.run import Result, run
+from winnow.jobs.run import JobResult, run_job
 from winnow.pipeline.columns import column
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.machine import cores
 from winnow.stages.pools.tars.ranges import LOCAL_GAP_BYTES, REMOTE_GAP_BYTES, plan_reads
-from winnow.stages.results.selected import Plan, Selected
+from winnow.stages.results.selected import ReadPlan, Selected
 from winnow.stages.results.tar_shard import TarShard
 
 _SHARES = (0.01, 0.10, 0.25, 0.50, 0.90)
@@ -45,7 +45,7 @@ _GAPS = {
 }
 
 
-def make_pool(folder: Path, megabytes: int) -> None:
+def make_two_tars(folder: Path, megabytes: int) -> None:
     """Land two tars of drawn pictures, each filled up behind its end to what a photo weighs."""
     rng = Random(0)
     pictures = [_picture(rng) for _ in range(_PICTURES)]
@@ -66,17 +66,17 @@ def _picture(rng: Random) -> bytes:
     return picture + rng.randbytes(room)
 
 
-def _filtered(folder: Path, share: float) -> Result:
+def _filtered(folder: Path, share: float) -> JobResult:
     """The job that keeps this share of the pool at random, with shards."""
     values = {
         "name": f"kept-{100 * share:.0f}",
         "store": str(folder / "store"),
         "pool": {"shards": f"{folder}/pool/*.tar"},
-        "embeddings": {"clip": {"model": str(pocket.CONFIG), "pretrained": "random"}},
+        "embeddings": {"clip": {"model": str(pocket.POCKET_CONFIG), "pretrained": "random"}},
         "policy": [{"random": {"fraction": share}}],
         "shards": {},
     }
-    return run(parse(values), LocalExecutor(2), lambda line: None)
+    return run_job(parse(values), LocalExecutor(2), lambda line: None)
 
 
 def _read(urls: list[str]) -> int:
@@ -102,7 +102,7 @@ def _rates(ways: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, tupl
     return {name: (samples[name], median(found)) for name, found in seconds.items()}
 
 
-def bench_reading(table: Table, result: Result, rounds: int) -> None:
+def bench_reading(table: Table, result: JobResult, rounds: int) -> None:
     """One row: exported shards, `winnow cat` and the loader, beside plain webdataset on all shards of the pool."""
     store, name = result.job.store, result.job.name
     exported = sorted(str(path) for path in Path(result.path.shards.folder).glob("*.tar")) if result.path.shards else []
@@ -130,9 +130,9 @@ def bench_reading(table: Table, result: Result, rounds: int) -> None:
     table.add_row(f"{kept:,} ({name.removeprefix('kept-')} %)", f"{plain:,.0f}", *cells)
 
 
-def bench_gaps(table: Table, result: Result, rounds: int) -> None:
+def bench_gaps(table: Table, result: JobResult, rounds: int) -> None:
     """One row for each gap: reads and bytes, seconds here, and those of an object store by arithmetic."""
-    kept = loader.opened(result.job.store, result.job.name)
+    kept = loader.open_kept_samples(result.job.store, result.job.name)
     plans = [kept.plan(shard) for shard in range(_SHARDS)]
     for what, gap in _GAPS.items():
         spans = [
@@ -149,7 +149,7 @@ def bench_gaps(table: Table, result: Result, rounds: int) -> None:
         table.add_row(result.job.name, what, f"{len(reads):,}", f"{size / 1e6:,.0f} MB", *cells, f"{remote:,.0f} s")
 
 
-def _stream(selected: Selected, plans: list[Plan], cold: bool) -> int:
+def _stream(selected: Selected, plans: list[ReadPlan], cold: bool) -> int:
     """Write the tars of some plans to nowhere; how many samples they have."""
     samples = 0
     with open(os.devnull, "wb") as sink:
@@ -166,7 +166,7 @@ def _forget(url: str) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _start_up(result: Result) -> float:
+def _start_up(result: JobResult) -> float:
     """Seconds until `winnow cat` has written the first byte of a shard."""
     words = [sys.executable, "-m", "winnow.jobs", "cat", result.job.store, result.job.name, "0"]
     started = time.perf_counter()
@@ -185,7 +185,7 @@ def main(
 ) -> None:
     """Print samples a second of every way to read what is kept, beside plain webdataset on all of the pool."""
     if not (folder / "pool").exists():
-        make_pool(folder / "pool", megabytes)
+        make_two_tars(folder / "pool", megabytes)
     reading = Table(
         "kept",
         "whole pool, plain",

@@ -20,10 +20,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from winnow.jobs.job_file.job import Job, load
+from winnow.jobs.job_file.job import Job, load_job
 from winnow.jobs.lab.bench.meter import peak_bytes
 from winnow.jobs.lab.bench.vector_pool import Shape, make
-from winnow.jobs.run import run
+from winnow.jobs.run import run_job
 from winnow.jobs.watch import recorded
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import is_artifact
@@ -37,7 +37,7 @@ _POLICY = [{"rules": {"min_words": 3}}, {"random": {"fraction": 0.5}}]
 
 
 @dataclass
-class Line:
+class StageCost:
     """One stage: items of all of its watched passes, seconds, CPU seconds and highest resident bytes of the driver.
 
     bytes: that its shards committed.
@@ -56,7 +56,7 @@ class Ledger:
     """A watcher that asks what the driver spent whenever a stage is done."""
 
     def __init__(self) -> None:
-        self.lines: list[Line] = []
+        self.lines: list[StageCost] = []
         self._open()
 
     def begin(self, stage: str, total: int, ready: int) -> None:
@@ -82,11 +82,11 @@ class Ledger:
 
     def _open(self) -> None:
         peak_bytes(forget=True)
-        self._line = Line("")
+        self._line = StageCost("")
         self._started, self._spent = time.perf_counter(), time.process_time()
 
 
-def prepare(folder: Path, shards: int, rows: int) -> Path:
+def prepare_many_shards(folder: Path, shards: int, rows: int) -> Path:
     """Make the pool where it is not there yet; the file of a job over it, with a store of its own."""
     pool, job_file = folder / f"pool-{shards}", folder / "job.yaml"
     if not pool.exists():
@@ -99,20 +99,20 @@ def prepare(folder: Path, shards: int, rows: int) -> Path:
     return job_file
 
 
-def measured(job: Job, executor: str, workers: int) -> list[Line]:
+def stage_costs(job: Job, executor: str, workers: int) -> list[StageCost]:
     """Run a job as `winnow run` does, with its events and metrics; what each stage cost the driver."""
     running_on = open_executor(executor, workers, None)
     running_on.start()  # of no stage's cost
     try:
         with recorded(job.store, job.name, executor) as watchers:
             ledger = Ledger()
-            run(job, running_on, lambda line: None, (*watchers, ledger))
+            run_job(job, running_on, lambda line: None, (*watchers, ledger))
     finally:
         running_on.close()
     return ledger.lines
 
 
-def show(lines: list[Line], shards: int, console: Console, title: str) -> None:
+def show_stage_costs(lines: list[StageCost], shards: int, console: Console, title: str) -> None:
     """A row per stage."""
     table = Table("stage", "passes", "s", "driver CPU s", "ms a shard and pass", "ms a shard", "peak MB", "MB written")
     table.columns[0].no_wrap = True
@@ -148,7 +148,7 @@ def again(job_file: Path, executor: str, workers: int) -> tuple[float, float]:
 
 def killed(job_file: Path, executor: str, workers: int, shards: int) -> int:
     """Run the command over an empty store and kill it once half of the embeddings are there; how many were."""
-    job = load(str(job_file))
+    job = load_job(str(job_file))
     shutil.rmtree(job.store)
     process = subprocess.Popen(
         command(job_file, executor, workers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -169,21 +169,21 @@ def main(
     rows: Annotated[int, typer.Option(help="samples of a shard")] = 10,
     workers: Annotated[int, typer.Option(help="of the executor")] = 2,
     executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
-    kill: Annotated[bool, typer.Option(help="also resume a run that was killed half way")] = False,
+    kill: Annotated[bool, typer.Option(help="also resume a run_job that was killed half way")] = False,
     keep: Annotated[bool, typer.Option(help="keep the pool; one that is there is used again")] = False,
 ) -> None:
     """Run the job cold, then again with everything done; a table of the stages of each."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / "store", ignore_errors=True)
-    job_file = prepare(folder, shards, rows)
-    console, job = Console(width=None if sys.stdout.isatty() else 130), load(str(job_file))
+    job_file = prepare_many_shards(folder, shards, rows)
+    console, job = Console(width=None if sys.stdout.isatty() else 130), load_job(str(job_file))
     started = time.perf_counter()
     job.pool.identities()
     listing = time.perf_counter() - started
-    cold = measured(job, executor, workers)
-    show(cold, shards, console, f"{shards:,} shards of {rows} samples, {workers} workers, {executor}")
-    show(measured(job, executor, workers), shards, console, "the same again: all is done")
+    cold = stage_costs(job, executor, workers)
+    show_stage_costs(cold, shards, console, f"{shards:,} shards of {rows} samples, {workers} workers, {executor}")
+    show_stage_costs(stage_costs(job, executor, workers), shards, console, "the same again: all is done")
     seconds, cpu = again(job_file, executor, workers)
     worst = max(1e3 * line.cpu / shards for line in cold)
     console.print(f"driver, worst stage: {worst:.2f} ms a shard; at most {_MOST_MS:g}")
@@ -191,8 +191,8 @@ def main(
     console.print(f"the whole command, all done: {seconds:.1f} s, {cpu:.1f} CPU s; at most {_MOST_RESUME_S:g} s")
     if kill:
         found = killed(job_file, executor, workers, shards)
-        half = measured(job, executor, workers)
-        show(half, shards, console, f"the same, killed when {found:,} embeddings were there")
+        half = stage_costs(job, executor, workers)
+        show_stage_costs(half, shards, console, f"the same, killed when {found:,} embeddings were there")
     shutil.rmtree(folder / "store")
     if not keep:
         shutil.rmtree(folder / f"pool-{shards}")

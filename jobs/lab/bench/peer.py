@@ -22,7 +22,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from winnow.jobs.lab.bench.peer_runs import WEIGHTS, Ran, Vectors, Work, clip_retrieval, plain, timed, winnow
+from winnow.jobs.lab.bench.peer_runs import (
+    WEIGHTS,
+    PairVectors,
+    Ran,
+    Workload,
+    clip_retrieval,
+    plain_loop,
+    timed,
+    winnow,
+)
 from winnow.jobs.quickstart import drawing, scenes
 from winnow.pipeline import storage
 from winnow.pipeline.errors import ShardError
@@ -37,7 +46,7 @@ _POCKET = Path(__file__).parents[2] / "pocket_filter.json"
 _PICTURES = 64  # that are drawn
 
 
-def least_cosines(ours: Vectors, theirs: Vectors) -> tuple[float, float]:
+def least_cosines(ours: PairVectors, theirs: PairVectors) -> tuple[float, float]:
     """Lowest cosine and first percentile over images and captions of the same keys.
 
     Raises: ShardError where the keys are not the same or the percentile is below 0.99, for then it was other work.
@@ -54,12 +63,12 @@ def least_cosines(ours: Vectors, theirs: Vectors) -> tuple[float, float]:
     return least, first
 
 
-def compare(work: Work, python: str | None, executor: str, rounds: int, title: str) -> Table:
+def compare_ways(work: Workload, python: str | None, executor: str, rounds: int, title: str) -> Table:
     """Every way in turn, `rounds` times; a peer with 1 torch thread or one a core, whichever a first try likes better.
 
     CPU s: of a process and those that it waited for; not told with Ray, whose workers are nobody's to wait for.
     """
-    peers: dict[str, Callable[[int], Ran]] = {PLAIN: partial(plain, work)}
+    peers: dict[str, Callable[[int], Ran]] = {PLAIN: partial(plain_loop, work)}
     if python is not None:
         peers = {CLIP_RETRIEVAL: partial(clip_retrieval, work, python), **peers}
     ways: dict[str, Callable[[], Ran]] = {
@@ -130,7 +139,7 @@ def _drawn(side: int) -> Iterator[tuple[bytes, str]]:
     rng = Random(0)
     drawn = []
     for _ in range(_PICTURES):
-        scene, buffer = scenes.imagine(rng.choice(scenes.CONCEPTS), rng), io.BytesIO()
+        scene, buffer = scenes.imagine(rng.choice(scenes.SUBJECTS), rng), io.BytesIO()
         drawing.draw(scene, rng).resize((side, side)).effect_spread(8).save(buffer, "JPEG", quality=90)
         drawn.append((scene, buffer.getvalue()))
     for number in count():  # told, for a picture with a caption that was there before has the uid of that sample
@@ -165,9 +174,9 @@ def main(
         weights = checkpoint or folder / "random.pt"
         if checkpoint is None:
             timed([sys.executable, "-c", WEIGHTS, own, str(weights)], {}, folder / "weights.log")
-        work = Work(folder, shards, own, weights.absolute(), cores, batch_size)
+        work = Workload(folder, shards, own, weights.absolute(), cores, batch_size)
         title = f"{Path(name).stem}, {wanted // len(shards) * len(shards)} samples, {cores} cores, {executor}"
-        Console().print(compare(work, clip_retrieval, executor, rounds, title))
+        Console().print(compare_ways(work, clip_retrieval, executor, rounds, title))
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ np.savez(work["out"], keys=np.array(keys), image=np.concatenate(images), text=np
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What each of them has to do: embed the images and captions of `shards` by one CLIP.
 
     model: a name of open_clip or a configuration `.json`. folder: scratch space.
@@ -104,7 +104,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Vectors:
+class PairVectors:
     """keys: (n,) text, sorted. image, text: float32 (n, d), of unit length but for the last bits of float16."""
 
     keys: np.ndarray
@@ -116,14 +116,14 @@ class Vectors:
 class Ran:
     """One process. Seconds: embedding from the first sample to the last, the stage (None of a peer), the whole, CPU."""
 
-    vectors: Vectors
+    vectors: PairVectors
     embedding: float
     stage: float | None
     whole: float
     cpu: float
 
 
-def winnow(work: Work, preprocess: str, executor: str) -> Ran:
+def winnow(work: Workload, preprocess: str, executor: str) -> Ran:
     """Run a job that embeds and keeps everything; into an empty store, as `winnow run` does."""
     store, file = work.folder / "store", work.folder / "job.yaml"
     shutil.rmtree(store, ignore_errors=True)
@@ -155,14 +155,14 @@ def winnow(work: Work, preprocess: str, executor: str) -> Ran:
     return Ran(_stored(artifact), embedding, record["seconds"]["embeddings"], whole, cpu)
 
 
-def _stored(artifact: Artifact) -> Vectors:
+def _stored(artifact: Artifact) -> PairVectors:
     tables = [artifact.read(index) for index in sorted(artifact.present())]
     keys = np.concatenate([np.array(table["key"].to_pylist()) for table in tables])
     towers = [np.concatenate([matrix(table[f"clip.{tower}"]) for table in tables]) for tower in ("image", "text")]
     return sorted_vectors(keys, *towers)
 
 
-def clip_retrieval(work: Work, python: str, threads: int) -> Ran:
+def clip_retrieval(work: Workload, python: str, threads: int) -> Ran:
     """Run `clip-retrieval inference` over the same tars, by the Python of an environment that has it."""
     out = work.folder / "clip-retrieval"
     shutil.rmtree(out, ignore_errors=True)
@@ -193,7 +193,7 @@ def clip_retrieval(work: Work, python: str, threads: int) -> Ran:
     return Ran(sorted_vectors(keys, *towers), sum(one["total_duration"] for one in told), None, whole, cpu)
 
 
-def plain(work: Work, threads: int) -> Ran:
+def plain_loop(work: Workload, threads: int) -> Ran:
     """Run the loop that one writes with webdataset and open_clip alone."""
     out = work.folder / "plain.npz"
     values = {
@@ -213,10 +213,10 @@ def plain(work: Work, threads: int) -> Ran:
         )
 
 
-def sorted_vectors(keys: np.ndarray, image: np.ndarray, text: np.ndarray) -> Vectors:
+def sorted_vectors(keys: np.ndarray, image: np.ndarray, text: np.ndarray) -> PairVectors:
     """The vectors in the order of their keys, as float32."""
     order = np.argsort(keys)
-    return Vectors(keys[order], image[order].astype(np.float32), text[order].astype(np.float32))
+    return PairVectors(keys[order], image[order].astype(np.float32), text[order].astype(np.float32))
 
 
 def timed(words: list[str], environment: Mapping[str, str], log: Path) -> tuple[float, float]:

@@ -43,7 +43,7 @@ class Shape:
         return min(self.rows_per_shard, self.samples - shard * self.rows_per_shard)
 
 
-def vectors(shape: Shape, shard: int) -> np.ndarray:
+def drawn_vectors(shape: Shape, shard: int) -> np.ndarray:
     """float16 (rows, width), unit norm: a concept's direction and noise of 0.4 to 1.2 of its length around it."""
     world = np.random.default_rng(shape.seed)
     directions = world.standard_normal((shape.concepts, shape.width), np.float32)
@@ -65,7 +65,9 @@ def vectors(shape: Shape, shard: int) -> np.ndarray:
 
 def _copy_over(found: np.ndarray, shape: Shape, rng: np.random.Generator) -> None:
     """Put near copies in the place of some rows: cosines of 0.94 to 0.999 with the picture that they are of."""
-    pictures = vectors(replace(shape, copies=0.0, seed=shape.seed + 1, rows_per_shard=_PICTURES, samples=_PICTURES), 0)
+    pictures = drawn_vectors(
+        replace(shape, copies=0.0, seed=shape.seed + 1, rows_per_shard=_PICTURES, samples=_PICTURES), 0
+    )
     weight = 1 / np.arange(3, 3 + _PICTURES)
     rows = np.flatnonzero(rng.random(len(found)) < shape.copies)
     of = rng.choice(_PICTURES, len(rows), p=weight / weight.sum())
@@ -75,12 +77,12 @@ def _copy_over(found: np.ndarray, shape: Shape, rng: np.random.Generator) -> Non
 
 
 @dataclass(frozen=True)
-class _Write:
+class _WriteVectors:
     shape: Shape
     folder: Path
 
     def __call__(self, item: int) -> int:
-        np.save(self.folder / f"img_emb/img_emb_{item}.npy", vectors(self.shape, item))
+        np.save(self.folder / f"img_emb/img_emb_{item}.npy", drawn_vectors(self.shape, item))
         first = item * self.shape.rows_per_shard
         number = pa.array(np.arange(first, first + self.shape.rows(item))).cast(pa.string())
         table = pa.table(
@@ -97,7 +99,7 @@ def make(shape: Shape, folder: Path, executor: Executor) -> None:
     """Write the pool; about 2 · width bytes a sample."""
     for name in ("img_emb", "metadata"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for _ in executor.map(Stateless(_Write(shape, folder)), list(range(shape.shards)), "make the pool", Needs()):
+    for _ in executor.map(Stateless(_WriteVectors(shape, folder)), list(range(shape.shards)), "make the pool", Needs()):
         pass
 
 

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from winnow.jobs.job_file.job import Job, parse
 from winnow.jobs.quickstart import drawing, pocket
-from winnow.jobs.run import Result, run
+from winnow.jobs.run import JobResult, run_job
 from winnow.pipeline.executors.choose import open_executor
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
@@ -78,7 +78,7 @@ def _job(folder: Path) -> Job:
             "name": "bench",
             "store": str(folder / "store"),
             "pool": {"shards": f"{folder}/pool/*.tar"},
-            "embeddings": {"clip": {"model": str(pocket.CONFIG), "pretrained": "random"}},
+            "embeddings": {"clip": {"model": str(pocket.POCKET_CONFIG), "pretrained": "random"}},
             "policy": [{"random": {"fraction": _SHARE}}],
             "shards": {"samples_per_shard": _SHARD_SAMPLES},
         }
@@ -104,7 +104,7 @@ class Bench:
         """Make a pool of about `size` bytes and run the job once."""
         make_pool(folder / "pool", size)
         job = _job(folder)
-        result = run(job, LocalExecutor(), lambda line: None)
+        result = run_job(job, LocalExecutor(), lambda line: None)
         made = Path(dict(result.steps)["shards"].artifact.folder)
         made.rename(folder / "kept")
         shards = sorted((folder / "pool").glob("*.tar"))
@@ -119,7 +119,7 @@ class Bench:
 
     def by_winnow(self, executor: Executor) -> float:
         """The stage, from the listing of its artifacts to `_done.json`."""
-        return dict(run(self.job, executor, lambda line: None).steps)["shards"].seconds
+        return dict(run_job(self.job, executor, lambda line: None).steps)["shards"].seconds
 
     def by_shell(self, script: str, at_once: int = 1) -> float:
         """The shards of the stage, divided among as many shells at once: each is told its own, and writes here."""
@@ -175,7 +175,7 @@ class Bench:
         return sum(tar.stat().st_size for folder in (self.made, self.out) for tar in folder.glob("*.tar")) / seconds
 
 
-def _kept_keys(result: Result, index: int) -> frozenset[str]:
+def _kept_keys(result: JobResult, index: int) -> frozenset[str]:
     verdicts = result.path.manifest.read(index, ["key", "weight"])
     return frozenset(verdicts["key"].filter(pc.greater(verdicts["weight"], 0)).to_pylist())
 
@@ -203,7 +203,7 @@ def _in_memory(folder: Path) -> bool:
     return found.stdout.strip() in ("tmpfs", "ramfs")
 
 
-def rows(bench: Bench, executor: Executor, rounds: int, cold: bool) -> Iterator[tuple[str, str, str]]:
+def rate_rows(bench: Bench, executor: Executor, rounds: int, cold: bool) -> Iterator[tuple[str, str, str]]:
     """(what, rate, ratio) of each way, of rounds in which every way has its turn: medians, and the best rates."""
     cores = LocalExecutor()
     stage = {
@@ -227,7 +227,7 @@ def rows(bench: Bench, executor: Executor, rounds: int, cold: bool) -> Iterator[
         yield f"shards, {'cold' if cold else 'warm'}: {name}", said, ratio
 
 
-def measure(table: Table, folder: Path, gigabytes: float, executor: Executor, rounds: int = 5) -> None:
+def measure_writing(table: Table, folder: Path, gigabytes: float, executor: Executor, rounds: int = 5) -> None:
     """Rows for a warm and, on a disk, for a cold page cache; everything that lands in `folder` is gone at the end.
 
     Raises OSError where the disk has no room for it.
@@ -241,7 +241,7 @@ def measure(table: Table, folder: Path, gigabytes: float, executor: Executor, ro
         bench = Bench.prepared(Path(scratch), size)
         bench.by_winnow(executor)  # starts the workers
         for cold in (False,) if _in_memory(folder) else (False, True):
-            for row in rows(bench, executor, rounds, cold):
+            for row in rate_rows(bench, executor, rounds, cold):
                 table.add_row(*row)
 
 
@@ -254,7 +254,7 @@ def main(
     table = Table("what", "rate", "ratio", title=f"{gigabytes:g} GB, {_SHARE:.0%} kept, {cores()} cores")
     executor = open_executor("ray", None, None)
     try:
-        measure(table, folder.absolute(), gigabytes, executor, rounds)
+        measure_writing(table, folder.absolute(), gigabytes, executor, rounds)
     finally:
         executor.close()
     Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -23,13 +23,13 @@ def datacomp(
     quiet: Quiet = False,
 ) -> None:
     """Train the same small CLIP on what each policy keeps of a pool, and compare; the same command resumes."""
-    from winnow.jobs.lab.datacomp.compare import compare
-    from winnow.jobs.lab.datacomp.plan import load
+    from winnow.jobs.lab.datacomp.compare import run_comparison
+    from winnow.jobs.lab.datacomp.plan import load_comparison
     from winnow.jobs.lab.datacomp.table import table
 
-    comparison = load(comparison_file, change or [])
+    comparison = load_comparison(comparison_file, change or [])
     with working(executor, workers, address, quiet, soft_wrap=True) as (running_on, say):
-        rows = compare(comparison, running_on, say)
+        rows = run_comparison(comparison, running_on, say)
     Console().print(table(rows))
 
 

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from winnow.jobs.filter_network.evaluate import Truth, filter_quality
 from winnow.jobs.filter_network.training import run_training
 from winnow.jobs.lab.datacomp import noise
-from winnow.jobs.lab.datacomp.plan import FILTER, Comparison, Outcome, job_of, outcomes
-from winnow.jobs.lab.datacomp.table import Row, markdown, rows
-from winnow.jobs.lab.datacomp.trainings import Kept, fits, train_all
-from winnow.jobs.run import Result, run
+from winnow.jobs.lab.datacomp.plan import FILTER, Comparison, Outcome, outcome_job, outcomes
+from winnow.jobs.lab.datacomp.table import OutcomeRow, markdown, outcome_rows
+from winnow.jobs.lab.datacomp.trainings import FilteredPool, fits, train_all
+from winnow.jobs.run import JobResult, run_job
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import read_table, write_json
 from winnow.pipeline.errors import AccountingError
@@ -30,7 +30,7 @@ RIGHT = ("clean", "near_duplicate", "exact_duplicate")
 
 
 @dataclass(frozen=True)
-class _Source:
+class _PoolSource:
     """Where the pool is. truth: parquet of uid and what, or None. clean: shards for the filter network, or None."""
 
     pool: Mapping[str, Any]
@@ -38,7 +38,7 @@ class _Source:
     clean: str | None
 
 
-def compare(comparison: Comparison, executor: Executor, say: Callable[[str], None]) -> list[Row]:
+def run_comparison(comparison: Comparison, executor: Executor, say: Callable[[str], None]) -> list[OutcomeRow]:
     """Build the pool, train the filter network, run every policy, train on every outcome; return the table's rows.
 
     say: is told one line per step. Raises WinnowError; what finished stays, and the same call resumes.
@@ -48,7 +48,7 @@ def compare(comparison: Comparison, executor: Executor, say: Callable[[str], Non
     encoders = _encoders(comparison, source, folder, say)
     found, right = [], {}
     for outcome in outcomes(comparison):
-        result = run(job_of(comparison, outcome, source.pool, encoders), executor, lambda _line: None)
+        result = run_job(outcome_job(comparison, outcome, source.pool, encoders), executor, lambda _line: None)
         kept = _kept(outcome, result)
         say(f"{outcome!s:28} keeps {kept.kept:,}")
         found.append(kept)
@@ -61,17 +61,17 @@ def compare(comparison: Comparison, executor: Executor, say: Callable[[str], Non
     pictures = comparison.evaluation.read()
     wanted = fits([kept for kept in found if kept.kept], whole.kept, comparison.train)
     judged = train_all(wanted, folder / "trainings", pictures, comparison.evaluation, comparison.train, say)
-    made = rows(found, whole, judged, right, comparison.train)
+    made = outcome_rows(found, whole, judged, right, comparison.train)
     records = [dict(row.record()) for row in made]
     write_json(str(folder / "result.json"), {"pool": whole.kept, "filter_auc": quality, "rows": records})
     (folder / "result.md").write_text(markdown(made), encoding="utf-8")
     return made
 
 
-def _source(comparison: Comparison, folder: Path, say: Callable[[str], None]) -> _Source:
+def _source(comparison: Comparison, folder: Path, say: Callable[[str], None]) -> _PoolSource:
     """The pool that is there, or the one that is made of labelled images."""
     if comparison.labelled is None:
-        return _Source(cast(Mapping[str, Any], comparison.pool), None, comparison.clean)
+        return _PoolSource(cast(Mapping[str, Any], comparison.pool), None, comparison.clean)
     labelled = comparison.labelled
     identities = storage.identify(labelled.urls())
     made = folder / f"pool-{fingerprint({'noise': comparison.noise, 'labelled': labelled, 'files': identities})}"
@@ -83,10 +83,12 @@ def _source(comparison: Comparison, folder: Path, say: Callable[[str], None]) ->
     kinds = read_table(truth, ["what"])["what"]
     counts = {row["values"]: row["counts"] for row in kinds.value_counts().to_pylist()}
     say(f"pool: {len(kinds):,} samples: " + ", ".join(f"{what} {n:,}" for what, n in sorted(counts.items())))
-    return _Source({"shards": f"{made}/pool/*.tar"}, truth, _pattern(made / "clean"))
+    return _PoolSource({"shards": f"{made}/pool/*.tar"}, truth, _pattern(made / "clean"))
 
 
-def _encoders(comparison: Comparison, source: _Source, folder: Path, say: Callable[[str], None]) -> Mapping[str, Any]:
+def _encoders(
+    comparison: Comparison, source: _PoolSource, folder: Path, say: Callable[[str], None]
+) -> Mapping[str, Any]:
     """The encoders of the jobs, the filter network among them; it is trained where it is not there."""
     if comparison.filter is None or source.clean is None:
         return comparison.embeddings
@@ -97,11 +99,11 @@ def _encoders(comparison: Comparison, source: _Source, folder: Path, say: Callab
     return {FILTER: {"model": comparison.filter.model, "pretrained": str(checkpoint)}, **comparison.embeddings}
 
 
-def _kept(outcome: Outcome, result: Result) -> Kept:
+def _kept(outcome: Outcome, result: JobResult) -> FilteredPool:
     artifact = result.path.shards
     if artifact is None:
         raise AccountingError(f"an outcome is trained on its shards, but {outcome} has none")
-    return Kept(outcome, _pattern(Path(artifact.folder)), artifact.name, cast(int, result.counts["kept"]))
+    return FilteredPool(outcome, _pattern(Path(artifact.folder)), artifact.name, cast(int, result.counts["kept"]))
 
 
 def _pattern(folder: Path) -> str:
@@ -110,7 +112,7 @@ def _pattern(folder: Path) -> str:
     return f"{folder}/{{00000..{last:05d}}}.tar" if last > 0 else f"{folder}/00000.tar"
 
 
-def _filter_quality(comparison: Comparison, whole: Kept, source: _Source) -> dict[str, float]:
+def _filter_quality(comparison: Comparison, whole: FilteredPool, source: _PoolSource) -> dict[str, float]:
     """AUC of the filter network's cosine, of right captions against each other kind; {} without a truth."""
     if source.truth is None:
         return {}
@@ -119,7 +121,7 @@ def _filter_quality(comparison: Comparison, whole: Kept, source: _Source) -> dic
     return dict(cast(Mapping[str, float], found["auc_against"]))
 
 
-def _right(result: Result, truth: pa.Table) -> float:
+def _right(result: JobResult, truth: pa.Table) -> float:
     """The share of what is kept whose caption is true; raises AccountingError for a sample that truth does not know."""
     shards = range(len(result.job.pool.identities()))
     manifest = pa.concat_tables([result.path.manifest.read(shard, ["uid", "kept"]) for shard in shards])

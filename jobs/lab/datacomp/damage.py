@@ -6,7 +6,7 @@ from random import Random
 
 from PIL import Image, ImageEnhance
 
-TEMPLATES = (
+CAPTION_TEMPLATES = (
     "a photo of a {}",
     "a blurry photo of a {}",
     "a photo of the small {}",
@@ -22,7 +22,7 @@ TEMPLATES = (
 )
 """True captions; three words or more each."""
 
-USELESS = (
+UNINFORMATIVE_CAPTIONS = (
     "image {:d}.jpg",
     "IMG_{:04d}.jpg",
     "DSC{:05d}",
@@ -32,14 +32,14 @@ USELESS = (
     "click here to enlarge the image",
     "no description is available",
 )
-NEAR = ("recompressed", "cropped", "shifted", "brightness")
+NEAR_CHANGES = ("recompressed", "cropped", "shifted", "brightness")
 IRRELEVANT = ("noise", "flat", "gradient", "blocks")
-QUALITY = 90
+DAMAGE_QUALITY = 90
 
 
 def caption_of(name: str, rng: Random) -> str:
-    """A true caption of a picture of the named class, by one of TEMPLATES."""
-    return rng.choice(TEMPLATES).format(name)
+    """A true caption of a picture of the named class, by one of CAPTION_TEMPLATES."""
+    return rng.choice(CAPTION_TEMPLATES).format(name)
 
 
 def wrong_caption(label: int, classnames: Sequence[str], sizes: Sequence[float], rng: Random) -> str:
@@ -51,14 +51,14 @@ def wrong_caption(label: int, classnames: Sequence[str], sizes: Sequence[float],
 
 def useless_caption(rng: Random) -> str:
     """A caption that says nothing of any picture."""
-    return rng.choice(USELESS).format(rng.randint(1, 9999))
+    return rng.choice(UNINFORMATIVE_CAPTIONS).format(rng.randint(1, 9999))
 
 
 def near_copy(image: bytes, how: str, rng: Random) -> bytes:
     """JPEG of the same size that people call the same picture; how: one of NEAR."""
     picture = Image.open(io.BytesIO(image)).convert("RGB")
     width, height = picture.size
-    quality = QUALITY
+    quality = DAMAGE_QUALITY
     if how == "recompressed":
         quality = rng.randint(50, 75)
     elif how == "cropped":
@@ -92,7 +92,7 @@ def irrelevant_picture(how: str, size: tuple[int, int], rng: Random) -> bytes:
         picture = Image.frombytes("RGB", (few, few), rng.randbytes(3 * few * few)).resize(
             size, Image.Resampling.NEAREST
         )
-    return _jpeg(picture, QUALITY)
+    return _jpeg(picture, DAMAGE_QUALITY)
 
 
 def size_of(image: bytes) -> tuple[int, int]:

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import typer
 
 from winnow.jobs.quickstart.drawing import draw
-from winnow.jobs.quickstart.scenes import CONCEPTS, NOUNS, imagine
+from winnow.jobs.quickstart.scenes import NOUNS, SUBJECTS, imagine
 
 CLASSES = NOUNS[:10]
 SIDE = 40
 """Pixels; small pictures, for what reads them is small."""
 
 
-def render(folder: Path, train: int, test: int, seed: int = 0) -> None:
+def render_demo(folder: Path, train: int, test: int, seed: int = 0) -> None:
     """Write so many labelled pictures, the classes by chance; nothing where they are there. About 2 ms a picture."""
     if (folder / "classnames.txt").exists():
         return
@@ -33,7 +33,7 @@ def render(folder: Path, train: int, test: int, seed: int = 0) -> None:
 
 
 def _picture(label: int, rng: Random) -> bytes:
-    concept = rng.choice([concept for concept in CONCEPTS if concept.noun == CLASSES[label]])
+    concept = rng.choice([concept for concept in SUBJECTS if concept.noun == CLASSES[label]])
     buffer = io.BytesIO()
     draw(imagine(concept, rng), rng).resize((SIDE, SIDE)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
@@ -45,7 +45,7 @@ def main(
     test: Annotated[int, typer.Option(min=100, help="pictures for the evaluation")] = 1000,
 ) -> None:
     """Render labelled pictures."""
-    render(folder, train, test)
+    render_demo(folder, train, test)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from winnow.jobs.filter_network.training_pairs import add_member
 from winnow.jobs.lab.datacomp.damage import (
+    CAPTION_TEMPLATES,
     IRRELEVANT,
-    NEAR,
-    TEMPLATES,
+    NEAR_CHANGES,
     caption_of,
     irrelevant_picture,
     near_copy,
@@ -35,7 +35,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import read_table
 from winnow.pipeline.errors import JobError
 
-TRUTH = pa.schema(
+NOISE_TRUTH = pa.schema(
     {
         "shard": pa.string(),
         "key": pa.string(),
@@ -53,7 +53,7 @@ TRUTH_FILE = "truth.parquet"
 COPIES_A_SOURCE = 8
 """Copies for each picture that is copied at all, in the mean; the first of them has hundreds, the last one or none."""
 
-Members = dict[str, bytes]
+TarMembers = dict[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ class Noise:
         shares = self.shares()
         if min(shares.values()) < 0 or shares["clean"] <= 0:
             raise JobError(f"noise needs shares of 0 or more that leave something clean, got {shares}; lower one")
-        if not 0 < self.held_out < 1 or not 1 <= self.captions <= len(TEMPLATES) or self.samples_per_shard < 1:
+        if not 0 < self.held_out < 1 or not 1 <= self.captions <= len(CAPTION_TEMPLATES) or self.samples_per_shard < 1:
             raise JobError(
-                f"noise needs 0 < held_out < 1, captions from 1 to {len(TEMPLATES)} and samples_per_shard >= 1, got "
-                f"{self}"
+                f"noise needs 0 < held_out < 1, captions from 1 to {len(CAPTION_TEMPLATES)} and "
+                f"samples_per_shard >= 1, got {self}"
             )
         if not 0 <= self.zipf <= 3:
             raise JobError(f"noise needs 0 <= zipf <= 3, got {self.zipf}")
@@ -102,7 +102,7 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlannedSample:
     """One pool sample before it is made. picture: position of its image, -1 for none. source: position in the pool of
     what it copies, or -1."""
 
@@ -115,7 +115,7 @@ class Plan:
 
 
 def build(pictures: Pictures, noise: Noise, folder: Path) -> pa.Table:
-    """Write pool and clean set under `folder`; return the truth (schema TRUTH), which is written last.
+    """Write pool and clean set under `folder`; return the truth (schema NOISE_TRUTH), which is written last.
 
     A folder whose truth.parquet is there is done: that is read. Some 10,000 samples a second.
     """
@@ -125,19 +125,19 @@ def build(pictures: Pictures, noise: Noise, folder: Path) -> pa.Table:
     rng = Random(f"{noise.seed}/deal")
     clean, rest = _held_out(pictures, noise, rng)
     _write_clean(pictures, clean, noise, folder)
-    plans = plan(pictures, rest, noise)
+    plans = plan_samples(pictures, rest, noise)
     rows = []
     samples = ((f"{at:08d}", _members(pictures, plans, at, noise)) for at in range(len(plans)))
     for at, shard in enumerate(_write_shards(folder / "pool", samples, noise.samples_per_shard)):
         rows.append(_truth_row(plans, at, shard))
-    table = pa.Table.from_pylist(rows, TRUTH)
+    table = pa.Table.from_pylist(rows, NOISE_TRUTH)
     with storage.committing(str(truth)) as file:
         pq.write_table(table, file)
     return table
 
 
-def plan(pictures: Pictures, rest: np.ndarray, noise: Noise) -> list[Plan]:
-    """One Plan a pool sample, in the pool's order.
+def plan_samples(pictures: Pictures, rest: np.ndarray, noise: Noise) -> list[PlannedSample]:
+    """One PlannedSample for each sample of the pool, in the pool's order.
 
     rest: int64 positions of the images that may be in the pool; those that the tail has no room for are left out. An
     image is in the pool once, but for copies; copies have a clean source.
@@ -147,18 +147,18 @@ def plan(pictures: Pictures, rest: np.ndarray, noise: Noise) -> list[Plan]:
     counts = planted_counts(noise, len(chosen))
     whats = [what for what in ("clean", "wrong_caption", "uninformative") for _ in range(counts[what])]
     plans = [
-        Plan(what, "", int(pictures.labels[picture]), picture, -1, _uid(rng))
+        PlannedSample(what, "", int(pictures.labels[picture]), picture, -1, _uid(rng))
         for what, picture in zip(whats, chosen, strict=True)
     ]
     clean = rng.sample(range(counts["clean"]), counts["clean"])
-    for what, hows in (("near_duplicate", NEAR), ("exact_duplicate", ("",))):
+    for what, hows in (("near_duplicate", NEAR_CHANGES), ("exact_duplicate", ("",))):
         few = [clean.pop() for _ in range(min(len(clean), math.ceil(counts[what] / COPIES_A_SOURCE)))]
         weights = [1 / rank for rank in range(1, len(few) + 1)]
         for at, source in enumerate(rng.choices(few, weights, k=counts[what]) if counts[what] else []):
             copied = plans[source]
-            plans.append(Plan(what, hows[at % len(hows)], copied.label, copied.picture, source, _uid(rng)))
+            plans.append(PlannedSample(what, hows[at % len(hows)], copied.label, copied.picture, source, _uid(rng)))
     for at in range(counts["irrelevant"]):
-        plans.append(Plan("irrelevant", IRRELEVANT[at % len(IRRELEVANT)], -1, -1, -1, _uid(rng)))
+        plans.append(PlannedSample("irrelevant", IRRELEVANT[at % len(IRRELEVANT)], -1, -1, -1, _uid(rng)))
     order = rng.sample(range(len(plans)), len(plans))
     place = {old: new for new, old in enumerate(order)}
     placed = [plans[old] for old in order]
@@ -177,9 +177,9 @@ def planted_counts(noise: Noise, pictures: int) -> dict[str, int]:
     return counts
 
 
-def _moved(one: Plan, place: dict[int, int]) -> Plan:
+def _moved(one: PlannedSample, place: dict[int, int]) -> PlannedSample:
     source = one.source if one.source < 0 else place[one.source]
-    return Plan(one.what, one.how, one.label, one.picture, source, one.uid)
+    return PlannedSample(one.what, one.how, one.label, one.picture, source, one.uid)
 
 
 def _held_out(pictures: Pictures, noise: Noise, rng: Random) -> tuple[list[int], np.ndarray]:
@@ -208,7 +208,7 @@ def class_sizes(classes: int, noise: Noise) -> list[float]:
     return [(rank + 1) ** -noise.zipf for rank in ranks]
 
 
-def _members(pictures: Pictures, plans: list[Plan], at: int, noise: Noise) -> Members:
+def _members(pictures: Pictures, plans: list[PlannedSample], at: int, noise: Noise) -> TarMembers:
     """The files of one pool sample."""
     one = plans[at]
     rng = Random(f"{noise.seed}/pool/{at}")
@@ -235,7 +235,7 @@ def _members(pictures: Pictures, plans: list[Plan], at: int, noise: Noise) -> Me
 def _write_clean(pictures: Pictures, clean: list[int], noise: Noise, folder: Path) -> None:
     """The clean pairs, one sample for each caption of a picture, and the same pictures with their labels."""
     rng = Random(f"{noise.seed}/captions")
-    pairs = [(picture, template) for picture in clean for template in rng.sample(TEMPLATES, noise.captions)]
+    pairs = [(picture, template) for picture in clean for template in rng.sample(CAPTION_TEMPLATES, noise.captions)]
     rng.shuffle(pairs)
     names = pictures.classnames
     samples = (
@@ -254,7 +254,7 @@ def _write_clean(pictures: Pictures, clean: list[int], noise: Noise, folder: Pat
     pq.write_table(pa.table(held_out), folder / "validation.parquet")
 
 
-def _write_shards(folder: Path, samples: Iterable[tuple[str, Members]], each: int) -> Iterator[str]:
+def _write_shards(folder: Path, samples: Iterable[tuple[str, TarMembers]], each: int) -> Iterator[str]:
     """Write tars of `each` samples and sizes.json; yield the name of the tar of every sample."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes: dict[str, int] = {}
@@ -272,7 +272,7 @@ def _write_shards(folder: Path, samples: Iterable[tuple[str, Members]], each: in
     (folder / "sizes.json").write_text(json.dumps(sizes))
 
 
-def _truth_row(plans: list[Plan], at: int, shard: str) -> dict[str, object]:
+def _truth_row(plans: list[PlannedSample], at: int, shard: str) -> dict[str, object]:
     one = plans[at]
     return {
         "shard": shard,

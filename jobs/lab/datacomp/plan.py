@@ -96,7 +96,7 @@ class Outcome:
         return re.sub(r"[^\w.]+", "-", str(self)).strip("-")
 
 
-def load(path: str, changes: Sequence[str] = ()) -> Comparison:
+def load_comparison(path: str, changes: Sequence[str] = ()) -> Comparison:
     """The comparison in a YAML file, with `path.to.key=value` changes; JobError for anything that it cannot be."""
     try:
         values = storage.placed(Comparison, read(path, changes))
@@ -122,7 +122,7 @@ def outcomes(comparison: Comparison) -> list[Outcome]:
     return found
 
 
-def job_of(comparison: Comparison, outcome: Outcome, pool: Mapping[str, Any], encoders: Mapping[str, Any]) -> Job:
+def outcome_job(comparison: Comparison, outcome: Outcome, pool: Mapping[str, Any], encoders: Mapping[str, Any]) -> Job:
     """The winnow job of one outcome; all of them share one store. Raises JobError where it is none."""
     values = {
         "name": outcome.slug,

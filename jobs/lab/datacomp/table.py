@@ -8,20 +8,20 @@ from rich import box
 from rich.table import Table
 
 from winnow.jobs.lab.datacomp.plan import Regime, Trainings
-from winnow.jobs.lab.datacomp.trainings import Judged, Kept, fit_of, samples_of
+from winnow.jobs.lab.datacomp.trainings import FilteredPool, FinishedTraining, fit_of, samples_of
 
 HEAD = ("policy", "of pool", "kept", "right", "compute", "pairs seen", "top-1", "±", "to no cut")
 
 
 @dataclass(frozen=True)
-class Row:
+class OutcomeRow:
     """One outcome under one regime.
 
     right: share of what it keeps that has a caption which is true of its picture, None where nobody knows. top1: one
     accuracy a seed. gain: mean difference to the whole pool's training of the same seed, None for that itself.
     """
 
-    kept: Kept
+    kept: FilteredPool
     regime: Regime
     right: float | None
     share: float
@@ -59,16 +59,20 @@ class Row:
         }
 
 
-def rows(
-    found: Sequence[Kept], whole: Kept, judged: Sequence[Judged], right: Mapping[str, float], asked: Trainings
-) -> list[Row]:
+def outcome_rows(
+    found: Sequence[FilteredPool],
+    whole: FilteredPool,
+    judged: Sequence[FinishedTraining],
+    right: Mapping[str, float],
+    asked: Trainings,
+) -> list[OutcomeRow]:
     """One row for each outcome and regime; the whole pool has one. Seeds that are not judged are left out.
 
     right: by slug of the outcome.
     """
     by_folder = {one.fit.folder: one for one in judged}
     of_whole = _seeds(whole, "equal", whole.kept, asked, by_folder)
-    made: list[Row] = []
+    made: list[OutcomeRow] = []
     for regime in asked.regimes:
         for kept in found:
             if kept is whole and any(row.kept is whole for row in made):
@@ -78,7 +82,7 @@ def rows(
                 continue
             gains = [one.top1 - of_whole[seed].top1 for seed, one in seeds.items() if seed in of_whole]
             made.append(
-                Row(
+                OutcomeRow(
                     kept,
                     regime,
                     right.get(kept.outcome.slug),
@@ -93,19 +97,19 @@ def rows(
 
 
 def _seeds(
-    kept: Kept, regime: Regime, whole: int, asked: Trainings, by_folder: Mapping[str, Judged]
-) -> dict[int, Judged]:
+    kept: FilteredPool, regime: Regime, whole: int, asked: Trainings, by_folder: Mapping[str, FinishedTraining]
+) -> dict[int, FinishedTraining]:
     samples = samples_of(regime, kept.kept, whole, asked)
     folders = {seed: fit_of(kept, samples, seed, asked).folder for seed in asked.seeds}
     return {seed: by_folder[folder] for seed, folder in folders.items() if folder in by_folder}
 
 
-def _mean_by_class(judged: Sequence[Judged]) -> tuple[float | None, ...]:
+def _mean_by_class(judged: Sequence[FinishedTraining]) -> tuple[float | None, ...]:
     columns = zip(*[one.by_class for one in judged], strict=True)
     return tuple(None if None in column else statistics.fmean(column) for column in columns)
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(row: OutcomeRow) -> tuple[str, ...]:
     """The texts of a row, below HEAD."""
     whole = row.gain is None and row.share == 1
     return (
@@ -121,7 +125,7 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def table(found: Sequence[Row]) -> Table:
+def table(found: Sequence[OutcomeRow]) -> Table:
     """For a terminal; a section for each regime."""
     shown = Table(*HEAD, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in shown.columns[1:]:
@@ -135,7 +139,7 @@ def table(found: Sequence[Row]) -> Table:
     return shown
 
 
-def markdown(found: Sequence[Row]) -> str:
+def markdown(found: Sequence[OutcomeRow]) -> str:
     """The same for a page."""
     lines = ["| " + " | ".join(HEAD) + " |", "|---|" + "---:|" * (len(HEAD) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in found)]) + "\n"

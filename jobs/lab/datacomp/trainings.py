@@ -28,7 +28,7 @@ _JUDGING = threading.Lock()  # open_clip builds a model with the process's one r
 
 
 @dataclass(frozen=True)
-class Kept:
+class FilteredPool:
     """What an outcome came to. shards: tars as open_clip's trainer takes them. name: of their artifact."""
 
     outcome: Outcome
@@ -41,7 +41,7 @@ class Kept:
 class Fit:
     """One training. samples: pairs that it is asked to see."""
 
-    kept: Kept
+    kept: FilteredPool
     samples: int
     seed: int
     recipe: Recipe
@@ -59,7 +59,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Judged:
+class FinishedTraining:
     """A finished training. top1: share of the evaluation's images that it names rightly. by_class: of each class."""
 
     fit: Fit
@@ -77,7 +77,7 @@ def samples_of(regime: Regime, kept: int, whole: int, asked: Trainings) -> int:
     return asked.samples if regime == "equal" else max(1, round(asked.samples * kept / whole))
 
 
-def fit_of(kept: Kept, samples: int, seed: int, asked: Trainings) -> Fit:
+def fit_of(kept: FilteredPool, samples: int, seed: int, asked: Trainings) -> Fit:
     """A training with its own number of samples, warmup and seed."""
     recipe = asked.recipe
     # short trainings have fewer epochs, so that an epoch, which is what is resumed from, has a batch at least
@@ -90,7 +90,7 @@ def fit_of(kept: Kept, samples: int, seed: int, asked: Trainings) -> Fit:
     return Fit(kept, samples, seed, changed)
 
 
-def fits(found: Sequence[Kept], whole: int, asked: Trainings) -> list[Fit]:
+def fits(found: Sequence[FilteredPool], whole: int, asked: Trainings) -> list[Fit]:
     """Every training once, all of the first seed first; on the whole pool both regimes are one training."""
     wanted = [
         fit_of(kept, samples_of(regime, kept.kept, whole, asked), seed, asked)
@@ -108,7 +108,7 @@ def train_all(
     evaluation: LabelledSet,
     asked: Trainings,
     say: Callable[[str], None],
-) -> list[Judged]:
+) -> list[FinishedTraining]:
     """Train and judge what is not judged yet; say is told one line per training.
 
     Raises TrainingError of the first training that fails, when the others have ended; ModelError where the folder holds
@@ -162,9 +162,9 @@ def _train(fit: Fit, recipe: Recipe, path: Path, running: set[subprocess.Popen[s
     return path / "checkpoints" / f"epoch_{recipe.epochs}.pt"
 
 
-def _judged(fit: Fit, folder: Path, mark: str) -> Judged | None:
+def _judged(fit: Fit, folder: Path, mark: str) -> FinishedTraining | None:
     found = json_if_whole(str(folder / fit.folder / f"accuracy-{mark}.json"))
     if found is None:
         return None
     by_class = TypeAdapter(tuple[float | None, ...]).validate_python(found["by_class"])
-    return Judged(fit, TypeAdapter(float).validate_python(found["top1"]), by_class)
+    return FinishedTraining(fit, TypeAdapter(float).validate_python(found["top1"]), by_class)

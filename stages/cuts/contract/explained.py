@@ -17,7 +17,7 @@ from winnow.stages.cuts.contract.finished import FinishedCut
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectReason:
     """Why a sample could not be read or named."""
 
     kind: str
@@ -25,7 +25,7 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Place:
+class FoundSample:
     """One sample, and what is known about it before any cut.
 
     item: its input shard. position: in that shard. row: in the embeddings file, None if the sample was rejected before.
@@ -41,7 +41,7 @@ class Place:
     caption: str | None = None
     width: int | None = None
     height: int | None = None
-    rejected: Rejected | None = None
+    rejected: RejectReason | None = None
     alike: int = 0
 
 
@@ -57,7 +57,7 @@ class Mine:
 
 
 @dataclass(frozen=True)
-class Standing:
+class GroupRank:
     """The position of one sample in its group.
 
     size: samples in the group. before: how many of them rank before this one. kept: how many stay.
@@ -71,10 +71,10 @@ class Standing:
     last: int | float | None = None
     first: int | float | None = None
 
-    def __add__(self, other: "Standing") -> "Standing":
+    def __add__(self, other: "GroupRank") -> "GroupRank":
         last = [end for end in (self.last, other.last) if end is not None]
         first = [end for end in (self.first, other.first) if end is not None]
-        return Standing(
+        return GroupRank(
             self.size + other.size,
             self.before + other.before,
             self.kept + other.kept,
@@ -126,10 +126,10 @@ class Asked:
     """
 
     cut: FinishedCut
-    place: Place
+    place: FoundSample
     values: Mapping[str, Any]
     kept: bool
-    ranks: Mapping[int, tuple[Mine, Standing]]
+    ranks: Mapping[int, tuple[Mine, GroupRank]]
 
     def rank_facts(self, prefix: str = "", ranking: int = 0) -> dict[str, Any]:
         """The sample's rank, and size and kept of its group, under names with that prefix."""

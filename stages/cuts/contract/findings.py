@@ -16,7 +16,7 @@ from winnow.pipeline.errors import DataError, FailedShards
 from winnow.pipeline.executors.contract import Item, Result
 from winnow.pipeline.stage import Run, ShardItem
 
-MOST = 5
+MOST_LISTED = 5
 """How many violations a check describes; it counts all of them."""
 
 Violation = tuple[int, int, str]
@@ -51,7 +51,7 @@ class Findings:
         return Findings(
             _added(self.looked, other.looked),
             self.wrong + other.wrong,
-            tuple(sorted([*self.first, *other.first])[:MOST]),
+            tuple(sorted([*self.first, *other.first])[:MOST_LISTED]),
             _added(self.sums, other.sums),
             tuple(dict.fromkeys([*self.notes, *other.notes])),
         )
@@ -68,7 +68,7 @@ def looked(**counts: int) -> Findings:
 
 def violated(*sentences: str) -> Findings:
     """Violations of the job as a whole."""
-    return Findings(wrong=len(sentences), first=tuple((-1, -1, text) for text in sentences[:MOST]))
+    return Findings(wrong=len(sentences), first=tuple((-1, -1, text) for text in sentences[:MOST_LISTED]))
 
 
 def unless_equal(what: str, expected: object, came: object) -> Findings:
@@ -96,12 +96,12 @@ def unequal(
         wanted, seen = made[by_row[row]].tolist(), stored[by_row[row]].tolist()
         return f"{who(item, row)}: {what} must be {wanted!r}, but is {seen!r}"
 
-    return told(item, rows[at], say)
+    return violated_rows(item, rows[at], say)
 
 
-def told(item: ShardItem, rows: Sequence[int] | np.ndarray, say: Callable[[int], str]) -> Findings:
+def violated_rows(item: ShardItem, rows: Sequence[int] | np.ndarray, say: Callable[[int], str]) -> Findings:
     """One violation for each row of a shard. say: the sentence for a row; called for the first rows only."""
-    first = tuple((item.index, int(row), f"{item.url}, {say(int(row))}") for row in rows[:MOST])
+    first = tuple((item.index, int(row), f"{item.url}, {say(int(row))}") for row in rows[:MOST_LISTED])
     return Findings(wrong=len(rows), first=first)
 
 
@@ -122,7 +122,7 @@ def reading(what: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Reading:
     check: Callable[[Any], Any]
 
     def __call__(self, item: Any) -> Any:
@@ -143,7 +143,7 @@ def over(
     """
     found = Findings()
     try:
-        for _, result in run.each(_Look(check), items, f"verify: {label}"):
+        for _, result in run.each(_Reading(check), items, f"verify: {label}"):
             found += cast(Findings, result) if absorb is None else absorb(result)
     except FailedShards as error:
         found += unreadable(error)
@@ -153,5 +153,5 @@ def over(
 def unreadable(error: FailedShards) -> Findings:
     """A violation for each item that failed in every try. A message that does not name its item gets it as a prefix."""
     sentences = [m if item in m else f"{item}: {m}" for item, m in error.failures]
-    first = tuple((-1, -1, sentence) for sentence in sentences[:MOST])
+    first = tuple((-1, -1, sentence) for sentence in sentences[:MOST_LISTED])
     return Findings(wrong=len(sentences), first=first)

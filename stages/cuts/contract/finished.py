@@ -26,7 +26,7 @@ _SAMPLE_SEED = 1 << 61  # no cut uses it: survivors of a cut by a hash all have 
 
 
 @dataclass(frozen=True)
-class Sample:
+class RowSample:
     """Which rows a check looks at if all would take long: about `rows` of all, or all if `rows` is None.
 
     A hash of uid and seed draws them, so every shard, stage and rerun draws the same samples.
@@ -52,7 +52,7 @@ class Readable:
 
     embeddings: Artifact
     count: int
-    sample: Sample
+    sample: RowSample
 
     def sampled(self, index: int) -> np.ndarray:
         """Rows of one shard that a check looks at: int64 (m,)."""
@@ -177,7 +177,7 @@ Check = Callable[[FinishedCut, Run], Findings]
 """A check of one finished cut."""
 
 
-class Named(Protocol):
+class NamedRows(Protocol):
     """Which rows of a shard a file of uids should name; picklable."""
 
     def of(self, index: int) -> tuple[np.ndarray, pa.Array]:

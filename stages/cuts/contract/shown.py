@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairGallery:
     """The report shows pairs: each dropped sample beside the kept one that it repeats.
 
     column: the column of the cut's files with the uid of that kept sample, null for all other samples. The cut's number
@@ -32,5 +32,5 @@ class Shown:
     label: str = ""
     lowest: bool = False
     broken: str | None = None
-    pairs: Pairs | None = None
+    pairs: PairGallery | None = None
     concepts: str | None = None

@@ -54,7 +54,7 @@ def load_scores(files: Sequence[str], value: str, names: Names) -> ScoreTable:
         uids.append(names.of_file(table, url)[there])
         values.append(numbers.drop_null())
         places.append(there)
-    every, scores = np.concatenate(uids), one_type(values, value)
+    every, scores = np.concatenate(uids), one_number_type(values, value)
     if scores.dtype.kind == "f" and np.isnan(scores).any():
         raise DataError(f"column {value} must hold numbers, but {np.isnan(scores).sum()} of {len(scores)} are NaN")
     order = np.argsort(every)
@@ -115,7 +115,7 @@ def numbers_of(column: pa.ChunkedArray, name: str, url: str) -> pa.ChunkedArray:
     )
 
 
-def one_type(parts: Sequence[pa.ChunkedArray], name: str) -> np.ndarray:
+def one_number_type(parts: Sequence[pa.ChunkedArray], name: str) -> np.ndarray:
     """The numbers of all files in one type that holds all of them exactly: (n,).
 
     parts: from numbers_of, without nulls. Raises DataError if there is no such type: integers below 0 together with

@@ -13,7 +13,7 @@ from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.stage import Run, ShardItem, Summary, total
 from winnow.pipeline.uid import UID_ARROW, content_hash, uids_from_bytes, uids_from_pairs, uids_to_bytes
 from winnow.stages.kernels.uid_hash import hash64
-from winnow.stages.pools.columns import uids_of
+from winnow.stages.pools.columns import uid_bytes_of
 from winnow.stages.survivors import Survivors
 
 _PART_ROWS = 2_000_000  # of (name, place): 32 bytes each
@@ -121,7 +121,7 @@ def _texts(values: pa.ChunkedArray, name: str, url: str) -> list[str]:
 
 
 def _uids(values: pa.ChunkedArray, named: bool, url: str) -> np.ndarray:
-    raw, known = uids_of(values, named)
+    raw, known = uid_bytes_of(values, named)
     if not known.all():
         first = values[int(np.flatnonzero(~known)[0])].as_py()
         more = "" if named else "; join samples with other names by key, or name their column in pool.uid"

@@ -16,7 +16,7 @@ from winnow.pipeline.columns import column, split_rows
 from winnow.pipeline.errors import DataError, FailedShards
 from winnow.pipeline.stage import Run, ShardItem, check_all
 from winnow.pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
-from winnow.stages.cuts.contract.findings import Findings, looked, reading, told, unreadable
+from winnow.stages.cuts.contract.findings import Findings, looked, reading, unreadable, violated_rows
 from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.kernels.uid_hash import hash64
 
@@ -68,7 +68,7 @@ def check_dropping(run: Run, dropping: Dropping) -> Findings:
 
     Cosines are computed anew from the vectors of a sample of the dropped.
     """
-    work = _Meet(dropping, dropping.dropped, max(1, -(-dropping.cut.pool.count // _PART)))
+    work = _MeetRepeats(dropping, dropping.dropped, max(1, -(-dropping.cut.pool.count // _PART)))
     label = f"verify: {dropping.artifact.stage}"
     results: list[tuple[int, Findings]] = []
     try:
@@ -83,7 +83,7 @@ def check_dropping(run: Run, dropping: Dropping) -> Findings:
 
 
 @dataclass(frozen=True)
-class _Meet:
+class _MeetRepeats:
     """The exchange: kept samples and the dropped ones that name them meet by a hash of the uid."""
 
     dropping: Dropping
@@ -187,7 +187,9 @@ class _Meet:
             asked = pa.concat_tables([_ASKED.empty_table(), *tables]).combine_chunks()
             found = self._stated(item)
             lost = column(asked.filter(pc.less(asked["mine"], 0)), "row")
-            found += told(item, np.sort(lost), lambda row: f"{self._said(item, row)} must name a sample that stays")
+            found += violated_rows(
+                item, np.sort(lost), lambda row: f"{self._said(item, row)} must name a sample that stays"
+            )
             asked = asked.filter(pc.greater_equal(asked["mine"], 0)).sort_by(
                 [("shard", "ascending"), ("row", "ascending")]
             )
@@ -206,12 +208,16 @@ class _Meet:
         expected = np.isin(np.arange(len(table)), gone)
         unclear = np.flatnonzero(names != expected)
         found = looked(samples=len(kept) + len(gone), duplicates=len(gone))
-        found += told(item, unclear, lambda row: f"{self._said(item, row)} must name one if and only if it is dropped")
+        found += violated_rows(
+            item, unclear, lambda row: f"{self._said(item, row)} must name one if and only if it is dropped"
+        )
         cosine = column(table, "cosine", null=np.inf)
         by_bytes, _ = self._by_bytes(item, table)
         least = np.float32(1 if self.dropping.limit is None else self.dropping.limit)
         wrong = np.flatnonzero(expected & ((cosine < least) | (by_bytes & (cosine != 1))))
-        return found + told(item, wrong, lambda row: f"{self._said(item, row)} has cosine {cosine[row]}, not enough")
+        return found + violated_rows(
+            item, wrong, lambda row: f"{self._said(item, row)} has cosine {cosine[row]}, not enough"
+        )
 
     def _bytes(self, item: ShardItem, asked: pa.Table) -> Findings:
         hashes = self.dropping.cut.before.table(item.index, ["image_hash"])["image_hash"] if len(asked) else []
@@ -242,4 +248,4 @@ class _Meet:
                 f"{self.dropping.cut.pool.who(item, mine)}: {other} of shard {shard} must repeat it, but has {say[at]}"
             )
 
-        return told(item, wrong, say_of)
+        return violated_rows(item, wrong, say_of)

@@ -78,7 +78,7 @@ class Target:
     def make(self, run: Run, out: Artifact) -> Summary:
         """One worker reads and embeds the whole set; it holds 6 m d bytes. Raises DataError if nothing can be read."""
         needs = None if self.embedder is None else self.embedder.needs
-        [(_, found)] = run.each(_Read(self, out), ["the target set"], self.name, needs)
+        [(_, found)] = run.each(_ReadTarget(self, out), ["the target set"], self.name, needs)
         if not found["vectors"]:
             kinds = ", ".join(f"{kind}: {times}" for kind, times in cast(Mapping[str, int], found["rejects"]).items())
             raise DataError(
@@ -192,7 +192,7 @@ def _folder(url: str, files: Sequence[storage.Identity]) -> storage.Identity:
 
 
 @dataclass(frozen=True)
-class _Read:
+class _ReadTarget:
     """Commits rejects.parquet, if there are rejects, and then vectors.npy."""
 
     stage: Target

@@ -14,7 +14,7 @@ from PIL import Image
 
 from winnow.pipeline.errors import ModelError, SampleError
 from winnow.stages.encoders.pixels import scaled
-from winnow.stages.encoders.pixels.opening import MAX_PIXELS, opened, too_large
+from winnow.stages.encoders.pixels.opening import MAX_PIXELS, open_image, too_large
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Preprocess:
     std: tuple[float, ...]
 
     @cached_property
-    def plan(self) -> scaled.Plan | None:
+    def plan(self) -> scaled.ResizeCrop | None:
         """What `fast` does in place of the pieces; None if it has no faster way."""
-        return scaled.Plan.of([piece for piece in self.pieces if not _keeps_rgb(piece)])
+        return scaled.ResizeCrop.of([piece for piece in self.pieces if not _keeps_rgb(piece)])
 
     def check(self, size: tuple[int, int]) -> None:
         """Raises: SampleError `image-too-large` if an image of this (width, height) is too large before the crop."""
@@ -124,14 +124,14 @@ def _together(files: Sequence[bytes | memoryview], preprocesses: Sequence[Prepro
     return found
 
 
-def _plans(preprocesses: Sequence[Preprocess]) -> list[scaled.Plan] | None:
+def _plans(preprocesses: Sequence[Preprocess]) -> list[scaled.ResizeCrop] | None:
     plans = [preprocess.plan for preprocess in preprocesses if preprocess.plan is not None]
     return plans if 0 < len(plans) == len(preprocesses) else None
 
 
 def _alone(data: bytes | memoryview, preprocesses: Sequence[Preprocess], fast: bool) -> Picture | SampleError:
     try:
-        with opened(data) as image:
+        with open_image(data) as image:
             size = image.size
             plans = _plans(preprocesses) if fast else None
             if plans is not None and (found := scaled.decoded(plans, image, data)) is not None:

@@ -13,7 +13,7 @@ MAX_PIXELS = 178_956_970
 
 
 @contextmanager
-def opened(data: bytes | memoryview) -> Iterator[Image.Image]:
+def open_image(data: bytes | memoryview) -> Iterator[Image.Image]:
     """One encoded image with its header read and nothing decoded yet. Errors in the `with` block count as the file's.
 
     Raises: SampleError of kind `image-empty`, `image-too-large` (from the header, before decoding) or

@@ -36,7 +36,7 @@ _LARGE = 1 << 24
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResizeCrop:
     """A model's resize and crop as numbers.
 
     side: pixels of the short side, or the (height, width) to which the whole image is squashed.
@@ -48,7 +48,7 @@ class Plan:
     crop: tuple[int, int] | None
 
     @classmethod
-    def of(cls, steps: Sequence[object]) -> "Plan | None":
+    def of(cls, steps: Sequence[object]) -> "ResizeCrop | None":
         """The plan of a transform's PIL steps; None unless they are a resize, alone or followed by a centre crop."""
         resize, crop = (*steps, None, None)[:2]
         if len(steps) > 2 or not isinstance(resize, Resize) or resize.max_size is not None:
@@ -117,7 +117,7 @@ def plain_size(data: bytes | memoryview) -> tuple[int, int] | None:
     return None
 
 
-def alike(plans: Sequence[Plan], files: Sequence[bytes | memoryview]) -> dict[tuple[int, int], list[int]]:
+def alike(plans: Sequence[ResizeCrop], files: Sequence[bytes | memoryview]) -> dict[tuple[int, int], list[int]]:
     """(width, height) → the rows of files with that `plain_size`. Other files, and very large images, are left out."""
     found: dict[tuple[int, int], list[int]] = {}
     for row, data in enumerate(files):
@@ -127,7 +127,7 @@ def alike(plans: Sequence[Plan], files: Sequence[bytes | memoryview]) -> dict[tu
 
 
 def decoded_jpegs(
-    plans: Sequence[Plan], files: Sequence[bytes | memoryview], size: tuple[int, int]
+    plans: Sequence[ResizeCrop], files: Sequence[bytes | memoryview], size: tuple[int, int]
 ) -> tuple[np.ndarray, int, list[bool]]:
     """Decode n JPEGs whose headers have this (width, height): uint8 (n, h, w, 3), the factor, and a flag for each.
 
@@ -150,7 +150,7 @@ def _decoded(data: bytes | memoryview, room: np.ndarray) -> bool:
     return whole
 
 
-def decoded(plans: Sequence[Plan], image: Image.Image, data: bytes | memoryview) -> tuple[np.ndarray, int] | None:
+def decoded(plans: Sequence[ResizeCrop], image: Image.Image, data: bytes | memoryview) -> tuple[np.ndarray, int] | None:
     """An image that PIL opened from `data` and has not loaded: uint8 (1, h, w, 3), and the factor of decoding.
 
     None if PIL must do everything: a mode other than RGB, or a JPEG about which libjpeg warns.
@@ -162,7 +162,7 @@ def decoded(plans: Sequence[Plan], image: Image.Image, data: bytes | memoryview)
     return (np.array(image)[None], 1) if image.mode == "RGB" else None
 
 
-def _factor(plans: Sequence[Plan], size: tuple[int, int]) -> int:
+def _factor(plans: Sequence[ResizeCrop], size: tuple[int, int]) -> int:
     """8, 4, 2 or 1: the largest factor that leaves every plan at least `_MARGIN` times its resized sides."""
     least = min(min(size[1] / h, size[0] / w) for h, w in (plan.resized(size) for plan in plans))
     return next((factor for factor in (8, 4, 2) if least >= factor * _MARGIN), 1)

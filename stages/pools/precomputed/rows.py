@@ -17,7 +17,7 @@ from winnow.stages.pools.columns import (
     need_text,
     null_mask,
     open_parquet,
-    uids_of,
+    uid_bytes_of,
 )
 from winnow.stages.pools.plain import sides_of, stored_type, text_of
 from winnow.stages.pools.precomputed.blocks import Blocks, squared_norms
@@ -41,10 +41,10 @@ ROWS = pa.schema(
 BY_VECTOR = "a hash of the image vector and caption"
 """The source of the uid of a row that has neither a uid nor a place of its image."""
 
-WIDTHS = ("original_width", "width", "WIDTH", "image_width", "img_width")
+WIDTH_COLUMNS = ("original_width", "width", "WIDTH", "image_width", "img_width")
 """Columns with the width in pixels; the first that exists counts."""
 
-HEIGHTS = ("original_height", "height", "HEIGHT", "image_height", "img_height")
+HEIGHT_COLUMNS = ("original_height", "height", "HEIGHT", "image_height", "img_height")
 """Columns with the height in pixels; the first that exists counts."""
 
 
@@ -84,7 +84,7 @@ class Faults:
         return [Reject(row, key, *self._causes[self._which[row]]) for row, key in zip(marked, keys, strict=True)]
 
 
-class Names:
+class RowUids:
     """The uids of n rows, filled in step by step, and the source of each."""
 
     def __init__(self, rows: int) -> None:
@@ -152,18 +152,18 @@ def captions_of(meta: pa.Table, name: str | None, faults: Faults, url: str) -> p
     return captions
 
 
-def brought_uids(meta: pa.Table, schema: pa.Schema, asked: str | None, faults: Faults, url: str) -> Names:
+def brought_uids(meta: pa.Table, schema: pa.Schema, asked: str | None, faults: Faults, url: str) -> RowUids:
     """The uids in column `asked`; if that is None, those values of column `uid` that are uids.
 
     schema: that of the whole file. If `asked` is given, rows without a uid are marked `no-uid`. Raises PoolError for a
     column that does not exist, or whose type cannot hold uids.
     """
-    found, name = Names(len(meta)), asked or "uid"
+    found, name = RowUids(len(meta)), asked or "uid"
     if asked is not None:
         need_column(schema, (asked,), "uid", url)
         need_names(schema, asked, url)
     if name in meta.column_names:
-        uids, known = uids_of(meta[name], named=asked is not None)
+        uids, known = uid_bytes_of(meta[name], named=asked is not None)
         found.take(uids, known, f"column {name}")
         if asked is not None:
             faults.mark(~known, "no-uid", f"a uid must name a sample, but {name} is null or empty")
@@ -172,7 +172,7 @@ def brought_uids(meta: pa.Table, schema: pa.Schema, asked: str | None, faults: F
 
 def row_table(
     meta: pa.Table,
-    names: Names,
+    names: RowUids,
     captions: pa.ChunkedArray,
     faults: Faults,
 ) -> tuple[pa.Table, list[Reject]]:
@@ -183,7 +183,7 @@ def row_table(
     """
     raw = pa.py_buffer(np.ascontiguousarray(names.uids))
     uids = pa.FixedSizeBinaryArray.from_buffers(UID_ARROW, len(meta), [None, raw])
-    width, height = (_first_sides(meta, candidates) for candidates in (WIDTHS, HEIGHTS))
+    width, height = (_first_sides(meta, candidates) for candidates in (WIDTH_COLUMNS, HEIGHT_COLUMNS))
     columns = {
         "position": pa.array(np.arange(len(meta))),
         "key": _keys(meta, uids),

@@ -22,7 +22,7 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.errors import ShardError
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.preview.head import Head
-from winnow.stages.results.tar_shard import Judged, TarShard, check_block, members_of, spans_of
+from winnow.stages.results.tar_shard import JudgedPair, TarShard, check_block, members_of, spans_of
 
 LOCAL_GAP_BYTES = 64 << 10
 """Gaps up to this size are read through in a local file: a guess, about a system's readahead (docs/loading.md)."""
@@ -75,7 +75,7 @@ def append_samples(
 
 def sample_blocks(
     image: tuple[str, ...], url: str, places: pa.Table, gap_bytes: int | None = None
-) -> Iterator[tuple[str, list[memoryview], Judged]]:
+) -> Iterator[tuple[str, list[memoryview], JudgedPair]]:
     """For each sample its key, blocks of whole tar members, and the image and caption that were judged.
 
     image: suffixes of pictures. If a sample has several, the first in this list was judged. places: rows of an
@@ -89,13 +89,13 @@ def sample_blocks(
     for key, caption, plain, placed in zip(keys, captions, _plain(places), found, strict=True):
         for start, block in placed:
             check_block(block, start, key, url)
-        yield key, [block for _, block in placed], Judged(image, caption, plain)
+        yield key, [block for _, block in placed], JudgedPair(image, caption, plain)
 
 
 def described(image: tuple[str, ...], url: str, places: pa.Table) -> Iterator[dict[str, Any]]:
     """The json member of each sample; {} if there is none or it is no object. Arguments and errors: sample_blocks."""
     for _, blocks, judged in sample_blocks(image, url, places):
-        members = members_of(blocks, Judged(judged.image, None, plain=True))
+        members = members_of(blocks, JudgedPair(judged.image, None, plain=True))
         content = next((content for suffix, content in members if suffix.lower() == "json"), b"{}")
         try:
             fields = json.loads(content)
@@ -190,7 +190,7 @@ def _append_straight(writer: TarShard, image: tuple[str, ...], url: str, places:
             else:
                 for number, [(start, block)] in enumerate(_cut(read, _bytes(file, read), spans, url), read.first):
                     check_block(block, start, keys[number], url)
-                    writer.add_blocks(keys[number], [block], Judged(image, None, plain[number]))
+                    writer.add_blocks(keys[number], [block], JudgedPair(image, None, plain[number]))
 
 
 def _read_to(writer: TarShard, file: BinaryIO, spans: Sequence[tuple[int, int]], over: memoryview) -> bool:

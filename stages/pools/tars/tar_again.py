@@ -11,14 +11,14 @@ from typing import Any, BinaryIO
 from winnow.pipeline import storage
 from winnow.pipeline.errors import DataError
 
-Named = tuple[str, str, bytes]
+NamedMember = tuple[str, str, bytes]
 """Key, suffix in its original case, and content of a member."""
 
 _END = bytes(2 * tarfile.BLOCKSIZE)
 _DAMAGE = (tarfile.TarError, ArithmeticError, EOFError, LookupError, ValueError)  # raised for damaged bytes
 
 
-def samples_at(url: str, places: Iterable[Mapping[str, Any]]) -> Iterator[tuple[bytes, list[Named] | Exception]]:
+def samples_at(url: str, places: Iterable[Mapping[str, Any]]) -> Iterator[tuple[bytes, list[NamedMember] | Exception]]:
     """For each sample the bytes of its tar members, and the members, or the error if tarfile cannot read them.
 
     places: with key, offset, size and extra_ranges. Raises DataError if the tar ends before a sample does.
@@ -42,7 +42,7 @@ def _ranges(file: BinaryIO, length: int, url: str, place: Mapping[str, Any]) -> 
         yield file.read(size)
 
 
-def _named(blocks: bytes) -> list[Named]:
+def _named(blocks: bytes) -> list[NamedMember]:
     whole = io.BytesIO(blocks + _END)
     found = []
     with tarfile.open(fileobj=whole, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:

@@ -17,7 +17,7 @@ from tests.pools import Samples, jpeg, members, pair, tiny_clip, write_tar, writ
 from winnow.jobs.filter_network import evaluate, evaluate_command
 from winnow.jobs.filter_network.evaluate import Truth, filter_quality, precision_at, retrieval, roc_auc, zero_shot
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import run
+from winnow.jobs.run import run_job
 from winnow.pipeline.errors import DataError, JobError, StorageError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.stages.encoders.zero_shot import Judge
@@ -70,7 +70,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Samples, Path
     shards = write_vectors(str(folder / "pool"), samples, 3)
     pool = {"shards": list(shards), "format": "vectors", "image": "image", "text": "text", "encoder": "clip"}
     policy = [{"random": {"fraction": 0.5}}, {"similarity": {"by": "clip", "fraction": 0.5}}]
-    run(
+    run_job(
         parse({"name": "mine", "store": str(folder / "store"), "pool": pool, "policy": policy}),
         LocalExecutor(1),
         lambda _: None,

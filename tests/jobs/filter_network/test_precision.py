@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from winnow.jobs.filter_network.precision import PRECISION, _measured, settled, settled_once
-from winnow.jobs.filter_network.training import RECIPE, Precision, Recipe, run_training
+from winnow.jobs.filter_network.training import RECIPE, Recipe, TrainerPrecision, run_training
 from winnow.jobs.quickstart import pocket
 from winnow.pipeline.artifact import write_json
 from winnow.pipeline.errors import ModelError, TrainingError
 
-ASKED = Recipe(model=str(pocket.CONFIG), epochs=2, timeout_s=0.2)
+ASKED = Recipe(model=str(pocket.POCKET_CONFIG), epochs=2, timeout_s=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_bf16_that_is_asked_for_is_given_and_its_price_said(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("precision", ["amp", "fp16", "pure_fp16"])
-def test_fp16_on_a_cpu_is_given_and_its_price_said_once(tmp_path: Path, precision: Precision) -> None:
+def test_fp16_on_a_cpu_is_given_and_its_price_said_once(tmp_path: Path, precision: TrainerPrecision) -> None:
     said: list[str] = []
     asked = replace(ASKED, precision=precision)
     assert settled(asked, tmp_path / RECIPE, said.append) == asked
@@ -97,6 +97,6 @@ def test_trainings_that_are_compared_take_one(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
-def test_a_gpu_that_is_not_there_ends_it_before_it_begins(tmp_path: Path, precision: Precision) -> None:
+def test_a_gpu_that_is_not_there_ends_it_before_it_begins(tmp_path: Path, precision: TrainerPrecision) -> None:
     with pytest.raises(ModelError, match="a training needs its device, but device cuda needs a GPU that torch can use"):
         settled(replace(ASKED, precision=precision, device="cuda"), tmp_path / RECIPE, pytest.fail)

@@ -19,10 +19,10 @@ from tests.jobs.test_cli import called
 from tests.pools import jpeg, members, pair, tiny_clip, write_tar
 from winnow.jobs.filter_network import filter_job
 from winnow.jobs.filter_network.filter_job import parse_filter_job
-from winnow.jobs.filter_network.train_filter import PROVENANCE, Filter, train_filter
+from winnow.jobs.filter_network.train_filter import PROVENANCE, Filter, run_filter_job
 from winnow.jobs.filter_network.training import LOG
 from winnow.jobs.job_file.job import parse as parse_job
-from winnow.jobs.run import run
+from winnow.jobs.run import run_job
 from winnow.pipeline.artifact import DONE, write_json
 from winnow.pipeline.errors import JobError, TrainingError
 from winnow.pipeline.executors.local import LocalExecutor
@@ -69,18 +69,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Filt
     values, said = values_in(folder), []
     short = {**values, "training": {**TRAINING, "timeout_s": 0.2}}
     with pytest.raises(TrainingError, match=r"took longer than 0\.2 s"):
-        train_filter(parse_filter_job(short), LocalExecutor(2), said.append)
+        run_filter_job(parse_filter_job(short), LocalExecutor(2), said.append)
     [base] = (folder / "out").glob("base-*")
     (base / "checkpoints").mkdir(exist_ok=True)
     torch.save({"state_dict": untrained(values["model"])}, base / "checkpoints/epoch_1.pt")
     write_json(str(base / DONE), {"seconds": 1.0})
     finetune = {**values["finetune"], "training": {**values["finetune"]["training"], "timeout_s": 0.2}}
     with pytest.raises(TrainingError, match=r"took longer than 0\.2 s"):
-        train_filter(parse_filter_job({**values, "finetune": finetune}), LocalExecutor(2), said.append)
+        run_filter_job(parse_filter_job({**values, "finetune": finetune}), LocalExecutor(2), said.append)
     [tuned] = (folder / "out").glob("tuned-*")
     (tuned / "checkpoints").mkdir(exist_ok=True)
     (tuned / "checkpoints/epoch_1.pt").write_bytes(b"PK\x03\x04 half a checkpoint")
-    found = train_filter(parse_filter_job(values), LocalExecutor(2), said.append)
+    found = run_filter_job(parse_filter_job(values), LocalExecutor(2), said.append)
     return values, found, said
 
 
@@ -119,7 +119,7 @@ def test_a_job_embeds_with_it(made: tuple[dict[str, Any], Filter, list[str]], tm
     pool = {"shards": values["clean"]["shards"]}
     job = {"name": "uses", "store": str(tmp_path / "store"), "pool": pool, "embeddings": {"clip": encoder}}
     policy = [{"similarity": {"by": "clip", "fraction": 0.5}}]
-    result = run(parse_job({**job, "policy": policy}), LocalExecutor(1), lambda _: None)
+    result = run_job(parse_job({**job, "policy": policy}), LocalExecutor(1), lambda _: None)
     assert (result.counts["pool"], result.counts["kept"]) == (32, 16)
 
 
@@ -172,12 +172,12 @@ def test_another_share_needs_no_training(made: tuple[dict[str, Any], Filter, lis
     finetune = {**values["finetune"], "training": {**values["finetune"]["training"], "timeout_s": 0.001}}
     tuned = {**values, "training": short, "finetune": finetune, "ensemble": 1.0}
     kept = found.weights.read_bytes(), (found.weights.parent / PROVENANCE).read_bytes()
-    again = train_filter(parse_filter_job(tuned), LocalExecutor(1), lambda _: None)
+    again = run_filter_job(parse_filter_job(tuned), LocalExecutor(1), lambda _: None)
     assert not again.reused
     after = weights(steps(found)[1])
     assert all(torch.equal(value, after[name]) for name, value in weights(again.weights).items())
     # the other tests' filter again
-    back = train_filter(
+    back = run_filter_job(
         parse_filter_job({**values, "training": short, "finetune": finetune}), LocalExecutor(1), lambda _: None
     )
     assert back.weights.read_bytes() == kept[0]
@@ -220,4 +220,4 @@ def test_what_is_wrong_is_said(changes: dict[str, Any], message: str) -> None:
 def test_the_trainer_writes_to_this_machine() -> None:
     job = {"name": "mine", "folder": "s3://bucket/x", "model": "ViT-B-32", "clean": {"shards": "a.tar"}}
     with pytest.raises(JobError, match="folder must be local, got s3://bucket/x"):
-        train_filter(parse_filter_job(job), LocalExecutor(1), lambda _: None)
+        run_filter_job(parse_filter_job(job), LocalExecutor(1), lambda _: None)

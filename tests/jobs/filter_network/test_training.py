@@ -23,7 +23,7 @@ from winnow.pipeline.artifact import DONE, write_json
 from winnow.pipeline.errors import ModelError, TrainingError
 from winnow.pipeline.lifeline import WATCHED
 
-SHORT = Recipe(model=str(pocket.CONFIG), epochs=2, precision="fp32", timeout_s=0.2)
+SHORT = Recipe(model=str(pocket.POCKET_CONFIG), epochs=2, precision="fp32", timeout_s=0.2)
 
 
 def started(out: Path, recipe: Recipe = SHORT) -> str:
@@ -103,7 +103,7 @@ def test_a_trainer_that_takes_too_long_is_stopped_and_leaves_no_process(tmp_path
 
 
 def test_a_trainer_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
-    recipe = f"Recipe(model={str(pocket.CONFIG)!r}, samples_per_epoch=9, precision='fp32')"
+    recipe = f"Recipe(model={str(pocket.POCKET_CONFIG)!r}, samples_per_epoch=9, precision='fp32')"
     call = f"run_training('pipe:sleep 60', Path({str(tmp_path)!r}), {recipe})"
     lines = f"from pathlib import Path; from winnow.jobs.filter_network.training import Recipe, run_training; {call}"
     with subprocess.Popen([sys.executable, "-c", lines]) as starter:
@@ -117,7 +117,7 @@ def test_a_trainer_ends_with_the_process_that_started_it(tmp_path: Path) -> None
 
 
 def test_another_model_of_the_same_name_is_refused(tmp_path: Path) -> None:
-    config = json.loads(pocket.CONFIG.read_text())
+    config = json.loads(pocket.POCKET_CONFIG.read_text())
     (tmp_path / "mine.json").write_text(json.dumps(config))
     recipe = replace(SHORT, model=str(tmp_path / "mine.json"))
     started(tmp_path / "run", recipe)

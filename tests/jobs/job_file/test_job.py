@@ -9,7 +9,7 @@ import yaml
 
 from tests.pools import Samples, tiny_clip, write_tar, write_vectors
 from winnow import jobs
-from winnow.jobs.job_file.job import load, parse
+from winnow.jobs.job_file.job import load_job, parse
 from winnow.jobs.run import laid_out
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import artifact_of
@@ -48,7 +48,7 @@ def vector_job(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_job_of_the_project_is_read(path: Path) -> None:
-    job = load(str(path))
+    job = load_job(str(path))
     assert job.policy
     assert parse(job.resolved) == job
     assert path.read_text().startswith("#"), "a job file opens with its promise"
@@ -260,7 +260,7 @@ def written(folder: Path, text: str) -> str:
 
 def test_changes_go_by_path(tmp_path: Path) -> None:
     path = written(tmp_path, yaml.safe_dump(image_job()))
-    job = load(
+    job = load_job(
         path,
         [
             "policy.1.density.fraction=0.3",
@@ -295,7 +295,7 @@ def test_changes_go_by_path(tmp_path: Path) -> None:
 )
 def test_wrong_changes_are_said(tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(JobError) as error:
-        load(written(tmp_path, yaml.safe_dump(image_job())), [change])
+        load_job(written(tmp_path, yaml.safe_dump(image_job())), [change])
     assert message in str(error.value)
 
 
@@ -312,10 +312,10 @@ def test_wrong_changes_are_said(tmp_path: Path, change: str, message: str) -> No
 )
 def test_files_that_are_no_job_are_said(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(JobError) as error:
-        load(written(tmp_path, text))
+        load_job(written(tmp_path, text))
     assert message in str(error.value)
     with pytest.raises(JobError, match=r"a job is a YAML file, but: cannot read .*absent\.yaml: there is no such file"):
-        load(str(tmp_path / "absent.yaml"))
+        load_job(str(tmp_path / "absent.yaml"))
 
 
 def names(values: dict[str, Any]) -> list[str]:
@@ -426,7 +426,7 @@ def test_home_is_a_folder_wherever_a_job_names_one(tmp_path: Path, monkeypatch: 
         "dino": {"timm": "vit_small", "checkpoint": "~/dino.pt"},
     }
     text = yaml.safe_dump(image_job(store="~/store", pool={"shards": "~/a.tar"}, embeddings=encoders))
-    job = load(written(tmp_path, text))
+    job = load_job(written(tmp_path, text))
     assert job.store == f"{tmp_path}/store"
     assert job.pool.urls() == [f"{tmp_path}/a.tar"]
     assert job.resolved["embeddings"] == {
@@ -434,7 +434,7 @@ def test_home_is_a_folder_wherever_a_job_names_one(tmp_path: Path, monkeypatch: 
         "own": {"model": f"local-dir:{tmp_path}/own", "pretrained": None},
         "dino": {"timm": "vit_small", "checkpoint": f"{tmp_path}/dino.pt", "image_size": None},
     }
-    again = load(written(tmp_path, text), ["store=~/other", "pool.shards=~/vec", "pool.format=parquet"])
+    again = load_job(written(tmp_path, text), ["store=~/other", "pool.shards=~/vec", "pool.format=parquet"])
     assert (again.store, again.pool.urls()) == (f"{tmp_path}/other", [f"{tmp_path}/vec/00000.parquet"])
 
 
@@ -458,21 +458,21 @@ def test_home_is_a_folder_wherever_a_job_names_one(tmp_path: Path, monkeypatch: 
 )
 def test_changes_are_held_as_strictly(tmp_path: Path, changes: list[str], message: str) -> None:
     with pytest.raises(JobError) as error:
-        load(written(tmp_path, yaml.safe_dump(image_job())), changes)
+        load_job(written(tmp_path, yaml.safe_dump(image_job())), changes)
     assert message in str(error.value)
 
 
 def test_a_change_of_what_an_alias_brought_changes_one_place(tmp_path: Path) -> None:
     text = yaml.safe_dump(image_job(policy=[])).replace("policy: []", "policy: [random: &x {count: 5}, random: *x]")
-    job = load(written(tmp_path, text), ["policy.0.random.count=9"])
+    job = load_job(written(tmp_path, text), ["policy.0.random.count=9"])
     assert [cut.amount().count for cut in job.policy] == [9, 5]  # type: ignore[attr-defined]
 
 
 def test_a_job_file_is_utf_8(tmp_path: Path) -> None:
     text = yaml.safe_dump(image_job())
     (tmp_path / "bom.yaml").write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
-    assert load(str(tmp_path / "bom.yaml")) == parse(image_job())
+    assert load_job(str(tmp_path / "bom.yaml")) == parse(image_job())
     for data in (text.encode("utf-16"), text.encode("utf-16-le"), (text + "# café").encode("latin-1")):
         (tmp_path / "other.yaml").write_bytes(data)
         with pytest.raises(JobError, match=r"other.yaml must be UTF-8, but .*; save it as UTF-8"):
-            load(str(tmp_path / "other.yaml"))
+            load_job(str(tmp_path / "other.yaml"))

@@ -16,12 +16,12 @@ from winnow.jobs.filter_network.filter_job import parse_filter_job
 from winnow.jobs.filter_network.precision import PRECISION
 from winnow.jobs.job_file.job import read
 from winnow.jobs.lab import ablation
-from winnow.jobs.lab.ablation import Judged, ablate, table_of
+from winnow.jobs.lab.ablation import EvaluationData, ablate, table_of
 from winnow.pipeline.artifact import write_json
 from winnow.pipeline.errors import ModelError
 
 TRUTH = Truth(pa.chunked_array([["00" * 16]]), np.asarray(["clean"]), np.asarray([True]))
-JUDGED = Judged("pool.tar", TRUTH, "held.tar", "txt")
+JUDGED = EvaluationData("pool.tar", TRUTH, "held.tar", "txt")
 
 
 def values_in(folder: Path) -> dict[str, Any]:

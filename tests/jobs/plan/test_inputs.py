@@ -6,7 +6,7 @@ import pytest
 
 from tests.pools import Samples, jpeg, members, tiny_clip, write_tar, write_vectors
 from winnow.jobs.job_file.job import Job, parse
-from winnow.jobs.plan.inputs import look
+from winnow.jobs.plan.inputs import look_at_inputs
 from winnow.jobs.run import laid_out
 from winnow.pipeline.errors import PoolError
 
@@ -21,7 +21,7 @@ def test_an_empty_shard_is_passed_over(tmp_path: Path) -> None:
     empty = write_tar(tmp_path / "0.tar", [])
     full = write_tar(tmp_path / "1.tar", members([("a", {"jpg": jpeg(0), "txt": b"a red car"})]))
     job = job_of(tmp_path, empty, full)
-    seen = look(job, *laid_out(job))
+    seen = look_at_inputs(job, *laid_out(job))
     assert seen.first is not None
     assert (seen.first.url, seen.first.first["caption"]) == (full, "a red car")
     pool, sample, model = seen.lines()
@@ -35,30 +35,30 @@ def test_a_shard_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     broken = str(tmp_path / "0.tar")
     full = write_tar(tmp_path / "1.tar", members([("a", {"jpg": jpeg(0), "txt": b"a red car"})]))
     job = job_of(tmp_path, broken, full)
-    seen = look(job, *laid_out(job))
+    seen = look_at_inputs(job, *laid_out(job))
     assert seen.first is None
     assert seen.unread is not None
     assert "it begins like a gzip file" in seen.unread
     alone = job_of(tmp_path, broken)
     with pytest.raises(PoolError, match="it begins like a gzip file"):
-        look(alone, *laid_out(alone))
+        look_at_inputs(alone, *laid_out(alone))
 
 
 def test_a_head_that_proves_nothing_is_told_so(tmp_path: Path) -> None:
     bad = write_tar(tmp_path / "0.tar", members([("a", {"jpg": jpeg(0)})]))
     full = write_tar(tmp_path / "1.tar", members([("a", {"jpg": jpeg(0), "txt": b"a red car"})]))
     job = job_of(tmp_path, bad, full)
-    [pool, _] = look(job, *laid_out(job)).lines()
+    [pool, _] = look_at_inputs(job, *laid_out(job)).lines()
     assert "1 samples of one are looked at, 1 cannot be read, and the run will show whether others can\n" in pool
 
 
 def test_what_is_done_is_not_looked_at_again(tmp_path: Path) -> None:
-    from winnow.jobs.run import run
+    from winnow.jobs.run import run_job
     from winnow.pipeline.executors.local import LocalExecutor
 
     [url] = write_vectors(str(tmp_path / "pool"), Samples.drawn(9))
     values = {"name": "j", "store": str(tmp_path / "store"), "pool": {"shards": url, "format": "vectors"}}
     job = parse(values)
-    run(job, LocalExecutor(1), lambda _: None)
-    assert look(job, *laid_out(job), again=False).first is None
-    assert look(job, *laid_out(job)).first is not None
+    run_job(job, LocalExecutor(1), lambda _: None)
+    assert look_at_inputs(job, *laid_out(job), again=False).first is None
+    assert look_at_inputs(job, *laid_out(job)).first is not None

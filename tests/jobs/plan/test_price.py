@@ -17,16 +17,16 @@ from tests.jobs.test_cli import called
 from tests.jobs.test_run import job_values
 from tests.outside_cut import Longest, install
 from tests.pools import Samples, members, pair, write_clip_retrieval, write_datacomp, write_tar, write_vectors
-from winnow.jobs.job_file.job import Job, load, parse
+from winnow.jobs.job_file.job import Job, load_job, parse
 from winnow.jobs.plan import price as pricing
 from winnow.jobs.plan import price_kernels as kernels
 from winnow.jobs.plan.miniature import drawn, shrink
 from winnow.jobs.plan.plan import workers_here
-from winnow.jobs.plan.price import Options, Price, price
-from winnow.jobs.plan.price_model import Measured, Pool, Rates, estimate, extended, files_of
-from winnow.jobs.plan.price_table import Prices, show, totals
+from winnow.jobs.plan.price import Price, PriceOptions, price
+from winnow.jobs.plan.price_model import MeasuredStage, PoolEstimate, Rates, estimate, extended, files_of
+from winnow.jobs.plan.price_table import Prices, show_price_table, totals
 from winnow.jobs.plan.timing import Call
-from winnow.jobs.run import run
+from winnow.jobs.run import run_job
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.batching import AIM_S, Pieces, Waiting
 from winnow.pipeline.executors.contract import Executor
@@ -38,7 +38,7 @@ SHARDS, EACH = 6, 40
 
 
 def priced(job: Job, **options: Any) -> Price:
-    return price(job, LocalExecutor(1), Options(**options), lambda line: None)
+    return price(job, LocalExecutor(1), PriceOptions(**options), lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def page(tars: Job) -> Price:
 
 def test_the_miniature_stands_for_the_pool(tars: Job, page: Price) -> None:
     """What it says of files and bytes is what a real run leaves."""
-    result = run(tars, LocalExecutor(1), lambda line: None)
+    result = run_job(tars, LocalExecutor(1), lambda line: None)
     assert [stage.label for stage in page.stages] == [label for label, _ in result.steps]
     assert (page.pool.shards, page.pool.assumed) == (SHARDS, False)
     assert page.pool.samples == pytest.approx(SHARDS * EACH, rel=0.1)
@@ -137,8 +137,8 @@ def test_the_driver_is_priced_by_what_a_call_holds() -> None:
 def test_a_pass_is_priced_by_the_time_of_its_items(page: Price, step: str, seconds: float, driver: float) -> None:
     shards = len(page.miniature.shards)
     calls = tuple(Call("rules", step, i, seconds, 0, 0, 0, "a:1") for i in range(shards))
-    found = Measured("rules", seconds, 0.0, calls, page.miniature.rows, shards, 0, 0, 0)
-    pool = Pool(1000, 1000 * page.miniature.rows / shards, 0.0, 0.0, assumed=True)
+    found = MeasuredStage("rules", seconds, 0.0, calls, page.miniature.rows, shards, 0, 0, 0)
+    pool = PoolEstimate(1000, 1000 * page.miniature.rows / shards, 0.0, 0.0, assumed=True)
     bare, dear = (
         estimate(found, page.miniature, page.job, pool, Rates(alone, 0.0, 1e9), 1000, 1).seconds for alone in (0.0, 1.0)
     )
@@ -248,7 +248,7 @@ def test_what_will_not_fit_is_said(far: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(pricing, "memory_bytes", lambda: 1 << 20)
     monkeypatch.setattr(pricing.kernels, "assign_seconds", lambda *_: 1e-6)  # five million centroids take a while
     monkeypatch.setattr(pricing.kernels, "_FIT_FLOPS", 1e8)
-    job = load(str(far))
+    job = load_job(str(far))
     found = priced(job, measure_on=(f"{far.parent}/near/*.parquet",), samples_per_shard=10_000)
     told = " ".join(found.warnings)
     assert "duplicates.clusters: k-means of 1,280,000,000 samples takes" in told
@@ -258,7 +258,7 @@ def test_what_will_not_fit_is_said(far: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_page_reads_whole_on_a_narrow_terminal(page: Price) -> None:
     console = Console(file=io.StringIO(), width=80)
-    show(page, Prices(cpu_hour=0.04), console)
+    show_price_table(page, Prices(cpu_hour=0.04), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
     for stage in page.stages:
         assert sum(line.split()[:1] == [stage.label] for line in text.splitlines()) == 2

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from winnow.jobs.quickstart.drawing import draw
-from winnow.jobs.quickstart.scenes import CONCEPTS, GROUNDS, NOUNS, Concept, describe, imagine
-from winnow.jobs.quickstart.world import FLAWS, TRUTH, World, planted_counts, render
+from winnow.jobs.quickstart.scenes import GROUNDS, NOUNS, SUBJECTS, Subject, describe, imagine
+from winnow.jobs.quickstart.world import FLAWS, WORLD_TRUTH, World, planted_counts, render_world
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.uid import is_uid_hex
 
@@ -38,7 +38,7 @@ def _read(folder: Path) -> Samples:
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table, Samples]:
     folder = tmp_path_factory.mktemp("world")
-    truth = render(SMALL, folder)
+    truth = render_world(SMALL, folder)
     return folder, truth, _read(folder / "pool")
 
 
@@ -49,7 +49,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None:
     small = World(clean_pairs=20, clean_shards=2, pool_samples=100, pool_shards=2)
     for name, world in (("one", small), ("two", small), ("other", World(20, 2, 100, 2, seed=1))):
-        render(world, tmp_path / name)
+        render_world(world, tmp_path / name)
     one, two, other = (_bytes(tmp_path / name) for name in ("one", "two", "other"))
     assert one == two
     assert one.keys() == other.keys()
@@ -65,7 +65,7 @@ def test_planted_counts_are_exact(rendered: tuple[Path, pa.Table, Samples]) -> N
 
 def test_truth_names_every_sample_of_the_tars_in_order(rendered: tuple[Path, pa.Table, Samples]) -> None:
     folder, truth, samples = rendered
-    assert truth.schema == TRUTH
+    assert truth.schema == WORLD_TRUTH
     assert pq.read_table(folder / "truth.parquet").equals(truth)
     assert list(zip(truth["shard"].to_pylist(), truth["key"].to_pylist(), strict=True)) == list(samples)
     uids = truth["uid"].to_pylist()
@@ -151,19 +151,19 @@ def test_clean_shards_carry_their_sizes(rendered: tuple[Path, pa.Table, Samples]
 
 
 def test_concepts_differ_in_size_and_in_variety() -> None:
-    assert len({concept.name for concept in CONCEPTS}) == len(CONCEPTS) == 32
-    assert Counter(concept.noun for concept in CONCEPTS) == dict.fromkeys(NOUNS, 2)
+    assert len({concept.name for concept in SUBJECTS}) == len(SUBJECTS) == 32
+    assert Counter(concept.noun for concept in SUBJECTS) == dict.fromkeys(NOUNS, 2)
     lengths = []
     for variety in (0, 1, 2):
         rng = Random(variety)
-        concept = next(concept for concept in CONCEPTS if concept.variety == variety)
+        concept = next(concept for concept in SUBJECTS if concept.variety == variety)
         captions = [describe(imagine(concept, rng), rng) for _ in range(200)]
         lengths.append(sum(len(caption.split()) for caption in captions))
     assert lengths == sorted(lengths)
 
 
-@pytest.mark.parametrize("concept", CONCEPTS, ids=lambda concept: concept.name)
-def test_every_concept_draws_a_picture_of_many_colours(concept: Concept) -> None:
+@pytest.mark.parametrize("concept", SUBJECTS, ids=lambda concept: concept.name)
+def test_every_concept_draws_a_picture_of_many_colours(concept: Subject) -> None:
     rng = Random("draw")
     picture = draw(imagine(concept, rng), rng)
     assert picture.mode == "RGB"
@@ -174,7 +174,7 @@ def test_every_concept_draws_a_picture_of_many_colours(concept: Concept) -> None
 def test_a_folder_that_holds_a_world_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "truth.parquet").write_bytes(b"kept")
     with pytest.raises(JobError, match="fresh folder"):
-        render(SMALL, tmp_path)
+        render_world(SMALL, tmp_path)
     assert (tmp_path / "truth.parquet").read_bytes() == b"kept"
 
 

@@ -12,8 +12,8 @@ import pytest
 from tests.jobs.test_run import job_values
 from tests.pools import jpeg, members, pair, write_tar
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.report import report
-from winnow.jobs.run import run
+from winnow.jobs.report import make_report
+from winnow.jobs.run import run_job
 from winnow.pipeline.executors.local import LocalExecutor
 
 HOSTILE = (
@@ -51,12 +51,12 @@ def hostile_job(folder: Path) -> dict[str, Any]:
 
 def done(values: dict[str, Any]) -> dict[str, Any]:
     """The counts of a job that was run to its end."""
-    return dict(run(parse(values), LocalExecutor(2), lambda line: None).counts)
+    return dict(run_job(parse(values), LocalExecutor(2), lambda line: None).counts)
 
 
 def made(values: dict[str, Any], out: Path, compare: str | None = None, workers: int = 2) -> "Page":
     """The page of a finished job."""
-    report(values["store"], values["name"], LocalExecutor(workers), compare, str(out))
+    make_report(values["store"], values["name"], LocalExecutor(workers), compare, str(out))
     return Page.read(out.read_bytes())
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.jobs.report.pages import HOSTILE, made
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import run
+from winnow.jobs.run import run_job
 from winnow.pipeline.executors.local import LocalExecutor
 
 CHROMIUM = next(
@@ -138,14 +138,14 @@ def test_what_if_says_what_a_run_then_does(light: Opened) -> None:
     values = {name: light.job[name] for name in ("store", "pool", "embeddings", "limits")}
     policy = json.loads(json.dumps(light.job["policy"]))
     policy[2]["similarity"]["fraction"] = 0.4
-    report = dict(run(parse({**values, "name": "a", "policy": policy[:3]}), LocalExecutor(2), lambda _: None).steps)
+    report = dict(run_job(parse({**values, "name": "a", "policy": policy[:3]}), LocalExecutor(2), lambda _: None).steps)
     histogram = light.job["page"].data["histograms"]["similarity"]
     bin_width = (histogram["high"] - histogram["low"]) / len(histogram["kept"])
     values_between = 1 / 20  # of so few samples the next one may lie far away
     assert said == pytest.approx(report["similarity"].report["threshold"], abs=bin_width + values_between)
     policy[2]["similarity"]["fraction"] = 0.8
     policy[3]["density"]["fraction"] = 0.75
-    steps = dict(run(parse({**values, "name": "b", "policy": policy}), LocalExecutor(2), lambda _: None).steps)
+    steps = dict(run_job(parse({**values, "name": "b", "policy": policy}), LocalExecutor(2), lambda _: None).steps)
     page = made({**light.job, "name": "b"}, Path(light.job["html"]).with_name("b.html"))
     scatter = page.data["scatters"]["density"]
     exact = dict(zip(scatter["cluster"], scatter["kept_share"], strict=True))

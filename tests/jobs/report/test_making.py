@@ -20,7 +20,7 @@ from tests.pools import Samples, unit, write_datacomp, write_parquet, write_vect
 from winnow.jobs.report import making
 from winnow.jobs.verify.finished import read_finished
 from winnow.pipeline.errors import JobError
-from winnow.stages.cuts.contract.finished import Sample
+from winnow.stages.cuts.contract.finished import RowSample
 from winnow.stages.cuts.kinds import CUTS
 
 LARGEST = 15_000_000
@@ -68,7 +68,7 @@ def test_histograms_and_concepts_add_up(page: Page, job: dict[str, Any]) -> None
     first = next(i for i, n in enumerate(similarity["kept"]) if n)
     assert similarity["threshold"] == pytest.approx(similarity["low"] + first * width, abs=width)
     assert max(i for i, n in enumerate(similarity["dropped"]) if n) <= first
-    table = read_finished(job["store"], "planted", Sample(None))[0].artifacts["density"].meta("density.parquet")
+    table = read_finished(job["store"], "planted", RowSample(None))[0].artifacts["density"].meta("density.parquet")
     scatter = data["scatters"]["density"]
     assert sum(scatter["size"]) == kept["similarity"]
     assert Path(table).exists()
@@ -228,7 +228,7 @@ def test_two_policies_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     done(one), done(other)
     page = made(one, tmp_path / "index.html", "other")
     first, second = (
-        np.load(read_finished(one["store"], name, Sample(None))[0].manifest.meta("uids.npy"), allow_pickle=False)
+        np.load(read_finished(one["store"], name, RowSample(None))[0].manifest.meta("uids.npy"), allow_pickle=False)
         for name in ("vectors", "other")
     )
     both = len(np.intersect1d(first, second))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.jobs.report.scan import BINS, GALLERY, Part, Pick, histogram, spread_over
+from winnow.jobs.report.scan import BINS, GALLERY, Pick, ScanTotals, histogram, spread_over
 
 PICKS = st.lists(st.builds(Pick, st.floats(0, 1), st.integers(0, 3), st.integers(0, 9)), max_size=60, unique=True)
 
@@ -29,9 +29,9 @@ def test_a_value_is_counted_in_the_bin_that_has_it(rows: list[tuple[float, bool]
 @given(PICKS, st.randoms(use_true_random=False))
 def test_the_lowest_ranks_are_shown_in_any_order_of_shards(picks: list[Pick], random: object) -> None:
     shelf = "similarity", "kept"
-    parts = [Part(rows=1, picks={shelf: [pick]}) for pick in picks]
+    parts = [ScanTotals(rows=1, picks={shelf: [pick]}) for pick in picks]
     random.shuffle(parts)  # type: ignore[attr-defined]  # random.Random
-    whole = Part()
+    whole = ScanTotals()
     for part in parts:
         whole.add(part)
     assert whole.picks.get(shelf, []) == sorted(picks)[:GALLERY]

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import Result
+from winnow.jobs.run import JobResult
 from winnow.jobs.show import funnel
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.stage import StepResult
 from winnow.stages.policy import Path
 
 
-def finished(store: str, shards: int, kept: int, **more: int) -> Result:
+def finished(store: str, shards: int, kept: int, **more: int) -> JobResult:
     """A job that left so many shards."""
     job = parse(
         {
@@ -30,7 +30,7 @@ def finished(store: str, shards: int, kept: int, **more: int) -> Result:
     step = StepResult("shards", written, {"shards": shards, "samples": kept, **more}, 1.0, False)
     path = Path((), (), Artifact(store, "manifest", "1" * 16), written)
     counts = {"pool": 9, "kept": kept, "dropped": {"random": 9 - kept}, "rejected": {}}
-    return Result(job, path, counts, (("shards", step),))
+    return JobResult(job, path, counts, (("shards", step),))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_the_training_command_names_the_shards_as_webdataset_opens_them(store: s
 def test_long_names_stay_whole_and_nothing_is_trained_on_nothing(kept: int) -> None:
     out = io.StringIO()
     store = "/" + "[long]" * 30
-    funnel.show(finished(store, min(kept, 1), kept), Console(file=out, width=60))
+    funnel.show_funnel(finished(store, min(kept, 1), kept), Console(file=out, width=60))
     lines = out.getvalue().splitlines()
     assert f"manifest  {store}/manifest-1111111111111111" in lines
     assert f"uids      {store}/manifest-1111111111111111.meta/uids.npy" in lines
@@ -64,7 +64,7 @@ def test_long_names_stay_whole_and_nothing_is_trained_on_nothing(kept: int) -> N
 @pytest.mark.parametrize(("more", "said"), [({}, False), ({"renamed": 0}, False), ({"renamed": 1200}, True)])
 def test_members_that_were_renamed_are_told(more: dict[str, int], said: bool) -> None:
     out = io.StringIO()
-    funnel.show(finished("/s", 1, 5, **more), Console(file=out))
+    funnel.show_funnel(finished("/s", 1, 5, **more), Console(file=out))
     line = "renamed   1,200 members of samples, so that open_clip's loader reads the judged pairs"
     assert (line in out.getvalue().splitlines()) is said
     assert ("renamed" in out.getvalue()) is said

@@ -35,20 +35,20 @@ from tests.pools import (
     write_vectors,
 )
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import run, run_of
+from winnow.jobs.run import run_job, run_of
 from winnow.jobs.verify.finished import read_finished
-from winnow.jobs.verify.verify import Line, checks_of, verify
+from winnow.jobs.verify.verify import CheckResult, checks_of, verify_job
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import JobError, StorageError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import ShardItem
 from winnow.pipeline.uid import UID, uids_from_hex
-from winnow.stages.cuts.contract.findings import Findings, looked, told
-from winnow.stages.cuts.contract.finished import Sample
+from winnow.stages.cuts.contract.findings import Findings, looked, violated_rows
+from winnow.stages.cuts.contract.finished import RowSample
 from winnow.stages.cuts.contract.orders import Ranking, Standings
 
-EVERY = Sample(None)
+EVERY = RowSample(None)
 CHECKS = checks_of([])
 
 
@@ -63,15 +63,15 @@ class Done:
         """The same in another place, so that a store which has moved is verified by the way."""
         return Done(Path(shutil.copytree(self.store, folder / "moved" / self.name)), self.name)
 
-    def lines(self, sample: Sample = EVERY, executor: Executor | None = None) -> dict[str, Line]:
+    def lines(self, sample: RowSample = EVERY, executor: Executor | None = None) -> dict[str, CheckResult]:
         """Every check's line."""
-        return {x.check: x for x in verify(str(self.store), self.name, executor or LocalExecutor(1), sample)}
+        return {x.check: x for x in verify_job(str(self.store), self.name, executor or LocalExecutor(1), sample)}
 
     def told(self, check: str) -> str:
         """What one check says, "" where it holds."""
         job, shards = read_finished(str(self.store), self.name, EVERY)
         findings = CHECKS[check](job, run_of(job.job, LocalExecutor(1), shards))
-        return "" if findings is None or not findings.wrong else str(Line(check, findings))
+        return "" if findings is None or not findings.wrong else str(CheckResult(check, findings))
 
     def broken(self) -> list[str]:
         """Names of the checks that do not hold."""
@@ -84,7 +84,7 @@ class Done:
 
 
 def finished(values: dict[str, Any], executor: Executor | None = None) -> Done:
-    run(parse(values), executor or LocalExecutor(2), lambda line: None)
+    run_job(parse(values), executor or LocalExecutor(2), lambda line: None)
     return Done(Path(values["store"]), values["name"])
 
 
@@ -687,19 +687,19 @@ def test_a_changed_or_missing_input_shard_is_named(tmp_path: Path) -> None:
 
 def test_a_sample_is_the_same_however_the_pool_is_cut_into_shards() -> None:
     uids = uids_from_hex(hex_uids(20_000))
-    mask = Sample(500).mask(uids, len(uids))
+    mask = RowSample(500).mask(uids, len(uids))
     assert 400 < mask.sum() < 600
-    parts = [Sample(500).mask(part, len(uids)) for part in np.array_split(uids, 7)]
+    parts = [RowSample(500).mask(part, len(uids)) for part in np.array_split(uids, 7)]
     assert (np.concatenate(parts) == mask).all()
-    again = Sample(500, seed=1).mask(uids, len(uids))
+    again = RowSample(500, seed=1).mask(uids, len(uids))
     assert 0 < (mask & again).sum() < 50
-    assert (Sample(1000).mask(uids, len(uids)) >= mask).all()
-    for everything in (Sample(None), Sample(20_000), Sample(99_999)):
+    assert (RowSample(1000).mask(uids, len(uids)) >= mask).all()
+    for everything in (RowSample(None), RowSample(20_000), RowSample(99_999)):
         assert everything.mask(uids, len(uids)).all()
 
 
 def test_a_smaller_sample_looks_at_fewer_rows(vectors: Done) -> None:
-    line = vectors.lines(Sample(60))["similarity"]
+    line = vectors.lines(RowSample(60))["similarity"]
     assert line.holds
     assert line.findings is not None
     assert 30 < line.findings.looked["samples"] < 90
@@ -707,7 +707,9 @@ def test_a_smaller_sample_looks_at_fewer_rows(vectors: Done) -> None:
 
 @given(st.permutations(range(9)), st.integers(1, 8))
 def test_findings_are_the_same_in_any_order(order: list[int], cut: int) -> None:
-    parts = [told(ShardItem(n, f"{n}.tar"), range(n), lambda row: f"row {row}") + looked(rows=n) for n in order]
+    parts = [
+        violated_rows(ShardItem(n, f"{n}.tar"), range(n), lambda row: f"row {row}") + looked(rows=n) for n in order
+    ]
     first, rest = sum(parts[:cut], Findings()), sum(parts[cut:], Findings())
     found = first + rest
     assert (found.looked, found.wrong) == ({"rows": 36}, 36)
@@ -762,9 +764,9 @@ def test_what_the_record_and_reports_count_is_held_against_the_files(tars: Done)
 
 def test_a_job_that_never_ended_is_no_job(tar_job: Done, tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"must have finished .* called 'other'; it has planted$"):
-        list(verify(str(tar_job.store), "other", LocalExecutor(1), EVERY))
+        list(verify_job(str(tar_job.store), "other", LocalExecutor(1), EVERY))
     with pytest.raises(JobError, match=r"it has no finished job$"):
-        list(verify(str(tmp_path), "other", LocalExecutor(1), EVERY))
+        list(verify_job(str(tmp_path), "other", LocalExecutor(1), EVERY))
 
 
 def test_the_page_names_every_check() -> None:

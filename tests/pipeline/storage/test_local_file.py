@@ -33,9 +33,9 @@ def test_a_large_file_goes_to_the_disk_while_it_is_written(tmp_path: Path, monke
 
 def test_a_file_is_written_in_small_pieces(tmp_path: Path) -> None:
     """Of whatever it is given; who writes a large one by BufferedWriter need not know."""
-    content = os.urandom(3 * early_file.PIECE_BYTES + 1)
+    content = os.urandom(3 * early_file.WRITE_BYTES + 1)
     with early_file.EarlyFile(tmp_path / "raw", "w") as file:
-        assert file.write(content) == early_file.PIECE_BYTES
+        assert file.write(content) == early_file.WRITE_BYTES
     with storage.committing(str(tmp_path / "whole")) as file:
         file.write(b"before")
         assert file.write(np.frombuffer(content, np.uint8)) == len(content)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.pools import Filtered, Samples, answers, filtered, hex_uids, write_parquet
 from winnow.jobs.job_file.job import parse
-from winnow.jobs.run import run
+from winnow.jobs.run import run_job
 from winnow.pipeline.errors import DataError, FailedShards, JobError, PoolError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.uid import uids_from_hex
@@ -337,7 +337,7 @@ def vectors_job(folder: Path, columns: dict[str, Any], cut: dict[str, Any], uid:
 
 
 def kept_captions(values: dict[str, Any]) -> set[str]:
-    result = run(parse(values), LocalExecutor(2), lambda line: None)
+    result = run_job(parse(values), LocalExecutor(2), lambda line: None)
     table = pa.concat_tables([result.path.manifest.read(n, ["key", "kept"]) for n in range(3)])
     return set(table.filter(table["kept"])["key"].to_pylist())
 
@@ -366,7 +366,7 @@ def test_keys_that_repeat_are_told_apart_by_their_shard(tmp_path: Path, shard: p
     table = pa.table({"key": keys, "part": shard, "v": RANKS}).take(pa.array(rows))
     url = write_parquet(f"{tmp_path}/s.parquet", table)
     cut = {"from": url, "column": "v", "key": "key", "shard": "part", "count": 6}
-    result = run(parse(vectors_job(tmp_path, {"key": keys}, cut)), LocalExecutor(2), lambda line: None)
+    result = run_job(parse(vectors_job(tmp_path, {"key": keys}, cut)), LocalExecutor(2), lambda line: None)
     found = {(n, row["key"]) for n in range(3) for row in result.path.manifest.read(n).to_pylist() if row["kept"]}
     assert found == {(i // 10, f"{i % 10:09d}") for i in np.argsort(-RANKS)[:6]}
 
@@ -386,7 +386,7 @@ def test_names_that_are_not_one_samples_are_refused(tmp_path: Path) -> None:
 
     def said(columns: dict[str, Any], **options: Any) -> str:
         with pytest.raises((DataError, FailedShards)) as error:
-            run(parse(vectors_job(tmp_path, columns, {**base, **options})), LocalExecutor(2), lambda line: None)
+            run_job(parse(vectors_job(tmp_path, columns, {**base, **options})), LocalExecutor(2), lambda line: None)
         return str(error.value)
 
     first = f"first '000000000' of {tmp_path}/pool/00000.parquet and {tmp_path}/pool/00001.parquet"
@@ -406,7 +406,7 @@ def test_names_that_are_not_one_samples_are_refused(tmp_path: Path) -> None:
 
 
 def parse_and_plan(values: dict[str, Any]) -> None:
-    run(parse(values), LocalExecutor(2), lambda line: None)
+    run_job(parse(values), LocalExecutor(2), lambda line: None)
 
 
 def test_a_wrong_file_is_told_before_anything_is_read(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from tests.stages.encoders.conftest import encoded, photo, sample
 from winnow.pipeline.errors import JobError
 from winnow.stages.encoders import Bank, EncodedBatch, Encoding, OpenClip, Timm, bf16, clip
-from winnow.stages.encoders.bank import Decoded, Work, _finish
+from winnow.stages.encoders.bank import Decoded, PendingBatch, _finish
 from winnow.stages.encoders.device import tell_where_slow
 from winnow.stages.pools.sample import Reject, Sample
 
@@ -125,7 +125,7 @@ def test_a_vector_without_direction_is_a_reject_never_a_zero() -> None:
         "a.image": np.array([[3, 4], [0, 0], [1, 0], [0, 2]], np.float32),
         "a.text": np.array([[1, 0], [0, 1], [np.nan, 0], [5, 0]], np.float32),
     }
-    batch = _finish(Work(rows, [row.sample for row in rows]), raw)
+    batch = _finish(PendingBatch(rows, [row.sample for row in rows]), raw)
     assert [s.position for s in batch.samples] == [0, 3]
     assert batch.widths.tolist() == [4, 4]
     assert np.allclose(batch.vectors["a.image"], [[0.6, 0.8], [0, 1]], atol=1e-3)
@@ -261,7 +261,7 @@ def test_bf16_on_a_cpu_that_loses_by_it_is_said_once(tiny_clip: OpenClip, capfd:
 
 @pytest.mark.parametrize(("size", "says"), [(8, "batch_size: 4"), (1, "a smaller model")])
 def test_a_device_without_memory_left_says_which_batch_to_try(size: int, says: str, tiny_clip: OpenClip) -> None:
-    loaded = clip.load(tiny_clip, torch.device("cpu"))
+    loaded = clip.load_open_clip(tiny_clip, torch.device("cpu"))
     warm = False
 
     def hungry(pixels: torch.Tensor) -> torch.Tensor:

@@ -29,14 +29,14 @@ def test_a_processor_without_bf16_units_trains_in_fp32() -> None:
     ("gain", "says"), [(0.25, "takes 4 times"), (0.031, "takes 32 times"), (2.0, "takes 0.5 times")]
 )
 def test_a_gain_is_told_as_it_is_felt(gain: float, says: str) -> None:
-    assert says in bf16.told(gain)
+    assert says in bf16.gain_in_words(gain)
 
 
 def test_the_choice_is_the_same_each_time_and_leaves_threads_alone() -> None:
     threads = torch.get_num_threads()
     first = bf16._timed() >= bf16.GAIN
     assert all((bf16._timed() >= bf16.GAIN) == first for _ in range(2))
-    chosen, _ = bf16.measured("cpu")
+    chosen, _ = bf16.fastest_precision("cpu")
     assert chosen == ("amp_bf16" if first else "fp32")
     assert torch.get_num_threads() == threads
 
@@ -54,8 +54,8 @@ def test_a_gpu_that_is_not_there_is_said(device: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_takes_bf16_where_it_has_it() -> None:
     own = torch.cuda.is_bf16_supported(including_emulation=False)
-    assert bf16.measured("cuda")[0] == ("amp_bf16" if own else "amp")
+    assert bf16.fastest_precision("cuda")[0] == ("amp_bf16" if own else "amp")
 
 
 def test_another_device_takes_fp32() -> None:
-    assert bf16.measured("mps")[0] == "fp32"
+    assert bf16.fastest_precision("mps")[0] == "fp32"

@@ -39,10 +39,10 @@ def test_a_folder_saved_for_open_clip_loads_with_its_own_preprocessing(tiny_clip
     (tmp_path / "open_clip_config.json").write_text(text)
     state = torch.load(tiny_clip.pretrained, weights_only=True)["state_dict"]
     torch.save({k.removeprefix("module."): v for k, v in state.items()}, tmp_path / "open_clip_pytorch_model.bin")
-    towers = clip.load(OpenClip(f"local-dir:{tmp_path}"), CPU)
+    towers = clip.load_open_clip(OpenClip(f"local-dir:{tmp_path}"), CPU)
     assert towers.preprocess.mode == "squash"
     assert towers.preprocess.mean == (0.5, 0.5, 0.5)
-    named = clip.load(tiny_clip, CPU)
+    named = clip.load_open_clip(tiny_clip, CPU)
     black = torch.zeros(1, 3, 64, 64)
     assert torch.equal(towers.image(black), named.image(black))
 
@@ -55,7 +55,7 @@ def test_openai_weights_get_the_activation_they_were_trained_with(
     torch.save(model.state_dict(), tmp_path / "openai.pt")
     tag = {"file": str(tmp_path / "openai.pt"), "quick_gelu": True}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-clip", {"openai": tag})
-    towers = clip.load(OpenClip(tiny_clip.model, "openai"), CPU)
+    towers = clip.load_open_clip(OpenClip(tiny_clip.model, "openai"), CPU)
     pixels = torch.rand(1, 3, 64, 64)
     assert torch.equal(towers.image(pixels), model.eval().encode_image(pixels))
 
@@ -126,12 +126,12 @@ def test_a_tag_that_cannot_be_had_says_what_to_do(encoder: OpenClip | Timm) -> N
 
 def test_weights_of_another_model_are_refused(tiny_clip: OpenClip, tiny_timm: Timm, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="belongs to another model"):
-        clip.load(OpenClip(tiny_clip.model, tiny_timm.checkpoint), CPU)
+        clip.load_open_clip(OpenClip(tiny_clip.model, tiny_timm.checkpoint), CPU)
     state = torch.load(str(tiny_timm.checkpoint), weights_only=True)
     less = tmp_path / "less.pth"
     torch.save({k: v for k, v in state.items() if not k.startswith("blocks.0.")}, less)
     with pytest.raises(ModelError, match=r"(?s)Missing key.*blocks\.0\..*belongs to another model"):
-        timm_image.load(Timm("test_vit", str(less)), CPU)
+        timm_image.load_timm(Timm("test_vit", str(less)), CPU)
 
 
 @pytest.mark.parametrize(("text", "says"), [("{", "must be a JSON object"), ('{"embed_dim": 8}', "lacks .*text_cfg")])
@@ -140,5 +140,5 @@ def test_a_broken_configuration_is_refused_and_breaks_nothing_after_it(
 ) -> None:
     (tmp_path / "broken.json").write_text(text)
     with pytest.raises(ModelError, match=says):
-        clip.load(OpenClip(str(tmp_path / "broken.json"), "random"), CPU)
-    assert clip.load(tiny_clip, CPU).text is not None
+        clip.load_open_clip(OpenClip(str(tmp_path / "broken.json"), "random"), CPU)
+    assert clip.load_open_clip(tiny_clip, CPU).text is not None

@@ -13,7 +13,7 @@ from winnow.stages.results.training_members import (
     IMAGES,
     PICTURES,
     UNSHOWN,
-    Member,
+    Entry,
     decodes,
     training_key,
     training_members,
@@ -57,11 +57,11 @@ def test_any_content_under_any_name_is_judged_as_webdataset_decodes_it(content: 
             assert decodes(name, content) == webdataset_keeps(name, content), name
 
 
-PAIR: list[Member] = [("jpg", jpeg(1)), ("txt", b"words")]
+PAIR: list[Entry] = [("jpg", jpeg(1)), ("txt", b"words")]
 ORDER = ("jpg", "jpeg", "png", "webp")
 
 
-def names(members: list[Member], image: tuple[str, ...] = ORDER, caption: str | None = None) -> list[str]:
+def names(members: list[Entry], image: tuple[str, ...] = ORDER, caption: str | None = None) -> list[str]:
     """What they are called, in order; the contents stay."""
     found = training_members(members, image, caption)
     assert [content for _, content in found][: len(members)] == [content for _, content in members]

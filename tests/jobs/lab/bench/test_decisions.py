@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from winnow.jobs.lab.bench import decisions as bench_decide
 from winnow.jobs.lab.bench.meter import Meter
-from winnow.jobs.lab.bench.vector_pool import Shape, make, vectors
+from winnow.jobs.lab.bench.vector_pool import Shape, drawn_vectors, make
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.executors.watching import Watch
@@ -36,7 +36,9 @@ TINY = [
 
 def test_a_tiny_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(bench_decide, "EXTRAS", (lambda made: [bench_decide.Line("extra", f"{made.sample}", "")],))
+    monkeypatch.setattr(
+        bench_decide, "EXTRAS", (lambda made: [bench_decide.Measurement("extra", f"{made.sample}", "")],)
+    )
     result = CliRunner().invoke(command(), ["--folder", str(tmp_path / "bench"), *TINY])
     assert result.exit_code == 0, result.output
     text = result.output
@@ -59,7 +61,7 @@ def test_a_tiny_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_deciding_again_decides_again(tmp_path: Path) -> None:
     """The command in a process of its own: its record says another number, and that the clusters were done before."""
-    made = bench_decide.measure(Shape(600, rows_per_shard=250), tmp_path, 5, 3, 1, "local")
+    made = bench_decide.decide_pool(Shape(600, rows_per_shard=250), tmp_path, 5, 3, 1, "local")
     assert all(lap.seconds > 0 and lap.driver > 10**7 for lap in made.laps.values())
     assert made.laps["clusters: assign"].read > 600 * 1024
     [line] = bench_decide.decide_again(made)
@@ -88,6 +90,6 @@ def test_the_pool_is_the_same_every_time_and_of_unit_norm(tmp_path: Path) -> Non
     ]
     stored = [np.load(tmp_path / f"img_emb/img_emb_{i}.npy") for i in range(3)]
     assert [len(part) for part in stored] == [50, 50, 20]
-    assert all(np.array_equal(part, vectors(shape, i)) for i, part in enumerate(stored))
+    assert all(np.array_equal(part, drawn_vectors(shape, i)) for i, part in enumerate(stored))
     assert not np.array_equal(stored[0], stored[1])
     assert np.linalg.norm(np.concatenate(stored).astype(float), axis=1) == pytest.approx(1, abs=2e-3)

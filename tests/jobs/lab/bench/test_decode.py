@@ -13,7 +13,7 @@ from tests.pools import members, pair, write_parquet, write_tar
 from tests.stages.encoders.conftest import encoded, photo, tiny_clip
 from winnow.jobs.filter_network.evaluate import Truth
 from winnow.jobs.lab.bench import decode as bench_decode
-from winnow.jobs.lab.bench.decode import enlarged, moved, photos, rates, through
+from winnow.jobs.lab.bench.decode import enlarged_sample, moved, photos, rates, through
 from winnow.stages.encoders import OpenClip
 from winnow.stages.encoders.limits import own_transform
 from winnow.stages.encoders.pixels.decoding import decode
@@ -72,7 +72,7 @@ def test_a_tiny_bench(pool: Path, tiny_clip: OpenClip, monkeypatch: pytest.Monke
 
 def test_photos_are_those_that_can_be_decoded(samples: list[Sample]) -> None:
     assert [sample.key for sample in samples] == [f"{i:03d}" for i in range(PHOTOS)]
-    large = enlarged(samples[3], 300)
+    large = enlarged_sample(samples[3], 300)
     size, _ = decode(large.image, [], fast=False)
     assert size == (300, 300)
     assert (large.key, large.uid) == (samples[3].key, samples[3].uid)
@@ -94,7 +94,7 @@ def test_every_way_decodes_every_file(samples: list[Sample]) -> None:
 
 def test_vectors_that_moved_are_told(samples: list[Sample], pool: Path, tiny_clip: OpenClip) -> None:
     truth = Truth.read(str(pool / "truth.parquet"), "what", ["clean"], ["mismatched"])
-    other = [enlarged(sample, 40) for sample in samples]
+    other = [enlarged_sample(sample, 40) for sample in samples]
     random = np.random.default_rng(0).integers(0, 256, (PHOTOS, 600, 600, 3), np.uint8)
     noise = [replace(one, image=encoded(Image.fromarray(grain))) for one, grain in zip(samples, random, strict=True)]
     name, *same = moved("same", tiny_clip, [samples, list(samples)], truth)

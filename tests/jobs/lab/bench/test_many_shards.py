@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from winnow.jobs.job_file.job import load
+from winnow.jobs.job_file.job import load_job
 from winnow.jobs.lab.bench import many_shards as bench_many
 
 
@@ -26,8 +26,8 @@ def test_a_tiny_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stage_is_charged_with_its_passes_and_bytes(tmp_path: Path) -> None:
-    job = load(str(bench_many.prepare(tmp_path, 6, 4)))
-    cold, warm = (bench_many.measured(job, "local", 2) for _ in range(2))
+    job = load_job(str(bench_many.prepare_many_shards(tmp_path, 6, 4)))
+    cold, warm = (bench_many.stage_costs(job, "local", 2) for _ in range(2))
     passes = {line.stage: line.passes for line in cold}
     assert passes.pop("random") in (2, 3)  # one count or two find the last that stays
     assert passes == {"pool": 0, "embeddings": 1, "distinct": 1, "rules": 1, "manifest": 2}

@@ -9,24 +9,33 @@ import pytest
 
 from winnow.jobs.lab.bench import peer as bench_peer
 from winnow.jobs.lab.bench.peer import least_cosines, make_shards
-from winnow.jobs.lab.bench.peer_runs import WEIGHTS, Ran, Vectors, Work, plain, sorted_vectors, timed, winnow
+from winnow.jobs.lab.bench.peer_runs import (
+    WEIGHTS,
+    PairVectors,
+    Ran,
+    Workload,
+    plain_loop,
+    sorted_vectors,
+    timed,
+    winnow,
+)
 from winnow.jobs.quickstart import pocket
 from winnow.pipeline.errors import ModelError, ShardError
 from winnow.stages.pools.sample import Sample
 from winnow.stages.pools.webdataset import Webdataset
 
 
-def vectors(keys: str, image: np.ndarray) -> Vectors:
+def vectors(keys: str, image: np.ndarray) -> PairVectors:
     return sorted_vectors(np.array(list(keys)), image, image)
 
 
 def test_both_come_to_the_same_vectors(tmp_path: Path) -> None:
     weights = tmp_path / "random.pt"
-    words = [sys.executable, "-c", WEIGHTS, str(pocket.CONFIG), str(weights)]
+    words = [sys.executable, "-c", WEIGHTS, str(pocket.POCKET_CONFIG), str(weights)]
     timed(words, {}, tmp_path / "weights.log")
     shards = make_shards(bench_peer._drawn(64), 6, 2, tmp_path / "shards")
-    work = Work(tmp_path, shards, str(pocket.CONFIG), weights, cores=1, batch_size=2)
-    ours, theirs = winnow(work, "exact", "local"), plain(work, 1)
+    work = Workload(tmp_path, shards, str(pocket.POCKET_CONFIG), weights, cores=1, batch_size=2)
+    ours, theirs = winnow(work, "exact", "local"), plain_loop(work, 1)
     assert least_cosines(ours.vectors, theirs.vectors)[0] > 0.999
     assert len(ours.vectors.keys) == 6
     assert ours.vectors.image.shape == ours.vectors.text.shape == (6, 64)

@@ -67,7 +67,7 @@ def test_in_memory_there_is_no_disk_to_wait_for(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(bench_shards, "_SHARD_SAMPLES", 20)
     table = bench_shards.Table("what", "rate", "ratio")
     with TemporaryDirectory(dir="/dev/shm") as folder:
-        bench_shards.measure(table, Path(folder), 0.003, LocalExecutor(1), rounds=1)
+        bench_shards.measure_writing(table, Path(folder), 0.003, LocalExecutor(1), rounds=1)
     told = [str(cell) for cell in table.columns[0].cells]
     assert {"shards, warm: cp", "shards, warm: cp, two at once", "shards, warm: winnow, 1 thread"} <= set(told)
     assert not [what for what in told if "cold" in what or "fsync" in what or "disk" in what]
@@ -83,4 +83,4 @@ def test_a_copy_that_fails_is_no_rate(tmp_path: Path) -> None:
 
 def test_a_disk_without_room_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"needs 1800000\.0 GB of room, but has"):
-        bench_shards.measure(bench_shards.Table(), tmp_path, 1e6, LocalExecutor(1))
+        bench_shards.measure_writing(bench_shards.Table(), tmp_path, 1e6, LocalExecutor(1))

@@ -29,13 +29,12 @@ from winnow.jobs.filter_network.precision import PRECISION
 from winnow.jobs.filter_network.training import RECIPE, Recipe
 from winnow.jobs.lab.datacomp import compare as compare_module
 from winnow.jobs.lab.datacomp import damage, demo, plan
-from winnow.jobs.lab.datacomp.compare import compare
+from winnow.jobs.lab.datacomp.compare import run_comparison
 from winnow.jobs.lab.datacomp.labelled import LabelledSet, Pictures, top1
-from winnow.jobs.lab.datacomp.noise import Noise, build, class_sizes, planted_counts
-from winnow.jobs.lab.datacomp.noise import plan as planned
-from winnow.jobs.lab.datacomp.plan import Comparison, Outcome, Trainings, load, outcomes
-from winnow.jobs.lab.datacomp.table import cells, markdown, rows, table
-from winnow.jobs.lab.datacomp.trainings import Judged, Kept, fit_of, fits, samples_of, samples_seen
+from winnow.jobs.lab.datacomp.noise import Noise, build, class_sizes, plan_samples, planted_counts
+from winnow.jobs.lab.datacomp.plan import Comparison, Outcome, Trainings, load_comparison, outcomes
+from winnow.jobs.lab.datacomp.table import cells, markdown, outcome_rows, table
+from winnow.jobs.lab.datacomp.trainings import FilteredPool, FinishedTraining, fit_of, fits, samples_of, samples_seen
 from winnow.pipeline.artifact import write_json
 from winnow.pipeline.errors import DataError, JobError, ModelError
 from winnow.pipeline.executors.local import LocalExecutor
@@ -48,7 +47,7 @@ TINY = JOBS / "tiny.json"
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rendered")
-    demo.render(folder, 400, 60)
+    demo.render_demo(folder, 400, 60)
     return folder
 
 
@@ -141,14 +140,14 @@ def test_shares_are_kept_and_sizes_fall(shares: tuple[float, ...], shown: int, z
 def test_few_pictures_are_copied_and_one_of_them_often() -> None:
     labels = np.arange(4000) % 10
     pictures = Pictures(tuple(b"" for _ in labels), labels, tuple("abcdefghij"))
-    plans = planned(pictures, np.arange(4000), Noise(zipf=0.0))
+    plans = plan_samples(pictures, np.arange(4000), Noise(zipf=0.0))
     copies = Counter(one.source for one in plans if one.what == "near_duplicate")
     clean = sum(one.what == "clean" for one in plans)
     assert len(copies) < 0.1 * clean
     assert max(copies.values()) > 10 * statistics.median(copies.values())
 
 
-@pytest.mark.parametrize("how", damage.NEAR)
+@pytest.mark.parametrize("how", damage.NEAR_CHANGES)
 def test_a_near_copy_is_another_file_of_nearly_the_same_picture(pictures: Pictures, how: str) -> None:
     image = pictures.images[0]
     copy = damage.near_copy(image, how, Random(3))
@@ -204,7 +203,7 @@ def written(path: Path, found: Mapping[str, Any]) -> str:
 def test_a_whole_comparison_and_the_same_command_again(
     rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    comparison = load(written(tmp_path / "c.yaml", values(rendered, tmp_path / "out")))
+    comparison = load_comparison(written(tmp_path / "c.yaml", values(rendered, tmp_path / "out")))
     asked: list[tuple[list[bool], bool, Recipe]] = []
 
     def untrained(shards: str, out: Path, recipe: Recipe, _say: Callable[[str], None]) -> Path:
@@ -214,7 +213,7 @@ def test_a_whole_comparison_and_the_same_command_again(
     monkeypatch.setattr(compare_module, "run_training", untrained)
     write_json(str(tmp_path / "out" / "trainings" / PRECISION), {"precision": "amp_bf16"})  # of another machine
     said: list[str] = []
-    made = compare(comparison, LocalExecutor(1), said.append)
+    made = run_comparison(comparison, LocalExecutor(1), said.append)
     assert asked == [([True], True, comparison.filter)]
     whole, half = made
     assert [str(row.kept.outcome) for row in made] == ["no cut", "similarity 0.5"]
@@ -233,7 +232,7 @@ def test_a_whole_comparison_and_the_same_command_again(
     assert json.loads((tmp_path / "out" / "result.json").read_text())["rows"][1]["top1"] == list(half.top1)
 
     times = {log: log.stat().st_mtime_ns for log in logs}
-    again = compare(comparison, LocalExecutor(1), said.append)
+    again = run_comparison(comparison, LocalExecutor(1), said.append)
     assert [row.record() for row in again] == [row.record() for row in made]
     assert {log: log.stat().st_mtime_ns for log in logs} == times
     assert "2 trainings, 2 done before, 2 at a time" in said
@@ -244,7 +243,7 @@ def test_a_whole_comparison_and_the_same_command_again(
         shown = pq.read_table(images)
         pq.write_table(shown.take(list(range(shown.num_rows))[::-1]), images)
         with pytest.raises(ModelError, match=r"a folder holds accuracies on one set of images, but in .* pictures was"):
-            compare(comparison, LocalExecutor(1), said.append)
+            run_comparison(comparison, LocalExecutor(1), said.append)
     finally:
         images.write_bytes(before)
 
@@ -266,9 +265,9 @@ def test_a_training_ends_its_trainer_when_it_is_told_to_or_its_starter_is_gone(t
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the trainer would hold it
 
 
-def kept(name: str, count: int, fraction: float | None = None) -> Kept:
+def kept(name: str, count: int, fraction: float | None = None) -> FilteredPool:
     cuts = () if name == "no cut" else ({"random": {}},)
-    return Kept(Outcome(name, fraction, cuts), f"{name}.tar", f"shards-{name}-{fraction}", count)
+    return FilteredPool(Outcome(name, fraction, cuts), f"{name}.tar", f"shards-{name}-{fraction}", count)
 
 
 ASKED = Trainings(recipe=Recipe(model="m", batch_size=100, epochs=2), samples=10_000, seeds=(3, 4))
@@ -307,8 +306,8 @@ def test_the_table_has_mean_spread_and_the_difference_seed_by_seed() -> None:
         ("random", 10_000, 4): 0.7,
         ("random", 2_000, 4): 0.2,  # seed 3 is not judged yet
     }
-    judged = [Judged(wanted[key], value, (value, None)) for key, value in reached.items()]
-    made = rows([whole, random], whole, judged, {"no-cut": 0.6}, ASKED)
+    judged = [FinishedTraining(wanted[key], value, (value, None)) for key, value in reached.items()]
+    made = outcome_rows([whole, random], whole, judged, {"no-cut": 0.6}, ASKED)
     assert [(str(row.kept.outcome), row.regime, row.seen) for row in made] == [
         ("no cut", "equal", 10_000),
         ("random 0.2", "equal", 10_000),
@@ -332,11 +331,11 @@ def test_top1_is_of_images_not_of_classes() -> None:
 
 @pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_comparison_of_the_project_is_read(path: Path) -> None:
-    found = load(str(path))
+    found = load_comparison(str(path))
     assert path.read_text().startswith("#"), "a comparison opens with its promise"
     encoders = {"filter": {"model": "ViT-B-32", "pretrained": "openai"}}
     for outcome in outcomes(found):
-        job = plan.job_of(found, outcome, {"shards": "a.tar"}, encoders)
+        job = plan.outcome_job(found, outcome, {"shards": "a.tar"}, encoders)
         if outcome.fraction is not None:
             assert job.policy[-1].fraction == outcome.fraction  # type: ignore[attr-defined]  # every last cut has one
             assert job.policy[-1].of == "pool"  # type: ignore[attr-defined]
@@ -361,7 +360,7 @@ def test_a_comparison_that_cannot_be_is_refused(
 ) -> None:
     found = {key: value for key, value in {**values(rendered, tmp_path), **change}.items() if value is not None}
     with pytest.raises(JobError, match=message):
-        load(written(tmp_path / "c.yaml", found))
+        load_comparison(written(tmp_path / "c.yaml", found))
 
 
 def test_a_pool_of_ones_own_needs_no_filter_network(rendered: Path, tmp_path: Path) -> None:
@@ -371,7 +370,7 @@ def test_a_pool_of_ones_own_needs_no_filter_network(rendered: Path, tmp_path: Pa
         "embeddings": {"filter": {"model": "ViT-B-32", "pretrained": "openai"}},
         "policies": [{"name": "no cut"}],
     }
-    comparison = load(written(tmp_path / "c.yaml", own))
+    comparison = load_comparison(written(tmp_path / "c.yaml", own))
     assert isinstance(comparison, Comparison)
     [outcome] = outcomes(comparison)
-    assert plan.job_of(comparison, outcome, comparison.pool or {}, comparison.embeddings).policy == ()
+    assert plan.outcome_job(comparison, outcome, comparison.pool or {}, comparison.embeddings).policy == ()

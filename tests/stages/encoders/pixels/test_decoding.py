@@ -97,7 +97,7 @@ def test_the_pixels_are_those_of_timms_own_transform(mode: str) -> None:
 
 
 def test_dinov2_keeps_its_crop_and_takes_another_size() -> None:
-    towers = timm_image.load(Timm("test_vit", "random", image_size=96), CPU)
+    towers = timm_image.load_timm(Timm("test_vit", "random", image_size=96), CPU)
     assert towers.preprocess.resize(photo(0)).shape == (96, 96, 3)
     assert towers.preprocess.scale == (101, 101)  # crop_pct 0.95 of the model
 

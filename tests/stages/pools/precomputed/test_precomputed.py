@@ -17,7 +17,7 @@ from winnow.pipeline.errors import DataError, JobError, PoolError, ShardError, S
 from winnow.pipeline.executors.retries import is_lasting
 from winnow.pipeline.uid import content_hash, named_uid, stated_uid
 from winnow.stages.pools.clip_retrieval import ClipRetrieval
-from winnow.stages.pools.columns import uids_of
+from winnow.stages.pools.columns import uid_bytes_of
 from winnow.stages.pools.datacomp import Datacomp
 from winnow.stages.pools.precomputed.blocks import BLOCK_ROWS, unit_parts
 from winnow.stages.pools.precomputed.rows import ROWS
@@ -338,7 +338,7 @@ def test_only_null_vectors_are_all_rejects(tmp_path: Path) -> None:
 )
 def test_uids_agree_with_the_obvious_way(texts: list[str | None]) -> None:
     for array in (pa.array(texts, pa.string()), pa.array(["x", *texts], pa.large_string())[1:]):
-        uids, known = uids_of(pa.chunked_array([array[:3], array[3:]]))
+        uids, known = uid_bytes_of(pa.chunked_array([array[:3], array[3:]]))
         for text, uid, good in zip(texts, uids, known, strict=True):
             hexed = text is not None and len(text) == 32 and set(text) <= set("0123456789abcdefABCDEF")
             assert good == hexed
@@ -413,7 +413,7 @@ def test_a_column_is_named_as_its_values_are_one_by_one(
     ]
     for column in columns:
         for named, of in ((False, stated_uid), (True, named_uid)):
-            uids, known = uids_of(pa.chunked_array([column[:2], column[2:]]), named)
+            uids, known = uid_bytes_of(pa.chunked_array([column[:2], column[2:]]), named)
             expected = [of(value) for value in column.to_pylist()]
             assert [uid.tobytes() if good else None for uid, good in zip(uids, known, strict=True)] == expected
             assert not uids[~known].any()
