@@ -19,6 +19,7 @@ from winnow.pipeline.plugins import origin_of
 from winnow.pipeline.stage import Run, Stage, StepResult, artifact_of, execute
 from winnow.stages.budget import Rejecting, check_rejects
 from winnow.stages.policy import Path, lay_out
+from winnow.stages.pools.pool import PoolStage
 
 _VERSIONS = ("torch", "open_clip_torch", "faiss-gpu", "faiss-cpu", "ray", "pyarrow", "numpy")
 
@@ -42,12 +43,12 @@ def laid_out(job: Job) -> tuple[Path, tuple[storage.Identity, ...]]:
     return stages_of(job, identities), identities
 
 
-def stages_of(job: Job, identities: tuple[storage.Identity, ...]) -> Path:
-    """The stages of a job over input shards that are already listed."""
+def stages_of(job: Job, shards: tuple[storage.Identity, ...] | PoolStage) -> Path:
+    """The stages of a job over input shards that are already listed; a listing is hashed once for all of its jobs."""
     return lay_out(
         store=job.store,
         pool=job.pool,
-        shards=identities,
+        listing=shards if isinstance(shards, PoolStage) else PoolStage(shards),
         embeddings=job.embeddings,
         encoding=job.encoding,
         needs=job.needs,

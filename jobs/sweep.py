@@ -22,6 +22,7 @@ from winnow.pipeline.errors import AccountingError, JobError, WinnowError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.stage import Run, ShardItem, StepResult, artifact_of
 from winnow.stages.policy import Path
+from winnow.stages.pools.pool import PoolStage
 from winnow.stages.survivors import Survivors
 
 MOST_POLICIES = 200
@@ -168,7 +169,8 @@ def run_sweep(found: Sequence[Variant], executor: Executor, say: Callable[[str],
     """
     job = found[0].job
     identities = job.pool.identities()
-    paths = [stages_of(policy.job, identities) for policy in found]
+    listing = PoolStage(identities)
+    paths = [stages_of(policy.job, listing) for policy in found]
     _check_differ(found, paths)
     shared = run_of(job, executor, identities)
     made: dict[str, StepResult] = {}
@@ -235,9 +237,14 @@ def _pool(embedded: StepResult) -> int:
 def overlaps(shared: Run, survivors: Sequence[Survivors]) -> np.ndarray:
     """How many samples each two of p policies keep: int64 (p, p), by one pass over the shards."""
     both = np.zeros((len(survivors), len(survivors)), np.int64)
-    for _, part in shared.each(_Overlap(tuple(survivors)), shared.items, "overlap"):
+    for part in shared.reduce(_Overlap(tuple(survivors)), sum_of, shared.items, "overlap"):
         both += part
     return both
+
+
+def sum_of(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum of arrays of one shape."""
+    return sum(parts[1:], parts[0])
 
 
 @dataclass(frozen=True)

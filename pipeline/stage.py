@@ -6,19 +6,20 @@ only says how to run it (threads, devices) is marked `field(metadata={"fingerpri
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol, cast
 
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import AccountingError, DataError
-from winnow.pipeline.executors.contract import Exchange, Executor, Item, Needs, Result, Stateless, Task
+from winnow.pipeline.executors.contract import Exchange, Executor, Item, Needs, Reduction, Result, Stateless, Task
 from winnow.pipeline.executors.watching import Watch, Watcher
 from winnow.pipeline.fingerprint import canonical, fingerprint
-
-Summary = Mapping[str, object]
+from winnow.pipeline.totals import Summary as Summary  # who writes a stage finds it here
+from winnow.pipeline.totals import Told, Totals, summed
 
 
 class Stage(Protocol):
@@ -107,10 +108,10 @@ class Run:
         """What a worker of a pass without a model takes: a core, and the memory and the retries that the job gives."""
         return Needs(memory_gb=self.needs.memory_gb, retries=self.needs.retries)
 
-    @property
-    def items(self) -> list[ShardItem]:
+    @cached_property
+    def items(self) -> tuple[ShardItem, ...]:
         """Every input shard, in order."""
-        return [ShardItem(index, shard.url) for index, shard in enumerate(self.shards)]
+        return tuple(ShardItem(index, shard.url) for index, shard in enumerate(self.shards))
 
     def each(
         self, function: Callable[[Item], Result], items: Sequence[Item], label: str, needs: Needs | None = None
@@ -124,17 +125,31 @@ class Run:
         """As `each`, for work that keeps something between items."""
         yield from _checked(self._watch.map(task, items, label, self._bearing(needs)), len(items), label)
 
-    def exchange(self, work: Exchange[ShardItem, Summary], label: str) -> list[Summary]:
-        """Executor.exchange over every shard, with the same progress and check; the summaries, in order of shard."""
-        found = dict(_checked(self._watch.exchange(work, self.items, label), len(self.items), label))
-        return [found[index] for index in range(len(found))]
+    def reduce(
+        self,
+        function: Callable[[Item], Result],
+        merge: Callable[[Sequence[Result]], Result],
+        items: Sequence[Item],
+        label: str,
+    ) -> Iterator[Result]:
+        """The results of all items in any order, some merged on the workers (see Reduction): fold them as they come."""
+        for _, result in self.each_task(Reduction(Stateless(function), merge), items, label):
+            if result is not None:
+                yield result
 
-    def fill(self, function: Callable[[ShardItem], Summary], out: Artifact, label: str) -> list[Summary]:
-        """Apply `function` to the shards whose file is not in `out` yet; the summaries of all, in order of shard.
+    def exchange(self, work: Exchange[ShardItem, Summary], label: str, told: Sequence[Told] = ()) -> Totals:
+        """Executor.exchange over every shard, with the same progress and check; the sums of their summaries."""
+        results = self._watch.exchange(work, self.items, label)
+        return summed(_checked(results, len(self.items), label), told)
+
+    def fill(
+        self, function: Callable[[ShardItem], Summary], out: Artifact, label: str, told: Sequence[Told] = ()
+    ) -> Totals:
+        """Apply `function` to the shards whose file is not in `out` yet; the sums of the summaries of all.
 
         The function commits `out.shard(item.index)` with its summary; see fill_task.
         """
-        return self.fill_task(Stateless(function), out, label)
+        return self.fill_task(Stateless(function), out, label, told=told)
 
     def fill_task(
         self,
@@ -142,44 +157,41 @@ class Run:
         out: Artifact,
         label: str,
         needs: Needs | None = None,
-        watch: Callable[[int, Summary], None] | None = None,
-    ) -> list[Summary]:
+        told: Sequence[Told] = (),
+    ) -> Totals:
         """As `fill`, for work that keeps something between shards.
 
         The task commits `out.shard(item.index)` with its summary, so a shard that an earlier run finished
         costs one read of its footer. A file that is torn, as another program may leave one, is made again.
-        watch: is told each shard's number and summary as it comes, those of `spread` among the first; what it raises
-        ends the pass.
+        told: see Told; the shards of `spread` are among the first.
         """
-        wanted, present = self.items, out.present()
+        with closing(self._filling(task, out, label, needs, bool(told))) as results:
+            return summed(_checked(results, len(self.items), label), told)
+
+    def _filling(
+        self, task: Task[ShardItem, Summary], out: Artifact, label: str, needs: Needs | None, judged: bool
+    ) -> Generator[tuple[int, Summary], None, None]:
+        """(index, summary) of the shards that are done, then of the others. judged: those of `spread` come first."""
+        wanted, present, whole = self.items, out.present(), set[int]()
         ready = [item for item in wanted if item.index in present]
         # not watched: nobody is to be told that a shard took seconds which took an earlier run's
         footers = self.executor.map(Stateless(_FooterIfWhole(out)), ready, f"{label} (done before)", self.plain)
-        summaries = [(ready[position].index, found) for position, found in footers if found is not None]
-        whole = {index for index, _ in summaries}
-        # who watches judges the job by a few shards, so those are done first
-        first = set(spread(len(wanted))) if watch is not None else set()
+        for position, found in footers:
+            if found is not None:
+                whole.add(ready[position].index)
+                yield ready[position].index, found
+        # who is told judges the job by a few shards, so those are done first
+        first = set(spread(len(wanted))) if judged else set()
         missing = sorted((item for item in wanted if item.index not in whole), key=lambda item: item.index not in first)
-        made = self._watch.map(task, missing, label, self._bearing(needs), len(summaries))
-        told = watch or _nothing
-        for index, summary in summaries:
-            told(index, summary)
+        made = self._watch.map(task, missing, label, self._bearing(needs), len(whole))
         with closing(made):  # the workers of a pass that is ended stop
             for position, summary in made:
-                summaries.append((missing[position].index, summary))
-                told(missing[position].index, summary)
-        check_all(label, [index for index, _ in summaries], len(wanted))
-        found_at = dict(summaries)
-        return [found_at[item.index] for item in wanted]
+                yield missing[position].index, summary
 
-    def summaries(self, made: Artifact) -> list[Summary]:
-        """The summaries of a finished artifact's shards, in order; footers only."""
-        found = dict(self.executor.map(Stateless(_Footer(made)), self.items, made.name, self.plain))
-        return [found[index] for index in range(len(self.items))]
-
-
-def _nothing(index: int, summary: Summary) -> None:
-    """Nobody watches."""
+    def summaries(self, made: Artifact) -> Iterator[tuple[int, Summary]]:
+        """(index, summary) of a finished artifact's shards, in any order; footers only."""
+        footers = self.executor.map(Stateless(_Footer(made)), self.items, made.name, self.plain)
+        yield from _checked(footers, len(self.items), made.name)
 
 
 def _checked(results: Iterator[tuple[int, Result]], count: int, label: str) -> Iterator[tuple[int, Result]]:
@@ -213,27 +225,15 @@ def check_all(label: str, done: Sequence[int], total: int) -> None:
         raise AccountingError(f"{label}: {total} items must come back once each, got {len(done)}")
 
 
-def samples_of(report: Summary) -> int | None:
-    """How many samples a stage saw, as its report says under one of several names; None where it does not count them.
-
-    A stage that rejects samples reports what it kept and rejected.
-    """
-    for name in ("pool", "in", "samples", "rows"):
-        if isinstance(found := report.get(name), int):
-            return found
-    kept, rejected = report.get("kept"), report.get("rejected")
-    return kept + rejected if isinstance(kept, int) and isinstance(rejected, int) else None
-
-
-def total(summaries: Sequence[Summary], field: str) -> int:
-    """Sum of a count over per-shard summaries."""
-    return sum(cast(int, summary[field]) for summary in summaries)
-
-
 def artifact_of(stage: Stage, store: str) -> Artifact:
     """The artifact that a stage makes in a store, by name; nothing is read or written."""
-    made_of = {"stage": stage.name, "version": stage.version, "config": canonical(stage)}
-    return Artifact(store, stage.name, fingerprint(made_of))
+    # a stage of much configuration, such as the list of all shards, keeps what was computed of it as `mark`
+    return Artifact(store, stage.name, getattr(stage, "mark", None) or mark_of(stage))
+
+
+def mark_of(stage: Stage) -> str:
+    """The fingerprint of a stage: its name, version and whole configuration."""
+    return fingerprint({"stage": stage.name, "version": stage.version, "config": canonical(stage)})
 
 
 @dataclass(frozen=True)

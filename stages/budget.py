@@ -74,12 +74,13 @@ def _table(run: Run, rejecting: Sequence[Artifact], kinds: Mapping[str, int], po
 
 def _examples(run: Run, rejecting: Artifact, wanted: set[str]) -> dict[str, str]:
     """Shard, key and message of the first reject of each kind."""
+    first: dict[str, int] = {}  # the first shard of the pool that has such a reject
+    for index, summary in run.summaries(rejecting):
+        for kind in wanted & set(cast(Mapping[str, int], summary["rejects"])):
+            first[kind] = min(index, first.get(kind, index))
     found: dict[str, str] = {}
-    for item, summary in zip(run.items, run.summaries(rejecting), strict=True):
-        new = wanted & set(cast(Mapping[str, int], summary["rejects"])) - set(found)
-        if not new:
-            continue
-        for row in read_rejects(rejecting, item.index).to_pylist():
-            if row["kind"] in new - set(found):
-                found[row["kind"]] = example(item.url, row["key"], row["position"], row["message"])
+    for index in sorted(set(first.values())):
+        for row in read_rejects(rejecting, index).to_pylist():
+            if first.get(row["kind"]) == index and row["kind"] not in found:
+                found[row["kind"]] = example(run.items[index].url, row["key"], row["position"], row["message"])
     return found

@@ -14,7 +14,7 @@ import pyarrow as pa
 from winnow.pipeline.artifact import Artifact, read_schema
 from winnow.pipeline.columns import column, places_in, split_rows
 from winnow.pipeline.errors import AccountingError
-from winnow.pipeline.stage import Run, ShardItem, Summary, total
+from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
 from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.pools.sample import Reject
@@ -51,8 +51,8 @@ class Distinct:
         if embedded is None:
             raise AccountingError(f"{self.embeddings.name} must be finished before its uids are compared")
         parts = max(1, -(-cast(int, embedded["kept"]) // _PART_ROWS))
-        summaries = run.exchange(_Compare(self.embeddings, out, parts), self.name)
-        came, kept = total(summaries, "rows"), total(summaries, "kept")
+        totals = run.exchange(_Compare(self.embeddings, out, parts), self.name)
+        came, kept = totals.number("rows"), totals.number("kept")
         return {"kept": kept, "rejected": came - kept, "rejects": {REPEATED: came - kept} if came > kept else {}}
 
 

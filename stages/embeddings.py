@@ -22,10 +22,11 @@ from winnow.pipeline.executors.contract import Needs, Stateless, Task
 from winnow.pipeline.executors.turns import Turn
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run, ShardItem, Summary
+from winnow.pipeline.totals import Told, Totals
 from winnow.pipeline.uid import UID_ARROW, hex_of
 from winnow.stages.encoders import Encoding
 from winnow.stages.encoders.encoder import Encoder
-from winnow.stages.pools.precomputed.widths import WIDTHS, one_width
+from winnow.stages.pools.precomputed.widths import WIDTHS, Widths
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.pools.unchanged import check_unchanged
@@ -199,9 +200,9 @@ class Precomputed:
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard, without vectors. Raises PoolError if the vectors of an encoder have two widths."""
         adopted = adopt(run, out, self.recipe)
-        summaries = _filled(run, Stateless(_ReadShard(self.reader, out)), out, self.reader)
-        widths = one_width(summaries, [item.url for item in run.items])
-        return {**embedding_report(summaries), WIDTHS: widths, "adopted": adopted}
+        widths = Widths()
+        totals = _filled(run, Stateless(_ReadShard(self.reader, out)), out, self.reader, None, widths)
+        return {**embedding_report(totals), WIDTHS: widths.one(run.shards), "adopted": adopted}
 
 
 @dataclass(frozen=True)
@@ -228,15 +229,15 @@ class _ReadShard:
 
 
 def _filled(
-    run: Run, task: Task[ShardItem, Summary], out: Artifact, reader: Reader, needs: Needs | None = None
-) -> list[Summary]:
+    run: Run, task: Task[ShardItem, Summary], out: Artifact, reader: Reader, needs: Needs | None, *told: Told
+) -> Totals:
     """Run.fill_task, then a file without rows for each shard that failed in every try, if the run's limits allow that.
 
     Raises FailedShards if the limits do not, or if no shard can be read; RejectsError as soon as nearly everything in
     the first shards is rejected.
     """
     try:
-        return run.fill_task(task, out, out.stage, needs, Early(run, reader, out))
+        return run.fill_task(task, out, out.stage, needs, [Early(run, reader, out), *told])
     except FailedShards as failed:
         readable = (index for index in sorted(out.present()) if LIKE not in out.summary(index))
         like = next(readable, None)
@@ -247,7 +248,7 @@ def _filled(
         for url, message in failed.failures:
             reject = Reject(0, storage.name_of(url), UNREADABLE, message)
             commit(out, items[url], columns, {}, [reject], {LIKE: run.items[like].url})
-    return run.fill_task(task, out, out.stage, needs)
+    return run.fill_task(task, out, out.stage, needs, told)
 
 
 def cosine(image: np.ndarray, text: np.ndarray) -> np.ndarray:

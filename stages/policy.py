@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.stage import Stage, artifact_of
-from winnow.pipeline.storage import Identity
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.distinct import Distinct
 from winnow.stages.embeddings import Embeddings, Precomputed
@@ -47,7 +46,7 @@ def names_of(policy: Sequence[Cut]) -> list[str]:
 def lay_out(
     store: str,
     pool: Pool,
-    shards: tuple[Identity, ...],
+    listing: PoolStage,
     embeddings: Mapping[str, Encoder],
     encoding: Encoding,
     needs: Needs,
@@ -55,7 +54,6 @@ def lay_out(
     samples_per_shard: int | None,
 ) -> Path:
     """Lay out every stage of a job. Computes fingerprints but runs nothing; O(shards), for their identities."""
-    listing = PoolStage(shards)
     listed = artifact_of(listing, store)
     first: Stage
     if pool.reader.has_images:

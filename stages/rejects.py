@@ -1,13 +1,12 @@
 """The rejects of a shard: samples that cannot be read or embedded, a row each with its kind and message."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import pyarrow as pa
 
 from winnow.pipeline.artifact import Artifact, read_table, write_table
-from winnow.pipeline.stage import Summary, total
+from winnow.pipeline.stage import Summary
+from winnow.pipeline.totals import Totals
 from winnow.stages.pools.sample import Reject
 
 REJECTS = pa.schema(
@@ -28,14 +27,11 @@ LIKE = "like"
 """Entry in the summary of such a shard: the URL of a readable shard, from which it has its columns and widths."""
 
 
-def embedding_report(summaries: list[Summary]) -> Summary:
+def embedding_report(totals: Totals) -> Summary:
     """Counts over all shards: kept (readable samples), rejected, rejects by kind, and uids by source."""
-    kinds, named = Counter[str](), Counter[str]()
-    for summary in summaries:
-        kinds.update(cast(Mapping[str, int], summary["rejects"]))
-        named.update(cast(Mapping[str, int], summary.get("named", {})))
+    kinds, named = totals.by_name("rejects"), totals.by_name("named")
     return {
-        "kept": total(summaries, "rows"),
+        "kept": totals.number("rows"),
         "rejected": kinds.total(),
         "rejects": dict(sorted(kinds.items())),
         "named": dict(sorted(named.items())),

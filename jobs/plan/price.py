@@ -20,7 +20,8 @@ from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.machine import cores, memory_bytes
-from winnow.pipeline.stage import Stage, StepResult, execute, samples_of
+from winnow.pipeline.stage import Stage, StepResult, execute
+from winnow.pipeline.totals import samples_of
 from winnow.stages.growth import Embedding, Growing, Growth, KMeansFit, NearestOfK, PairsInCells, ReadsPool
 from winnow.stages.kernels.kmeans import fit_bytes
 

@@ -12,7 +12,7 @@ from pyarrow.types import is_floating, is_integer
 from winnow.jobs.run import job_url
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline.artifact import Artifact, read_json, read_schema, read_table
-from winnow.pipeline.stage import samples_of
+from winnow.pipeline.totals import samples_of
 from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.cuts.contract.shown import Shown
 

@@ -10,7 +10,10 @@ from winnow.pipeline.order import beyond, reversed_order
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.stages.cuts.contract.findings import Findings, looked, over, violated_rows
 from winnow.stages.cuts.contract.finished import FinishedCut
-from winnow.stages.cuts.contract.orders import Ranking, Standings
+from winnow.stages.cuts.contract.orders import PartStandings, Ranking, Standings, merge_standings
+
+CutLook = tuple[Findings, list[PartStandings]]
+"""What some shards show: violations that each row shows by itself, and the standings in each ranking of the cut."""
 
 
 def cuts(job: Finished, run: Run) -> Findings | None:
@@ -22,16 +25,19 @@ def cuts(job: Finished, run: Run) -> Findings | None:
 
 
 def _cut(run: Run, cut: FinishedCut) -> Findings:
-    standings: list[Standings] = []
+    seen: list[Standings] = []
 
-    def absorb(result: tuple[Findings, Sequence[Standings]]) -> Findings:
+    def absorb(result: CutLook) -> Findings:
         found, parts = result
-        # every shard has one Standings for each ranking of the cut, even a shard without any row
-        standings[:] = [a + b for a, b in zip(standings or [Standings.empty()] * len(parts), parts, strict=True)]
+        # every shard has one for each ranking of the cut, even a shard without any row
+        seen[:] = seen or [Standings.empty() for _ in parts]
+        for standing, part in zip(seen, parts, strict=True):
+            standing.take(part)
         return found
 
     amount = cut.amount  # cached on the object, so that workers do not read it again
-    found = over(run, partial(_standings, cut), run.items, cut.name, absorb)
+    found = over(run, partial(_standings, cut), run.items, cut.name, absorb, merge_looks)
+    standings = [standing.whole() for standing in seen]
     if not standings:
         return found
     found += looked(cuts=1)
@@ -43,16 +49,23 @@ def _cut(run: Run, cut: FinishedCut) -> Findings:
     return found
 
 
-def _standings(cut: FinishedCut, item: ShardItem) -> tuple[Findings, list[Standings]]:
+def merge_looks(results: Sequence[CutLook]) -> CutLook:
+    """What several shards show as one."""
+    every = [parts for _, parts in results if parts]
+    merged = [merge_standings(parts) for parts in zip(*every, strict=True)]
+    return sum((found for found, _ in results), Findings()), merged
+
+
+def _standings(cut: FinishedCut, item: ShardItem) -> CutLook:
     rows = cut.rows(item)
     rankings = cut.options.rankings(cut, rows)
     if rankings is None:
         note = f"{cut.name}: it has no order that could be checked here, so which samples it keeps is taken as it is"
         return Findings(notes=(note,)), []
-    found, standings = Findings(), []
+    found, standings = Findings(), list[PartStandings]()
     for ranking in rankings:
         found += _by_threshold(cut, item, ranking)
-        standings.append(Standings.of(ranking, rows.uids, item.index))
+        standings.append(PartStandings.of(ranking, rows.uids, item.index))
     return found + (looked(rows=len(rows.before)) if standings else Findings()), standings
 
 

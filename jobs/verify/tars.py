@@ -28,7 +28,7 @@ from winnow.stages.cuts.contract.findings import (
     violated_rows,
 )
 from winnow.stages.pools.reader import Original, Reader
-from winnow.stages.results.shards import SHARD_SIZES, OutputShard, Piece, plan_shards
+from winnow.stages.results.shards import SHARD_SIZES, OutputShard, Piece, kept_of, plan_shards
 from winnow.stages.results.training_members import CAPTION, PICTURES, training_key
 
 _COLUMNS = ("position", "key", "uid", "caption", "image_hash", "offset", "size", "extra_ranges")
@@ -50,10 +50,9 @@ class _Tar:
 
 def _planned(job: Finished, run: Run) -> list[_Tar]:
     """The tars that must exist, planned from the counts in the summaries of the manifest's files."""
-    kept = [cast(int, summary["kept"]) for summary in run.summaries(job.manifest)]
     size = job.job.shards.samples_per_shard if job.job.shards else 1
     out = job.artifacts["shards"]
-    planned = plan_shards(run.items, kept, size)
+    planned = plan_shards(run.items, kept_of(run, job.manifest), size)
     return [_Tar(shard, out.file(shard_name(shard.index, ".tar"))) for shard in planned]
 
 

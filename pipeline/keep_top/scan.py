@@ -1,31 +1,35 @@
-"""One pass of keep_top over one shard (a histogram of digits, or candidates), and the merge of the shards' results."""
+"""One pass of keep_top over one shard: a histogram of digits, or candidates."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
-from winnow.pipeline.errors import DataError
 from winnow.pipeline.keep_top.rows import Rows, check_groups, keys_of
 from winnow.pipeline.order import KEY, inverted
 
-DIGITS = KEY.itemsize // 2
-"""Number of 16-bit digits in the key of a 32-bit value."""
+NARROW_BITS, WIDE_BITS = 8, 16
+"""Bits of a digit: more make fewer passes, fewer make smaller histograms."""
 
-_MERGE_CELLS = 500_000  # counts held unmerged: 8 MB; a merge takes a few times that
+_WIDE_GROUPS = 512
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Sparse histogram of the next digit: cell int64 (m,) = group * 65536 + digit, ascending; count int64 (m,).
+    """Sparse histogram of the next digit: cell int64 (m,) = group * 2^bits + digit, ascending; count int64 (m,).
 
-    digits: number of digits in a key of these rows.
+    key_bytes: length of a key of these rows. bits: of a digit.
     """
 
     cell: Int64[np.ndarray, "m"]
     count: Int64[np.ndarray, "m"]
-    digits: int = DIGITS
+    key_bytes: int = KEY.itemsize
+    bits: int = WIDE_BITS
+
+    @property
+    def group(self) -> Int64[np.ndarray, "m"]:
+        """Group of each cell."""
+        return self.cell >> self.bits
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,20 @@ class Candidates:
     key: Shaped[np.ndarray, "m"]
 
     @property
-    def digits(self) -> int:
-        """Number of digits in a key."""
-        return self.key.dtype.itemsize // 2
+    def key_bytes(self) -> int:
+        """Length of a key."""
+        return self.key.dtype.itemsize
 
 
 Partial = Counts | Candidates
+
+
+def digit_type(groups: int) -> np.dtype:
+    """dtype of the digits of a descent: uint16, or uint8 for more than 512 groups.
+
+    A histogram has at most groups * 65536 or groups * 256 cells. 50,000 groups of 16-bit digits could fill 26 GB.
+    """
+    return np.dtype(np.uint16 if groups <= _WIDE_GROUPS else np.uint8)
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class Pass:
     """One reading of all shards: counts the next digit, or gathers the candidates. Picklable.
 
     live: bool (groups,), the groups whose bound is not known yet.
-    prefix: uint16 (groups, depth), the first digits of a live group's bound, known from earlier passes.
+    prefix: uint16 or uint8 (groups, depth), the first digits of a live group's bound, known from earlier passes.
     gather: False to make Counts, True to make Candidates.
     """
 
@@ -60,84 +72,28 @@ class Pass:
     def scan(self, rows: Rows) -> Partial:
         """One shard's part of this pass, O(n log n). Raises DataError for a group without a quota."""
         check_groups(rows, len(self.live))
-        depth = self.prefix.shape[1]
+        depth, bits = self.prefix.shape[1], 8 * self.prefix.itemsize
         # (m,) entries of groups that are still searched
         at = np.flatnonzero(rows.group >= 0)
         at = at[self.live[rows.group[at]]]
         if depth:
             # the first digit comes from the value alone and excludes nearly every row: only the rest need keys of 36
-            # bytes. (m,): inverted values, shifted to their upper 16 bits
-            first = inverted(rows.value[at]) >> (8 * rows.value.itemsize - 16)
+            # bytes. (m,): inverted values, shifted to their upper 16 or 8 bits
+            first = inverted(rows.value[at]) >> (8 * rows.value.itemsize - bits)
             at = at[first == self.prefix[rows.group[at], 0]]
         keys = keys_of(rows, at)
         group = rows.group[at].astype(np.int64)
-        digits = keys.view(">u2").reshape(-1, keys.itemsize // 2)  # (m, 18), or (m, 20) for 64-bit values
+        digits = as_digits(keys, self.prefix.dtype)
         # (m, depth) == (m, depth): rows in their group's boundary bin; at depth 0 all rows
         inside = (digits[:, :depth] == self.prefix[group]).all(axis=1)
         if self.gather:
             return Candidates(group[inside], keys[inside])
-        # group and digit in one integer: one sort counts all groups. A dense array (groups, 65536) would take 26 GB for
-        # 50,000 groups and be nearly empty
-        cell = (group[inside] << 16) | digits[inside, depth]
-        return Counts(*np.unique(cell, return_counts=True), digits.shape[1])
+        # group and digit in one integer: one sort counts all groups
+        cell = (group[inside] << bits) | digits[inside, depth]
+        return Counts(*np.unique(cell, return_counts=True), keys.itemsize, bits)
 
 
-def merge(partials: Sequence[Partial]) -> Partial:
-    """The results of several shards as one. Associative and commutative, except for the order of candidates.
-
-    partials: at least one, all of the same pass.
-    """
-    counts = [p for p in partials if isinstance(p, Counts)]
-    found = [p for p in partials if isinstance(p, Candidates)]
-    if bool(counts) == bool(found):
-        raise DataError(
-            f"merge takes results of one pass, got {len(counts)} Counts and {len(found)} Candidates; "
-            f"merge each pass separately"
-        )
-    [digits, *others] = {partial.digits for partial in partials}
-    if others:
-        raise DataError(
-            f"values must have the same dtype in every shard, got keys of {2 * digits} and of {2 * others[0]} bytes; "
-            f"cast all values to the wider dtype"
-        )
-    if found:
-        return Candidates(np.concatenate([p.group for p in found]), np.concatenate([p.key for p in found]))
-    # back (sum of all m,): each count's cell in the merged histogram
-    cell, back = np.unique(np.concatenate([p.cell for p in counts]), return_inverse=True)
-    return Counts(cell, sum_by(back, np.concatenate([p.count for p in counts]), len(cell)), digits)
-
-
-class Merging:
-    """Merges the results of one pass as they arrive, in any order.
-
-    New counts wait until there are as many as merged ones, and at least `cells`. So m counts cost O(m log m) in all;
-    a merge of every few counts into the whole would cost O(m²).
-    """
-
-    def __init__(self, cells: int | None = None) -> None:
-        self._cells = _MERGE_CELLS if cells is None else cells
-        self._merged: Partial | None = None
-        self._waiting: list[Partial] = []
-        self._held = 0
-
-    def add(self, partial: Partial) -> None:
-        """Add one result of the pass, of one shard or already merged from several."""
-        self._waiting.append(partial)
-        if isinstance(partial, Counts):  # the limit keeps candidates few, and a merge does not make them fewer
-            self._held += len(partial.cell)
-        merged = len(self._merged.cell) if isinstance(self._merged, Counts) else 0
-        if self._held > max(self._cells, merged):
-            self._merged = self.merged()
-            self._waiting, self._held = [], 0
-
-    def merged(self) -> Partial | None:
-        """All results so far as one; None if there are none."""
-        found = self._waiting if self._merged is None else [self._merged, *self._waiting]
-        return merge(found) if found else None
-
-
-def sum_by(index: np.ndarray, weight: np.ndarray, length: int) -> np.ndarray:
-    """int64 (length,): the sum of weight at each index. np.bincount would add in float64 and round above 2**53."""
-    sums = np.zeros(length, np.int64)
-    np.add.at(sums, index, weight)
-    return sums
+def as_digits(keys: Shaped[np.ndarray, "m"], kind: np.dtype) -> np.ndarray:
+    """Keys (m,) of 36 or 40 bytes as digits of a dtype: (m, 18 or 20) of uint16, (m, 36 or 40) of uint8."""
+    digits: np.ndarray = keys.view(kind.newbyteorder(">")).reshape(len(keys), keys.itemsize // kind.itemsize)
+    return digits

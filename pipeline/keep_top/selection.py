@@ -7,9 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
 from winnow.pipeline.errors import DataError
+from winnow.pipeline.keep_top.merging import Histogram, Merging
 from winnow.pipeline.keep_top.rows import Rows, check_groups, keys_of
-from winnow.pipeline.keep_top.scan import DIGITS, Candidates, Counts, Merging, Partial, Pass, sum_by
-from winnow.pipeline.order import inverted
+from winnow.pipeline.keep_top.scan import Candidates, Counts, Partial, Pass, as_digits, digit_type
+from winnow.pipeline.order import KEY, inverted
+from winnow.pipeline.sums import add_at
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ class Selection:
         self._size = np.zeros(len(quota), np.int64)
         self._live = quota > 0  # bound not known yet
         # (groups, digits): the first `depth` digits of each bound are known; the first pass sets the true width
-        self._bound = np.full((len(quota), DIGITS), 0xFFFF, np.uint16)
+        self._digit = digit_type(len(quota))
+        self._bound = self._all_ones(KEY.itemsize)
         self._depth = 0
+        self._gathers = False  # the last pass
         self._limit = candidate_limit
 
     def next_pass(self) -> Pass | None:
@@ -57,44 +61,62 @@ class Selection:
         # keys end with the row's place, so all digits together separate any two rows of a sound pool
         if self._depth == self._bound.shape[1] and not gather:
             raise _same_place(int(np.flatnonzero(self._live)[0]))
-        return Pass(self._live.copy(), self._bound[:, : self._depth].copy(), bool(gather))
+        self._gathers = bool(gather)
+        return Pass(self._live.copy(), self._bound[:, : self._depth].copy(), self._gathers)
 
     def absorb(self, partials: Iterable[Partial]) -> None:
         """Take the results of all shards for the last pass, in any order, of one shard each or already merged."""
-        merging = Merging()
+        narrow = self._digit.itemsize == 1 and not self._gathers
+        merging = Histogram(len(self._live)) if narrow else Merging()
         for partial in partials:
             merging.add(partial)
-        merged = merging.merged()
-        if merged is None:  # a pool of no shards
-            merged = Counts(np.empty(0, np.int64), np.empty(0, np.int64), self._bound.shape[1])
-        groups = merged.cell >> 16 if isinstance(merged, Counts) else merged.group
-        weight = merged.count if isinstance(merged, Counts) else np.ones(len(groups), np.int64)
-        seen = sum_by(groups, weight, len(self._live))  # (groups,): rows that this pass saw in the boundary bins
+        self._check(merging.blocks())
+        live = np.zeros_like(self._live)
+        for found in merging.blocks():
+            if isinstance(found, Counts):
+                self._descend(found, live)
+            else:
+                self._settle(found)
+        self._live = live
+        self._depth += 1
+
+    def _check(self, found: Iterable[Partial]) -> None:
+        """Take the size of each group from the first pass, and raise DataError if a later one saw other rows."""
+        seen, key_bytes = np.zeros(len(self._live), np.int64), KEY.itemsize  # of a pool of no shards
+        for partial in found:  # (groups,): rows that this pass saw in the boundary bins
+            weight = partial.count if isinstance(partial, Counts) else np.ones(len(partial.group), np.int64)
+            add_at(seen, partial.group, weight)
+            key_bytes = partial.key_bytes
         if self._depth == 0:
             self._size = seen
-            self._bound = np.full((len(self._live), merged.digits), 0xFFFF, np.uint16)
+            self._bound = self._all_ones(key_bytes)
         elif (changed := np.flatnonzero(self._live & (seen != self._inside))).size:
             g = changed[0]
             raise DataError(
                 f"every pass must see the same rows, but group {g} had {self._inside[g]} rows at its "
                 f"boundary and has {seen[g]} now; pass every shard once in each pass, unchanged"
             )
-        if isinstance(merged, Counts):
-            self._descend(merged)
-        else:
-            self._settle(merged)
+
+    def _all_ones(self, key_bytes: int) -> np.ndarray:
+        """Bounds that keep all rows: (groups, digits)."""
+        digits = key_bytes // self._digit.itemsize
+        return np.full((len(self._quota), digits), np.iinfo(self._digit).max, self._digit)
 
     def thresholds(self) -> Thresholds:
         """The exact thresholds. Raises DataError if a pass is still needed."""
         if self._live.any():
             raise DataError("thresholds need every pass, but a pass is still needed; loop until next_pass is None")
-        bound = self._bound.astype(">u2").view(f"S{2 * self._bound.shape[1]}").reshape(-1)
+        big_endian = self._bound.astype(self._digit.newbyteorder(">"))
+        bound = big_endian.view(f"S{self._digit.itemsize * self._bound.shape[1]}").reshape(-1)
         return Thresholds(bound, np.minimum(self._quota, self._size), self._size)
 
-    def _descend(self, counts: Counts) -> None:
-        """Set the next digit of each live group's bound: the digit of the bin where its quota runs out."""
+    def _descend(self, counts: Counts, live: np.ndarray) -> None:
+        """Set the next digit of each live group's bound: the digit of the bin where its quota runs out.
+
+        counts: of some groups, all of their cells. live: bool (groups,), where to note which of them stay live.
+        """
         # cells (m,) ascend by group, then by digit: the best rows of a group come first
-        group = counts.cell >> 16
+        group = counts.group
         running = np.cumsum(counts.count)  # over all groups
         start = np.searchsorted(group, group)  # first cell of the same group
         within = running - (running[start] - counts.count[start])  # rows of the group up to and with this cell
@@ -102,14 +124,12 @@ class Selection:
         # the boundary cell of a group: the remaining quota runs out in it. At most one cell a group
         at = np.flatnonzero((before < self._left[group]) & (self._left[group] <= within))
         g = group[at]
-        self._bound[g, self._depth] = counts.cell[at] & 0xFFFF
+        self._bound[g, self._depth] = counts.cell[at] & np.iinfo(self._digit).max
         # a group without a boundary cell is smaller than its quota: its bound stays all ones, so it is kept whole. If
         # the quota ends with the cell, the later digits stay ones, so the whole cell is kept. Both are settled
-        self._live = np.zeros_like(self._live)
-        self._live[g] = within[at] > self._left[g]
+        live[g] = within[at] > self._left[g]
         self._left[g] -= before[at]  # cells before the boundary cell are kept whole
         self._inside[g] = counts.count[at]
-        self._depth += 1
 
     def _settle(self, candidates: Candidates) -> None:
         """Set the whole bound of each live group: the key of its last kept candidate."""
@@ -123,8 +143,7 @@ class Selection:
         g = np.flatnonzero(self._live)
         # a group's candidates begin at searchsorted(group, g), and it keeps the first `left` of them
         last = np.searchsorted(group, g) + self._left[g] - 1
-        self._bound[g] = key[last].view(">u2").reshape(len(g), candidates.digits)  # keys (g,) as digits (g, 18 or 20)
-        self._live = np.zeros_like(self._live)
+        self._bound[g] = as_digits(key[last], self._digit)
 
 
 def kept(rows: Rows, thresholds: Thresholds) -> Bool[np.ndarray, "n"]:

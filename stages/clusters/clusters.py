@@ -15,7 +15,8 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, is_artifact
 from winnow.pipeline.columns import column, matrix, vector_column
 from winnow.pipeline.errors import DataError, PoolError
-from winnow.pipeline.stage import Run, ShardItem, Summary, total
+from winnow.pipeline.stage import Run, ShardItem, Summary
+from winnow.pipeline.sums import Sums, dense, merge_sums
 from winnow.stages.clusters.centroids import (
     CENTROIDS,
     FIT,
@@ -123,10 +124,10 @@ class Clusters:
         else:
             report = {"from": self.centroids.url}
             import_centroids(run, self.survivors, self.by, self.centroids.url, out)
-        summaries = run.fill_task(_Assign(self, out), out, _ASSIGN)
+        totals = run.fill_task(_Assign(self, out), out, _ASSIGN)
         sizes = _count_members(run, out, len(read_centroids(out)))
         return {
-            "rows": total(summaries, "rows"),
+            "rows": totals.number("rows"),
             **report,
             "clusters": len(sizes),
             "empty": int((sizes == 0).sum()),
@@ -153,9 +154,7 @@ class Clusters:
 
 def _count_members(run: Run, out: Artifact, k: int) -> np.ndarray:
     """Commit sizes.npy, the members of every cluster over all shards: int64 (k,)."""
-    sizes = np.zeros(k, np.int64)
-    for _, (found, count) in run.each(_ClusterSizes(out), run.items, "clusters: sizes"):
-        sizes[found] += count  # clusters are distinct within a shard, so no index repeats
+    [sizes] = dense(run.reduce(_ClusterSizes(out), merge_sums, run.items, "clusters: sizes"), k)
     content = io.BytesIO()
     np.save(content, sizes)
     storage.write_bytes(out.meta(CLUSTER_SIZES), content.getvalue())
@@ -207,13 +206,12 @@ class _Assign:
 
 @plain_dataclass(frozen=True)
 class _ClusterSizes:
-    """Returns the clusters of one shard and their members: int32 and int64 (m,), m at most the number of rows."""
+    """Returns how many members the clusters of one shard have, those that occur in it."""
 
     out: Artifact
 
-    def __call__(self, item: ShardItem) -> tuple[np.ndarray, np.ndarray]:
-        found, count = np.unique(column(self.out.read(item.index, ["cluster"]), "cluster"), return_counts=True)
-        return found, count
+    def __call__(self, item: ShardItem) -> Sums:
+        return Sums.of(column(self.out.read(item.index, ["cluster"]), "cluster"))
 
 
 @plain_dataclass(frozen=True)

@@ -18,6 +18,7 @@ from winnow.pipeline.keep_top import Rows, Thresholds, kept
 from winnow.pipeline.order import reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.pipeline.storage import Files
+from winnow.pipeline.sums import Sums, dense, merge_sums
 from winnow.stages.cuts.contract.explained import Asked, Explained, at_least, at_most
 from winnow.stages.cuts.contract.findings import Findings, unless_equal, violated
 from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut
@@ -182,22 +183,22 @@ class CoverageStage:
         if not (math.isfinite(low) and math.isfinite(high)):
             raise DataError(f"coverage: scores must be finite, got {low} to {high}; drop the others before")
         parts = _Strata(left, low, high, options.strata, options.seed)
-        size = np.zeros(options.strata, np.int64)
-        for _, sizes in run.each(_StratumSizes(parts), run.items, "coverage: strata"):
-            size += sizes
+        [size] = dense(run.reduce(_StratumSizes(parts), merge_sums, run.items, "coverage: strata"), options.strata)
         wanted = self.amount.number(self.survivors)
         quota = budgets(size, min(wanted, extent.rows))
         write_table(out.meta(STRATA), _table(parts, extent.ends.dtype, size, quota))
-        summaries = keep_by_quota(run, out, parts, quota, self.name)
-        return funnel(summaries, asked=wanted, hardest=dropped, strata=int((size > 0).sum()))
+        totals = keep_by_quota(run, out, parts, quota, self.name)
+        return funnel(totals, asked=wanted, hardest=dropped, strata=int((size > 0).sum()))
 
 
 def _extent(run: Run, source: Source, label: str) -> Extent:
     """The extent of the values of all shards."""
     whole = Extent(0, np.empty(0, np.float32))
-    for _, part in run.each(_Measure(source), run.items, label):
-        whole += part
-    return whole
+    return sum(run.reduce(_Measure(source), _merge_extents, run.items, label), whole)
+
+
+def _merge_extents(parts: Sequence[Extent]) -> Extent:
+    return sum(parts[1:], parts[0])
 
 
 def _table(parts: "_Strata", value: np.dtype, size: np.ndarray, quota: np.ndarray) -> pa.Table:
@@ -232,9 +233,9 @@ class _Measure:
 class _StratumSizes:
     parts: "_Strata"
 
-    def __call__(self, item: ShardItem) -> np.ndarray:
+    def __call__(self, item: ShardItem) -> Sums:
         group = self.parts.rows(item).group
-        return np.bincount(group[group >= 0], minlength=self.parts.strata)
+        return Sums.of(group[group >= 0])
 
 
 @plain_dataclass(frozen=True)

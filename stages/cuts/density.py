@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from winnow.pipeline.artifact import Artifact, read_table, write_table
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
+from winnow.pipeline.sums import Sums, dense, merge_sums
 from winnow.stages.clusters.clustered import CLUSTER_FILES, ClusteredCut, by_distance, explain_distance
 from winnow.stages.clusters.clusters import ClustersOption, Members, clusters_of, read_centroids
 from winnow.stages.clusters.members import MemberDistance
@@ -28,9 +29,6 @@ from winnow.stages.survivors import Survivors
 CONCEPTS = "density.parquet"
 _TOLD = ("size", "quota", "complexity", "share")  # `winnow why` shows these for the cluster of a sample
 _FIXED_POINT = 1 << 30  # units of distance: integer sums do not depend on the order of shards
-
-Moments = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Clusters that occur in a shard, their sizes, and their sums of distances in units of 2^-30: int64 (m,) each."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -124,15 +122,15 @@ class DensityStage:
     def make(self, run: Run, out: Artifact) -> Summary:
         """One pass for the moments of the clusters, two for the thresholds, and one that commits."""
         centroids = read_centroids(self.clusters)
-        parts = run.each(_Moments(self.clusters, len(centroids)), run.items, "density: moments")
-        size, spread = sum_moments((moments for _, moments in parts), len(centroids))
+        parts = run.reduce(_Moments(self.clusters), merge_sums, run.items, "density: moments")
+        size, spread = sum_moments(parts, len(centroids))
         wanted = self.amount.number(self.survivors)
         table = concept_table(centroids, size, spread, wanted, self.options)
         write_table(out.meta(CONCEPTS), table)
         quota = np.asarray(table["quota"])
         source = MemberDistance(self.survivors, self.clusters, self.options.keep, self.options.seed)
-        summaries = keep_by_quota(run, out, source, quota, self.name)
-        return funnel(summaries, asked=wanted, clusters=len(centroids), saturated=int((quota == size).sum()))
+        totals = keep_by_quota(run, out, source, quota, self.name)
+        return funnel(totals, asked=wanted, clusters=len(centroids), saturated=int((quota == size).sum()))
 
 
 def concept_table(
@@ -160,33 +158,25 @@ def concept_table(
     )
 
 
-def cluster_moments(cluster: np.ndarray, distance: np.ndarray, k: int) -> Moments:
-    """Sizes and sums of distances of the clusters in one shard.
+def cluster_moments(cluster: np.ndarray, distance: np.ndarray) -> Sums:
+    """Sizes and sums of distances, in units of 2^-30, of the clusters in one shard.
 
-    cluster: int32 (n,) in [0, k). distance: float32 (n,) in [0, 2]. Distances are summed as integers, because float
-    sums would depend on the order of the shards. The sum of 2^31 samples at distance 2 still fits.
+    cluster: int32 (n,). distance: float32 (n,) in [0, 2]. Distances are summed as integers, because float sums would
+    depend on the order of the shards. The sum of 2^31 samples at distance 2 still fits.
     """
-    size = np.bincount(cluster, minlength=k)
-    spread = np.zeros(k, np.int64)
-    np.add.at(spread, cluster, np.rint(distance.astype(np.float64) * _FIXED_POINT).astype(np.int64))
-    found = np.flatnonzero(size)
-    return found, size[found], spread[found]
+    return Sums.of(cluster, np.rint(distance.astype(np.float64) * _FIXED_POINT).astype(np.int64))
 
 
-def sum_moments(parts: Iterable[Moments], k: int) -> tuple[np.ndarray, np.ndarray]:
+def sum_moments(parts: Iterable[Sums], k: int) -> tuple[np.ndarray, np.ndarray]:
     """size int64 (k,) and sum of distances float64 (k,) over all shards. Both are the same for any sharding."""
-    size, spread = np.zeros(k, np.int64), np.zeros(k, np.int64)
-    for found, count, distance in parts:
-        size[found] += count
-        spread[found] += distance
+    size, spread = dense(parts, k, 2)
     return size, spread / _FIXED_POINT
 
 
 @plain_dataclass(frozen=True)
 class _Moments:
     clusters: Artifact
-    k: int
 
-    def __call__(self, item: ShardItem) -> Moments:
+    def __call__(self, item: ShardItem) -> Sums:
         members = Members.read(self.clusters, item.index)
-        return cluster_moments(members.cluster, members.distance, self.k)
+        return cluster_moments(members.cluster, members.distance)

@@ -158,10 +158,10 @@ class EpochsStage:
         shuffles = _Shuffles(self.survivors, self.seed)
         ends = select_each(run, shuffles, quotas, self.name)
         drawn = tuple(tuple(ends[first : first + windows]) for first in range(0, self.epochs, windows))
-        summaries = run.fill(_MarkEpochs(shuffles, drawn, out), out, self.name)
+        totals = run.fill(_MarkEpochs(shuffles, drawn, out), out, self.name)
         subsets = [Subset(epoch_name(epoch), size) for epoch in range(self.epochs)]
         write_subsets(run, out, _Drawn(self.survivors.embeddings, out), subsets, f"{self.name}: uids")
-        return funnel(summaries, **drawn_report(self.epochs, size), shuffles=len(drawn))
+        return funnel(totals, **drawn_report(self.epochs, size), shuffles=len(drawn))
 
 
 @plain_dataclass(frozen=True)

@@ -14,9 +14,10 @@ import pyarrow as pa
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import scattered
 from winnow.pipeline.errors import AccountingError
-from winnow.pipeline.keep_top import Merging, Partial, Pass, Rows, Selection, Thresholds, kept
+from winnow.pipeline.keep_top import Merging, Partial, Pass, Rows, Selection, Thresholds, kept, merge
 from winnow.pipeline.order import beyond, reversed_order
-from winnow.pipeline.stage import Run, ShardItem, Summary, total
+from winnow.pipeline.stage import Run, ShardItem, Summary
+from winnow.pipeline.totals import Totals
 from winnow.stages.cuts.contract.source import Source
 from winnow.stages.cuts.cut import Amount, Number
 from winnow.stages.kernels.uid_hash import hash_values
@@ -124,9 +125,9 @@ def write_kept(
     return summary
 
 
-def funnel(summaries: list[Summary], **more: object) -> Summary:
+def funnel(totals: Totals, **more: object) -> Summary:
     """The report of a cut from its shards' summaries."""
-    came, stayed = total(summaries, "in"), total(summaries, "kept")
+    came, stayed = totals.number("in"), totals.number("kept")
     return {"in": came, "kept": stayed, "dropped": came - stayed, **more}
 
 
@@ -136,8 +137,7 @@ def select(run: Run, source: Source, quota: np.ndarray, label: str) -> Threshold
     count = 0
     while (step := selection.next_pass()) is not None:
         count += 1
-        partials = run.each(_Scan(source, step), run.items, f"{label} (pass {count})")
-        selection.absorb(partial for _, partial in partials)
+        selection.absorb(run.reduce(_Scan(source, step), merge, run.items, f"{label} (pass {count})"))
     return selection.thresholds()
 
 
@@ -166,7 +166,7 @@ def _select_together(
         distinct = {keys[i]: (quotas[i][0], step) for i, step in steps.items()}
         merging = [Merging(_CELLS // len(distinct)) for _ in distinct]
         task = _ScanEach(rankings, tuple(distinct.values()))
-        for _, partials in run.each(task, run.items, f"{label} (pass {count})"):
+        for partials in run.reduce(task, _merge_each, run.items, f"{label} (pass {count})"):
             for merged, partial in zip(merging, partials, strict=True):
                 merged.add(partial)
         results = dict(zip(distinct, (found.merged() for found in merging), strict=True))
@@ -176,26 +176,47 @@ def _select_together(
     return [selection.thresholds() for selection in selections]
 
 
+def _merge_each(parts: Sequence[list[Partial]]) -> list[Partial]:
+    return [merge(partials) for partials in zip(*parts, strict=True)]
+
+
 def _same(number: int, step: Pass) -> tuple[int, bytes, bytes, bool]:
     """A key that is equal for passes with the same result."""
     return number, step.live.tobytes(), step.prefix.tobytes(), step.gather
 
 
 def keep_by_quota(
-    run: Run, out: Artifact, source: Source, quota: np.ndarray, label: str, last: bool = False
-) -> list[Summary]:
+    run: Run, out: Artifact, source: Source, quota: np.ndarray, label: str, last: "_Last | None" = None
+) -> Totals:
     """Keep exactly min(quota_g, size_g) samples in every group and commit the verdicts.
 
-    last: whether the summaries have the last kept sample. Raises AccountingError if another number was kept.
+    last: is told the last kept sample of each shard. Raises AccountingError if another number was kept.
     """
     thresholds = select(run, source, quota, label)
-    summaries = run.fill(_MarkKept(source, _Within(thresholds), out, last), out, label)
-    if total(summaries, "kept") != int(thresholds.count.sum()):
+    totals = run.fill(_MarkKept(source, _Within(thresholds), out, last is not None), out, label, [last] if last else [])
+    if totals.number("kept") != int(thresholds.count.sum()):
         raise AccountingError(
-            f"{out.name}: {int(thresholds.count.sum())} samples must be kept, but {total(summaries, 'kept')} were; "
+            f"{out.name}: {int(thresholds.count.sum())} samples must be kept, but {totals.number('kept')} were; "
             f"delete this folder and run again"
         )
-    return summaries
+    return totals
+
+
+class _Last:
+    """The last kept sample of all shards, from the `last` of their summaries, in any order."""
+
+    def __init__(self) -> None:
+        self._found: list[Number] | None = None
+
+    def __call__(self, index: int, summary: Summary) -> None:
+        told = cast(list[Number] | None, summary["last"])
+        if told is not None:
+            self._found = told if self._found is None else min(self._found, told)
+
+    @property
+    def shown(self) -> Number | None:
+        """Its value as the manifest has it; None if none is kept."""
+        return None if self._found is None else self._found[1]
 
 
 @dataclass(frozen=True)
@@ -216,16 +237,16 @@ class Ranked:
 
         The report's `threshold` is the value of the last kept sample as the manifest has it, None if none is kept.
         """
+        last = _Last()
         if self.amount.threshold is not None:
             asked = {}
             keep = _Beyond(self.amount.threshold, self.amount.lowest)
-            summaries = run.fill(_MarkKept(self.source, keep, out, last=True), out, self.name)
+            totals = run.fill(_MarkKept(self.source, keep, out, last=True), out, self.name, [last])
         else:
             asked = {"asked": self.amount.number(self.survivors)}
             quota = np.array([asked["asked"]], np.int64)
-            summaries = keep_by_quota(run, out, self.source, quota, self.name, last=True)
-        last = [cast(list[Number], found["last"]) for found in summaries if found["last"] is not None]
-        return funnel(summaries, **asked, threshold=min(last)[1] if last else None)
+            totals = keep_by_quota(run, out, self.source, quota, self.name, last)
+        return funnel(totals, **asked, threshold=last.shown)
 
 
 def value_column(rows: Rows) -> pa.Array:

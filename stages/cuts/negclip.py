@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column, matrix, scattered, split_rows, vector_column
 from winnow.pipeline.keep_top import Rows
-from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
+from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
 from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.cuts.contract.given import Given
@@ -127,8 +127,8 @@ class PartitionStage:
         n = self.survivors.count()
         batches = max(1, round(n / self.batch))
         parts = min(batches, max(1, -(-n // _PART_ROWS)))
-        summaries = run.exchange(_Batches(self, out, batches, parts), self.name)
-        return {"rows": total(summaries, "rows"), "batches": batches}
+        totals = run.exchange(_Batches(self, out, batches, parts), self.name)
+        return {"rows": totals.number("rows"), "batches": batches}
 
 
 @plain_dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, array_if_whole
 from winnow.pipeline.columns import column, scattered
-from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
+from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.stages.cuts.contract.findings import Findings, looked, over, unequal
 from winnow.stages.cuts.contract.finished import Check, Contents, FinishedCut
 from winnow.stages.cuts.contract.shown import Shown
@@ -184,7 +184,7 @@ class NormsStage:
         if self.p == 2 and array_if_whole(out.meta(GRAM)) is None:
             for _ in run.each(_Gram(self.target, out), ["the target set"], "norms: Gram matrix"):
                 pass
-        return {"rows": total(run.fill_task(_Norms(self, out), out, self.name), "rows")}
+        return {"rows": run.fill_task(_Norms(self, out), out, self.name).number("rows")}
 
 
 @plain_dataclass(frozen=True)

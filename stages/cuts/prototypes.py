@@ -131,8 +131,8 @@ class PrototypesStage:
         met = select(run, members, least, "prototypes: floors")
         ensured = int(least.sum())
         quota = np.array([ensured, wanted - ensured], np.int64)
-        summaries = keep_by_quota(run, out, _Floored(members, met), quota, self.name)
-        return funnel(summaries, asked=wanted, ensured=ensured)
+        totals = keep_by_quota(run, out, _Floored(members, met), quota, self.name)
+        return funnel(totals, asked=wanted, ensured=ensured)
 
 
 @plain_dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError
-from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, total
+from winnow.pipeline.stage import Run, ShardItem, Stage, Summary
 from winnow.stages.cuts.contract.explained import Asked, Explained, at_least, at_most
 from winnow.stages.cuts.contract.finished import CutRows, FinishedCut
 from winnow.stages.cuts.contract.orders import Ranking
@@ -182,8 +182,8 @@ class RulesStage:
 
         Raises DataError if there are rules on the size and no sample has one, because none could pass.
         """
-        summaries = run.fill(_Judge(self.rules, self.survivors, out), out, self.name)
-        came, sized = total(summaries, "in"), total(summaries, "sized")
+        totals = run.fill(_Judge(self.rules, self.survivors, out), out, self.name)
+        came, sized = totals.number("in"), totals.number("sized")
         asked = [name for name in ("min_side", "max_aspect") if getattr(self.rules, name) is not None]
         if asked and came and not sized:
             raise DataError(
@@ -191,4 +191,4 @@ class RulesStage:
                 f"samples has both. A pool of vectors must have them as numbers, or numbers as text, in columns "
                 f"width and height (docs/pools.md has all names); rename its columns, or leave these rules out"
             )
-        return funnel(summaries, sized=sized)
+        return funnel(totals, sized=sized)

@@ -16,7 +16,7 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.order import reversed_order
-from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of, total
+from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.pipeline.uid import uids_to_hex
 from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.cuts.contract.shown import Shown
@@ -139,8 +139,8 @@ class JoinStage:
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard with the column `value`. Raises DataError if two samples have the same key."""
         self.names.check_distinct(run, self.survivors)
-        summaries = run.fill_task(_JoinScores(self, out), out, self.name)
-        return {"rows": total(summaries, "rows"), "missing": total(summaries, "missing")}
+        totals = run.fill_task(_JoinScores(self, out), out, self.name)
+        return {"rows": totals.number("rows"), "missing": totals.number("missing")}
 
 
 @plain_dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from winnow.pipeline.artifact import Artifact, read_schema
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError, JobError
-from winnow.pipeline.stage import Run, ShardItem, Summary, total
+from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.stages.pools.fields import as_type, one_field_type, typed
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
@@ -52,14 +52,14 @@ class Export:
 
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per input shard; a file is written again if another shard needs a column in another type."""
-        summaries = run.fill(_Copy(self, out), out, self.name)
+        totals = run.fill(_Copy(self, out), out, self.name)
         if self.columns:
             schemas = [schema for _, schema in run.each(_Schema(out), run.items, f"{self.name}: types")]
             types = {name: one_field_type(schema.field(name).type for schema in schemas) for name in self.columns}
             for _ in run.each(_Retype(out, tuple(types.items())), run.items, f"{self.name}: one type"):
                 pass
-        filled = {name: sum(summary["filled"][name] for summary in summaries) for name in self.columns}  # type: ignore[index]
-        return {"named": total(summaries, "kept"), "filled": filled}
+        filled = totals.by_name("filled")
+        return {"named": totals.number("kept"), "filled": {name: filled[name] for name in self.columns}}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError
-from winnow.pipeline.stage import Run, ShardItem, Summary, total
+from winnow.pipeline.stage import Run, ShardItem, Summary
+from winnow.pipeline.totals import Totals
 from winnow.pipeline.uid import bytes_of
 from winnow.stages.rejects import read_rejects
 from winnow.stages.results.subset import Subset, write_subsets
@@ -36,21 +37,19 @@ class Manifest:
 
     def make(self, run: Run, out: Artifact) -> Summary:
         """One manifest file per input shard, then uids.npy."""
-        summaries = run.fill(_JoinVerdicts(self, out), out, self.name)
-        counts = add_up(summaries, [name for name, _ in self.cuts])
+        totals = run.fill(_JoinVerdicts(self, out), out, self.name)
+        counts = add_up(totals, [name for name, _ in self.cuts])
         subset = Subset(UIDS.removesuffix(".npy"), cast(int, counts["kept"]))
         write_subsets(run, out, _KeptUids(out), [subset], "uids")
         return counts
 
 
-def add_up(summaries: Sequence[Summary], cuts: Sequence[str]) -> Summary:
+def add_up(totals: Totals, cuts: Sequence[str]) -> Summary:
     """Counts of the pool: pool, kept, dropped by cut, rejected by kind; AccountingError if they do not add up."""
     dropped = Counter[str](dict.fromkeys(cuts, 0))
-    rejected = Counter[str]()
-    for summary in summaries:
-        dropped.update(cast(dict[str, int], summary["dropped"]))
-        rejected.update(cast(dict[str, int], summary["rejected"]))
-    pool, kept = total(summaries, "rows"), total(summaries, "kept")
+    dropped.update(totals.by_name("dropped"))
+    rejected = totals.by_name("rejected")
+    pool, kept = totals.number("rows"), totals.number("kept")
     if pool != kept + dropped.total() + rejected.total():
         raise AccountingError(
             f"pool = kept + dropped + rejected must hold, but {pool} != {kept} + {dropped.total()} + {rejected.total()}"

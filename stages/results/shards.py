@@ -48,6 +48,15 @@ class OutputShard:
         return sum(piece.last - piece.first for piece in self.pieces)
 
 
+def kept_of(run: Run, made: Artifact) -> list[int]:
+    """How many samples of each input shard an artifact keeps, from its footers."""
+    kept = np.zeros(len(run.items), np.int64)
+    for index, summary in run.summaries(made):
+        kept[index] = cast(int, summary["kept"])
+    found: list[int] = kept.tolist()
+    return found
+
+
 def plan_shards(items: Sequence[ShardItem], kept: Sequence[int], samples_per_shard: int) -> list[OutputShard]:
     """Divide the kept samples of all input shards, in order, into output shards of exactly samples_per_shard.
 
@@ -84,8 +93,7 @@ class Shards:
 
         If this call wrote all tars, the report has `renamed`, the number of members that got another name for training.
         """
-        kept = [summary["kept"] for summary in run.summaries(self.survivors.source)]
-        planned = plan_shards(run.items, cast(list[int], kept), self.samples_per_shard)
+        planned = plan_shards(run.items, kept_of(run, self.survivors.source), self.samples_per_shard)
         # An earlier run may have left tars, and the plan is always the same: only the missing ones are written.
         present = sorted(out.present(".tar"))
         whole = {present[i] for i, ends in run.each(_Ends(out), present, f"{self.name} (done before)") if ends}

@@ -7,7 +7,7 @@ concatenates the ranges behind one header. If a subset has a single range, its t
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +55,7 @@ def write_subsets(run: Run, out: Artifact, chosen: Chosen, subsets: Sequence[Sub
         wanted = [subsets[number] for number in batch]
         edges = _edges(run, chosen, batch, wanted, label)
         work = _UidRanges(chosen, out, tuple(batch), tuple(wanted), tuple(edges))
-        written = {p: n for summary in run.exchange(work, label) for p, n in cast(list[list[int]], summary["ranges"])}
+        written = {int(part): count for part, count in run.exchange(work, label).by_name("ranges").items()}
         for subset, ranges in zip(wanted, work.layout, strict=True):
             counts = {number: written[part] for number, part in enumerate(ranges) if part in written}
             if sum(counts.values()) != subset.count:
@@ -94,10 +94,14 @@ def _edges(run: Run, chosen: Chosen, batch: Sequence[int], subsets: Sequence[Sub
     shares = tuple(_SAMPLES * ranges[at] / subsets[at].count for at in large)
     task = _Sample(chosen, tuple(batch[at] for at in large), shares)
     found: list[list[np.ndarray]] = [[np.empty(0, _KEY)] for _ in subsets]
-    for _, samples in run.each(task, run.items, f"{label} (ranges)"):
+    for samples in run.reduce(task, _merge_samples, run.items, f"{label} (ranges)"):
         for at, sample in zip(large, samples, strict=True):
             found[at].append(sample)
     return [_quantiles(np.concatenate(samples), count) for samples, count in zip(found, ranges, strict=True)]
+
+
+def _merge_samples(parts: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
+    return [np.concatenate(samples) for samples in zip(*parts, strict=True)]
 
 
 def _quantiles(sample: np.ndarray, ranges: int) -> np.ndarray:
@@ -158,7 +162,7 @@ class _UidRanges:
         return {0: pa.table({"part": [part], "count": [len(keys)]})}
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
-        return {"ranges": [[row["part"], row["count"]] for table in tables for row in table.to_pylist()]}
+        return {"ranges": {str(row["part"]): row["count"] for table in tables for row in table.to_pylist()}}
 
 
 def _join(out: Artifact, subset: Subset, counts: Mapping[int, int]) -> None:

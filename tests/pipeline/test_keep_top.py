@@ -1,6 +1,7 @@
 """keep_top against a sort by (value, uid, place), and the laws that make it safe to distribute."""
 
 import pickle
+import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,10 +12,23 @@ from hypothesis import strategies as st
 
 from winnow.pipeline.errors import DataError
 from winnow.pipeline.keep_top import Candidates, Counts, Merging, Rows, Selection, keep_top, kept, merge
+from winnow.pipeline.keep_top.merging import Histogram
 from winnow.pipeline.order import VALUES
 from winnow.pipeline.uid import UID, uids_from_pairs
 
 GROUPS = 4
+
+
+@pytest.fixture(scope="module", params=[512, 0], ids=["16-bit digits", "8-bit digits"], autouse=True)
+def digits(request):
+    """Few groups as they are, and as if they were more than 512: every law holds for both."""
+    import winnow.pipeline.keep_top.scan as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_WIDE_GROUPS", request.param)
+        yield
+
+
 TIED = [-np.inf, -1.5, -1e-40, -0.0, 0.0, 1e-40, 0.25, np.float32(0.25000003), 3.0, np.inf]
 INT, UINT = np.iinfo(np.int64), np.iinfo(np.uint64)
 VALUES_OF = {
@@ -179,7 +193,7 @@ def test_many_groups_in_many_shards():
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 200))
 def test_a_stream_of_counts_is_merged_within_bounds(cells):
-    import winnow.pipeline.keep_top.scan as module
+    import winnow.pipeline.keep_top.merging as module
 
     part = rows(np.linspace(-1, 1, 90), group=np.arange(90) % 3)
     quota = np.array([4, 11, 29])
@@ -193,7 +207,7 @@ def test_a_stream_of_counts_is_merged_within_bounds(cells):
 
 def test_merging_takes_time_in_proportion_to_what_comes(monkeypatch):
     """400 shards with a row in each of 1,000 groups: merged into the whole each time, 40 million counts would move."""
-    import winnow.pipeline.keep_top.scan as module
+    import winnow.pipeline.keep_top.merging as module
 
     moved, rng = 0, np.random.default_rng(0)
 
@@ -212,6 +226,40 @@ def test_merging_takes_time_in_proportion_to_what_comes(monkeypatch):
     assert np.array_equal(found.cell, np.flatnonzero(expected))
     assert np.array_equal(found.count, expected[expected > 0])
     assert moved < 4 * 400 * 1_000
+
+
+def test_what_the_driver_holds_of_many_groups_does_not_grow_with_shards():
+    """50,000 groups: a histogram of 102 MB, whether 4 or 40 shards of 20,000 rows are counted."""
+    quota = np.full(50_000, 3)
+
+    def peak(shards):
+        rng = np.random.default_rng(0)
+        selection = Selection(quota)
+        step = selection.next_pass()
+        values = (rng.uniform(0.1, 0.9, 20_000).astype(np.float32) for _ in range(shards))
+        groups = (rng.integers(0, 50_000, 20_000) for _ in range(shards))
+        every = (rows(v, group=g, shard=s) for s, (v, g) in enumerate(zip(values, groups, strict=True)))
+        tracemalloc.start()
+        selection.absorb(step.scan(one) for one in every)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    few, many = peak(4), peak(40)
+    assert many < 1.05 * few
+    assert many < 150e6
+
+
+def test_counts_of_other_digits_are_refused():
+    few, many = (np.zeros(1, np.int64), np.ones(1, np.int64))
+    histogram = Histogram(3)
+    with pytest.raises(DataError, match="digits of 8 bits, got 16"):
+        histogram.add(Counts(few, many))
+    with pytest.raises(DataError, match="results of one pass"):
+        histogram.add(Candidates(np.zeros(0, np.int64), np.zeros(0, "S36")))
+    histogram.add(Counts(few, many, 36, 8))
+    with pytest.raises(DataError, match=r"got keys of (40 and of 36|36 and of 40) bytes"):
+        histogram.add(Counts(few, many, 40, 8))
 
 
 def test_nan_is_refused_and_the_column_named():

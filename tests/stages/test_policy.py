@@ -22,14 +22,15 @@ from winnow.stages.cuts.similarity import Similarity
 from winnow.stages.encoders import Encoding
 from winnow.stages.policy import Path as Stages
 from winnow.stages.policy import lay_out
-from winnow.stages.pools.pool import Pool
+from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.pools.webdataset import Webdataset
 
 SHARDS = (Identity("a.parquet", 3, "x"), Identity("b.parquet", 4, "y"))
+LISTING = PoolStage(SHARDS)
 
 
 def laid_out(*policy: Cut, shards: tuple[Identity, ...] = SHARDS) -> Stages:
-    return lay_out("s", Pool(("*",), READER), shards, {}, Encoding(), Needs(), policy, None)
+    return lay_out("s", Pool(("*",), READER), PoolStage(shards), {}, Encoding(), Needs(), policy, None)
 
 
 def names(path: Stages) -> dict[str, str]:
@@ -71,7 +72,7 @@ def test_a_pool_of_images_embeds_and_may_write_shards(tmp_path: Path) -> None:
     def of(samples_per_shard: int | None) -> Stages:
         encoders = {"clip": tiny_clip(tmp_path)}
         pool = Pool(("*",), Webdataset())
-        return lay_out("s", pool, SHARDS, encoders, Encoding(), Needs(), [Rules(min_words=2)], samples_per_shard)
+        return lay_out("s", pool, LISTING, encoders, Encoding(), Needs(), [Rules(min_words=2)], samples_per_shard)
 
     assert [label for label, _ in of(None).stages] == ["pool", "embeddings", "distinct", "rules", "manifest"]
     assert of(None).shards is None
@@ -82,7 +83,7 @@ def test_a_pool_of_images_embeds_and_may_write_shards(tmp_path: Path) -> None:
     exact = lay_out(
         "s",
         Pool(("*",), Webdataset()),
-        SHARDS,
+        LISTING,
         {"clip": tiny_clip(tmp_path)},
         Encoding(),
         Needs(),

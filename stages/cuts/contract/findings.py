@@ -136,18 +136,24 @@ def over(
     items: Sequence[Item],
     label: str,
     absorb: Callable[[Result], Findings] | None = None,
+    merge: Callable[[Sequence[Result]], Result] | None = None,
 ) -> Findings:
     """The findings of `check` on every item, as tasks of the executor. An item that cannot be read is a violation.
 
     check: picklable. items: each has a `url`. absorb: turns a result into Findings in this process; None if it is one.
+    merge: makes one result of several; None if they are Findings, which add up.
     """
     found = Findings()
     try:
-        for _, result in run.each(_Reading(check), items, f"verify: {label}"):
+        for result in run.reduce(_Reading(check), merge or _merge_findings, items, f"verify: {label}"):
             found += cast(Findings, result) if absorb is None else absorb(result)
     except FailedShards as error:
         found += unreadable(error)
     return found
+
+
+def _merge_findings(parts: Sequence[Any]) -> Any:
+    return sum(parts, Findings())
 
 
 def unreadable(error: FailedShards) -> Findings:

@@ -1,7 +1,7 @@
 """Rankings of a cut, and checks of what it kept: no dropped sample ranks before a kept one, and the count is right.
 
 Each shard reports, for each group, its size, how many samples are kept, the last kept and the first dropped one, in the
-order of value, uid and place. The reports of all shards add up to that of the whole pool.
+order of value, uid and place. The reports of all shards add up to that of the whole pool, on the workers first.
 """
 
 from collections.abc import Sequence
@@ -34,6 +34,32 @@ class Ranking:
     kept: np.ndarray
 
 
+@dataclass(frozen=True)
+class PartStandings:
+    """Of some shards, the groups that occur in them: group int64 (m,), ascending; the others as in Standings, (m,)."""
+
+    group: np.ndarray
+    size: np.ndarray
+    kept: np.ndarray
+    last: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, ranking: Ranking, uids: np.ndarray, shard: int) -> "PartStandings":
+        """Those of one shard. Cost O(n log n)."""
+        at = np.flatnonzero(ranking.group >= 0)
+        group, kept = ranking.group[at].astype(np.int64), ranking.kept[at]
+        keys = order_keys(wide(ranking.value[at]), uids[at], shard, at)
+        found, place = np.unique(group, return_inverse=True)
+        last, first = np.full(len(found), _FIRST, WIDE_KEY), np.full(len(found), LAST, WIDE_KEY)
+        order = np.lexsort((keys, group))  # by group, best first
+        stays, goes = order[kept[order]], order[~kept[order]][::-1]
+        last[place[stays]] = keys[stays]  # numpy keeps the last of several assignments to one group
+        first[place[goes]] = keys[goes]
+        size, stay = (np.bincount(place[which], minlength=len(found)) for which in (slice(None), kept))
+        return cls(found, size, stay, last, first)
+
+
 @dataclass
 class Standings:
     """Size and boundary of groups 0 to g - 1 over all shards seen so far; all arrays (g,).
@@ -52,35 +78,43 @@ class Standings:
         none = np.zeros(groups, np.int64)
         return cls(none, none.copy(), np.full(groups, _FIRST, WIDE_KEY), np.full(groups, LAST, WIDE_KEY))
 
-    @classmethod
-    def of(cls, ranking: Ranking, uids: np.ndarray, shard: int) -> "Standings":
-        """The standings of one shard. Cost O(n log n)."""
-        at = np.flatnonzero(ranking.group >= 0)
-        group, kept = ranking.group[at].astype(np.int64), ranking.kept[at]
-        keys = order_keys(wide(ranking.value[at]), uids[at], shard, at)
-        made = cls.empty(int(group.max(initial=-1)) + 1)
-        made.size += np.bincount(group, minlength=len(made.size))
-        made.kept += np.bincount(group[kept], minlength=len(made.size))
-        order = np.lexsort((keys, group))  # by group, best first
-        stays, goes = order[kept[order]], order[~kept[order]][::-1]
-        made.last[group[stays]] = keys[stays]  # numpy keeps the last of several assignments to one group
-        made.first[group[goes]] = keys[goes]
-        return made
+    def take(self, part: PartStandings) -> None:
+        """Add the rows of more shards. Cost O(m), not O(g)."""
+        at = part.group
+        if len(at) and at[-1] >= len(self.size):
+            # doubled, as groups appear one by one where shards are small
+            self._become(self.widened(max(int(at[-1]) + 1, 2 * len(self.size))))
+        self.size[at] += part.size
+        self.kept[at] += part.kept
+        self.last[at] = np.where(part.last > self.last[at], part.last, self.last[at])
+        self.first[at] = np.where(part.first < self.first[at], part.first, self.first[at])
 
-    def __add__(self, other: "Standings") -> "Standings":
-        mine, theirs = (part.widened(max(len(self.size), len(other.size))) for part in (self, other))
-        return Standings(
-            mine.size + theirs.size,
-            mine.kept + theirs.kept,
-            np.where(mine.last > theirs.last, mine.last, theirs.last),
-            np.where(mine.first < theirs.first, mine.first, theirs.first),
-        )
+    def part(self) -> PartStandings:
+        """The groups that occurred."""
+        at = np.flatnonzero(self.size)
+        return PartStandings(at, self.size[at], self.kept[at], self.last[at], self.first[at])
+
+    def whole(self) -> "Standings":
+        """Up to the last group that occurred."""
+        count = int(np.flatnonzero(self.size)[-1]) + 1 if self.size.any() else 0
+        return Standings(self.size[:count], self.kept[:count], self.last[:count], self.first[:count])
+
+    def _become(self, other: "Standings") -> None:
+        self.size, self.kept, self.last, self.first = other.size, other.kept, other.last, other.first
 
     def widened(self, groups: int) -> "Standings":
         """The same with empty groups appended, so that there are at least this many."""
         more = Standings.empty(max(0, groups - len(self.size)))
         names = ("size", "kept", "last", "first")
         return Standings(*(np.concatenate([getattr(self, name), getattr(more, name)]) for name in names))
+
+
+def merge_standings(parts: Sequence[PartStandings]) -> PartStandings:
+    """Those of several shards as one."""
+    found = Standings.empty()
+    for part in parts:
+        found.take(part)
+    return found.part()
 
 
 def wide(value: np.ndarray) -> np.ndarray:

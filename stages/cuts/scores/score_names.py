@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ import pyarrow as pa
 from winnow.pipeline import storage
 from winnow.pipeline.columns import column, split_rows
 from winnow.pipeline.errors import DataError, JobError
-from winnow.pipeline.stage import Run, ShardItem, Summary, total
+from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import UID_ARROW, content_hash, uids_from_bytes, uids_from_pairs, uids_to_bytes
 from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.pools.columns import uid_bytes_of
@@ -87,14 +87,19 @@ class Names:
             if other != item.url:
                 raise DataError(f"shards must have different names, got {other} and {item.url}; join by uid")
         parts = max(1, -(-survivors.count() // _PART_ROWS))
-        found = run.exchange(_Repeats(self, survivors, parts), f"scores: {self.what}")
-        again = [summary for summary in found if summary["repeated"]]
-        if again:
-            first = cast(Mapping[str, Any], again[0])
+        again: dict[int, Mapping[str, Any]] = {}
+
+        def told(index: int, summary: Summary) -> None:
+            if summary["repeated"] and index < min(again, default=len(run.items)):
+                again.clear()
+                again[index] = summary
+
+        totals = run.exchange(_Repeats(self, survivors, parts), f"scores: {self.what}", [told])
+        for first in again.values():  # of the first shard that has any
             urls = " and ".join(run.items[first[name]].url for name in ("other", "shard"))
             more = "join by uid" if self.shard is not None else "name their shards by shard, or join by uid"
             raise DataError(
-                f"a {self.what} must belong to one sample, but {total(again, 'repeated')} samples repeat that of "
+                f"a {self.what} must belong to one sample, but {totals.number('repeated')} samples repeat that of "
                 f"another, first {first['key']!r} of {urls}; {more}"
             )
 

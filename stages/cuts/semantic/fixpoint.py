@@ -5,7 +5,7 @@ short. docs/semantic.md explains why this ends. Each step leaves a folder in `st
 that are finished.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, cast
 
@@ -17,7 +17,7 @@ from winnow.pipeline.artifact import Artifact, json_if_whole, write_json
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.executors.contract import Exchange
-from winnow.pipeline.stage import Run, ShardItem, Summary, total
+from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.stages.clusters.clusters import Members, read_centroids, read_sizes
 from winnow.stages.cuts.keeping import funnel
 from winnow.stages.cuts.semantic.buckets import Buckets
@@ -111,7 +111,7 @@ class SemanticStage:
     def _cells_of_cut_off(self, run: Run, what: Closeness, state: str, k: int) -> np.ndarray:
         """The cells in which a CUT_OFF sample appears: bool (k,)."""
         cells = np.zeros(k, bool)
-        for _, found in run.each(_CutOff(what, state), run.items, "duplicates: who is cut off"):
+        for found in run.reduce(_CutOff(what, state), _merge_cells, run.items, "duplicates: who is cut off"):
             cells[found] = True
         return cells
 
@@ -134,10 +134,15 @@ class _Steps:
         self.number += 1
         if (known := json_if_whole(done)) is not None:
             return cast(Mapping[str, int], known)
-        summaries = self._run.exchange(work, f"{label} (step {self.number})")
-        sums = {name: total(summaries, name) for name in (summaries[0] if summaries else ("waiting", "cut"))}
+        totals = self._run.exchange(work, f"{label} (step {self.number})")
+        sums = {name: totals.number(name) for name in totals.fields or ("waiting", "cut")}
         write_json(done, sums)
         return sums
+
+
+def _merge_cells(parts: Sequence[np.ndarray]) -> np.ndarray:
+    found: np.ndarray = np.unique(np.concatenate(parts))
+    return found
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from winnow.pipeline.artifact import Artifact, read_table, write_table
 from winnow.pipeline.columns import column, scattered
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.stage import Run, ShardItem, Summary
+from winnow.pipeline.sums import Sums, dense
 from winnow.stages.clusters.clustered import CLUSTER_FILES, ClusteredCut, cluster_of
 from winnow.stages.clusters.clusters import Members, read_centroids, read_sizes
 from winnow.stages.cuts.contract.explained import Asked, Explained, at_least
@@ -102,15 +103,13 @@ class VotesStage:
         centroids = read_centroids(self.clusters)
         m, width = target_shape(self.target)
         check_width(width, centroids.shape[1], self.by)
-        votes = np.zeros(len(centroids), np.int64)
-        starts = range(0, m, _TARGETS)
-        for _, (found, count) in run.each_task(_Vote(self.clusters, self.target), starts, f"{self.name}: votes"):
-            votes[found] += count
+        parts = run.each_task(_Vote(self.clusters, self.target), range(0, m, _TARGETS), f"{self.name}: votes")
+        [votes] = dense((part for _, part in parts), len(centroids))
         size = read_sizes(self.clusters)
         stays = self.rule.kept(votes)
         write_table(out.meta(VOTES), _table(size, votes, stays))
-        summaries = run.fill(_Keep(self, stays, out), out, self.name)
-        report = funnel(summaries, clusters=len(stays), voted=int((votes > 0).sum()), clusters_kept=int(stays.sum()))
+        totals = run.fill(_Keep(self, stays, out), out, self.name)
+        report = funnel(totals, clusters=len(stays), voted=int((votes > 0).sum()), clusters_kept=int(stays.sum()))
         if report["kept"] != int(size[stays].sum()):
             raise AccountingError(
                 f"{out.name}: all {int(size[stays].sum())} samples of the clusters that stay must be kept, but "
@@ -131,13 +130,12 @@ class _Vote:
     clusters: Artifact
     target: Artifact
 
-    def open(self) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    def open(self) -> Callable[[int], Sums]:
         return partial(self._vote, read_target(self.target), read_centroids(self.clusters))
 
-    def _vote(self, target: np.ndarray, centroids: np.ndarray, item: int) -> tuple[np.ndarray, np.ndarray]:
+    def _vote(self, target: np.ndarray, centroids: np.ndarray, item: int) -> Sums:
         cluster, _ = assign(target[item : item + _TARGETS], centroids)
-        found, count = np.unique(cluster, return_counts=True)
-        return found, count
+        return Sums.of(cluster)
 
 
 @dataclass(frozen=True)

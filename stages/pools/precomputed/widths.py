@@ -8,6 +8,7 @@ from typing import cast
 
 from winnow.pipeline.errors import PoolError, ShardError
 from winnow.pipeline.stage import Summary
+from winnow.pipeline.storage import Identity
 from winnow.stages.pools.precomputed.blocks import Blocks
 
 WIDTHS = "widths"
@@ -21,18 +22,29 @@ def same_width(named: Mapping[str, Blocks], url: str) -> None:
         raise ShardError(f"{url}: {' and '.join(widths)} must be as wide, but are {[*widths.values()]}", lasting=True)
 
 
-def one_width(summaries: Sequence[Summary], urls: Sequence[str]) -> dict[str, int]:
-    """The width of each encoder's vectors, from the summaries of all shards; absent if no shard has a row.
+class Widths:
+    """Hears of every shard, in any order and any number of times, which width the vectors of each encoder have.
 
-    urls: those of the shards. Raises PoolError if two shards differ.
+    Holds a shard for each width of each encoder.
     """
-    found: dict[str, tuple[int, str]] = {}
-    for summary, url in zip(summaries, urls, strict=True):
+
+    def __init__(self) -> None:
+        self._first: dict[str, dict[int, int]] = {}  # by encoder and width: the first shard that has it
+
+    def __call__(self, index: int, summary: Summary) -> None:
+        """A shard's summary: its widths by encoder, none without a row."""
         for name, width in cast(Mapping[str, int], summary.get(WIDTHS, {})).items():
-            first, where = found.setdefault(name, (width, url))
-            if width != first:
+            first = self._first.setdefault(name, {})
+            first[width] = min(index, first.get(width, index))
+
+    def one(self, shards: Sequence[Identity]) -> dict[str, int]:
+        """The width of each encoder's vectors; absent where no shard has a row. Raises PoolError where two differ."""
+        for name, first in self._first.items():
+            if len(first) > 1:
+                (here, width), (there, other) = sorted((index, width) for width, index in first.items())[:2]
                 raise PoolError(
-                    f"vectors of {name} must have one width in all shards, but those of {where} have {first} "
-                    f"numbers and those of {url} {width}; give the shards of one model, or each its own job"
+                    f"vectors of {name} must have one width in all shards, but those of {shards[here].url} have "
+                    f"{width} numbers and those of {shards[there].url} {other}; give the shards of one model, or each "
+                    f"its own job"
                 )
-    return {name: width for name, (width, _) in found.items()}
+        return {name: width for name, first in self._first.items() for width in first}

@@ -46,7 +46,7 @@ from winnow.pipeline.stage import ShardItem
 from winnow.pipeline.uid import UID, uids_from_hex
 from winnow.stages.cuts.contract.findings import Findings, looked, violated_rows
 from winnow.stages.cuts.contract.finished import RowSample
-from winnow.stages.cuts.contract.orders import Ranking, Standings
+from winnow.stages.cuts.contract.orders import PartStandings, Ranking, Standings, merge_standings
 
 EVERY = RowSample(None)
 CHECKS = checks_of([])
@@ -726,7 +726,11 @@ def test_standings_of_any_shards_add_up_to_that_of_all(data: st.DataObject) -> N
     group, uids = draw.integers(-1, 3, n), np.zeros(n, UID)
     edges = sorted(data.draw(st.lists(st.integers(0, n), max_size=3)))
     parts = [Ranking(*(x[a:b] for x in (value, group, kept))) for a, b in itertools.pairwise([0, *edges, n])]
-    standing = sum((Standings.of(part, uids[: len(part.value)], i) for i, part in enumerate(parts)), Standings.empty())
+    standing = Standings.empty()
+    seen = [PartStandings.of(part, uids[: len(part.value)], i) for i, part in enumerate(parts)]
+    for part in (merge_standings(seen[:2]), *seen[2:]):
+        standing.take(part)
+    standing = standing.whole()
     assert standing.size.tolist() == [(group == g).sum() for g in range(len(standing.size))]
     assert standing.kept.tolist() == [((group == g) & kept).sum() for g in range(len(standing.size))]
     for g in range(len(standing.size)):  # equal uids: of equal values the first place is the best

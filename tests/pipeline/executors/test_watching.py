@@ -91,7 +91,10 @@ def test_each_item_is_told_once_with_what_it_took(executor: Executor, tmp_path: 
 
 def test_a_exchange_is_told_by_its_last_step(executor: Executor, tmp_path: Path) -> None:
     run, notes = watched(executor, tmp_path)
-    assert [found["index"] for found in run.exchange(Swaps(), "swaps")] == [[0], [1], [2], [3]]
+    told: dict[int, object] = {}
+    totals = run.exchange(Swaps(), "swaps", [lambda index, summary: told.update({index: summary["index"]})])
+    assert told == {0: [0], 1: [1], 2: [2], 3: [3]}
+    assert totals.number("rows") == 4
     assert sorted(item.shard for item in notes.items if item.shard is not None) == [0, 1, 2, 3]
     assert {(item.rows, item.retries) for item in notes.items} == {(1, 0)}
 

@@ -141,9 +141,9 @@ def test_moments_of_parts_are_those_of_the_whole(seed: int, n: int, cuts: list[i
     cluster = rng.integers(0, 7, n).astype(np.int32)
     distance = rng.random(n).astype(np.float32) * 2
     edges = [0, *sorted(min(cut, n) for cut in cuts), n]
-    parts = [cluster_moments(cluster[a:b], distance[a:b], 7) for a, b in itertools.pairwise(edges)]
+    parts = [cluster_moments(cluster[a:b], distance[a:b]) for a, b in itertools.pairwise(edges)]
     size, spread = sum_moments(reversed(parts), 7)
-    whole = sum_moments([cluster_moments(cluster, distance, 7)], 7)
+    whole = sum_moments([cluster_moments(cluster, distance)], 7)
     assert size.tolist() == whole[0].tolist() == np.bincount(cluster, minlength=7).tolist()
     assert spread.tolist() == whole[1].tolist()
     assert spread.tolist() == pytest.approx([distance[cluster == j].sum(dtype=float) for j in range(7)], abs=1e-7)

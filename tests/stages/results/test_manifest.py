@@ -15,7 +15,8 @@ from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import AccountingError, FailedShards
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.local import LocalExecutor
-from winnow.pipeline.stage import Run, artifact_of, execute
+from winnow.pipeline.stage import Run, Summary, artifact_of, execute
+from winnow.pipeline.totals import Totals
 from winnow.pipeline.uid import UID_ARROW, bytes_of, hex_of
 from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.cuts.random import Random
@@ -226,13 +227,20 @@ def test_a_cut_that_lost_rows_is_an_accounting_error() -> None:
         made(best, ("similarity", short))
 
 
+def totals_of(*summaries: Summary) -> Totals:
+    found = Totals()
+    for summary in summaries:
+        found.add(summary)
+    return found
+
+
 def test_counts_that_do_not_add_up_are_an_accounting_error() -> None:
     good = {"rows": 5, "kept": 2, "dropped": {"rules": 2}, "rejected": {"no-image": 1}}
-    assert add_up([good, good], ["rules", "random"]) == {
+    assert add_up(totals_of(good, good), ["rules", "random"]) == {
         "pool": 10,
         "kept": 4,
         "dropped": {"rules": 4, "random": 0},
         "rejected": {"no-image": 2},
     }
     with pytest.raises(AccountingError, match=r"pool = kept \+ dropped \+ rejected must hold, but 11 != 4 \+ 4 \+ 2"):
-        add_up([good, {**good, "rows": 6}], ["rules"])
+        add_up(totals_of(good, {**good, "rows": 6}), ["rules"])
