@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 unexport PYTHONDONTWRITEBYTECODE  # set in many images of containers; bytecode saves each process a second or two
 
-.PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates bench-gpu bench-loader bench-many bench-peer bench-shards fuzz types clean evidence-datacomp evidence-demo evidence-filter
+.PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates bench-gpu bench-loader bench-many bench-peer bench-scale bench-shards fuzz types clean evidence-datacomp evidence-demo evidence-filter
 
 quickstart: $(VENV)/.installed  ## render a world, train a filter network on it, filter its noisy pool on Ray
 	$(RUN) -m winnow.jobs quickstart --folder out/quickstart
@@ -40,6 +40,9 @@ bench-many: $(VENV)/.installed  ## what 20,000 tiny shards cost the driver, and 
 
 bench-peer: $(VENV)/.installed  ## embedding beside a plain webdataset loop, and clip-retrieval where CLIP_RETRIEVAL is the python of one
 	$(RUN) -m winnow.jobs.lab.bench.peer --folder out/bench-peer $(if $(CLIP_RETRIEVAL),--clip-retrieval $(CLIP_RETRIEVAL))
+
+bench-scale: $(VENV)/.installed  ## the driver's memory and seconds at 50,000 and 200,000 shards and 50,000 clusters; 150 MB of disk, 8 minutes
+	$(RUN) -m winnow.jobs.lab.bench.scale --folder out/bench-scale
 
 bench-shards: $(VENV)/.installed  ## writing a quarter of 5 GB of tars beside its limits and two resharders; 9 GB under FOLDER (out; /dev/shm: no disk), 6 minutes
 	$(RUN) -m winnow.jobs.lab.bench.writing --folder $(or $(FOLDER),out)/bench-shards --gigabytes $(or $(GIGABYTES),5)

@@ -290,6 +290,11 @@ def test_the_name_follows_from_config_version_and_inputs_alone(pool, monkeypatch
     assert len({*names, artifact_of(stage, run.store).name}) == 4
 
 
+def test_the_shards_are_listed_once(pool):
+    run = pool.run()
+    assert run.items is run.items
+
+
 def test_summaries_come_from_the_footers(pool):
     made = pool.execute().artifact
     assert dict(pool.run().summaries(made)) == {0: {"rows": 2}, 1: {"rows": 0}, 2: {"rows": 1}}

@@ -1,5 +1,6 @@
 """The table of cuts and the stages a job is made of: names, order, and which artifacts two jobs share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,21 @@ def test_a_manifest_is_always_made(policy: tuple[Cut, ...]) -> None:
     path = laid_out(*policy)
     assert path.manifest.stage == "manifest"
     assert len(path.cuts) == len(policy)
+
+
+def test_the_list_of_shards_is_hashed_once_for_all_policies() -> None:
+    class Counted(tuple[Identity, ...]):
+        """Counts how often it is gone through."""
+
+        times = 0
+
+        def __iter__(self) -> Iterator[Identity]:
+            Counted.times += 1
+            return super().__iter__()
+
+    listing = PoolStage(Counted(SHARDS))
+    pool = Pool(("*",), READER)
+    paths = [lay_out("s", pool, listing, {}, Encoding(), Needs(), [Rules(min_words=n)], None) for n in (1, 2, 3)]
+    assert len({path.manifest.name for path in paths}) == 3
+    assert Counted.times == 1
+    assert artifact_of(listing, "s") == artifact_of(LISTING, "s")

@@ -1,6 +1,7 @@
 """Finished jobs of every kind of pool pass, and each kind of damage to their files, done from outside, is named."""
 
 import itertools
+import pickle
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -737,6 +738,13 @@ def test_standings_of_any_shards_add_up_to_that_of_all(data: st.DataObject) -> N
         order = sorted(np.flatnonzero(group == g), key=lambda at: (-value[at], at))
         stays = kept[order].tolist()
         assert (standing.last[g] > standing.first[g]) == (stays != sorted(stays, reverse=True))
+
+
+def test_the_standings_of_three_rows_say_little_of_50_000_groups() -> None:
+    ranking = Ranking(np.array([0.5, 0.7, 0.1], np.float32), np.array([49_999, 7, 7]), np.array([True, True, False]))
+    part = PartStandings.of(ranking, np.zeros(3, UID), 0)
+    assert part.group.tolist() == [7, 49_999]
+    assert len(pickle.dumps(part)) < 2_000
 
 
 def test_what_the_record_and_reports_count_is_held_against_the_files(tars: Done) -> None:

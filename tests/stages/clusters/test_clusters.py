@@ -1,17 +1,27 @@
 """Clusters of what is in: every member has its nearest centroid; the same for any shards, order and re-run."""
 
+import json
+import pickle
 import uuid
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.pools import Filtered, Samples, filtered, opened, write_vectors
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_table
 from winnow.pipeline.errors import DataError
-from winnow.pipeline.stage import artifact_of, execute
+from winnow.pipeline.stage import ShardItem, artifact_of, execute
 from winnow.pipeline.uid import uids_from_hex
-from winnow.stages.clusters.clusters import Known, Members, clusters_of, read_centroids, read_sizes
+from winnow.stages.clusters.clusters import (
+    Known,
+    Members,
+    _ClusterSizes,
+    clusters_of,
+    read_centroids,
+    read_sizes,
+)
 from winnow.stages.cuts.random import Random
 from winnow.stages.kernels.uid_hash import hash_values
 
@@ -212,3 +222,13 @@ def test_a_shard_without_rows_has_no_members(empty: int) -> None:
     made = clustered(pool, k=3)
     assert len(members(pool, made)) == 30
     assert len(Members.read(made, empty).rows) == 0
+
+
+def test_a_shard_of_three_rows_says_little_of_50_000_clusters() -> None:
+    made = Artifact(f"memory://{uuid.uuid4()}", "clusters", "0" * 16)
+    columns = {"row": [0, 1, 2], "cluster": pa.array([49_999, 7, 7], pa.int32()), "distance": pa.array([0.5] * 3)}
+    made.write(0, pa.table(columns), {"rows": 3})
+    found = _ClusterSizes(made)(ShardItem(0, "a.tar"))
+    assert dict(zip(found.index.tolist(), found.values[0].tolist(), strict=True)) == {7: 2, 49_999: 1}
+    assert len(pickle.dumps(found)) < 1_000
+    assert len(json.dumps(made.summary(0))) < 100, "counts of clusters are in no footer"
