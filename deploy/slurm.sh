@@ -12,9 +12,8 @@
 #   cores   64 a node. A worker that embeds takes 14 beside its GPU (4 x 14 = 56), the rest is Ray's and the system's. At
 #           300 JPEG/s a core, 14 cores decode 4,200/s. Deciding then has 128 cores: 72 core hours of comparing and assigning
 #           (1.3e16 FLOP at 50 GFLOP/s a core) take 35 minutes.
-#   memory  512 GB a node: 64 workers that compare hold 1 GB of their own and the copy of a part. The exchange is 450 GB of
-#           vectors in 2,048 parts of 0.2 GB. (At 2 billion a part is 3 GB: 64 x 4 GB are 256 GB, beside Ray's 30 %, 154 GB.)
-#   disk    what Ray spills: 450 GB on two nodes. RAY_TMPDIR must be local and have that; /tmp is often memory.
+#   memory  512 GB a node: 64 workers of an exchange hold 2 GB each, where shards have 100,000 rows or fewer.
+#   disk    the exchange is 450 GB of vectors in the store, or under resources.scratch, which both nodes must see.
 #   time    10 h of GPUs and 2 h of cores, doubled.
 #SBATCH --job-name=winnow
 #SBATCH --nodes=2

@@ -166,7 +166,7 @@ def verify(
     plain: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check the files of a finished job: counts, uids, shards, sources, values; writes nothing."""
+    """Check the files of a finished job: counts, uids, shards, sources, values; changes nothing."""
     from winnow.jobs.show.documents import verify_document
     from winnow.jobs.verify import verify as verifying
     from winnow.stages.cuts.contract.finished import RowSample

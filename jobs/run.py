@@ -85,9 +85,10 @@ def run_of(
     job: Job, executor: Executor, identities: tuple[storage.Identity, ...], watchers: tuple[Watcher, ...] = ()
 ) -> Run:
     """What the stages of a job share; JobError if the executor's workers cannot see the store."""
-    if not storage.is_shared(job.store) and not isinstance(executor, LocalExecutor):
-        raise JobError(f"{job.store} is visible to one process only; use --executor local")
-    return Run(job.store, executor, identities, job.needs, job.limits, watchers)
+    for url in (job.store, job.resources.scratch):
+        if not storage.is_shared(url) and not isinstance(executor, LocalExecutor):
+            raise JobError(f"{url} is visible to one process only; use --executor local")
+    return Run(job.store, executor, identities, job.needs, job.limits, watchers, job.resources.scratch)
 
 
 def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> StepResult:

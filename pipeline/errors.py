@@ -10,6 +10,7 @@ WinnowError                     exit 1
 ├── TrainingError                       a training failed; the same command continues it
 ├── DataError                           a value column breaks its contract (NaN, wrong length, unknown uid)
 ├── ShardError                          one shard cannot be read as a whole; it is retried, then failed
+├── SpanError                           of some shards that a worker took as one, these failed; each is told by name
 ├── FailedShards                        some shards failed for good; the run can be resumed
 ├── RejectsError                        more of the pool cannot be read than the job's limits allow
 ├── AccountingError                     pool = kept + dropped + rejected does not hold
@@ -72,6 +73,17 @@ class ShardError(WinnowError):
     def __init__(self, message: str, *, lasting: bool = False) -> None:
         self.lasting = lasting
         super().__init__(message)
+
+
+class SpanError(WinnowError):
+    """Of some items that a worker took as one, these failed, and the others are done: (name, error) of each."""
+
+    def __init__(self, failures: Sequence[tuple[str, Exception]]) -> None:
+        self.failures = list(failures)
+        super().__init__("; ".join(f"{name}: {error}" for name, error in self.failures))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (SpanError, (self.failures,))
 
 
 class RejectsError(WinnowError):

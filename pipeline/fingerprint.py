@@ -5,6 +5,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from winnow.pipeline.plugins import origin_of
 
 
@@ -16,6 +18,8 @@ def fingerprint(value: object, digits: int = 16) -> str:
 
 def canonical(value: object) -> object:
     """Configuration as plain JSON: a dataclass becomes its class name and fields, a tuple becomes a list.
+
+    An array becomes its dtype, its shape and a hash of its bytes.
 
     A field with metadata `fingerprint=False` (how to run, not what to compute) is left out. An object with a
     `fingerprint` attribute (an artifact) becomes its fingerprint. A plugin's class is named with its distribution and
@@ -31,9 +35,12 @@ def canonical(value: object) -> object:
         return {str(key): canonical(item) for key, item in value.items()}
     if isinstance(value, str | int | float | bool) or value is None:
         return value
+    if isinstance(value, np.ndarray):
+        content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return {"array": str(value.dtype), "shape": list(value.shape), "sha256": content}
     if isinstance(value, Sequence):
         return [canonical(item) for item in value]
-    raise TypeError(f"configuration is plain values, dataclasses and artifacts, got {type(value)}")
+    raise TypeError(f"configuration is plain values, arrays, dataclasses and artifacts, got {type(value)}")
 
 
 def _named(kind: type) -> str:

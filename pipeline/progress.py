@@ -46,11 +46,14 @@ def hushed(quiet: bool = True) -> Iterator[None]:
 class StageProgress:
     """Counts items, rows and rejects of one stage. Use it as a context manager; call `advance` for each finished item.
 
-    total: number of items. ready: items that an earlier run finished. stream: stderr by default.
+    total: number of items. ready: items that an earlier run finished. stream: stderr by default. of: what
+    items are.
     """
 
-    def __init__(self, label: str, total: int, ready: int = 0, stream: TextIO | None = None) -> None:
-        self._label, self._total, self._ready = label, total, ready
+    def __init__(
+        self, label: str, total: int, ready: int = 0, stream: TextIO | None = None, of: str = "shards"
+    ) -> None:
+        self._label, self._total, self._ready, self._of = label, total, ready, of
         self._items = self._rows = self._rejects = 0
         self._console = Console(file=stream or sys.stderr)
         self._started = self._said = time.monotonic()
@@ -105,6 +108,6 @@ class StageProgress:
         # items of an earlier run took no time now, so the pace counts only those of this run
         left = self._total - self._ready - self._items
         eta = left * self._seconds() / self._items
-        done = f"{self._ready + self._items} of {self._total} shards"
+        done = f"{self._ready + self._items} of {self._total} {self._of}"
         said = done, self._rate(), self._lost(), f"{eta:,.0f} s left"
         return f"{self._label}: {', '.join(text for text in said if text)}"

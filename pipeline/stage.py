@@ -10,14 +10,18 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, cast
+from typing import Protocol
 
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.errors import AccountingError, DataError
-from winnow.pipeline.executors.contract import Exchange, Executor, Item, Needs, Reduction, Result, Stateless, Task
+from winnow.pipeline.errors import AccountingError, FailedShards
+from winnow.pipeline.exchange.pieces import FORMAT
+from winnow.pipeline.exchange.shuffle import Shuffle, folder_apart
+from winnow.pipeline.exchange.work import Exchange
+from winnow.pipeline.executors.contract import Executor, Item, Needs, Reduction, Result, Stateless, Task
 from winnow.pipeline.executors.watching import Watch, Watcher
 from winnow.pipeline.fingerprint import canonical, fingerprint
+from winnow.pipeline.stage_config import check_made_of, plain_config
 from winnow.pipeline.totals import Summary as Summary  # who writes a stage finds it here
 from winnow.pipeline.totals import Told, Totals, summed
 
@@ -85,7 +89,8 @@ class Run:
     """What every stage of a job shares.
 
     shards: identity of each input shard, in the order of the pool. needs: what the job gives a worker that embeds.
-    limits: of bad input. watchers: who is told of every shard that is done.
+    limits: of bad input. watchers: who is told of every shard that is done. scratch: URL where the rows of exchanges
+    lie meanwhile, seen by all workers; empty for a folder beside the artifact.
     """
 
     store: str
@@ -94,6 +99,8 @@ class Run:
     needs: Needs = field(default_factory=Needs)
     limits: Limits = field(default_factory=Limits)
     watchers: tuple[Watcher, ...] = ()
+    scratch: str = ""
+    exchanged: set[str] = field(default_factory=set, repr=False, compare=False)  # folders, removed with their stage
 
     @property
     def _watch(self) -> Watch:
@@ -137,10 +144,25 @@ class Run:
             if result is not None:
                 yield result
 
-    def exchange(self, work: Exchange[ShardItem, Summary], label: str, told: Sequence[Told] = ()) -> Totals:
-        """Executor.exchange over every shard, with the same progress and check; the sums of their summaries."""
-        results = self._watch.exchange(work, self.items, label)
-        return summed(_checked(results, len(self.items), label), told)
+    def exchange(
+        self, work: Exchange[ShardItem, Summary], label: str, out: Artifact, told: Sequence[Told] = ()
+    ) -> Totals:
+        """An exchange over every shard, from what an earlier run of it left beside `out`; the sums of their summaries.
+
+        work: a dataclass that `canonical` takes, with summaries of plain JSON.
+        """
+        whole = storage.join(self.scratch, out.name) if self.scratch else out.meta("exchange")
+        self.exchanged.add(whole)
+        made_of = {"format": FORMAT, "work": work, "parts": work.parts, "items": len(self.items)}
+        shuffle = Shuffle(self.executor, work, self.items, label, self.plain, storage.join(whole, fingerprint(made_of)))
+        return summed(_checked(shuffle.results(self._watch), len(self.items), label), told)
+
+    def exchange_apart(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[Result]:
+        """The results of an exchange over any items, in any order; its files are removed, for no run continues it."""
+        with folder_apart(self.executor, self.scratch, self.store) as folder:
+            shuffle = Shuffle(self.executor, work, items, label, self.plain, folder, recorded=False)
+            for _, result in _checked(shuffle.results(self._watch), len(items), label):
+                yield result
 
     def fill(
         self, function: Callable[[ShardItem], Summary], out: Artifact, label: str, told: Sequence[Told] = ()
@@ -256,37 +278,23 @@ def execute(stage: Stage, run: Run) -> StepResult:
     started = time.monotonic()
     done = out.done()
     if done is not None and out.holds(done):
-        _check_made_of(stage, out, done)
+        check_made_of(stage, out, done)
         return StepResult(stage.name, out, done, time.monotonic() - started, reused=True)
     run.executor.start()  # only here, where there is something to do
     started = time.monotonic()  # a cluster that starts is no part of the stage
     for folder in (out.folder, out.meta_folder):
         storage.remove_abandoned(folder)
-    report = stage.make(run, out)
+    try:
+        report = stage.make(run, out)
+    except FailedShards:
+        # another run of the same job, which was ahead, has finished the stage and removed what this one was to read
+        if (done := out.done()) is None or not out.holds(done):
+            raise
+        return StepResult(stage.name, out, done, time.monotonic() - started, reused=True)
     seconds = round(time.monotonic() - started, 3)
     report = {**report, "seconds": seconds}
-    made_of = {"stage": stage.name, "version": stage.version, "config": _plain(stage)}
+    made_of = {"stage": stage.name, "version": stage.version, "config": plain_config(stage)}
     out.finish({**report, **made_of, "files": out.weight(report)})
+    while run.exchanged:
+        storage.remove_folder(run.exchanged.pop())
     return StepResult(stage.name, out, report, seconds, reused=False)
-
-
-def _check_made_of(stage: Stage, out: Artifact, done: Mapping[str, object]) -> None:
-    """Raises DataError unless `_done.json` tells the configuration of this stage: a name alone is never believed."""
-    there, asked = cast(Mapping[str, object], done["config"]), _plain(stage)
-    for option in _fields_of(stage):
-        name = option.name
-        if option.metadata.get("fingerprint", True) and there.get(name) != asked[name]:
-            raise DataError(
-                f"{out.folder} must be made of what this job asks for, but its {name} is {there.get(name)!r:.200} and "
-                f"the job's is {asked[name]!r:.200}: two configurations have one name; use another store for one"
-            )
-
-
-def _plain(stage: Stage) -> dict[str, object]:
-    """A stage's configuration with artifacts by name, for people who read `_done.json`."""
-    values = {option.name: getattr(stage, option.name) for option in _fields_of(stage)}
-    return {name: v.name if isinstance(v, Artifact) else canonical(v) for name, v in values.items()}
-
-
-def _fields_of(stage: Stage) -> tuple[dataclasses.Field[object], ...]:
-    return dataclasses.fields(cast(object, stage))  # type: ignore[arg-type]  # every stage is a dataclass

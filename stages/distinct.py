@@ -51,7 +51,7 @@ class Distinct:
         if embedded is None:
             raise AccountingError(f"{self.embeddings.name} must be finished before its uids are compared")
         parts = max(1, -(-cast(int, embedded["kept"]) // _PART_ROWS))
-        totals = run.exchange(_Compare(self.embeddings, out, parts), self.name)
+        totals = run.exchange(_Compare(self.embeddings, out, parts), self.name, out)
         came, kept = totals.number("rows"), totals.number("kept")
         return {"kept": kept, "rejected": came - kept, "rejects": {REPEATED: came - kept} if came > kept else {}}
 

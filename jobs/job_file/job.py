@@ -49,7 +49,8 @@ class Resources:
 
     memory_gb: what one worker declares to Ray, in 10⁹ bytes; 0 declares none.
     retries: how often a failing shard is tried again. prefetch: while an embedding worker works on a shard, it opens
-    the next one and finishes the previous one in the background.
+    the next one and finishes the previous one in the background. scratch: folder or URL for the rows of exchanges,
+    seen by all workers; empty for a folder of the store.
     """
 
     workers: int | None = None
@@ -58,6 +59,7 @@ class Resources:
     memory_gb: float = 0.0
     retries: int = 2
     prefetch: bool = True
+    scratch: storage.File = ""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,11 @@ def _check(job: Job) -> None:
         raise JobError(f"resources need cpus >= 0 and gpus >= 0, not both 0, got {wants}")
     if not 0 <= wants.memory_gb < float("inf"):
         raise JobError(f"resources need memory_gb >= 0, got {wants}")
+    if wants.scratch:
+        try:
+            storage.check_commits(wants.scratch)
+        except StorageError as error:
+            raise JobError(f"resources.scratch: {error}") from error
     if not 0 <= job.limits.max_reject_fraction <= 1 or job.limits.max_failed_shards < 0:
         raise JobError(f"limits need 0 <= max_reject_fraction <= 1 and max_failed_shards >= 0, got {job.limits}")
     if job.shards is not None and job.shards.samples_per_shard < 1:

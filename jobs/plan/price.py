@@ -32,7 +32,7 @@ COLD = 64
 """Samples of each shard in the warm-up run, in which workers start and import their packages."""
 
 _SHARE = 0.8
-_STORE_SHARE = 0.3  # share of a machine's memory that Ray takes for its object store by default
+_NOTED_BYTES = 1e12  # of an exchange: more is worth a line
 
 
 @dataclass(frozen=True)
@@ -218,22 +218,20 @@ def warnings(
                 f"with shards of {pool.largest:,.0f} samples, of {memory / 1e9:.3g}; take fewer workers a machine, or "
                 f"smaller shards"
             )
-        machines = max(1.0, workers / here)
-        room = _STORE_SHARE * memory * machines
-        if stage.exchanged > room:
-            found.append(
-                f"{stage.label}: {stage.exchanged / 1e12:.3g} TB go through the object store, which has about "
-                f"{room / 1e12:.3g} TB on {machines:,.0f} machines like this; the rest is spilled, so their disks "
-                f"must have {(stage.exchanged - room) / 1e12:.3g} TB free together"
-            )
-    path = storage.local_path(job.store)
-    left = sum(stage.left for stage in stages)
-    if path is not None:
-        while not path.exists():
-            path = path.parent
-        if left > shutil.disk_usage(path).free:
-            free = shutil.disk_usage(path).free
-            found.append(f"{job.store} needs {left / 1e9:,.3g} GB, but its disk has {free / 1e9:,.3g} GB free")
+    left = sum((stage.left for stage in stages), 0.0)
+    moved = max((stage.exchanged for stage in stages), default=0.0)
+    scratch = job.resources.scratch or job.store
+    if moved > _NOTED_BYTES:
+        found.append(
+            f"{scratch} holds {moved / 1e12:.3g} TB more while an exchange runs; resources.scratch names another place"
+        )
+    for url, room in {job.store: left, scratch: moved + (left if scratch == job.store else 0.0)}.items():
+        path = storage.local_path(url)
+        if path is not None:
+            while not path.exists():
+                path = path.parent
+            if room > (free := shutil.disk_usage(path).free):
+                found.append(f"{url} needs {room / 1e9:,.3g} GB, but its disk has {free / 1e9:,.3g} GB free")
     if job.resources.gpus and any(one.embeds for one in measured):
         found.append(f"a GPU hour is that of a worker like the one measured here, with {job.resources.gpus:g} GPUs")
     return found

@@ -84,7 +84,7 @@ class Rates:
 class Estimate:
     """One stage over the whole pool. seconds: wall time. busy: seconds of all workers together.
 
-    read: bytes read. left: bytes of its files. exchanged: bytes in the object store. peak: memory of a worker, bytes.
+    read: bytes read. left: bytes of its files. exchanged: bytes of rows that travel. peak: memory of a worker, bytes.
     """
 
     label: str

@@ -75,7 +75,7 @@ def _table(*names: str) -> Table:
 
 
 def totals(found: Price, prices: Prices) -> dict[str, float]:
-    """Sums over all stages. `exchanged` is not summed, because the object store is emptied after each stage."""
+    """Sums over all stages. `exchanged` is not summed, because its files are removed after each stage."""
     sums = {
         name: sum(float(getattr(stage, name)) for stage in found.stages)
         for name in ("seconds", "gpu_hours", "cpu_hours", "read", "left", "files")

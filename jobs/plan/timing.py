@@ -9,14 +9,15 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from winnow.pipeline.executors.contract import Exchange, Executor, Forwarding, Needs, Task
+from winnow.pipeline.exchange.steps import Decide, Scatter, Settle
+from winnow.pipeline.executors.contract import Executor, Forwarding, Needs, Stateless, Task
 from winnow.pipeline.stage import ShardItem
 
 
@@ -98,12 +99,12 @@ class Timing(Forwarding):
         folder.mkdir(parents=True, exist_ok=True)
 
     def map(self, task: Task[Any, Any], items: Sequence[Any], label: str, needs: Needs) -> Iterator[Any]:
-        """See Executor.map."""
+        """See Executor.map; of an exchange its calls on each item and part are timed, not those of its spans."""
+        step = task.function if isinstance(task, Stateless) else None
+        if isinstance(step, Scatter | Decide | Settle):
+            work = _TimedExchange(step.work, _StepClock(str(self._folder), step.label))
+            return self._inner.map(Stateless(replace(step, work=work)), items, label, needs)
         return self._inner.map(_Timed(task, _StepClock(str(self._folder), label)), items, label, needs)
-
-    def exchange(self, work: Exchange[Any, Any], items: Sequence[Any], label: str) -> Iterator[Any]:
-        """See Executor.exchange."""
-        return self._inner.exchange(_TimedExchange(work, _StepClock(str(self._folder), label)), items, label)
 
     def take(self) -> list[Call]:
         """The calls of all workers since the last `take`."""

@@ -16,7 +16,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column, split_rows
 from winnow.pipeline.errors import DataError, FailedShards
-from winnow.pipeline.stage import Run, ShardItem, check_all
+from winnow.pipeline.stage import Run, ShardItem
 from winnow.pipeline.uid import UID, bytes_of, uids_from_bytes, uids_to_bytes, uids_to_hex
 from winnow.stages.cuts.contract.findings import (
     Findings,
@@ -87,15 +87,10 @@ def _compared(run: Run, url: str, named: NamedRows) -> Findings:
     ]
     items: list[ShardItem | _Chunk] = [*run.items, *chunks]
     work = _MeetEntries(url, named, max(1, -(-entries // _PART)))
-    results: list[tuple[int, Findings]] = []
-    label = f"verify: {storage.name_of(url)}"
     try:
-        results += run.executor.exchange(work, items, label)
+        found = sum(run.exchange_apart(work, items, f"verify: {storage.name_of(url)}"), found)
     except FailedShards as error:
         return found + unreadable(error)
-    check_all(label, [index for index, _ in results], len(items))
-    for _, one in sorted(results, key=lambda pair: pair[0]):
-        found += one
     if repeated := found.sums.get("repeated", 0):
         found += violated(f"{url}: a uid names one sample, but {repeated} of its uids name more than one")
     return found

@@ -4,11 +4,11 @@ Two executors keep one contract (contract.py). Who stands before them, from a st
 
     Stage.make
         │  Run.each, Run.fill          a function of one shard (or a Task, which opens a model first)
-        │  Run.exchange                 a shuffle: scatter, decide, settle
+        │  Run.exchange                 a shuffle: three passes of `map` (pipeline/exchange/)
         ▼
     Watch        watching.py           measures each shard where it is done; tells progress, the event log, Prometheus
         ▼
-    Timing       jobs/plan/timing.py   only under `plan --price`: times each call, those of an exchange too
+    Timing       jobs/plan/timing.py   only under `plan --price`: times each call; of an exchange each item and part
         ▼
     _Lazy        choose.py             only before Ray: imports it and joins or starts a cluster with the first work
         ▼
@@ -19,7 +19,7 @@ Two executors keep one contract (contract.py). Who stands before them, from a st
                                             Worker       ray_worker.py         in an actor: opens, does shards in turn
 
 Watch is no executor: it wraps work before Run hands it on, since only Run knows what a pass is called and whom to tell.
-Timing is apart from Watch because its lines cannot travel with results: an exchange returns only its last step.
+Timing is apart from Watch because its lines cannot travel with results: scatter and decide return none.
 _Lazy is apart from RayExecutor because importing Ray takes a second, which a run that finds everything done saves.
 Both executors share when to try again (retries.py), and the turns that two shards of one worker take (turns.py).
 """

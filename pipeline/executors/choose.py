@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 
 from winnow.pipeline.errors import JobError
-from winnow.pipeline.executors.contract import Exchange, Executor, Forwarding, Item, Needs, Result, Task
+from winnow.pipeline.executors.contract import Executor, Forwarding, Item, Needs, Result, Task
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.executors.ray_address import CONNECT_S, check_answers, check_connects, cluster_at, is_submitted
 from winnow.pipeline.executors.ray_metrics import RayMetrics
@@ -47,10 +47,6 @@ class _Lazy(Forwarding):
     ) -> Iterator[tuple[int, Result]]:
         """See Executor.map."""
         return self._inner.map(task, items, label, needs) if items else iter(())
-
-    def exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
-        """See Executor.exchange."""
-        return self._inner.exchange(work, items, label) if items else iter(())
 
     def close(self) -> None:
         """See Executor.close."""

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-import pyarrow as pa
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -79,30 +77,6 @@ class Reduction(Generic[Item, Result]):
         return [self.merge(results), *[None] * (len(results) - 1)]
 
 
-class Exchange(Protocol[I_contra, R_co]):
-    """A shuffle, for work that must see rows of many items together: scatter by part, decide, settle back by item.
-
-    No table passes through the driver. Every method must give the same tables when it is run again.
-    """
-
-    @property
-    def parts(self) -> int:
-        """Number of parts."""
-        ...
-
-    def scatter(self, item: I_contra) -> Mapping[int, pa.Table]:
-        """Rows of one item for each part in [0, parts); a part without rows may be absent."""
-        ...
-
-    def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
-        """From all rows of a part (in order of item): rows for each item index that has any."""
-        ...
-
-    def settle(self, item: I_contra, tables: Sequence[pa.Table]) -> R_co:
-        """Commit one item's file from what the parts decided on it (in order of part)."""
-        ...
-
-
 class Executor(Protocol):
     """Runs tasks over items with some workers; the answer never depends on which executor or how many."""
 
@@ -132,14 +106,6 @@ class Executor(Protocol):
         times, unless no other try can do better (pipeline/executors/retries.py). Raises FailedShards
         after all others are done when some still fail, and before where it is of no use to begin them. A FATAL
         error and any other exception, which is a bug, surface at once.
-        """
-        ...
-
-    def exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
-        """Run an Exchange over all items; (index of item, result) in any order, each exactly once.
-
-        Each of its calls is retried as in `map`. Raises FailedShards, naming items or parts, after a step of
-        which some calls still fail; ValueError for a part that is not in [0, parts).
         """
         ...
 
@@ -175,9 +141,3 @@ class Forwarding:
 def item_name(item: object) -> str:
     """What an error message calls an item: its url where it has one."""
     return str(getattr(item, "url", item))
-
-
-def check_part(label: str, part: int, parts: int) -> None:
-    """Raises ValueError for rows that are scattered to no part: they would vanish."""
-    if not 0 <= part < parts:
-        raise ValueError(f"{label}: rows go to a part in [0, {parts}), got part {part}; fix `scatter`")

@@ -1,27 +1,17 @@
-"""The local executor: runs tasks in threads of this process, and exchanges tables through temporary files."""
+"""The local executor: runs tasks in threads of this process."""
 
-import tempfile
 import threading
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Generic
 
-import pyarrow as pa
-
 from winnow.pipeline.errors import WinnowError
-from winnow.pipeline.executors.contract import Exchange, Item, Needs, Result, Task, check_part, item_name
-from winnow.pipeline.executors.retries import Account, failure
+from winnow.pipeline.executors.contract import Item, Needs, Result, Task, item_name
+from winnow.pipeline.executors.retries import Account, failures
 from winnow.pipeline.machine import cores
-
-_Place = tuple[str, int, int]
-"""A table on disk: path of its file, first byte, byte after the last."""
-
-_Spill = Mapping[int, _Place]
-"""Tables that one call sent, by receiver."""
-
 
 _AHEAD = 4
 """Calls for each thread that are begun or done before the first result is taken: no more results are held."""
@@ -78,36 +68,6 @@ class LocalExecutor:
         calls = _Calls(len(items), lambda index: item_name(items[index]), lambda index: run(items[index]))
         yield from self._drive(calls, label, needs, 2 * workers if needs.prefetch else workers)
 
-    def exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
-        """See Executor.exchange; tables lie in files of a temporary folder, and are mapped from there."""
-        needs = Needs()
-        # tables go through files, not through memory: those of all shards together may not fit, and pages of a mapped
-        # file can be dropped
-        with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
-
-            def scatter(index: int, item: Item) -> _Spill:
-                tables = work.scatter(item)
-                for part in tables:
-                    check_part(label, part, work.parts)
-                return _spill(f"{folder}/item-{index}", tables)
-
-            def decide(part: int) -> _Spill:
-                return _spill(f"{folder}/part-{part}", work.decide(part, [_mapped(place) for place in parts[part]]))
-
-            def settle(index: int, item: Item) -> Result:
-                return work.settle(item, [_mapped(place) for place in decided[index]])
-
-            def of(index: int) -> str:
-                return item_name(items[index])
-
-            scatters = _Calls(len(items), of, lambda index: scatter(index, items[index]))
-            parts = _by_receiver(self._drive(scatters, f"{label} (scatter)", needs))
-            numbers = sorted(parts)
-            decides = _Calls(len(numbers), lambda at: f"part {numbers[at]}", lambda at: decide(numbers[at]))
-            decided = _by_receiver(self._drive(decides, f"{label} (decide)", needs))
-            settles = _Calls(len(items), of, lambda index: settle(index, items[index]))
-            yield from self._drive(settles, label, needs)
-
     def _drive(
         self, calls: "_Calls[Result]", label: str, needs: Needs, workers: int | None = None
     ) -> Iterator[tuple[int, Result]]:
@@ -121,9 +81,9 @@ class LocalExecutor:
                 try:
                     result = calls.run(index)
                 except (WinnowError, OSError) as error:
-                    found = failure(calls.name(index), error)  # raises where no other shard can do better either
-                    if found.lasting or failed[index] == needs.retries:
-                        account.failed([found])
+                    found = failures(calls.name(index), error)  # raises where no other shard can do better either
+                    if all(one.lasting for one in found) or failed[index] == needs.retries:
+                        account.failed(found)
                         return None
                     failed[index] += 1
                 else:
@@ -148,33 +108,3 @@ class LocalExecutor:
 
     def close(self) -> None:
         """Nothing outlives a call of map."""
-
-
-def _spill(stem: str, tables: Mapping[int, pa.Table]) -> _Spill:
-    """Leave tables in one file, and say where each of them is."""
-    path, places, start = f"{stem}.arrow", {}, 0  # one file a sender: shards × parts files would be too many
-    with open(path, "wb") as file:
-        for receiver, table in tables.items():
-            with pa.ipc.new_stream(file, table.schema) as stream:
-                stream.write_table(table)
-            places[receiver] = path, start, file.tell()
-            start = file.tell()
-    return places
-
-
-def _mapped(place: _Place) -> pa.Table:
-    """A table in its file: nothing of it is read before it is used."""
-    path, start, stop = place
-    with pa.memory_map(path) as file:
-        file.seek(start)
-        return pa.ipc.open_stream(file.read_buffer(stop - start)).read_all()
-
-
-def _by_receiver(sent: Iterable[tuple[int, _Spill]]) -> dict[int, list[_Place]]:
-    """What was sent to each receiver, in the order of the senders."""
-    found: dict[int, list[_Place]] = defaultdict(list)
-    # by sender, whatever came first, so that a part sees its rows in the order of the pool
-    for _, places in sorted(sent, key=lambda pair: pair[0]):
-        for receiver, place in places.items():
-            found[receiver].append(place)
-    return found

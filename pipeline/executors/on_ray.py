@@ -1,4 +1,4 @@
-"""The Ray executor: runs tasks in a pool of Ray actors, and exchanges tables through Ray's object store.
+"""The Ray executor: runs tasks in a pool of Ray actors.
 
 Only references, summaries and errors reach the driver: an actor reads its shard from storage and commits its
 own file. Ray core actors, not Ray Data: docs/LOG.md has the measurement.
@@ -7,20 +7,17 @@ own file. Ray core actors, not Ray Data: docs/LOG.md has the measurement.
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import ray
-from ray.exceptions import ObjectLostError
 
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.batching import AIM_S, REDUCING_AIM_S, Pieces
-from winnow.pipeline.executors.contract import Exchange, Item, Needs, Result, Task, item_name
+from winnow.pipeline.executors.contract import Item, Needs, Result, Task, item_name
 from winnow.pipeline.executors.ray_dispatch import Dispatcher, Notice, memory_bytes, takes_in_words
 from winnow.pipeline.executors.ray_worker import PREFETCHING, Worker
 from winnow.pipeline.machine import cores
 
-_BLOCKS = 256  # an exchange's items travel in at most this many blocks: references are blocks x parts
 _SLICE = 2  # times what a call should take, after which a worker gives back the items that it has not begun
 
 
@@ -69,58 +66,6 @@ class RayExecutor:
 
         pieces = Pieces(len(items), lambda piece: item_name(items[piece]), send, True, aim_s)
         yield from self._dispatch(pieces, label, needs)
-
-    def exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
-        """See Executor.exchange; tables lie in Ray's object store, which spills to disk."""
-        if not items:
-            return
-        needs = Needs()
-        for left in range(needs.retries, -1, -1):
-            try:
-                results = self._exchange(work, items, label, needs)
-                break
-            except ObjectLostError:  # a node left with its tables: the exchange is made anew
-                if not left:
-                    raise
-        yield from enumerate(results)
-
-    def _exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str, needs: Needs) -> list[Result]:
-        shared = ray.put(work)
-        # an exchange of every shard with every part would be shards × parts objects, each with an entry in the
-        # driver: shards travel in blocks, so that there are at most 256 × parts
-        count = min(_BLOCKS, len(items))
-        starts = [len(items) * i // count for i in range(count + 1)]
-        blocks = [items[a:b] for a, b in pairwise(starts)]
-
-        sent: dict[int, list[Any]] = {}  # by block: references of its answer and of its tables for each part
-        decided: dict[int, list[Any]] = {}  # by part: references of its answer and of its tables for each block
-
-        def scatter(actor: Any, pieces: Sequence[int]) -> Any:
-            [block] = pieces
-            # one object a part, so that a worker which decides a part fetches no other rows
-            sent[block] = actor.scatter.options(num_returns=1 + work.parts).remote(shared, blocks[block])
-            return sent[block][0]
-
-        def decide(actor: Any, pieces: Sequence[int]) -> Any:
-            [part] = pieces
-            tables = [sent[block][1 + part] for block in range(count)]
-            decided[part] = actor.decide.options(num_returns=1 + count).remote(shared, part, starts, *tables)
-            return decided[part][0]
-
-        def settle(actor: Any, pieces: Sequence[int]) -> Any:
-            [block] = pieces
-            tables = [decided[part][1 + block] for part in range(work.parts)]
-            return actor.settle.remote(shared, starts[block], blocks[block], *tables)
-
-        def of(block: int) -> str:
-            return item_name(blocks[block][0])
-
-        # each step waits for all calls of the one before: a part needs its rows of every block. The driver passes
-        # references on; tables go from worker to worker
-        list(self._dispatch(Pieces(count, of, scatter), f"{label} (scatter)", needs))
-        list(self._dispatch(Pieces(work.parts, lambda part: f"part {part}", decide), f"{label} (decide)", needs))
-        settled = self._dispatch(Pieces(count, of, settle), label, needs)
-        return [result for _, found in sorted(settled) for result in found]
 
     def _dispatch(self, pieces: Pieces, label: str, needs: Needs) -> Iterator[tuple[int, Any]]:
         dispatcher = Dispatcher(pieces, label, needs, self._pool(needs, pieces.count), self._notice)

@@ -8,16 +8,13 @@ import errno
 import mmap
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
-import pyarrow as pa
-
 from winnow.pipeline.errors import WinnowError
-from winnow.pipeline.executors.contract import Exchange, Task, check_part, item_name
-from winnow.pipeline.executors.retries import Failure, failure
+from winnow.pipeline.executors.contract import Task, item_name
+from winnow.pipeline.executors.retries import Failure, failures
 
 PREFETCHING = "prefetching"
 """The concurrency group of calls of which an actor does two at once; all others go one by one."""
@@ -81,7 +78,7 @@ class Worker:
         try:
             return True, self._opened(call, task)(item)
         except (WinnowError, OSError) as error:
-            return False, [_failure(item_name(item), error)]
+            return False, _failures(item_name(item), error)
 
     def _opened(self, call: int, task: Task[Any, Any]) -> Any:
         with self._opening:  # of two calls that prefetch, one opens and the other waits for it
@@ -90,46 +87,6 @@ class Worker:
                 self._function = task.open()
                 self._call = call
             return self._function
-
-    @_told_as_it_is()
-    def scatter(self, work: Exchange[Any, Any], block: Sequence[Any]) -> tuple[object, ...]:
-        """Answer, then one list of tables per part."""
-        parts: list[list[pa.Table]] = [[] for _ in range(work.parts)]
-        failures: list[Failure] = []
-        for item in block:
-            try:
-                for part, table in work.scatter(item).items():
-                    check_part(item_name(item), part, work.parts)
-                    parts[part].append(table)
-            except (WinnowError, OSError) as error:
-                failures.append(_failure(item_name(item), error))
-        return _answer(not failures, failures), *parts
-
-    @_told_as_it_is()
-    def decide(
-        self, work: Exchange[Any, Any], part: int, starts: Sequence[int], *blocks: list[pa.Table]
-    ) -> tuple[object, ...]:
-        """Answer, then for each block of items a mapping of item index to table."""
-        try:
-            tables = [table for block in blocks for table in block]
-            decided = work.decide(part, tables) if tables else {}
-        except (WinnowError, OSError) as error:
-            return _answer(False, [_failure(f"part {part}", error)]), *[None] * (len(starts) - 1)
-        return _answer(True, None), *[{i: t for i, t in decided.items() if a <= i < b} for a, b in pairwise(starts)]
-
-    @_told_as_it_is()
-    def settle(
-        self, work: Exchange[Any, Any], start: int, block: Sequence[Any], *decided: Mapping[int, pa.Table]
-    ) -> Answer:
-        """The results of the block's items, or failures when all others are committed."""
-        results: list[object] = []
-        failures: list[Failure] = []
-        for index, item in enumerate(block, start):
-            try:
-                results.append(work.settle(item, [tables[index] for tables in decided if index in tables]))
-            except (WinnowError, OSError) as error:
-                failures.append(_failure(item_name(item), error))
-        return _answer(not failures, failures or results)
 
 
 def _combined(task: Task[Any, Any], outcomes: list[tuple[bool | None, Any]]) -> list[tuple[bool | None, Any]]:
@@ -147,19 +104,14 @@ def _combined(task: Task[Any, Any], outcomes: list[tuple[bool | None, Any]]) -> 
     return outcomes
 
 
-def _answer(good: bool, value: object) -> Answer:
-    """Of a call that is one piece of work."""
-    return 0.0, [(good, value)]
-
-
-def _failure(name: str, error: Exception) -> Failure:
-    """What to say of an item whose data is at fault; as failing.failure.
+def _failures(name: str, error: Exception) -> list[Failure]:
+    """What to say of an item whose data is at fault; as `failures`.
 
     Raises MemoryError where a lack of memory is behind the error: every other item would fail in this process too.
     """
     if _starved(error):
         raise MemoryError(str(error)) from error
-    return failure(name, error)
+    return failures(name, error)
 
 
 def lacks_memory(error: BaseException) -> bool:

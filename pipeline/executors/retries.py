@@ -15,6 +15,7 @@ from winnow.pipeline.errors import (
     ModelError,
     PoolError,
     ShardError,
+    SpanError,
     TornError,
 )
 
@@ -48,6 +49,13 @@ def failure(name: str, error: Exception) -> Failure:
     if any(cause.errno in _FULL for cause in _calls(error)):
         raise FullError(str(error)) from error
     return Failure(name, str(error), is_lasting(error))
+
+
+def failures(name: str, error: Exception) -> list[Failure]:
+    """`failure` of an item, or of each item of the span that a SpanError names."""
+    if isinstance(error, SpanError):
+        return [failure(of, one) for of, one in error.failures]
+    return [failure(name, error)]
 
 
 def is_lasting(error: BaseException) -> bool:

@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar, cast
 
-import pyarrow as pa
-
 from winnow.pipeline import storage
-from winnow.pipeline.executors.contract import Exchange, Executor, Item, Needs, Reduction, Result, Task
+from winnow.pipeline.executors.contract import Executor, Item, Needs, Reduction, Result, Task
 from winnow.pipeline.executors.turns import waited_s
 from winnow.pipeline.progress import StageProgress
 from winnow.pipeline.storage.s3_object import one_version
@@ -79,7 +77,7 @@ class MeasuredTask(Generic[Item, Result]):
 
     def open(self) -> Callable[[Item], Measured[Result]]:
         """See Task.open."""
-        return partial(_seen, self.task.open())
+        return partial(measured, self.task.open())
 
 
 @dataclass(frozen=True)
@@ -94,37 +92,11 @@ class MeasuredReduction(MeasuredTask[Item, Result]):
         return [replace(cast(Measured[Result | None], one), result=r) for one, r in zip(seen, found, strict=True)]
 
 
-def _seen(function: Callable[[Item], Result], item: Item) -> Measured[Result]:
+def measured(function: Callable[..., R], *of: object) -> Measured[R]:
+    """What a function of an item gives, and what it took in this thread."""
     clock = _Clock()
     with one_version():  # an object that is replaced while its shard is done fails, and is not read half old, half new
-        return clock.seen(function(item))
-
-
-@dataclass(frozen=True)
-class MeasuredExchange(Generic[Item, Result]):
-    """An exchange whose last step measures itself."""
-
-    work: Exchange[Item, Result]
-
-    @property
-    def parts(self) -> int:
-        """See Exchange.parts."""
-        return self.work.parts
-
-    def scatter(self, item: Item) -> Mapping[int, pa.Table]:
-        """See Exchange.scatter."""
-        with one_version():
-            return self.work.scatter(item)
-
-    def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
-        """See Exchange.decide."""
-        return self.work.decide(part, tables)
-
-    def settle(self, item: Item, tables: Sequence[pa.Table]) -> Measured[Result]:
-        """See Exchange.settle."""
-        clock = _Clock()
-        with one_version():
-            return clock.seen(self.work.settle(item, tables))
+        return clock.seen(function(*of))
 
 
 class _Clock:
@@ -158,32 +130,38 @@ class Watch:
         self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs, ready: int = 0
     ) -> Generator[tuple[int, Result], None, None]:
         """Executor.map. ready: how many more items an earlier run finished."""
-        measured = MeasuredReduction(task) if isinstance(task, Reduction) else MeasuredTask(task)
-        results = self.executor.map(measured, items, label, needs)
-        return self._told(results, items, label, ready, retried=True)
+        measuring = MeasuredReduction(task) if isinstance(task, Reduction) else MeasuredTask(task)
+        results = self.executor.map(measuring, items, label, needs)
+        return self.told(results, items, len(items) + ready, label, ready, retried=True)
 
-    def exchange(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[tuple[int, Result]]:
-        """Executor.exchange."""
-        return self._told(self.executor.exchange(MeasuredExchange(work), items, label), items, label, 0, retried=False)
-
-    def _told(
+    def told(
         self,
         results: Iterator[tuple[int, Measured[Result]]],
         items: Sequence[Item],
+        total: int,
         label: str,
-        ready: int,
-        retried: bool,
+        ready: int = 0,
+        retried: bool = False,
+        before: Callable[[], None] | None = None,
     ) -> Generator[tuple[int, Result], None, None]:
+        """The results of one pass, each told to the watchers as it comes.
+
+        items: those whose indices the results have. total: of the pass, `ready` of them done by an earlier run.
+        retried: whether the executor counts the failures of these very items. before: what the pass does before its
+        first result, which shows a progress of its own.
+        """
         started = time.monotonic()
         for watcher in self.watchers:
-            watcher.begin(label, len(items) + ready, ready)
-        with StageProgress(label, len(items) + ready, ready) as progress:
+            watcher.begin(label, total, ready)
+        if before is not None:
+            before()
+        with StageProgress(label, total, ready) as progress:
             for index, seen in results:
                 progress.advance(seen.rows, seen.rejects)
                 if self.watchers:
                     shard = getattr(items[index], "index", None)
                     shard = shard if isinstance(shard, int) else None  # tuples have a method of that name
-                    # an exchange is retried by groups of items, so no item has a count of its own
+                    # an exchange is retried by spans of items, so no item has a count of its own
                     retries = self.executor.failed.get(index, 0) if retried else 0
                     done = Done(label, shard, seen.worker, seen.seconds, seen.rows, seen.rejects, seen.bytes, retries)
                     for watcher in self.watchers:

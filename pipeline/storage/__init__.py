@@ -1,9 +1,9 @@
 """Storage by URL (local, memory, s3, gs …): reading, listing, and atomic writing of files and objects.
 
 Import storage functions from here: URLs (urls.py), reading (opening.py), listing (listing.py), writing (writing.py,
-commits.py), temporary folders (scratch.py) and the shards of a pool (shard_names.py). Every write goes through
-`committing`, which makes a file appear under its final name whole or not at all. fsspec's back ends take credentials
-from the environment; no URL, log or artifact holds them.
+commits.py), removing (removing.py), temporary folders (scratch.py) and the shards of a pool (shard_names.py). Every
+write goes through `committing`, which makes a file appear under its final name whole or not at all. fsspec's back ends
+take credentials from the environment; no URL, log or artifact holds them.
 """
 
 from winnow.pipeline.storage.commits import check_commits
@@ -17,8 +17,17 @@ from winnow.pipeline.storage.listing import (
     listing,
     present,
 )
-from winnow.pipeline.storage.opening import local_view, open_exact, open_read, read_bytes, read_if_there, read_text
+from winnow.pipeline.storage.opening import (
+    local_view,
+    open_exact,
+    open_read,
+    read_bytes,
+    read_if_there,
+    read_range,
+    read_text,
+)
 from winnow.pipeline.storage.places import File, FileName, Files, OptionsOf, from_file, placed, rooted, rooted_pattern
+from winnow.pipeline.storage.removing import remove, remove_folder
 from winnow.pipeline.storage.scratch import scratch_folder
 from winnow.pipeline.storage.shard_names import expand
 from winnow.pipeline.storage.urls import absolute, home, is_shared, join, name_of, parent_of, redacted
@@ -56,9 +65,12 @@ __all__ = [
     "present",
     "read_bytes",
     "read_if_there",
+    "read_range",
     "read_text",
     "redacted",
+    "remove",
     "remove_abandoned",
+    "remove_folder",
     "rooted",
     "rooted_pattern",
     "scratch_folder",

@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFile
 
 from winnow.pipeline.errors import StorageError, WinnowError
 from winnow.pipeline.storage.backends import S3, answering, in_memory, is_absence, lies_here, reading_options, resolve
-from winnow.pipeline.storage.remote_file import Fetching, RemoteFile, Seeking
+from winnow.pipeline.storage.remote_file import Fetching, Known, RemoteFile, Seeking
 from winnow.pipeline.storage.s3_object import open_object
 from winnow.pipeline.storage.text import utf8
 from winnow.pipeline.storage.urls import HTTP, redacted
@@ -45,6 +45,26 @@ def _open(url: str, ahead: int, whole: bool = False) -> BinaryIO:
         file.name, file.mode = url, "rb"  # a BinaryIO has both; this fsspec file does not
         return cast(BinaryIO, file)
     return cast(BinaryIO, RemoteFile(Seeking(file), url, ahead))
+
+
+def read_range(url: str, start: int, stop: int) -> bytes:
+    """The bytes start … stop - 1, by one request for these alone. Raises StorageError if they do not exist.
+
+    The file must not change: nothing checks that two ranges are of one version of it.
+    """
+    filesystem, path = resolve(url)
+    with answering("read", url):
+        if lies_here(filesystem):
+            with open(path, "rb") as file:
+                file.seek(start)
+                found = file.read(stop - start)
+        else:
+            with RemoteFile(Known(filesystem, path, stop), url) as remote:
+                remote.seek(start)
+                found = remote.read(stop - start)
+    if len(found) != stop - start:
+        raise StorageError(f"{url} must have {stop} bytes, but ends after {start + len(found)}")
+    return found
 
 
 def read_bytes(url: str) -> bytes:

@@ -173,7 +173,7 @@ class ExactStage:
     def make(self, run: Run, out: Artifact) -> Summary:
         """One exchange by the hash of the image bytes."""
         parts = max(1, -(-self.survivors.count() // _PART_ROWS))
-        return funnel(run.exchange(_Exact(self, out, parts), self.name))
+        return funnel(run.exchange(_Exact(self, out, parts), self.name, out))
 
 
 @plain_dataclass(frozen=True)

@@ -127,7 +127,7 @@ class PartitionStage:
         n = self.survivors.count()
         batches = max(1, round(n / self.batch))
         parts = min(batches, max(1, -(-n // _PART_ROWS)))
-        totals = run.exchange(_Batches(self, out, batches, parts), self.name)
+        totals = run.exchange(_Batches(self, out, batches, parts), self.name, out)
         return {"rows": totals.number("rows"), "batches": batches}
 
 

@@ -138,7 +138,7 @@ class JoinStage:
 
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard with the column `value`. Raises DataError if two samples have the same key."""
-        self.names.check_distinct(run, self.survivors)
+        self.names.check_distinct(run, self.survivors, out)
         totals = run.fill_task(_JoinScores(self, out), out, self.name)
         return {"rows": totals.number("rows"), "missing": totals.number("missing")}
 

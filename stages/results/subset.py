@@ -55,7 +55,7 @@ def write_subsets(run: Run, out: Artifact, chosen: Chosen, subsets: Sequence[Sub
         wanted = [subsets[number] for number in batch]
         edges = _edges(run, chosen, batch, wanted, label)
         work = _UidRanges(chosen, out, tuple(batch), tuple(wanted), tuple(edges))
-        written = {int(part): count for part, count in run.exchange(work, label).by_name("ranges").items()}
+        written = {int(part): count for part, count in run.exchange(work, label, out).by_name("ranges").items()}
         for subset, ranges in zip(wanted, work.layout, strict=True):
             counts = {number: written[part] for number, part in enumerate(ranges) if part in written}
             if sum(counts.values()) != subset.count:

@@ -92,6 +92,12 @@ def run(folder: Path, size: Size, seed: int, groups: Sequence[str], say: Callabl
         timed(Row("driver killed", size.drivers), images, faults.driver_kills)
     if "nodes" in groups:
         timed(Row("node lost", size.nodes), images, faults.node_losses)
+        for step in ("scatter", "decide", "settle"):
+            row = Row(f"node lost, {step} of an exchange", size.nodes)
+            started = time.monotonic()
+            faults.exchange_losses(row, folder, step)
+            row.seconds = time.monotonic() - started
+            rows.append(row)
     if "storage" in groups:
         rows += through_storage(folder, size, seed, say)
     return rows

@@ -8,6 +8,8 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,8 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.chaos.exchange_loss import SPAN
 from tests.chaos.pools import Chaos, Left, left
-from tests.chaos.processes import Driver, driving, is_worker
+from tests.chaos.processes import ROOT, RUN_S, Driver, driving, is_worker
 from tests.faults import FaultyProxy
 from winnow.pipeline import storage
 from winnow.pipeline.errors import WinnowError
@@ -204,6 +207,26 @@ def node_losses(row: Row, chaos: Chaos, folder: Path, expected: Left, rng: rando
                 return
     finally:
         cluster.shutdown()
+
+
+def exchange_losses(row: Row, folder: Path, step: str) -> None:
+    """A node is killed in the middle of a step of an exchange whose pieces are one item each, again and again.
+
+    Lost pieces are those under way on the node; Redone may be twice as many, or something else was thrown away.
+    """
+    for number in range(row.wanted):
+        command = [sys.executable, "-m", "tests.chaos.exchange_loss", str(folder / f"exchange-{step}-{number}"), step]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S, check=False)
+        row.runs += 1
+        row.finished += run.returncode == 0
+        if run.returncode:
+            row.notes.append(run.stderr[-500:])
+            continue
+        found = json.loads(next(line for line in run.stdout.splitlines() if line.startswith("{")))
+        again = sum(count for call, count in found["again"].items() if call.startswith(step))
+        row.injected += 1
+        row.identical += found["same"] and again <= 2 * (SPAN if step == "settle" else 1)
+        row.redone += again
 
 
 def storage_faults(

@@ -9,16 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.conftest import CPUS
 from winnow.pipeline.errors import FailedShards, FullError, JobError, ModelError, PoolError, ShardError, StorageError
@@ -117,7 +113,6 @@ def test_every_item_is_done_once_and_its_result_comes_with_its_index(executor, t
 
 def test_nothing_to_do_is_done(executor, tmp_path):
     assert list(executor.map(Square(str(tmp_path)), [], "squares", Needs())) == []
-    assert list(executor.exchange(Spread(3), [], "spread")) == []
     assert marks(tmp_path, "open") == {}
 
 
@@ -456,122 +451,11 @@ def test_ray_starts_with_the_first_work(ray_executor, tmp_path):
     ray_executor.close()  # its actors hold the cores
     executor = open_executor("ray", 1, None)
     assert list(executor.map(Square(str(tmp_path)), [], "squares", Needs())) == []
-    assert list(executor.exchange(Spread(2), [], "spread")) == []
     executor.close()
     assert "_inner" not in vars(executor)
     assert list(executor.map(Square(str(tmp_path)), [7], "squares", Needs())) == [(0, 49)]
     assert executor.workers == 1
     executor.close()
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Item i holds 0..i+1; part v % parts tells it the sum of the numbers there up to its own largest."""
-
-    parts: int
-    folder: str = ""
-    fails_at: str = ""
-    kills_at: str = ""
-    stray: bool = False
-
-    def scatter(self, item: int) -> dict[int, pa.Table]:
-        self.mishap(f"scatter{item}")
-        rows = defaultdict(list)
-        for v in range(item + 2):
-            rows[v % self.parts + 99 * self.stray].append(v)
-        return {part: pa.table({"item": [item] * len(v), "v": v}) for part, v in rows.items()}
-
-    def decide(self, part: int, tables: list[pa.Table]) -> dict[int, pa.Table]:
-        self.mishap(f"decide{part}")
-        items = [item for table in tables for item in table["item"].to_pylist()]
-        assert items == sorted(items)  # rows come in order of item
-        numbers = [v for table in tables for v in table["v"].to_pylist()]
-        return {
-            item: pa.table({"part": [part], "sum": [sum(v for v in numbers if v <= item + 1)]}) for item in set(items)
-        }
-
-    def settle(self, item: int, tables: list[pa.Table]) -> tuple[int, list[tuple[int, int]]]:
-        self.mishap(f"settle{item}")
-        return item, [(row["part"], row["sum"]) for table in tables for row in table.to_pylist()]
-
-    def mishap(self, step: str) -> None:
-        if step == self.kills_at and mark(self.folder, step) == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if step == self.fails_at:
-            mark(self.folder, step)
-            raise ShardError(f"{step} is bad")
-
-
-def spread_oracle(parts: int, items: list[int]) -> list[tuple[int, tuple[int, list[tuple[int, int]]]]]:
-    """The same with one plain list of (item, number)."""
-    held = [(item, v) for item in items for v in range(item + 2)]
-    answer = []
-    for index, item in enumerate(items):
-        mine = sorted({v % parts for v in range(item + 2)})
-        sums = [(p, sum(v for _, v in held if v % parts == p and v <= item + 1)) for p in mine]
-        answer.append((index, (item, sums)))
-    return answer
-
-
-@given(parts=st.integers(1, 5), count=st.integers(0, 8))
-@settings(max_examples=30, deadline=None)
-def test_exchange_is_a_dictionary_of_all_rows(parts, count):
-    results = LocalExecutor(2).exchange(Spread(parts), range(count), "spread")
-    assert sorted(results) == spread_oracle(parts, list(range(count)))
-
-
-@pytest.mark.parametrize(("parts", "count"), [(3, 1), (2, 7)])
-def test_exchange_is_the_same_on_both(executor, parts, count):
-    results = executor.exchange(Spread(parts), range(count), "spread")
-    assert sorted(results) == spread_oracle(parts, list(range(count)))
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Each item sends its number to one of two parts and is told its rank there; cheap for many items."""
-
-    parts: int = 2
-
-    def scatter(self, item: int) -> dict[int, pa.Table]:
-        return {item % 2: pa.table({"item": [item]})}
-
-    def decide(self, part: int, tables: list[pa.Table]) -> dict[int, pa.Table]:
-        return {table["item"][0].as_py(): pa.table({"rank": [rank]}) for rank, table in enumerate(tables)}
-
-    def settle(self, item: int, tables: list[pa.Table]) -> int:
-        return tables[0]["rank"][0].as_py()
-
-
-def test_exchange_of_more_items_than_blocks(executor):
-    results = executor.exchange(Ranks(), range(300), "ranks")
-    assert sorted(results) == [(i, i // 2) for i in range(300)]
-
-
-@pytest.mark.parametrize(
-    ("step", "name", "label"),
-    [
-        ("scatter1", "1", "spread (scatter)"),
-        ("decide1", "part 1", "spread (decide)"),
-        ("settle2", "2", "spread"),
-    ],
-)
-def test_a_bad_item_of_a_exchange_is_retried_then_named(executor, tmp_path, step, name, label):
-    work = Spread(2, folder=str(tmp_path), fails_at=step)
-    _, error = collected(executor.exchange(work, range(5), "spread"))
-    assert error.failures == [(name, f"{step} is bad")]
-    assert str(error).startswith(f"{label}: ")
-    assert (tmp_path / step).stat().st_size == 1 + Needs().retries
-
-
-def test_rows_for_a_part_that_is_not_there_do_not_vanish(executor):
-    collected(executor.exchange(Spread(2, stray=True), range(3), "spread"), ValueError)
-
-
-@pytest.mark.parametrize("step", ["scatter1", "decide1", "settle2"])
-def test_a_worker_killed_in_a_exchange_changes_nothing(ray_executor, tmp_path, step):
-    work = Spread(2, folder=str(tmp_path), kills_at=step)
-    assert sorted(ray_executor.exchange(work, range(5), "spread")) == spread_oracle(2, list(range(5)))
-    assert (tmp_path / step).stat().st_size == 2
 
 
 def test_threads_that_need_a_gpu_share_the_one(tmp_path):

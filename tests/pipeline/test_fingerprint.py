@@ -93,7 +93,7 @@ def test_the_order_of_keys_does_not_count(mapping):
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), Model, {"a": [object()]}])
 def test_what_has_no_canonical_form_is_refused(value):
-    with pytest.raises(TypeError, match="configuration is plain values, dataclasses and artifacts, got"):
+    with pytest.raises(TypeError, match="configuration is plain values, arrays, dataclasses and artifacts, got"):
         fingerprint(value)
 
 

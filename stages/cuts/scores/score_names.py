@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column, split_rows
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.stage import Run, ShardItem, Summary
@@ -77,8 +78,8 @@ class Names:
         before = "" if self.shard is None else f"{stem_of(item.url)}/"
         return _hashed([f"{before}{key}" for key in keys])
 
-    def check_distinct(self, run: Run, survivors: Survivors) -> None:
-        """Raises DataError if two survivors have the same name. Cost: one exchange; none for uids."""
+    def check_distinct(self, run: Run, survivors: Survivors, out: Artifact) -> None:
+        """Raises DataError if two survivors have the same name. Cost: an exchange for `out`; none for uids."""
         if self.key is None:
             return
         stems: dict[str, str] = {}
@@ -94,7 +95,7 @@ class Names:
                 again.clear()
                 again[index] = summary
 
-        totals = run.exchange(_Repeats(self, survivors, parts), f"scores: {self.what}", [told])
+        totals = run.exchange(_Repeats(self, survivors, parts), f"scores: {self.what}", out, [told])
         for first in again.values():  # of the first shard that has any
             urls = " and ".join(run.items[first[name]].url for name in ("other", "shard"))
             more = "join by uid" if self.shard is not None else "name their shards by shard, or join by uid"

@@ -16,7 +16,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, json_if_whole, write_json
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError
-from winnow.pipeline.executors.contract import Exchange
+from winnow.pipeline.exchange.work import Exchange
 from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.stages.clusters.clusters import Members, read_centroids, read_sizes
 from winnow.stages.cuts.keeping import funnel
@@ -33,8 +33,7 @@ Method = Literal["greedy", "semdedup"]
 _COMPARE = "duplicates: compare"
 _LINKS = 8  # links of a sample: thousands may be alike, so the list is short; samples that need more compare again
 _BLOCK_BYTES = 64 << 20  # float16 vectors of one block of a giant cell
-_PART_BYTES = 256 << 20  # float16 vectors that one worker compares at a time; more if that gives over _PARTS parts
-_PARTS = 2048  # about the most parts: the driver holds a reference for each part and block of shards
+_PART_BYTES = 256 << 20  # float16 vectors that one worker compares at a time
 _PART_ROWS = 1_000_000  # links and answers of one part: about 100 bytes each, in several copies
 
 
@@ -91,7 +90,7 @@ class SemanticStage:
             cells = self._cells_of_cut_off(run, what, state, len(buckets.blocks))
         parts = max(1, -(-self.survivors.count() // _PART_ROWS))
         name = Name(self.survivors, self.exact, state, out, parts)
-        return funnel(run.exchange(name, "duplicates: name"), epsilon=self.epsilon, steps=steps.number)
+        return funnel(run.exchange(name, "duplicates: name", out), epsilon=self.epsilon, steps=steps.number)
 
     def growth(self, label: str, step: str) -> Growth | None:
         """See Growing.growth. Only the decide step of a comparing exchange compares pairs."""
@@ -105,7 +104,7 @@ class SemanticStage:
         centroids = read_centroids(self.clusters)
         rows = read_sizes(self.clusters) * (1 + self.probes)  # (k,), as if every sample made all its visits
         row_bytes = 2 * centroids.shape[1]  # d float16 numbers
-        part_rows = max(1, _PART_BYTES // row_bytes, int(rows.sum()) // _PARTS)
+        part_rows = max(1, _PART_BYTES // row_bytes)
         return Buckets.of(rows, max(1, _BLOCK_BYTES // row_bytes), part_rows)
 
     def _cells_of_cut_off(self, run: Run, what: Closeness, state: str, k: int) -> np.ndarray:
@@ -134,7 +133,7 @@ class _Steps:
         self.number += 1
         if (known := json_if_whole(done)) is not None:
             return cast(Mapping[str, int], known)
-        totals = self._run.exchange(work, f"{label} (step {self.number})")
+        totals = self._run.exchange(work, f"{label} (step {self.number})", self._out)
         sums = {name: totals.number(name) for name in totals.fields or ("waiting", "cut")}
         write_json(done, sums)
         return sums

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column, split_rows
 from winnow.pipeline.errors import DataError, FailedShards
-from winnow.pipeline.stage import Run, ShardItem, check_all
+from winnow.pipeline.stage import Run, ShardItem
 from winnow.pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
 from winnow.stages.cuts.contract.findings import Findings, looked, reading, unreadable, violated_rows
 from winnow.stages.cuts.contract.finished import FinishedCut
@@ -70,16 +70,10 @@ def check_dropping(run: Run, dropping: Dropping) -> Findings:
     """
     work = _MeetRepeats(dropping, dropping.dropped, max(1, -(-dropping.cut.pool.count // _PART)))
     label = f"verify: {dropping.artifact.stage}"
-    results: list[tuple[int, Findings]] = []
     try:
-        results += run.executor.exchange(work, run.items, label)
+        return sum(run.exchange_apart(work, run.items, label), Findings())
     except FailedShards as error:
         return unreadable(error)
-    check_all(label, [index for index, _ in results], len(run.items))
-    found = Findings()
-    for _, one in sorted(results, key=lambda pair: pair[0]):
-        found += one
-    return found
 
 
 @dataclass(frozen=True)

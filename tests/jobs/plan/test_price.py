@@ -252,7 +252,7 @@ def test_what_will_not_fit_is_said(far: Path, monkeypatch: pytest.MonkeyPatch) -
     found = priced(job, measure_on=(f"{far.parent}/near/*.parquet",), samples_per_shard=10_000)
     told = " ".join(found.warnings)
     assert "duplicates.clusters: k-means of 1,280,000,000 samples takes" in told
-    assert "go through the object store" in told
+    assert "TB more while an exchange runs; resources.scratch names another place" in told
     assert "workers beside one another would hold" in told
 
 

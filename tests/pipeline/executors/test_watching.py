@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import FailedShards, ShardError
 from winnow.pipeline.executors.contract import Executor, Needs
 from winnow.pipeline.executors.watching import Done, counted
@@ -62,7 +63,8 @@ class Swaps:
         return {0: pa.table({"index": [item.index]})}
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
-        return dict(enumerate(tables))
+        table = pa.concat_tables(tables)
+        return {index: table.slice(index, 1) for index in table["index"].to_pylist()}
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Mapping[str, object]:
         return {"rows": len(tables), "index": tables[0]["index"].to_pylist()}
@@ -89,12 +91,14 @@ def test_each_item_is_told_once_with_what_it_took(executor: Executor, tmp_path: 
     assert here == {type(executor).__name__ == "LocalExecutor"}
 
 
-def test_a_exchange_is_told_by_its_last_step(executor: Executor, tmp_path: Path) -> None:
+def test_an_exchange_is_told_by_its_last_step(executor: Executor, tmp_path: Path) -> None:
     run, notes = watched(executor, tmp_path)
     told: dict[int, object] = {}
-    totals = run.exchange(Swaps(), "swaps", [lambda index, summary: told.update({index: summary["index"]})])
+    out = Artifact(run.store, "swaps", "0" * 16)
+    totals = run.exchange(Swaps(), "swaps", out, [lambda index, summary: told.update({index: summary["index"]})])
     assert told == {0: [0], 1: [1], 2: [2], 3: [3]}
     assert totals.number("rows") == 4
+    assert notes.told == ["begin swaps 4 0", "end swaps"]
     assert sorted(item.shard for item in notes.items if item.shard is not None) == [0, 1, 2, 3]
     assert {(item.rows, item.retries) for item in notes.items} == {(1, 0)}
 
