@@ -42,9 +42,9 @@ def _options(
     del version
 
 
-ExecutorOption = Annotated[str, typer.Option(help="ray or local")]  # ray by default: all but report read whole shards
+ExecutorOption = Annotated[str, typer.Option(help="executor: ray or local")]  # report alone has local by default
 Address = Annotated[str | None, typer.Option(help="address of a running Ray cluster: auto, or ray://…")]
-Workers = Annotated[int | None, typer.Option(min=1, help="number of workers; default: one per core or GPU")]
+Workers = Annotated[int | None, typer.Option(min=1, help="number of workers; one per core or GPU by default")]
 OnePerCore = Annotated[int | None, typer.Option(min=1, help="number of workers; one per core by default")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only errors on stderr")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
@@ -53,7 +53,7 @@ FinishedJobName = Annotated[str, typer.Argument(help="name of a finished job in 
 JobFile = Annotated[str, typer.Argument(help="a job file (YAML)", metavar="JOB.yaml")]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="change the job, such as policy.3.density.fraction=0.3"),
+    typer.Option("--set", metavar="PATH=VALUE", help="change to the job, such as policy.3.density.fraction=0.3"),
 ]
 
 
@@ -99,17 +99,17 @@ def sweep(
     vary: Annotated[
         list[str],
         typer.Option(
-            "--vary", metavar="PATH=VALUES", help="values, as in policy.3.density.fraction=0.1,0.2; repeatable"
+            "--vary", metavar="PATH=VALUES", help="values to try, as in policy.3.density.fraction=0.1,0.2; repeatable"
         ),
     ],
     change: Changes = None,
     executor: ExecutorOption = "ray",
     address: Address = None,
     workers: Workers = None,
-    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="also write a JSON file")] = None,
+    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="JSON file to write too")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare policies: run every combination of the given values over one store; writes no manifest."""
+    """Compare policies: run every combination of the given values over one store. Writes no manifest."""
     from winnow.jobs import sweep as sweeping
     from winnow.jobs.job_file.job import read
     from winnow.jobs.show import comparison
@@ -127,10 +127,10 @@ def sweep(
 def status(
     store: Store,
     live: Annotated[bool, typer.Option("--watch", help="follow the newest run until it ends or Ctrl-C")] = False,
-    refreshes: Annotated[int | None, typer.Option(min=1, help="with --watch: most refreshes")] = None,
+    refreshes: Annotated[int | None, typer.Option(min=1, help="with --watch: largest number of refreshes")] = None,
     plain: AsJson = False,
 ) -> None:
-    """Show the finished jobs and the artifacts of a store; with --watch, follow the newest run."""
+    """Show the finished jobs and the artifacts of a store. With --watch, follow the newest run."""
     from winnow.jobs.show import documents, funnel
 
     if live:
@@ -157,7 +157,7 @@ def status(
 def verify(
     store: Store,
     name: FinishedJobName,
-    rows: Annotated[int, typer.Option("--sample", min=1, help="rows whose bytes and vectors are read again")] = 1000,
+    rows: Annotated[int, typer.Option("--sample", min=1, help="rows to read again: bytes, vectors")] = 1000,
     every: Annotated[bool, typer.Option("--all", help="read the bytes and vectors of all rows again")] = False,
     seed: Annotated[int, typer.Option(min=0, max=(1 << 31) - 1, help="seed for the choice of these rows")] = 0,
     executor: ExecutorOption = "ray",
@@ -166,7 +166,7 @@ def verify(
     plain: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check the files of a finished job: counts, uids, shards, sources, values; changes nothing."""
+    """Check the files of a finished job: counts, uids, shards, sources, values. Writes nothing."""
     from winnow.jobs.show.documents import verify_document
     from winnow.jobs.verify import verify as verifying
     from winnow.stages.cuts.contract.finished import RowSample
@@ -204,10 +204,10 @@ app.command()(why)
 def train_filter(
     job_file: JobFile,
     change: Changes = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="to write pairs; one per core by default")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="workers for the pairs; one per core by default")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a filter network: train on clean pairs, fine-tune, average both; the same command resumes."""
+    """Train a filter network: train on clean pairs, fine-tune, average both. The same command resumes."""
     from winnow.jobs.filter_network import filter_job
     from winnow.jobs.filter_network import train_filter as training
 
@@ -230,7 +230,7 @@ def export(
     columns: Annotated[
         str, typer.Option(metavar="NAMES", help="fields of the pool, such as url,similarity; '' for none")
     ] = "url",
-    dropped: Annotated[bool, typer.Option("--dropped", help="list the samples that are not kept, and why")] = False,
+    dropped: Annotated[bool, typer.Option("--dropped", help="list all other samples, with the reason")] = False,
     quiet: Quiet = False,
 ) -> None:
     """List the kept samples of a finished job in parquet files: uid, key, caption, url."""
@@ -249,12 +249,12 @@ def report(
     name: FinishedJobName,
     compare: Annotated[str | None, typer.Option(metavar="OTHER", help="compare with another finished job")] = None,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="write the page here, not into the store")] = None,
-    executor: Annotated[str, typer.Option(help="local or ray; it reads a sample, so local by default")] = "local",
+    executor: Annotated[str, typer.Option(help="executor: ray or local")] = "local",
     address: Address = None,
     workers: OnePerCore = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make an HTML page about a finished job: funnel, histograms, concepts, samples; it opens offline."""
+    """Make an HTML page about a finished job: funnel, histograms, concepts, samples. The page opens offline."""
     from winnow.jobs import report as reporting  # imports a plot library of 5 MB
 
     with working(executor, workers, address, quiet) as (running_on, say):

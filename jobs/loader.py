@@ -124,7 +124,7 @@ def record_of(store: str, name: str) -> dict[str, Any]:
     if not storage.exists(url):
         listed = [storage.name_of(found.url).removesuffix(".json") for found in storage.listing(folder)]
         raise JobError(
-            f"a job must have run to its end before it is trained on, but {store} has none called {name!r}; "
+            f"a job must have finished before it is read, but {store} has none called {name!r}; "
             f"it has {', '.join(listed) or 'no finished job'}"
         )
     return read_json(url)

@@ -1,20 +1,19 @@
-"""Evaluation: how well a score separates right pairs from wrong ones; zero-shot accuracy and retrieval of a CLIP.
+"""Evaluation of a filter's score (ROC AUC, precision) and of a CLIP (zero-shot accuracy, retrieval recall).
 
 Filter quality is not accuracy: a filter trained on a few wrong captions filters much worse, while its accuracy falls
-slowly (Fang et al. 2023, arXiv 2309.17425). So both are measured, each on its own.
+slowly (Fang et al. 2023, arXiv 2309.17425). So each has its own measurement.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float
 
-from winnow.jobs.run import job_url
-from winnow.pipeline import storage
-from winnow.pipeline.artifact import Artifact, read_json
+from winnow.jobs.loader import record_of
+from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import DataError, JobError, StorageError
 from winnow.pipeline.uid import uids_from_pairs, uids_to_hex
 from winnow.stages.pools.brought import brought_schema, read_brought
@@ -33,7 +32,7 @@ _BLOCK = 512  # rows of a similarity matrix at a time
 class Truth:
     """The known kind of each sample of a pool.
 
-    uid: 32 hex digits, as a manifest has it. good: right pairs. kind: what each one is.
+    uid: 32 hex digits, as in a manifest. good: true for right pairs. kind: name of each sample's kind.
     """
 
     uid: pa.ChunkedArray
@@ -42,7 +41,7 @@ class Truth:
 
     @classmethod
     def read(cls, url: str, what: str, good: Sequence[str], bad: Sequence[str]) -> "Truth":
-        """Read parquet with `uid` and a column `what`; rows whose kind is neither good nor bad are left out.
+        """Read parquet with `uid` and a column `what`. Rows whose kind is neither good nor bad are left out.
 
         bad: if empty, every kind that is not good. Raises JobError for a missing column, and if no sample is good or
         none is bad; DataError for a file that is not parquet.
@@ -75,7 +74,7 @@ def roc_auc(score: Float[np.ndarray, "n"], good: Bool[np.ndarray, "n"]) -> float
     """
     _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    rank = (last - (counts - 1) / 2)[place]  # from 1; equal scores share their mean rank
+    rank = (last - (counts - 1) / 2)[place]  # ranks start at 1; equal scores share their mean rank
     n, m = int(good.sum()), int((~good).sum())
     return float((rank[good].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
 
@@ -96,14 +95,11 @@ def filter_quality(
     """ROC AUC and precision of a score of a finished job, on a pool with known truth.
 
     score: a numeric column of the job's embeddings or manifest; None for the cosine of its only encoder. Rejected
-    samples have no score and are counted as unread. Memory: some 300 bytes per sample of the truth.
+    samples have no score and are counted as unread. Memory: about 300 bytes per sample of the truth.
     Fractions that keep no sample are left out.
     Raises JobError for a missing job or column; DataError if job and truth share no sample, or one kind is missing.
     """
-    record = read_json(job_url(store, name)) if storage.exists(job_url(store, name)) else None
-    if record is None:
-        raise JobError(f"the job must be finished, but {store} has no finished job {name!r}; run it first")
-    url_of = dict(_places(store, record))
+    url_of = dict(_places(store, record_of(store, name)))
     embeddings = url_of["embeddings"]
     if score is None:
         found = [column for column in embeddings.columns(0) if column.endswith(".similarity")]
@@ -135,8 +131,8 @@ def filter_quality(
     }
 
 
-def _places(store: str, record: Mapping[str, object]) -> Iterator[tuple[str, Artifact]]:
-    for label, folder in dict(record["artifacts"]).items():  # type: ignore[call-overload]  # a JSON object
+def _places(store: str, record: Mapping[str, Any]) -> Iterator[tuple[str, Artifact]]:
+    for label, folder in record["artifacts"].items():
         stage, _, mark = folder.rpartition("-")
         yield label, Artifact(store, stage, mark)
 
@@ -205,7 +201,7 @@ def _ranks(scores: np.ndarray, labels: Sequence[int], done: int) -> np.ndarray:
 
 
 def retrieval(judge: "Judge", urls: Sequence[str], captions: str, recalls: Sequence[int] = (1, 5)) -> dict[str, object]:
-    """Recall at k over all pairs of a set: an image must find any of its captions, a caption its image.
+    """Recall at k over all pairs of a set: an image must find one of its captions, a caption must find its image.
 
     captions: see captioned_images. Memory: 4 d bytes per image and per caption; cost: images x captions x d.
     Raises the same errors as zero_shot.

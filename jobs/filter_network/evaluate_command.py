@@ -13,7 +13,7 @@ from winnow.pipeline.errors import JobError
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Judge a filter's score on a pool with known truth, or a CLIP on labelled and captioned sets.",
+    help="Evaluate a filter's score on a pool with known truth, or a CLIP on labelled and captioned sets.",
 )
 
 JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="also write the numbers to a JSON file")]
@@ -24,11 +24,11 @@ def filter_(
     store: Annotated[str, typer.Argument(help="URL of a store")],
     name: Annotated[str, typer.Argument(help="name of a finished job in the store", metavar="JOB")],
     truth: Annotated[str, typer.Option(help="parquet with the uid and the true kind of each sample")],
-    score: Annotated[str | None, typer.Option(help="column, such as clip.similarity or negclip.contrast")] = None,
+    score: Annotated[str | None, typer.Option(help="column of the score, such as clip.similarity")] = None,
     what: Annotated[str, typer.Option(help="column of the truth with the kind")] = "what",
-    good: Annotated[list[str] | None, typer.Option(help="kinds of right pairs; repeatable [default: clean]")] = None,
+    good: Annotated[list[str] | None, typer.Option(help="kinds of right pairs; clean by default; repeatable")] = None,
     bad: Annotated[
-        list[str] | None, typer.Option(help="kinds of wrong pairs; repeatable [default: all others]")
+        list[str] | None, typer.Option(help="kinds of wrong pairs; by default all others; repeatable")
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -43,17 +43,17 @@ def filter_(
 @app.command()
 def model(
     model: Annotated[str, typer.Option(help="a model of open_clip, or a configuration .json")],
-    pretrained: Annotated[str | None, typer.Option(help="checkpoint file or tag")] = None,
+    pretrained: Annotated[str | None, typer.Option(help="weights: a checkpoint file or a tag")] = None,
     images: Annotated[str | None, typer.Option(help="labelled images: tars or parquet")] = None,
     classnames: Annotated[str | None, typer.Option(help="file with one class name per line")] = None,
-    templates: Annotated[list[str] | None, typer.Option(help="openai, simple, or texts with {}; repeatable")] = None,
-    label: Annotated[
-        str | None, typer.Option(help="column (parquet) or member (tar) of labels [default: label, cls]")
+    templates: Annotated[
+        list[str] | None, typer.Option(help="prompts: openai, simple, or texts with {}; repeatable")
     ] = None,
+    label: Annotated[str | None, typer.Option(help="column or tar member of labels; by default label, cls")] = None,
     image: Annotated[str, typer.Option(help="column of images in parquet")] = "image",
     pairs: Annotated[str | None, typer.Option(help="captioned images for retrieval: tars")] = None,
     captions: Annotated[str, typer.Option(help="member with the caption, or json:FIELD")] = "txt",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0 …")] = "auto",
+    device: Annotated[str, typer.Option(help="device: auto, cpu, cuda:0 …")] = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """Measure zero-shot accuracy on labelled images, or retrieval recall on captioned images."""
@@ -79,7 +79,7 @@ def _show(numbers: Mapping[str, object], json_file: str | None) -> None:
     table.columns[1].justify = "right"
     for key, value in numbers.items():
         for name, number in value.items() if isinstance(value, Mapping) else [("", value)]:
-            # the kinds of a truth are anyone's words, and no markup
+            # kinds come from the user's truth, so they may contain markup
             table.add_row(Text(f"{key.replace('_', ' ')} {name}".strip()), _text(number))
     Console().print(table)
     if json_file is not None:

@@ -38,7 +38,7 @@ _BY_NAME = "-"
 _TAIL_LINES = 15
 _TAIL_BYTES = 64 << 10
 _GRACE_S = 45.0  # torchrun gives its processes 30 s
-_HOW = {"fingerprint": False}  # how to run, not what to learn
+_HOW = {"fingerprint": False}  # settings that do not change what is learned
 
 Plain = bool | int | float | str
 Augmentation = Mapping[str, Plain | tuple[float, ...] | None]

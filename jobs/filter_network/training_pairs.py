@@ -54,10 +54,10 @@ class Pairs:
 
 @dataclass(frozen=True, config=_STRICT)
 class Task:
-    """Labelled pictures, whose captions are prompts of their class names.
+    """Labelled pictures. Their captions are prompts made from their class names.
 
-    images: tars, or parquet files. classnames: a file with one name a line. templates: `openai`, `simple`, or a list of
-    texts with {} for the name. label, image: see labelled_images. layers, side: as of Pairs; each layer has another
+    images: tars, or parquet files. classnames: a file with one name per line. templates: `openai`, `simple`, or a list
+    of texts with {} for the name. label, image: see labelled_images. layers, side: as in Pairs; each layer uses another
     template.
     """
 
@@ -182,7 +182,7 @@ class _WriteLayers:
                 tarfile.open(fileobj=file, mode="w|") as tar,
             ):
                 for sample, texts in pictures:
-                    # always .jpg: the trainer's decoder looks at the content, and knows few suffixes
+                    # always .jpg: the trainer's decoder looks at the content, and accepts few suffixes
                     text = texts[(sample.position + layer) % len(texts)]
                     add_member(tar, f"{sample.position:09d}.jpg", bytes(sample.image))
                     add_member(tar, f"{sample.position:09d}.txt", text.encode())

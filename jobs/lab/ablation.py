@@ -1,7 +1,7 @@
 """Measures what each ingredient of a filter network's recipe contributes, and what wrong captions cost.
 
-Every filter is trained by `winnow train-filter`'s own code, embeds a pool with known truth as a winnow job, and is
-judged twice: by the ROC AUC of right against wrong pairs of the pool, and by its retrieval on pairs that it never saw.
+The code of `winnow train-filter` trains every filter, and a winnow job scores a pool with known truth with it. Each
+filter is evaluated twice: by the ROC AUC of right against wrong pairs of the pool, and by retrieval on held-out pairs.
 """
 
 import copy
@@ -34,19 +34,19 @@ TAKEN_AWAY: dict[str, Mapping[str, object]] = {
     "one caption a picture": {"clean.layers": 1, "finetune": None},
     "no augmentation": {"training.augmentation": {}, "finetune": None},
 }
-"""Changes of the job that leave one ingredient out; the rest, and every number of steps, stays."""
+"""Changes to the job that leave one ingredient out. Everything else stays, also the number of steps."""
 
 ADDED: dict[str, Mapping[str, object]] = {
     "captions and augmentation": {"finetune": None},
     "then fine-tuned": {"ensemble": 1.0},
     "averaged with before": {},
 }
-"""The recipe of the job itself, step by step; each one uses the trainings of those before it."""
+"""The recipe of the job itself, step by step. Each step uses the trainings of the steps before."""
 
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """What all filters are held against. held_out: captioned tars that none was trained on; captions: as of Pairs."""
+    """How every filter is evaluated. held_out: captioned tars that no filter was trained on. captions: as in Pairs."""
 
     pool: str
     truth: Truth
@@ -55,13 +55,13 @@ class EvaluationData:
 
     @property
     def asked(self) -> Mapping[str, object]:
-        """What decides the numbers, as plain values."""
+        """Everything that the numbers depend on, as plain values."""
         good = int(self.truth.good.sum())
         truth = {"good": good, "bad": len(self.truth.good) - good}
         return {"pool": self.pool, "truth": truth, "held_out": self.held_out, "captions": self.captions}
 
     def numbers(self, made: Filter, store: str, name: str) -> dict[str, object]:
-        """AUC on the pool by a job of its own, and recalls."""
+        """Run a job with the filter; return the ROC AUC on the pool, and the recalls on the held-out pairs."""
         from winnow.stages.encoders.zero_shot import Judge  # torch takes three seconds to import
 
         encoder = {"model": made.encoder.model, "pretrained": made.encoder.pretrained}
@@ -80,10 +80,10 @@ def ablate(
     side_by_side: int,
     say: Callable[[str], None],
 ) -> list[dict[str, object]]:
-    """One row for each filter and seed, in the order of the tables; what an earlier call finished is read again.
+    """One row for each filter and seed, in the order of the tables. Results of an earlier call are used again.
 
     values: of a filter's job, with finetune. wrong: shares of wrong captions to train with, each without fine-tuning.
-    side_by_side: filters at a time. Raises ModelError where the folder holds rows of another job or another judge.
+    side_by_side: filters at a time. Raises ModelError if the folder has rows of another job or another evaluation.
     """
     folder = Path(storage.rooted(values["folder"]))
     claim(folder / "asked.json", {"job": values, **judged.asked}, "rows of one ablation")
@@ -94,7 +94,7 @@ def ablate(
         try:
             rows = [row for call in calls for row in call.result()]
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # what is in work ends first, and nothing else begins
+            pool.shutdown(wait=False, cancel_futures=True)  # running filters end first, and no other starts
             raise
     names = list(dict.fromkeys([*ADDED, *TAKEN_AWAY, *(_poison_name(share) for share in wrong)]))
     return sorted(rows, key=lambda row: (names.index(str(row["filter"])), row["seed"]))
@@ -102,7 +102,7 @@ def ablate(
 
 @dataclass(frozen=True)
 class _Line:
-    """Filters that follow from each other: (name, values of its job) in order, in one folder."""
+    """Filters that build on each other, in order and in one folder: (name, values of the filter's job)."""
 
     seed: int
     folder: Path
@@ -167,7 +167,7 @@ def _line(line: _Line, judged: EvaluationData, store: str, say: Callable[[str], 
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Mean and standard deviation over seeds of each filter's numbers."""
+    """A table of each filter's numbers: mean and standard deviation over seeds."""
     shown = {
         "ROC AUC": "auc",
         "image → text R@1": "image_to_text_recall@1",
@@ -189,20 +189,22 @@ def _spread(numbers: Sequence[float]) -> str:
 
 
 def main(
-    job_file: Annotated[str, typer.Argument(help="a filter's job (YAML) with finetune", metavar="JOB.yaml")],
+    job_file: Annotated[str, typer.Argument(help="job file of a filter (YAML) with finetune", metavar="JOB.yaml")],
     pool: Annotated[str, typer.Option(help="tars with right and wrong pairs")],
-    truth: Annotated[str, typer.Option(help="parquet with uid and what each pair is")],
+    truth: Annotated[str, typer.Option(help="parquet with the uid and the kind of each pair")],
     held_out: Annotated[str, typer.Option(help="captioned tars that no filter is trained on")],
     change: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE")] = None,
-    good: Annotated[str, typer.Option(help="what right pairs are called")] = "clean",
-    bad: Annotated[str, typer.Option(help="what wrong pairs are called")] = "mismatched",
+    good: Annotated[str, typer.Option(help="kind of right pairs")] = "clean",
+    bad: Annotated[str, typer.Option(help="kind of wrong pairs")] = "mismatched",
     seeds: Annotated[int, typer.Option(min=1)] = 3,
-    wrong: Annotated[list[float] | None, typer.Option(help="[default: 0.05, 0.25, 0.5]")] = None,
-    side_by_side: Annotated[int, typer.Option(min=1, help="trainings at a time")] = 2,
+    wrong: Annotated[
+        list[float] | None, typer.Option(help="shares of wrong captions; default: 0.05, 0.25, 0.5")
+    ] = None,
+    side_by_side: Annotated[int, typer.Option(min=1, help="number of trainings at a time")] = 2,
 ) -> None:
-    """Train every filter for every seed, judge it, and print the tables; the same command resumes."""
+    """Train and evaluate every filter for every seed, and print the tables. The same command resumes."""
     values = read(job_file, change or [])
-    filter_job.parse_filter_job(values)  # refused before anything is trained
+    filter_job.parse_filter_job(values)  # refuses a wrong job before any training
     judged = EvaluationData(
         pool, Truth.read(truth, "what", [good], [bad]), held_out, values["clean"].get("captions", "txt")
     )

@@ -17,12 +17,12 @@ from winnow.stages.pools.sample import Reject
 
 
 def poisoned(urls: Sequence[str], captions: str, share: float, seed: int, out: Path) -> str:
-    """Write each tar again with jpg and json (`captions`, a list); returns their pattern.
+    """Copy each tar, with jpg and json (`captions`, a list) members; return the pattern of the copies.
 
-    share: of each tar's pictures, rounded, at least two of them where it is not 0, for one alone keeps its own. Those
-    chosen hand their captions on in a circle, so each of them gets captions that are another's and none are lost.
-    What cannot be read is left out, and counted in `_done.json`. Memory: the pictures of one tar.
-    Raises ModelError where `out` holds copies of other tars, or with another share.
+    share: of each tar's pictures, rounded. Unless it is rounded to 0, at least two are chosen, because one alone would
+    keep its captions. The chosen pictures pass their captions on in a circle: each gets those of another, none is lost.
+    Unreadable samples are left out and counted in `_done.json`. Memory: the pictures of one tar.
+    Raises ModelError if `out` has copies of other tars or with another share.
     """
     files = fingerprint(storage.identify(urls), digits=32)
     asked = {"files": files, "captions": captions, "share": share, "seed": seed}
@@ -48,10 +48,11 @@ def poisoned(urls: Sequence[str], captions: str, share: float, seed: int, out: P
 
 
 def exchanged(captions: Sequence[tuple[str, ...]], share: float, seed: int | Sequence[int]) -> list[tuple[str, ...]]:
-    """The captions of n pictures after int(share · n + 1/2) of them, drawn by seed, handed theirs on in a circle."""
+    """The captions of n pictures after int(share · n + 1/2) of them, drawn by seed, passed theirs on in a circle."""
     count = int(share * len(captions) + 0.5)
     chosen = np.random.default_rng(seed).permutation(len(captions))[: max(count, 2) if count else 0]
     after = list(captions)
+    # each chosen picture takes the captions of the next; the last one takes those of the first
     for giver, taker in zip(chosen, np.roll(chosen, 1), strict=True):
         after[int(taker)] = captions[int(giver)]
     return after

@@ -9,9 +9,9 @@ def plan(
     job_file: Annotated[str, typer.Argument(help="a job file (YAML)", metavar="JOB.yaml")],
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="change the job, such as policy.3.density.fraction=0.3"),
+        typer.Option("--set", metavar="PATH=VALUE", help="change to the job, such as policy.3.density.fraction=0.3"),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="show the options that have their default value, too")] = False,
+    full: Annotated[bool, typer.Option("--full", help="also show options with their default values")] = False,
     looked: Annotated[
         bool,
         typer.Option("--look/--no-look", help="read the first samples; --no-look works without access to the pool"),
@@ -26,17 +26,17 @@ def plan(
     tb: Annotated[float, typer.Option(min=0, help="price of a TB that stays in the store")] = 0.0,
     tb_read: Annotated[float, typer.Option(min=0, help="price of a TB that is read")] = 0.0,
     samples_per_shard: Annotated[
-        int | None, typer.Option(min=1, help="samples in a shard of the pool; its files are then not counted")
+        int | None, typer.Option(min=1, help="samples per shard of the pool; its files are then not counted")
     ] = None,
     measure_on: Annotated[
         list[str] | None, typer.Option(help="other shards of the same kind to measure on; repeatable")
     ] = None,
     sample_shards: Annotated[int, typer.Option(min=1, help="smallest number of shards to measure on")] = 4,
     sample_rows: Annotated[
-        int | None, typer.Option(min=1, help="samples of each shard; 256 images or 20,000 vectors by default")
+        int | None, typer.Option(min=1, help="samples per shard to measure on; 256 images or 20,000 vectors by default")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="seed for the choice of these shards")] = 0,
-    executor: Annotated[str, typer.Option(help="ray or local, on this machine")] = "ray",
+    executor: Annotated[str, typer.Option(help="executor on this machine: ray or local")] = "ray",
     here: Annotated[int | None, typer.Option(min=1, help="workers on this machine; one per core by default")] = None,
 ) -> None:
     """Show the job with its defaults, which stages are done, and the first samples of the pool. Runs nothing."""

@@ -1,4 +1,4 @@
-"""Draws scenes as pictures; what a caption does not say (place, turn, tint) is random."""
+"""Draws scenes as pictures. Place, turn and tint, which no caption mentions, are random."""
 
 import io
 import math
@@ -11,14 +11,14 @@ from winnow.jobs.quickstart.shapes import SHAPES, Polygon, arc, box
 
 
 def jpeg(rng: Random) -> bytes:
-    """A JPEG file of some scene."""
+    """A JPEG file of a random scene."""
     buffer = io.BytesIO()
     draw(imagine(rng.choice(SUBJECTS), rng), rng).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
 def draw(scene: Scene, rng: Random) -> Image.Image:
-    """RGB picture of the scene, sides 96 to 160 pixels, its objects inside the centred square."""
+    """RGB picture of the scene, with sides of 96 to 160 pixels and all objects inside the centred square."""
     short = rng.randint(96, 128)
     long = round(short * rng.uniform(1.0, 1.25))
     width, height = (long, short) if rng.random() < 0.6 else (short, long)
@@ -35,7 +35,7 @@ def draw(scene: Scene, rng: Random) -> Image.Image:
         _draw_shape(pencil, scene.concept.noun, body, scene.texture, middle_x + x, middle_y + y, radius, rng)
     if scene.companion:
         other, tint, relation = scene.companion
-        # "a left of b": a is on the left, so b stands on the other side
+        # "a left of b": the relation places a, so b goes to the opposite side
         x, y = (-0.33 * short * side + rng.uniform(-0.03, 0.03) * short for side in RELATIONS[relation])
         colour = _tint(COLOURS[tint], rng)
         _draw_shape(pencil, other, colour, "plain", middle_x + x, middle_y + y, 0.15 * short, rng)
@@ -88,7 +88,7 @@ def _draw_shape(
 
 
 def _draw_ground(image: Image.Image, ground: str, base: Colour, rng: Random) -> None:
-    """Pattern of the background over its flat colour `base`; its step and phase are free."""
+    """Draw the pattern of the background over its flat colour `base`, with random step and phase."""
     pencil = ImageDraw.Draw(image)
     width, height = image.size
     second = _shade(base, 0.7 if sum(base) > 240 else 2.0)
@@ -147,6 +147,6 @@ def _shade(colour: Colour, factor: float) -> Colour:
 
 
 def _tint(colour: Colour, rng: Random) -> Colour:
-    """The colour within ±14 in each channel: its name still fits."""
+    """The colour, changed by at most 14 in each channel, so that its name still fits."""
     red, green, blue = (min(255, max(0, channel + rng.randint(-14, 14))) for channel in colour)
     return red, green, blue

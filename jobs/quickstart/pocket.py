@@ -9,7 +9,7 @@ POCKET_CONFIG = Path(__file__).parents[1] / "pocket.json"
 
 
 def recipe(epochs: int = 6) -> Recipe:
-    """The recipe of the pocket model on the clean pairs of the rendered world, 47 steps in an epoch of 6,000."""
+    """The recipe of the pocket model on the clean pairs of the rendered world: 47 steps per epoch of 6,000 pairs."""
     return Recipe(
         model=str(POCKET_CONFIG),
         epochs=epochs,
@@ -17,5 +17,5 @@ def recipe(epochs: int = 6) -> Recipe:
         learning_rate=1e-3,
         warmup_steps=40,
         weight_decay=0.1,
-        precision="fp32",  # on every machine, for what is said of its result
+        precision="fp32",  # the same on every machine, because the quickstart checks the result
     )

@@ -1,7 +1,7 @@
 """`winnow quickstart`: renders a pool, trains a filter network, filters the pool and checks the result.
 
-Everything lands under one folder: `world/`, `filter/`, `store/`, and the job as a file to change and run again,
-`quickstart.yaml`. What is there from an earlier call is used again.
+One folder holds all results: `world/`, `filter/`, `store/`, and `quickstart.yaml`, the job as a file to change and run
+again. Results of an earlier call are used again.
 """
 
 import shutil
@@ -48,9 +48,9 @@ def run_quickstart(
     epochs: int = 6,
     changes: Sequence[str] = (),
 ) -> JobResult:
-    """Run the whole quickstart in `folder`; raises WinnowError if a step fails.
+    """Run the whole quickstart in `folder`. Raises WinnowError if a step fails.
 
-    size: of the world. epochs: of the training. changes: to quickstart.yaml, as in `winnow run --set`.
+    size: sizes of the world. epochs: of the training. changes: to quickstart.yaml, as in `winnow run --set`.
     """
     started = time.monotonic()
     rendered, trained = folder / "world", folder / "filter"
@@ -77,7 +77,7 @@ def run_quickstart(
 
 
 def _leave_job_file(folder: Path, checkpoint: Path) -> None:
-    """Copy the job and its model's shape beside what they read, unless there is such a file, which may be changed."""
+    """Copy the job and its model configuration into `folder`, unless it has the job, which may have been changed."""
     left = folder / JOB.name
     if not left.exists():
         shutil.copy(pocket.POCKET_CONFIG, folder)
@@ -106,7 +106,7 @@ def job_shards(result: JobResult) -> Sequence[storage.Identity]:
 
 def truth_table(verdicts: pa.Table, cuts: Sequence[str]) -> Table:
     """One row per kind of planted sample: how many each cut removed, and how many stay."""
-    # fits 80 columns, where a log or a pipe reads it
+    # fits 80 columns, the width in a log or a pipe
     table = Table(
         "planted", "pool", "rejected", *cuts, "kept", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
@@ -124,7 +124,7 @@ def truth_table(verdicts: pa.Table, cuts: Sequence[str]) -> Table:
 
 
 def checks(result: JobResult, verdicts: pa.Table) -> list[QuickstartCheck]:
-    """The expectations in the header of quickstart.yaml, each with what was seen."""
+    """The expectations in the header of quickstart.yaml, each with the measured value."""
     kind = np.asarray(verdicts["what"].to_pylist())
     used = np.isin(kind, ["clean", "mismatched"])
     known = Truth(verdicts["uid"].filter(pa.array(used)), kind[used], kind[used] == "clean")
@@ -149,7 +149,7 @@ def checks(result: JobResult, verdicts: pa.Table) -> list[QuickstartCheck]:
 
 
 def copies_left(verdicts: pa.Table, what: str) -> list[int]:
-    """For each planted set of duplicates of a kind, with its source, how many passed the duplicates cut."""
+    """For each planted set of duplicates of a kind, including its source: how many passed the duplicates cut."""
     passed = {"similarity", "density", "None"}
     by_uid = {row["uid"]: row for row in verdicts.to_pylist()}
     sets: dict[str, list[str]] = {}

@@ -1,7 +1,7 @@
 """Makes random scenes and writes captions for them, from one seed.
 
-A scene is shape × colour × texture × count × companion × background. What the caption says is visible; much
-of what is visible (place, turn, tint) is not in the caption, as in photographs.
+A scene is shape × colour × texture × count × companion × background. The picture shows everything that the caption
+says. As in photographs, the caption does not say everything that the picture shows (place, turn, tint).
 """
 
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ GROUNDS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The subject of a cluster of the pool; variety 0 gives nearly the same picture every time, 2 crowded scenes."""
+    """The subject of a cluster of the pool. variety: 0 gives nearly the same picture every time, 2 crowded scenes."""
 
     noun: str
     ground: str
@@ -61,7 +61,7 @@ class Subject:
 
 NOUNS = tuple(SHAPES)
 SUBJECTS: tuple[Subject, ...] = tuple(
-    # 7 is prime to 8: both halves walk through all grounds, and a noun meets two different ones
+    # 7 and 8 are coprime: both halves go through all grounds, and each noun gets two different ones
     Subject(noun, list(GROUNDS)[(7 * i + 3 * half) % len(GROUNDS)], (i + half) % 3)
     for half in range(2)
     for i, noun in enumerate(NOUNS)
@@ -83,10 +83,10 @@ class Scene:
 
 
 def imagine(concept: Subject, rng: Random) -> Scene:
-    """One random scene of the concept; more variety leaves more of the scene open."""
+    """A random scene of the concept. With more variety, more of the scene is random."""
     still, crowded = concept.variety == 0, concept.variety == 2
     names = sorted(COLOURS)
-    # a still concept has four ground colours of its own, as product photographs have few backdrops
+    # a concept of variety 0 has four ground colours, as product photographs have few backdrops
     ground_colour = rng.choice(Random(concept.name).sample(names, 4) if still else names)
     colour = rng.choice([name for name in names if name != ground_colour])
     companion = None

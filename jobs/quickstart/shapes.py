@@ -1,4 +1,4 @@
-"""The shapes that scenes show, a noun each, as polygons in two colours."""
+"""The shapes of the scenes, one per noun, as polygons in two colours."""
 
 import math
 
@@ -6,7 +6,7 @@ Polygon = tuple[tuple[float, float], ...]
 
 
 def arc(start: float, stop: float, radius: float = 1.0, x: float = 0.0, y: float = 0.0) -> Polygon:
-    """Points of a circular arc, angles in turns; y points down as in pictures."""
+    """Points of a circular arc. Angles are in turns; y points down, as in pictures."""
     steps = max(4, round(abs(stop - start) * 20))
     angles = [math.tau * (start + (stop - start) * i / steps) for i in range(steps + 1)]
     return tuple((x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles)

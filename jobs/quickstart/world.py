@@ -45,7 +45,7 @@ WORLD_TRUTH = pa.schema(
         "concept": pa.string(),
     }
 )
-"""One row a pool sample. how: kind of copy or of damage, else ""; source: uid it copies, else null."""
+"""One row per pool sample. how: kind of copy or of damage, else "". source: uid of the copied sample, else null."""
 
 TruthRow = dict[str, str | None]
 TarMembers = dict[str, bytes]
@@ -53,10 +53,10 @@ TarMembers = dict[str, bytes]
 
 @dataclass(frozen=True)
 class World:
-    """The sizes and the seed of a world; they determine every byte of it.
+    """The sizes and the seed of a world. They determine every byte of it.
 
-    clean_pairs: training pairs, concepts drawn evenly. pool_samples: the noisy pool, concepts of Zipf sizes.
-    zipf: exponent of those sizes, 0 (even) to about 1.5.
+    clean_pairs: number of training pairs, evenly over the concepts. pool_samples: samples of the noisy pool, with
+    concepts of Zipf sizes. zipf: exponent of these sizes, 0 (even) to about 1.5.
     """
 
     clean_pairs: int = 6000
@@ -118,7 +118,7 @@ def render_world(world: World, folder: Path) -> pa.Table:
 
 
 def _split(total: int, parts: int) -> list[range]:
-    """Contiguous ranges of 0…total, sizes differing by at most one."""
+    """Contiguous ranges of 0…total, whose sizes differ by at most one."""
     edges = [total * part // parts for part in range(parts + 1)]
     return [range(start, stop) for start, stop in itertools.pairwise(edges)]
 
@@ -142,7 +142,7 @@ def _plan_pool(world: World) -> list[PlannedScene]:
     chosen = rng.sample(clean, near + exact)
     sources = {
         "near_duplicate": iter(chosen[:near]),
-        # the second copy repeats the first one's source: one group of three
+        # the first two copies share a source, so one set has three samples
         "exact_duplicate": iter([chosen[near], *chosen[near:-1]]),
     }
     hows = {"near_duplicate": NEAR_COPIES, "unreadable": UNREADABLE_FLAWS}
@@ -210,7 +210,7 @@ def _jpeg(picture: Image.Image, quality: int) -> bytes:
 
 
 def _alter(image: bytes, how: str, rng: Random) -> tuple[bytes, tuple[int, int]]:
-    """A near duplicate, the same picture to people: bytes and (width, height)."""
+    """A near duplicate, which people call the same picture: bytes and (width, height)."""
     picture = Image.open(io.BytesIO(image)).convert("RGB")
     width, height = picture.size
     quality = JPEG_QUALITY
@@ -228,7 +228,7 @@ def _alter(image: bytes, how: str, rng: Random) -> tuple[bytes, tuple[int, int]]
 
 
 def _foreign_caption(concept: Subject, rng: Random) -> str:
-    """A caption with another noun on another ground, so it is wrong whatever the colours."""
+    """A caption with another noun on another ground, so that it is wrong for any colours."""
     others = [c for c in SUBJECTS if c.noun != concept.noun and c.ground != concept.ground]
     return describe(imagine(rng.choice(others), rng), rng)
 
@@ -253,7 +253,7 @@ def _sample(image: bytes, caption: str, facts: bytes) -> TarMembers:
 
 
 def _spoil(members: TarMembers, how: str) -> TarMembers:
-    """A sample like those of broken downloads: one kind of UNREADABLE."""
+    """The sample with the damage of a broken download. how: one of UNREADABLE."""
     if how in ("no caption", "no image"):
         missing = "txt" if how == "no caption" else "jpg"
         return {name: data for name, data in members.items() if name != missing}
@@ -264,7 +264,7 @@ def _spoil(members: TarMembers, how: str) -> TarMembers:
 
 
 def _write_tar(path: Path, samples: Iterable[tuple[str, TarMembers]]) -> None:
-    """One webdataset shard; members of a sample adjacent, no clock and no owner in the headers."""
+    """Write a webdataset shard. Members of a sample are adjacent; headers have no time and no owner."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for key, members in samples:

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow.compute as pc
 
 from winnow.jobs.job_file.job import Job, parse
+from winnow.jobs.loader import record_of
 from winnow.jobs.run import job_url
 from winnow.pipeline import storage
-from winnow.pipeline.artifact import Artifact, read_json, read_table
+from winnow.pipeline.artifact import Artifact, read_table
 from winnow.pipeline.columns import column
-from winnow.pipeline.errors import DataError, JobError
+from winnow.pipeline.errors import DataError
 from winnow.stages.cuts.contract.findings import reading
 from winnow.stages.cuts.contract.finished import FinishedCut, Readable, RowSample
 from winnow.stages.survivors import Survivors
@@ -84,15 +85,8 @@ def read_finished(store: str, name: str, sample: RowSample) -> tuple[Finished, t
     list of shards is gone.
     """
     store = storage.absolute(store.rstrip("/"))
-    url = job_url(store, name)
-    if not storage.exists(url):
-        listed = [storage.name_of(found.url).removesuffix(".json") for found in storage.listing(f"{store}/jobs")]
-        raise JobError(
-            f"a job must have finished to be read, but {store} has none called {name!r}; "
-            f"it has {', '.join(listed) or 'no finished job'}"
-        )
-    with reading(url):
-        record: dict[str, Any] = read_json(url)
+    with reading(job_url(store, name)):
+        record = record_of(store, name)
         job, counts = parse(record["job"]), {**record["counts"]}
         artifacts = {label: Artifact.named(store, folder) for label, folder in record["artifacts"].items()}
         finished = Finished(replace(job, store=store), counts, artifacts, sample)

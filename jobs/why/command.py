@@ -15,12 +15,12 @@ def why(
     uid: Annotated[str | None, typer.Argument(help="uid of the sample: 32 hex digits", metavar="[UID]")] = None,
     shard: Annotated[str | None, typer.Option(help="number, URL or end of the URL of an input shard")] = None,
     key: Annotated[str | None, typer.Option(help="key of the sample in the shard; finds rejected samples too")] = None,
-    image: Annotated[Path | None, typer.Option(metavar="FILE", help="write its image, byte for byte")] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="write the sample's image, byte for byte")] = None,
     thumbnail: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write its image re-encoded as WebP, safe to look at")
+        Path | None, typer.Option(metavar="FILE", help="write the image re-encoded as WebP, safe to look at")
     ] = None,
     ranks: Annotated[
-        bool, typer.Option("--ranks/--no-ranks", help="show its rank, which needs a pass over all shards")
+        bool, typer.Option("--ranks/--no-ranks", help="show the sample's rank, which needs a pass over all shards")
     ] = True,
     plain: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="reading threads; one per core by default")] = None,

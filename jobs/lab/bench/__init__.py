@@ -1,1 +1,1 @@
-"""Benchmarks: the time of each step beside its limit on the same machine."""
+"""Benchmarks: the time of each step, compared with its limit on the same machine."""

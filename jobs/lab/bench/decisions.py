@@ -1,7 +1,7 @@
-"""Benchmark: deciding on pools of millions of vectors, beside the same matrix products on data in memory.
+"""Benchmark: cuts on pools of millions of vectors, compared with the same matrix products on data in memory.
 
-python -m winnow.jobs.lab.bench.decisions [--folder out/bench-decide] [--samples 1000000,10000000]. Absolute rates are
-this machine's; read the ratios. Leaves nothing, unless it is asked to keep the pool and the store.
+python -m winnow.jobs.lab.bench.decisions [--folder out/bench-decide] [--samples 1000000,10000000]. Absolute rates
+depend on the machine; read the ratios. Deletes the pool and the store at the end, unless --keep is given.
 """
 
 import json
@@ -36,7 +36,7 @@ from winnow.stages.clusters.centroids import read_sample
 from winnow.stages.kernels.float16 import widened
 from winnow.stages.kernels.kmeans import train
 
-_PRODUCT_ROWS = 1024  # at once, as stages/kernels/kmeans.py takes them
+_PRODUCT_ROWS = 1024  # rows per product, as in stages/kernels/kmeans.py
 _SAMPLE_PER_CLUSTER = 256
 _SWEPT = 1_000_000
 _FIT, _ASSIGN = "clusters: k-means", "clusters: assign"
@@ -44,7 +44,7 @@ _FIT, _ASSIGN = "clusters: k-means", "clusters: assign"
 
 @dataclass(frozen=True)
 class ProductTime:
-    """Wall seconds on every core or worker, and CPU seconds of all of them."""
+    """Wall seconds with all cores or workers busy, and CPU seconds of all of them."""
 
     seconds: float
     cpu: float
@@ -55,7 +55,7 @@ class ProductTime:
 
 @dataclass(frozen=True)
 class DecidedPool:
-    """A pool that was decided on. alone: what the products of the fit and of assigning take by themselves."""
+    """A pool with a finished job. alone: the time of the matrix products alone, for the fit and for assignment."""
 
     shape: Shape
     job_file: Path
@@ -68,13 +68,13 @@ class DecidedPool:
 
     @property
     def sample(self) -> int:
-        """Rows that the fit sees."""
+        """Number of rows that k-means is fitted on."""
         return min(self.shape.samples, self.clusters * _SAMPLE_PER_CLUSTER)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement beside the tables, and what it is compared with."""
+    """One measurement besides the tables, and its limit."""
 
     what: str
     found: str
@@ -82,7 +82,7 @@ class Measurement:
 
 
 def decide_again(made: DecidedPool) -> list[Measurement]:
-    """Another fraction on stored distances: the whole command in a process of its own."""
+    """Decide another fraction on stored distances: the whole command, in its own process."""
     started = time.perf_counter()
     _command(made, "run", "--set", "policy.0.density.fraction=0.3")
     seconds = time.perf_counter() - started
@@ -94,7 +94,7 @@ def decide_again(made: DecidedPool) -> list[Measurement]:
 
 
 def sweep_of_20(made: DecidedPool) -> list[Measurement]:
-    """20 fractions over a cold store beside one policy over another, whole commands; for the smallest pool only."""
+    """Whole commands on cold stores: a sweep of 20 fractions, compared with one policy. Only for the smallest pool."""
     if made.shape.samples > _SWEPT:
         return []
     fractions = ",".join(f"{n / 25:.2f}" for n in range(1, 21))
@@ -117,12 +117,12 @@ def _command(made: DecidedPool, *words: str) -> None:
 
 
 EXTRAS: tuple[Callable[[DecidedPool], list[Measurement]], ...] = (decide_again, sweep_of_20)
-"""What else is measured on a pool that was decided on; each gets the finished job."""
+"""Further measurements; each is called with the finished job."""
 
 
 @dataclass(frozen=True)
 class _Products:
-    """The products of assigning one shard and their argmax on a worker, as it would do them; wall and CPU seconds."""
+    """Times the products of assigning one shard and their argmax, on a worker: wall and CPU seconds."""
 
     shape: Shape
     clusters: int
@@ -139,7 +139,7 @@ class _Products:
 
 
 def products_alone(shape: Shape, clusters: int, executor: Executor) -> ProductTime:
-    """What assigning takes when it does nothing but its products: the first shard, as often as there are."""
+    """Time of assignment if it did only its products: those of the first shard, once for every shard."""
     task, warm = _Products(shape, clusters), executor.workers
     found = dict(executor.map(task, list(range(warm + shape.shards)), "products alone", Needs()))
     seconds, cpu = (sum(found[warm + shard][i] for shard in range(shape.shards)) for i in range(2))
@@ -149,7 +149,7 @@ def products_alone(shape: Shape, clusters: int, executor: Executor) -> ProductTi
 
 @dataclass(frozen=True)
 class _FitAlone:
-    """faiss on the rows that the fit saw, on a worker and every core; it stops early where no row moves."""
+    """Times faiss on the rows of the fit, on a worker with every core. faiss stops early if no row moves."""
 
     clusters: Artifact
     shards: int
@@ -167,17 +167,17 @@ class _FitAlone:
 
 
 def fit_alone(fitted: StepResult, shards: int, clusters: int, iterations: int, executor: Executor) -> ProductTime:
-    """What the fit takes when it does nothing but faiss."""
+    """Time of the fit if it did nothing but faiss."""
     task = _FitAlone(fitted.artifact, shards, cast(int, fitted.report["sample"]), clusters, iterations)
     [(_, (seconds, cpu))] = executor.map(task, [0], "faiss alone", Needs())
     return ProductTime(seconds, cpu)
 
 
 def prepare_cut_job(shape: Shape, folder: Path, cut: dict[str, object]) -> Path:
-    """Make the pool where it is not there yet; the file of a job of one cut over it, with a store of its own."""
+    """Make the pool unless it exists. Returns the file of a job with one cut over it, with a store of its own."""
     pool, store, job_file = (folder / f"{name}-{shape.samples}" for name in ("pool", "store", "job.yaml"))
     if not pool.exists():
-        # in a process of its own, for what is measured begins with this one's memory
+        # in its own process, because the measured memory begins with that of this process
         command = [sys.executable, "-m", "winnow.jobs.lab.bench.vector_pool", str(folder / "part"), str(shape.samples)]
         options = ["--rows-per-shard", str(shape.rows_per_shard), "--copies", str(shape.copies)]
         subprocess.run([*command, *options], check=True)
@@ -189,7 +189,7 @@ def prepare_cut_job(shape: Shape, folder: Path, cut: dict[str, object]) -> Path:
 
 
 def decide_pool(shape: Shape, folder: Path, clusters: int, iterations: int, workers: int, executor: str) -> DecidedPool:
-    """Make the pool where it is not there yet, decide on it, and time the products alone on the same workers."""
+    """Make the pool unless it exists, run its job, and time the products alone on the same workers."""
     density = {"by": "clip", "fraction": 0.4, "clusters": clusters, "iterations": iterations}
     job_file = prepare_cut_job(shape, folder, {"density": {**density, "sample_per_cluster": _SAMPLE_PER_CLUSTER}})
     running_on, meter = open_executor(executor, workers, None), Meter()
@@ -206,7 +206,7 @@ def decide_pool(shape: Shape, folder: Path, clusters: int, iterations: int, work
 
 
 def show_decisions(made: DecidedPool, console: Console) -> None:
-    """One table: a row per step, then what was measured beside them."""
+    """Print a table with a row per step, then the further measurements."""
     table = Table("step", "s", "CPU s", "rows/s", "driver MB", "worker MB", "read MB", "written MB")
     table.columns[0].no_wrap = True
     table.title = f"{made.shape.samples:,} samples, {made.clusters} clusters, {made.workers} workers"
@@ -232,7 +232,7 @@ def show_decisions(made: DecidedPool, console: Console) -> None:
 
 
 def compare_pools(small: DecidedPool, large: DecidedPool, console: Console) -> None:
-    """Cost per sample and memory of the larger pool in those of the smaller one."""
+    """Print cost per sample and memory of the larger pool as multiples of those of the smaller one."""
     table = Table("step", "s per sample", "CPU s per sample", "driver memory", "worker memory")
     table.columns[0].no_wrap = True
     table.title = f"{large.shape.samples:,} samples, as a multiple of {small.shape.samples:,}"
@@ -266,18 +266,18 @@ def _ratio(now: float, before: float) -> str:
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="scratch space: 1.2 kB a sample of the largest pool")] = Path(
+    folder: Annotated[Path, typer.Option(help="scratch space: 1.2 kB per sample of the largest pool")] = Path(
         "out/bench-decide"
     ),
     samples: Annotated[str, typer.Option(help="sizes of the pools, smallest first")] = "1000000,10000000",
-    clusters: Annotated[int, typer.Option(help="k")] = 500,
-    iterations: Annotated[int, typer.Option(help="of k-means")] = 100,
-    workers: Annotated[int, typer.Option(help="of the executor")] = 2,
-    executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
-    rows_per_shard: Annotated[int, typer.Option(help="of the pools")] = 100_000,
-    keep: Annotated[bool, typer.Option(help="keep pools and stores; a pool that is there is used again")] = False,
+    clusters: Annotated[int, typer.Option(help="number of clusters, k")] = 500,
+    iterations: Annotated[int, typer.Option(help="iterations of k-means")] = 100,
+    workers: Annotated[int, typer.Option(help="workers of the executor")] = 2,
+    executor: Annotated[str, typer.Option(help="executor: ray or local")] = "ray",
+    rows_per_shard: Annotated[int, typer.Option(help="rows per shard")] = 100_000,
+    keep: Annotated[bool, typer.Option(help="keep pools and stores; an existing pool is used again")] = False,
 ) -> None:
-    """Print a table for every size, and the larger ones beside the smallest."""
+    """Print a table for every size, and compare the larger pools with the smallest."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     console, first = Console(width=None if sys.stdout.isatty() else 130), None

@@ -1,7 +1,7 @@
-"""Benchmark: decoding and resizing beside open_clip's own transform, and how far `fast` moves vectors.
+"""Benchmark: decoding and resizing, compared with open_clip's own transform; how far `fast` moves vectors.
 
-python -m winnow.jobs.lab.bench.decode [--pool GLOB] [--filter FILE --config FILE --truth FILE]. It counts CPU time of
-one thread, so other work on the machine counts little; read the ratios.
+python -m winnow.jobs.lab.bench.decode [--pool GLOB] [--filter FILE --config FILE --truth FILE]. It measures CPU time
+of one thread, so other work on the machine changes little; read the ratios.
 """
 
 import io
@@ -39,7 +39,7 @@ _PEER = "ViT-B-32"  # 224 px
 
 
 def photos(urls: Sequence[str], take: int) -> list[Sample]:
-    """The first readable samples of some tars whose images can be decoded, these as RGB."""
+    """The first samples of some tars whose images can be decoded, with the images as RGB."""
 
     def found() -> Iterator[Sample]:
         for sample in (sample for url in urls for sample in Webdataset().samples(url)):
@@ -54,7 +54,7 @@ def photos(urls: Sequence[str], take: int) -> list[Sample]:
 
 
 def enlarged_sample(sample: Sample, side: int) -> Sample:
-    """The sample with its picture as a square JPEG of this side, Lanczos, quality 90."""
+    """The sample with its picture as a square JPEG of this side: resized by Lanczos, quality 90."""
     with Image.open(io.BytesIO(sample.image)) as image:
         picture = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
     return replace(sample, image=_file(picture, "JPEG", quality=_QUALITY))
@@ -67,9 +67,9 @@ def _file(picture: Image.Image, format: str, **options: int) -> bytes:
 
 
 def rates(files: Sequence[bytes], own: Callable[[bytes], object], ours: Preprocess) -> dict[str, float]:
-    """Images a second of a core's time: open_clip's own transform, `exact`, `fast`; medians of rounds in turn.
+    """Images per second of core time: open_clip's own transform, `exact`, `fast`; medians of rounds in turn.
 
-    The last two get as many files a call as a decoding thread of the embed stage.
+    `exact` and `fast` get as many files per call as a decoding thread of the embed stage.
     """
     calls = [files[first : first + TOGETHER] for first in range(0, len(files), TOGETHER)]
     ways: dict[str, Callable[[Sequence[bytes]], object]] = {
@@ -94,7 +94,7 @@ def embedded_vectors(bank: Bank, samples: Sequence[Sample]) -> tuple[np.ndarray,
 
 
 def through(sample: Sample, ours: Preprocess, fast: bool) -> Sample:
-    """The sample with the pixels that a model of 224 px would see, as a file without loss."""
+    """The sample with the pixels that a model of 224 px would see, as a lossless file."""
     _, [pixels] = decode(sample.image, [ours], fast)
     return replace(sample, image=_file(Image.fromarray(pixels), "BMP"))
 
@@ -119,15 +119,15 @@ def moved(name: str, encoder: OpenClip, pairs: Sequence[Sequence[Sample]], truth
 
 
 def main(
-    pool: Annotated[str | None, typer.Option(help="captioned tars instead of the rendered world's")] = None,
-    folder: Annotated[Path, typer.Option(help="where `jobs.bench` renders its world")] = Path("out/bench"),
-    timed: Annotated[int, typer.Option(help="images to time")] = 100,
-    judged: Annotated[int, typer.Option(help="images to embed; 10 kB to 200 kB of memory each")] = 3000,
+    pool: Annotated[str | None, typer.Option(help="captioned tars; without them the rendered world")] = None,
+    folder: Annotated[Path, typer.Option(help="folder of the rendered world")] = Path("out/bench"),
+    timed: Annotated[int, typer.Option(help="number of images to time")] = 100,
+    judged: Annotated[int, typer.Option(help="number of images to embed; 10 kB to 200 kB of memory each")] = 3000,
     filter: Annotated[Path | None, typer.Option(help="weights of a trained CLIP")] = None,
-    config: Annotated[Path | None, typer.Option(help="its configuration .json")] = None,
-    truth: Annotated[str | None, typer.Option(help="parquet: uid, and `what` each is: clean, mismatched")] = None,
+    config: Annotated[Path | None, typer.Option(help="configuration .json of the CLIP")] = None,
+    truth: Annotated[str | None, typer.Option(help="parquet: uid, and kind `what`: clean, mismatched")] = None,
 ) -> None:
-    """Print rates per core, and with a filter how far `fast` moves its vectors and its ROC AUC."""
+    """Print rates per core; with a filter, also how far `fast` moves its vectors and its ROC AUC."""
     if pool is None and not (folder / "world" / "truth.parquet").exists():
         world.render_world(world.World(), folder / "world")
     urls = storage.expand([pool or f"{folder}/world/pool/*.tar"])

@@ -23,7 +23,7 @@ from winnow.pipeline.executors.choose import open_executor
 
 
 def measure_duplicates(shape: Shape, folder: Path, cut: dict[str, object], workers: int, executor: str) -> Table:
-    """Deduplicate by one method: seconds, memory and bytes of every step, and what lay on disk meanwhile."""
+    """Deduplicate by one method: a table of seconds, memory and bytes of every step, with the bytes spilled to disk."""
     job_file = prepare_cut_job(shape, folder, {"duplicates": cut})
     running_on, meter = open_executor(executor, workers, None), Meter()
     started = time.perf_counter()
@@ -45,25 +45,25 @@ def measure_duplicates(shape: Shape, folder: Path, cut: dict[str, object], worke
 
 
 def _spilled() -> str:
-    """What Ray says of the objects that did not fit in its memory."""
+    """Ray's statistics of the objects that it spilled to disk."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "memory", "--stats-only"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
-    if asked.returncode:  # such as where a second cluster runs on this machine
+    if asked.returncode:  # for example, if a second cluster runs on this machine
         return "unknown"
     return next((line for line in asked.stdout.splitlines() if line.startswith("Spilled")), "nothing")
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="scratch space: 6 kB a sample")] = Path("out/bench-duplicates"),
-    samples: Annotated[int, typer.Option(help="of the pool")] = 1_000_000,
-    clusters: Annotated[int, typer.Option(help="k")] = 1000,
-    iterations: Annotated[int, typer.Option(help="of k-means")] = 20,
-    epsilon: Annotated[float, typer.Option(help="1 - cosine of a twin")] = 0.07,
-    workers: Annotated[int, typer.Option(help="of the executor")] = 2,
-    executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
-    rows_per_shard: Annotated[int, typer.Option(help="of the pool")] = 100_000,
+    folder: Annotated[Path, typer.Option(help="scratch space: 6 kB per sample")] = Path("out/bench-duplicates"),
+    samples: Annotated[int, typer.Option(help="samples in the pool")] = 1_000_000,
+    clusters: Annotated[int, typer.Option(help="number of clusters, k")] = 1000,
+    iterations: Annotated[int, typer.Option(help="iterations of k-means")] = 20,
+    epsilon: Annotated[float, typer.Option(help="1 - cosine of two duplicates")] = 0.07,
+    workers: Annotated[int, typer.Option(help="workers of the executor")] = 2,
+    executor: Annotated[str, typer.Option(help="executor: ray or local")] = "ray",
+    rows_per_shard: Annotated[int, typer.Option(help="rows per shard")] = 100_000,
 ) -> None:
-    """Print a table for greedy and one for the paper's rule."""
+    """Print a table for `greedy` and one for the paper's rule."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 130)

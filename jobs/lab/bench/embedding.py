@@ -1,7 +1,7 @@
-"""Benchmark: decoding, embedding and writing shards, beside their limits.
+"""Benchmark: decoding, embedding and writing shards, compared with their limits.
 
 python -m winnow.jobs.lab.bench.embedding [--folder out/bench] [--pool GLOB].
-Absolute rates are this machine's; read the ratios.
+Absolute rates depend on the machine; read the ratios.
 """
 
 import itertools
@@ -38,10 +38,10 @@ from winnow.stages.results.tar_shard import TarShard
 _ROUNDS = 3
 _DECODED = 100
 _TARS = 6
-"""Tars of a worker, so that one opens and one ends while another is embedded, as in the stage."""
+"""Tars per worker, so that one opens and one ends while another is embedded, as in the stage."""
 _TAKES = {224: 500, 512: 200, 1024: 100}
-"""Samples of each tar, by the side of their pictures in pixels."""
-_LARGE = dict.fromkeys(_TAKES, 64)  # of one tar a worker, with ViT-B/32
+"""Samples per tar, by the side of the pictures in pixels."""
+_LARGE = dict.fromkeys(_TAKES, 64)  # of one tar per worker, with ViT-B/32
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class FirstSamples:
 
 @dataclass(frozen=True)
 class Timed:
-    """Times one way of going through a shard, on a worker like those of the embed stage; `embed` commits to `out`."""
+    """Times one way to process a shard, on a worker like those of the embed stage. `embed` commits to `out`."""
 
     encoder: OpenClip
     encoding: Encoding
@@ -67,11 +67,11 @@ class Timed:
     way: Literal["decode", "models", "embed"] = "embed"
 
     def open(self) -> Callable[[FirstSamples], tuple[int, float, float]]:
-        """Load the model, once for all ways and rounds; not timed."""
+        """Load the model once for all ways and rounds, outside the timing."""
         return partial(self._time, kept_bank(self.encoder, self.encoding))
 
     def _time(self, bank: Bank, item: FirstSamples) -> tuple[int, float, float]:
-        """(samples, seconds, when it ended by a clock that all processes of a machine share)."""
+        """(samples, seconds, end time by a clock that all processes of a machine share)."""
         started = time.monotonic()
         if self.way == "models":
             count, seconds = forward_only(bank, item.samples())
@@ -85,7 +85,7 @@ class Timed:
 
 
 def rate(task: Timed, executor: Executor, urls: Sequence[str], take: int) -> float:
-    """Samples per second of all workers together: of `embed` from the first tar's begin to the last one's end."""
+    """Samples per second of all workers; for `embed`, from the start of the first tar to the end of the last."""
     parts = [FirstSamples(index, url, take) for index, url in enumerate(urls)]
     whole = task.way == "embed"
     done = [found for _, found in executor.map(task, parts, f"{task.way} only", Needs(prefetch=whole))]
@@ -98,10 +98,10 @@ def rate(task: Timed, executor: Executor, urls: Sequence[str], take: int) -> flo
 def bench_embed(
     table: Table, name: str, task: Timed, pools: Mapping[int, list[str]], takes: Mapping[int, int], executor: Executor
 ) -> None:
-    """Decode only, models only, and the embed stage with its files, on the same cores; medians of rounds in turn.
+    """Time decoding alone, models alone, and the embed stage with its files, on the same cores; medians of rounds.
 
-    pools: tars by the side of their pictures in pixels; takes: samples of each tar. Both in turn would
-    do 1 / (1/decode + 1/models) samples a second; tokenizing, tables and files are in neither.
+    pools: tars by the side of their pictures in pixels. takes: samples of each tar. Decoding, then models, would do
+    1 / (1/decode + 1/models) samples per second. Tokenizing, tables and files are in neither of these two.
     """
     found: dict[int, list[tuple[float, float, float, float]]] = {side: [] for side in pools}
     first = min(pools)
@@ -119,7 +119,7 @@ def bench_embed(
 
 
 def bench_decoding(table: Table, samples: Sequence[Sample]) -> None:
-    """Images a second of one core's time: open_clip's own transform to 224 px, `exact` and `fast`."""
+    """Images per second of core time: open_clip's own transform to 224 px, `exact` and `fast`."""
     own, ours = own_transform("ViT-B-32")
     for side in _TAKES:
         files = [bytes(bench_decode.enlarged_sample(sample, side).image) for sample in samples]
@@ -146,11 +146,11 @@ def enlarged_tars(samples: Iterator[Sample], folder: Path, side: int, take: int,
 
 def main(
     folder: Annotated[Path, typer.Option(help="scratch space, 2 GB and twice the gigabytes")] = Path("out/bench"),
-    pool: Annotated[str | None, typer.Option(help="captioned tars instead of the rendered world's")] = None,
-    workers: Annotated[int | None, typer.Option(help="one per core by default")] = None,
-    gigabytes: Annotated[float, typer.Option(help="of tars to write a quarter of")] = 5.0,
+    pool: Annotated[str | None, typer.Option(help="captioned tars; without them the rendered world")] = None,
+    workers: Annotated[int | None, typer.Option(help="number of workers; one per core by default")] = None,
+    gigabytes: Annotated[float, typer.Option(help="size of the pool, of which a quarter is written")] = 5.0,
 ) -> None:
-    """Print every rate beside its limit."""
+    """Print every rate and its limit."""
     if pool is None and not (folder / "world" / "truth.parquet").exists():
         world.render_world(world.World(), folder / "world")
     found = bench_decode.photos(storage.expand([pool or f"{folder}/world/pool/*.tar"]), max(_TAKES.values()))

@@ -1,4 +1,4 @@
-"""Benchmark: embedding on one GPU beside decoding alone and the models alone, and how busy the GPU is.
+"""Benchmark: embedding on one GPU, compared with decoding alone and the models alone; how busy the GPU is.
 
 python -m winnow.jobs.lab.bench.gpu --pool GLOB [--model ViT-L-14]. Without Ray: one worker in this process.
 """
@@ -26,17 +26,17 @@ from winnow.pipeline.machine import cores
 from winnow.stages.encoders import Encoding, OpenClip
 from winnow.stages.encoders.limits import device_name, kept_bank
 
-_TARS = 8  # how often one tar of each size is embedded in a round
+_TARS = 8  # times that one tar of each size is embedded in a round
 _ROUNDS = 3
 _SIDES = (224, 512)  # pixels
 _LOOKS_MS = "100"
 _FLOOR = 3 * 112
-"""Images/s that a ViT-L/14 should pass: three times what NVIDIA's test of its own image pipeline asks of an H100."""
+"""Images/s that a ViT-L/14 should reach: three times what NVIDIA's test of its own image pipeline asks of an H100."""
 
 
 @contextmanager
 def busy_shares(device: str) -> Iterator[list[float]]:
-    """Of the block: the shares of time that the driver says kernels ran, ten a second; none without a GPU."""
+    """Shares of time in which kernels ran, by the GPU driver, ten per second of the block; none without a GPU."""
     found: list[float] = []
     if not device.startswith("cuda"):
         yield found
@@ -54,7 +54,7 @@ def busy_shares(device: str) -> Iterator[list[float]]:
 
 
 def bench_model(table: Table, model: str, task: Timed, pools: Mapping[int, str], samples: int) -> None:
-    """Rows of one model: samples/s of the stage, medians of rounds in turn, and their share of the slower limit."""
+    """Add the rows of one model: samples/s of the stage (medians of rounds), and the share of the slower limit."""
     executor = LocalExecutor(1)
     for side, url in pools.items():
         ways: dict[str, list[float]] = {"decode": [], "models": [], "embed": []}
@@ -74,15 +74,15 @@ def bench_model(table: Table, model: str, task: Timed, pools: Mapping[int, str],
 
 
 def main(
-    pool: Annotated[str, typer.Option(help="tars of photos with captions; they are enlarged_tars")],
+    pool: Annotated[str, typer.Option(help="tars of photos with captions; the benchmark enlarges them_tars")],
     folder: Annotated[Path, typer.Option(help="scratch space, 1 GB")] = Path("out/bench-gpu"),
-    model: Annotated[list[str] | None, typer.Option(help="of open_clip, with random weights")] = None,
-    device: Annotated[str, typer.Option(help="as torch names it")] = "cuda",
-    fast: Annotated[bool, typer.Option("--fast/--exact", help="how pictures are decoded")] = True,
-    batch_size: Annotated[int, typer.Option(help="of a forward pass")] = 256,
-    samples: Annotated[int, typer.Option(help="of a tar")] = 2048,
+    model: Annotated[list[str] | None, typer.Option(help="model of open_clip, with random weights")] = None,
+    device: Annotated[str, typer.Option(help="device, as torch names it")] = "cuda",
+    fast: Annotated[bool, typer.Option("--fast/--exact", help="decoding of the pictures")] = True,
+    batch_size: Annotated[int, typer.Option(help="samples per forward pass")] = 256,
+    samples: Annotated[int, typer.Option(help="samples per tar")] = 2048,
 ) -> None:
-    """Print every rate beside its limits."""
+    """Print every rate and its limits."""
     preprocess: Literal["exact", "fast"] = "fast" if fast else "exact"
     encoding = Encoding(batch_size=batch_size, preprocess=preprocess, device=device)
     found = photos(storage.expand([pool]), samples)
@@ -93,7 +93,7 @@ def main(
     for each in model or ["ViT-B-32", "ViT-L-14"]:
         out = Artifact(str(folder / "store"), "embeddings", fingerprint([each, device, preprocess]))
         bench_model(table, Path(each).stem, Timed(OpenClip(each, "random"), encoding, out), pools, samples)
-        kept_bank.cache_clear()  # its memory is for the next
+        kept_bank.cache_clear()  # frees memory for the next model
     Console(width=140).print(table)
 
 

@@ -1,6 +1,7 @@
 """Benchmark: reading kept samples in place, from exported shards, and from the whole pool.
 
-python -m winnow.jobs.lab.bench.loading [--folder out/bench-loader]. Absolute rates are this machine's; read the ratios.
+python -m winnow.jobs.lab.bench.loading [--folder out/bench-loader].
+Absolute rates depend on the machine; read the ratios.
 """
 
 import os
@@ -35,8 +36,8 @@ from winnow.stages.results.tar_shard import TarShard
 _SHARES = (0.01, 0.10, 0.25, 0.50, 0.90)
 _SHARDS = 2
 _PICTURES = 32  # samples differ by their captions
-_SAMPLE_BYTES = 30_000  # as photos of 256 pixels have
-_REQUEST_S, _BYTES_S = 0.02, 50e6  # of an object store that is computed, not measured
+_SAMPLE_BYTES = 30_000  # size of a photo of 256 pixels
+_REQUEST_S, _BYTES_S = 0.02, 50e6  # of an assumed object store: computed, not measured
 _GAPS = {
     "ranges only": 0,
     "a file's": LOCAL_GAP_BYTES,
@@ -46,7 +47,7 @@ _GAPS = {
 
 
 def make_two_tars(folder: Path, megabytes: int) -> None:
-    """Land two tars of drawn pictures, each filled up behind its end to what a photo weighs."""
+    """Write two tars of drawn pictures, each padded behind its end to the size of a photo."""
     rng = Random(0)
     pictures = [_picture(rng) for _ in range(_PICTURES)]
     folder.mkdir(parents=True)
@@ -62,12 +63,12 @@ def make_two_tars(folder: Path, megabytes: int) -> None:
 
 def _picture(rng: Random) -> bytes:
     picture = drawing.jpeg(rng)
-    room = _SAMPLE_BYTES - 6 * tarfile.BLOCKSIZE - len(picture)  # three headers, and three paddings at most
+    room = _SAMPLE_BYTES - 6 * tarfile.BLOCKSIZE - len(picture)  # three headers, and at most three paddings
     return picture + rng.randbytes(room)
 
 
 def _filtered(folder: Path, share: float) -> JobResult:
-    """The job that keeps this share of the pool at random, with shards."""
+    """Run a job that keeps a random share of the pool and writes shards."""
     values = {
         "name": f"kept-{100 * share:.0f}",
         "store": str(folder / "store"),
@@ -80,8 +81,8 @@ def _filtered(folder: Path, share: float) -> JobResult:
 
 
 def _read(urls: list[str]) -> int:
-    """How many samples plain webdataset reads of these."""
-    import webdataset  # three seconds for torch, which no timing may hold
+    """Number of samples that plain webdataset reads from these URLs."""
+    import webdataset  # imports torch, three seconds that no timing may contain
 
     return _count(webdataset.DataPipeline(webdataset.SimpleShardList(urls), webdataset.tarfile_to_samples()))
 
@@ -91,7 +92,7 @@ def _count(samples: Iterable[object]) -> int:
 
 
 def _rates(ways: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, tuple[int, float]]:
-    """Samples and median seconds of each way, in turn, so that a drift of the machine meets all."""
+    """Samples and median seconds of each way. The ways take turns, so that a drift of the machine affects all."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     samples: dict[str, int] = {}
     for _ in range(rounds):
@@ -103,7 +104,7 @@ def _rates(ways: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, tupl
 
 
 def bench_reading(table: Table, result: JobResult, rounds: int) -> None:
-    """One row: exported shards, `winnow cat` and the loader, beside plain webdataset on all shards of the pool."""
+    """Add one row: exported shards, `winnow cat` and the loader, and plain webdataset on all shards of the pool."""
     store, name = result.job.store, result.job.name
     exported = sorted(str(path) for path in Path(result.path.shards.folder).glob("*.tar")) if result.path.shards else []
     pool = [shard.url for shard in result.job.pool.identities()]
@@ -131,7 +132,7 @@ def bench_reading(table: Table, result: JobResult, rounds: int) -> None:
 
 
 def bench_gaps(table: Table, result: JobResult, rounds: int) -> None:
-    """One row for each gap: reads and bytes, seconds here, and those of an object store by arithmetic."""
+    """Add one row per gap: reads, bytes, seconds here, and computed seconds of an object store."""
     kept = loader.open_kept_samples(result.job.store, result.job.name)
     plans = [kept.plan(shard) for shard in range(_SHARDS)]
     for what, gap in _GAPS.items():
@@ -150,7 +151,7 @@ def bench_gaps(table: Table, result: JobResult, rounds: int) -> None:
 
 
 def _stream(selected: Selected, plans: list[ReadPlan], cold: bool) -> int:
-    """Write the tars of some plans to nowhere; how many samples they have."""
+    """Write the tars of some plans to nowhere; return their number of samples."""
     samples = 0
     with open(os.devnull, "wb") as sink:
         for plan in plans:
@@ -161,13 +162,13 @@ def _stream(selected: Selected, plans: list[ReadPlan], cold: bool) -> int:
 
 
 def _forget(url: str) -> None:
-    """Have the system's page cache forget a file, where it does as it is told."""
+    """Drop a file from the system's page cache, if the system follows the advice."""
     with open(url, "rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _start_up(result: JobResult) -> float:
-    """Seconds until `winnow cat` has written the first byte of a shard."""
+    """Seconds until `winnow cat` writes the first byte of a shard."""
     words = [sys.executable, "-m", "winnow.jobs", "cat", result.job.store, result.job.name, "0"]
     started = time.perf_counter()
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
@@ -180,10 +181,10 @@ def _start_up(result: JobResult) -> float:
 
 def main(
     folder: Annotated[Path, typer.Option(help="scratch space, about four times the pool")] = Path("out/bench-loader"),
-    megabytes: Annotated[int, typer.Option(min=1, help="of the pool")] = 500,
-    rounds: Annotated[int, typer.Option(min=1, help="of which the median is told")] = 3,
+    megabytes: Annotated[int, typer.Option(min=1, help="size of the pool")] = 500,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds, of which the median is printed")] = 3,
 ) -> None:
-    """Print samples a second of every way to read what is kept, beside plain webdataset on all of the pool."""
+    """Print samples per second of every way to read the kept samples, and of plain webdataset on the whole pool."""
     if not (folder / "pool").exists():
         make_two_tars(folder / "pool", megabytes)
     reading = Table(
@@ -198,7 +199,7 @@ def main(
     remote = f"at {_REQUEST_S * 1e3:.0f} ms, {_BYTES_S / 1e6:.0f} MB/s"
     gaps = Table("job", "gap", "reads", "bytes", "warm", "cold", remote)
     results = [_filtered(folder, share) for share in _SHARES]
-    _read([result.job.pool.identities()[0].url for result in results[:1]])  # imports, and the page cache
+    _read([result.job.pool.identities()[0].url for result in results[:1]])  # warms up imports and the page cache
     for result in results:
         bench_reading(reading, result, rounds)
         bench_gaps(gaps, result, rounds)

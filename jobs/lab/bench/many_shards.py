@@ -1,8 +1,8 @@
 """Benchmark: the driver's time for a job over thousands of tiny shards, and for resuming it.
 
 python -m winnow.jobs.lab.bench.many_shards [--folder out/bench-many] [--shards 20000].
-CPU seconds are those of the driver's process alone, all of its threads; wall seconds are the
-machine's. Leaves nothing, unless it is asked to keep the pool.
+CPU seconds are those of the driver's process alone, over all its threads. Deletes the pool
+at the end, unless --keep is given.
 """
 
 import resource
@@ -31,16 +31,16 @@ from winnow.pipeline.executors.choose import open_executor
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.executors.watching import Done
 
-_MOST_MS = 2.0  # of the driver, a shard and a stage
+_MOST_MS = 2.0  # driver time per shard and stage
 _MOST_RESUME_S = 10.0
 _POLICY = [{"rules": {"min_words": 3}}, {"random": {"fraction": 0.5}}]
 
 
 @dataclass
 class StageCost:
-    """One stage: items of all of its watched passes, seconds, CPU seconds and highest resident bytes of the driver.
+    """One stage: items of all its watched passes, wall seconds, CPU seconds and peak resident bytes of the driver.
 
-    bytes: that its shards committed.
+    bytes: committed by its shards.
     """
 
     stage: str
@@ -53,7 +53,7 @@ class StageCost:
 
 
 class Ledger:
-    """A watcher that asks what the driver spent whenever a stage is done."""
+    """A watcher that records what the driver spent on each finished stage."""
 
     def __init__(self) -> None:
         self.lines: list[StageCost] = []
@@ -87,7 +87,7 @@ class Ledger:
 
 
 def prepare_many_shards(folder: Path, shards: int, rows: int) -> Path:
-    """Make the pool where it is not there yet; the file of a job over it, with a store of its own."""
+    """Make the pool unless it exists. Returns the file of a job over it, with a store of its own."""
     pool, job_file = folder / f"pool-{shards}", folder / "job.yaml"
     if not pool.exists():
         shape = Shape(shards * rows, width=16, concepts=10, rows_per_shard=rows)
@@ -100,9 +100,9 @@ def prepare_many_shards(folder: Path, shards: int, rows: int) -> Path:
 
 
 def stage_costs(job: Job, executor: str, workers: int) -> list[StageCost]:
-    """Run a job as `winnow run` does, with its events and metrics; what each stage cost the driver."""
+    """Run a job as `winnow run` does, with events and metrics; return what each stage cost the driver."""
     running_on = open_executor(executor, workers, None)
-    running_on.start()  # of no stage's cost
+    running_on.start()  # not part of any stage's cost
     try:
         with recorded(job.store, job.name, executor) as watchers:
             ledger = Ledger()
@@ -113,7 +113,7 @@ def stage_costs(job: Job, executor: str, workers: int) -> list[StageCost]:
 
 
 def show_stage_costs(lines: list[StageCost], shards: int, console: Console, title: str) -> None:
-    """A row per stage."""
+    """Print a table with a row per stage."""
     table = Table("stage", "passes", "s", "driver CPU s", "ms a shard and pass", "ms a shard", "peak MB", "MB written")
     table.columns[0].no_wrap = True
     table.title = title
@@ -132,13 +132,13 @@ def show_stage_costs(lines: list[StageCost], shards: int, console: Console, titl
 
 
 def command(job_file: Path, executor: str, workers: int) -> list[str]:
-    """`winnow run` in a process of its own."""
+    """The words of `winnow run` for a process of its own."""
     words = ["run", str(job_file), "--executor", executor, "--workers", str(workers)]
     return [sys.executable, "-m", "winnow.jobs", *words]
 
 
 def again(job_file: Path, executor: str, workers: int) -> tuple[float, float]:
-    """Wall and CPU seconds of the whole command; the CPU seconds are those of all its processes that ended with it."""
+    """Wall and CPU seconds of the whole command. CPU seconds include all its processes that ended with it."""
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command(job_file, executor, workers), check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -147,7 +147,7 @@ def again(job_file: Path, executor: str, workers: int) -> tuple[float, float]:
 
 
 def killed(job_file: Path, executor: str, workers: int, shards: int) -> int:
-    """Run the command over an empty store and kill it once half of the embeddings are there; how many were."""
+    """Run the command on an empty store, and kill it when half of the embeddings exist; return how many exist."""
     job = load_job(str(job_file))
     shutil.rmtree(job.store)
     process = subprocess.Popen(
@@ -164,15 +164,15 @@ def killed(job_file: Path, executor: str, workers: int, shards: int) -> int:
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="scratch space: 25 kB a shard")] = Path("out/bench-many"),
-    shards: Annotated[int, typer.Option(help="of the pool")] = 20_000,
-    rows: Annotated[int, typer.Option(help="samples of a shard")] = 10,
-    workers: Annotated[int, typer.Option(help="of the executor")] = 2,
-    executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
+    folder: Annotated[Path, typer.Option(help="scratch space: 25 kB per shard")] = Path("out/bench-many"),
+    shards: Annotated[int, typer.Option(help="shards of the pool")] = 20_000,
+    rows: Annotated[int, typer.Option(help="samples per shard")] = 10,
+    workers: Annotated[int, typer.Option(help="workers of the executor")] = 2,
+    executor: Annotated[str, typer.Option(help="executor: ray or local")] = "ray",
     kill: Annotated[bool, typer.Option(help="also resume a run_job that was killed half way")] = False,
-    keep: Annotated[bool, typer.Option(help="keep the pool; one that is there is used again")] = False,
+    keep: Annotated[bool, typer.Option(help="keep the pool; an existing pool is used again")] = False,
 ) -> None:
-    """Run the job cold, then again with everything done; a table of the stages of each."""
+    """Run the job cold, then again with everything done; print a table of stages for each."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / "store", ignore_errors=True)

@@ -1,6 +1,6 @@
 """Measures the time of each step of an executor, and the memory of its processes.
 
-Linux only: VmHWM of /proc/<pid>/status is a process's highest resident memory since 5 was written to clear_refs.
+Linux only: VmHWM of /proc/<pid>/status is a process's peak resident memory since 5 was written to clear_refs.
 """
 
 import os
@@ -12,16 +12,15 @@ from pathlib import Path
 from winnow.pipeline.executors.watching import Done
 
 _PROC = Path("/proc")
-_POLL_S = 1.0  # a look costs some milliseconds of a core
+_POLL_S = 1.0  # one look costs some milliseconds of a core
 
 
 @dataclass
 class Lap:
-    """One step: seconds, highest resident bytes of the driver and of any worker; sums over all of them.
+    """One step: seconds, peak resident bytes of the driver and of any worker, and sums over all processes.
 
-    own: highest bytes of a worker without what it shares with others, such as Ray's object store, seen once a second.
-    cpu: seconds that their cores worked, which another program on the machine hardly changes. read, written: bytes,
-    by system calls.
+    own: peak bytes of a worker without shared memory, such as Ray's object store, sampled once per second.
+    cpu: CPU seconds, which other programs on the machine hardly change. read, written: bytes, by system calls.
     """
 
     name: str
@@ -44,7 +43,7 @@ def workers_of(parent: int) -> list[int]:
             parents[int(folder.name)] = int(fields[1])
             if (folder / "cmdline").read_bytes().startswith(b"ray::"):
                 named.append(int(folder.name))
-        except OSError:  # it ended while we looked
+        except OSError:  # the process ended meanwhile
             continue
     return [pid for pid in named if _is_below(pid, parent, parents)]
 
@@ -67,12 +66,12 @@ def _field(pid: int, file: str, name: str) -> int:
 def _forget_peak(pid: int) -> None:
     try:
         (_PROC / str(pid) / "clear_refs").write_text("5")
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return
 
 
 def peak_bytes(forget: bool = False) -> int:
-    """This process's highest resident bytes since they were last forgotten."""
+    """Peak resident bytes of this process since the last reset."""
     peak = 1024 * _field(os.getpid(), "status", "VmHWM")
     if forget:
         _forget_peak(os.getpid())
@@ -81,7 +80,7 @@ def peak_bytes(forget: bool = False) -> int:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a process spent since it began."""
+    """CPU seconds and bytes of a process since it began."""
 
     cpu: float = 0.0
     read: int = 0
@@ -89,7 +88,7 @@ class Spent:
 
     @classmethod
     def of(cls, pid: int) -> "Spent":
-        """Nothing for a process that has ended."""
+        """Read them from /proc; zeros for a process that has ended."""
         try:
             fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -100,9 +99,9 @@ class Spent:
 
 @dataclass
 class Meter:
-    """A watcher that makes a lap of each pass: one lasts until the next begins, or until `stop`.
+    """A watcher that records a lap per pass. A lap lasts until the next begins, or until `stop`.
 
-    laps: by name in order of first use; a name is the label of the passes, without their number.
+    laps: by name, in order of first use. A name is the label of the passes, without their number.
     """
 
     laps: dict[str, Lap] = field(default_factory=dict)
@@ -123,14 +122,14 @@ class Meter:
         """See Watcher.done."""
 
     def end(self, stage: str, seconds: float) -> None:
-        """See Watcher.end; what the driver does then belongs to the lap."""
+        """See Watcher.end. The driver's work after the pass belongs to the lap."""
 
     def made(self, label: str, artifact: str, seconds: float, reused: bool) -> None:
         """See Watcher.made."""
         self.stop()
 
     def close(self) -> None:
-        """Look at no process any more."""
+        """Stop looking at processes."""
         self.stop()
         self._ended.set()
 
@@ -146,14 +145,14 @@ class Meter:
                 self._lap = self.laps.setdefault(name, Lap(name))
 
     def stop(self) -> None:
-        """End the lap, as a stage ends."""
+        """End the lap at the end of a stage."""
         if self._lap is not None:
             self._lap.seconds += time.perf_counter() - self._started
             self._look()
             self._lap = None
 
     def _look(self) -> None:
-        """Take the peaks and the bytes so far: a worker may end with its last ones."""
+        """Record peaks and bytes so far, because a worker takes its counters with it when it ends."""
         with self._lock:
             lap, driver = self._lap, os.getpid()
             if lap is None:

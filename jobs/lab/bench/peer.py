@@ -1,8 +1,8 @@
 """Benchmark: embedding by winnow, clip-retrieval and a plain webdataset loop, as whole processes.
 
 python -m winnow.jobs.lab.bench.peer [--clip-retrieval ITS_PYTHON] [--pool GLOB] [--model CONFIG --checkpoint FILE].
-All of them read the same tars with the same weights on the same cores, in turn, and must come to the same
-vectors; no GPU is used. Absolute rates are this machine's; read the ratios.
+All read the same tars with the same weights on the same cores, one after another, and must give the same
+vectors. No GPU is used. Absolute rates depend on the machine; read the ratios.
 """
 
 import io
@@ -43,13 +43,13 @@ PLAIN = "webdataset"
 CLIP_RETRIEVAL = "clip-retrieval"
 _LEAST_COSINE = 0.99
 _POCKET = Path(__file__).parents[2] / "pocket_filter.json"
-_PICTURES = 64  # that are drawn
+_PICTURES = 64  # number of drawn pictures
 
 
 def least_cosines(ours: PairVectors, theirs: PairVectors) -> tuple[float, float]:
     """Lowest cosine and first percentile over images and captions of the same keys.
 
-    Raises: ShardError where the keys are not the same or the percentile is below 0.99, for then it was other work.
+    Raises: ShardError if the keys differ or the percentile is below 0.99, because then the two did different work.
     """
     if not np.array_equal(ours.keys, theirs.keys):
         raise ShardError(f"both must embed the same samples, got {len(ours.keys)} and {len(theirs.keys)}")
@@ -64,9 +64,9 @@ def least_cosines(ours: PairVectors, theirs: PairVectors) -> tuple[float, float]
 
 
 def compare_ways(work: Workload, python: str | None, executor: str, rounds: int, title: str) -> Table:
-    """Every way in turn, `rounds` times; a peer with 1 torch thread or one a core, whichever a first try likes better.
+    """Run all ways in turn, `rounds` times. A peer gets 1 torch thread or one per core, whichever is faster in a trial.
 
-    CPU s: of a process and those that it waited for; not told with Ray, whose workers are nobody's to wait for.
+    CPU s: of a process and the children that it waited for. Not shown with Ray, because nobody waits for its workers.
     """
     peers: dict[str, Callable[[int], Ran]] = {PLAIN: partial(plain_loop, work)}
     if python is not None:
@@ -95,7 +95,7 @@ def compare_ways(work: Workload, python: str | None, executor: str, rounds: int,
 
 
 def _rates(ran: list[Ran], told: bool) -> list[str]:
-    """Cells: samples a second of the embedding, of the stage and of the whole process; CPU seconds if `told`."""
+    """Cells: samples per second of the embedding, of the stage and of the whole process; CPU seconds if `told`."""
     samples = len(ran[0].vectors.keys)
     stages = [one.stage for one in ran if one.stage is not None]
     seconds = [[one.embedding for one in ran], stages, [one.whole for one in ran]]
@@ -104,7 +104,7 @@ def _rates(ran: list[Ran], told: bool) -> list[str]:
 
 
 def _ratios(ours: list[Ran], theirs: list[Ran]) -> str:
-    """Of the rates, round by round: median (least to most) of the embedding, median of the whole process."""
+    """Ratios of the rates, round by round: median (least to most) of the embedding, median of the whole process."""
     pairs = list(zip(ours, theirs, strict=True))
     embedding = [their.embedding / our.embedding for our, their in pairs]
     whole = median(their.whole / our.whole for our, their in pairs)
@@ -112,7 +112,7 @@ def _ratios(ours: list[Ran], theirs: list[Ran]) -> str:
 
 
 def make_shards(samples: Iterator[tuple[bytes, str]], wanted: int, shards: int, folder: Path) -> tuple[Path, ...]:
-    """Land `wanted` pairs of a JPEG and its caption in tars of one size, numbered without a gap."""
+    """Write `wanted` pairs of a JPEG and its caption to tars of one size, numbered without gaps."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     pairs = list(islice(samples, wanted // shards * shards))
@@ -135,14 +135,14 @@ def _photos(pool: str) -> Iterator[tuple[bytes, str]]:
 
 
 def _drawn(side: int) -> Iterator[tuple[bytes, str]]:
-    """Scenes of side x side pixels, roughened until their JPEG files weigh what photos do; pictures come again."""
+    """Scenes of side x side pixels, roughened until their JPEG files are as large as photos; pictures repeat."""
     rng = Random(0)
     drawn = []
     for _ in range(_PICTURES):
         scene, buffer = scenes.imagine(rng.choice(scenes.SUBJECTS), rng), io.BytesIO()
         drawing.draw(scene, rng).resize((side, side)).effect_spread(8).save(buffer, "JPEG", quality=90)
         drawn.append((scene, buffer.getvalue()))
-    for number in count():  # told, for a picture with a caption that was there before has the uid of that sample
+    for number in count():  # numbered, because a picture and a caption that repeat have the same uid
         scene, image = drawn[number % _PICTURES]
         yield image, f"{scenes.describe(scene, rng)}, picture {number}"
 
@@ -150,23 +150,23 @@ def _drawn(side: int) -> Iterator[tuple[bytes, str]]:
 def main(
     folder: Annotated[Path, typer.Option(help="scratch space, 1 GB")] = Path("out/bench-peer"),
     clip_retrieval: Annotated[
-        str | None, typer.Option(metavar="PYTHON", help="the python of an environment that has it; else it is left out")
+        str | None, typer.Option(metavar="PYTHON", help="Python that has clip-retrieval; else this peer is left out")
     ] = None,
-    pool: Annotated[str | None, typer.Option(help="tars whose JPEGs are embedded, instead of drawn pictures")] = None,
+    pool: Annotated[str | None, typer.Option(help="tars with JPEGs to embed, instead of drawn pictures")] = None,
     model: Annotated[
-        str | None, typer.Option(help="of open_clip, or its .json; without it the pocket filter's, then ViT-B-32")
+        str | None, typer.Option(help="model of open_clip, or its .json; without it the pocket filter, then ViT-B-32")
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="of --model; random weights by default")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="to embed, of ViT-B-32 a sixteenth")] = 2048,
-    side: Annotated[int, typer.Option(min=1, help="pixels of a drawn picture")] = 512,
-    batch_size: Annotated[int, typer.Option(min=1, help="of the peers")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="of which medians are told")] = 3,
-    executor: Annotated[str, typer.Option(help="ray or local")] = "ray",
+    checkpoint: Annotated[Path | None, typer.Option(help="checkpoint of --model; random weights by default")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="samples to embed; a sixteenth of them for ViT-B-32")] = 2048,
+    side: Annotated[int, typer.Option(min=1, help="side of a drawn picture, in pixels")] = 512,
+    batch_size: Annotated[int, typer.Option(min=1, help="batch size of the peers")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds, of which medians are printed")] = 3,
+    executor: Annotated[str, typer.Option(help="executor: ray or local")] = "ray",
 ) -> None:
-    """Print samples a second of every way, and winnow's ratio to each peer; one table a model."""
+    """Print samples per second of every way, and winnow's ratio to each peer; one table per model."""
     folder = folder.absolute()
     cores = len(os.sched_getaffinity(0))
-    both = {str(_POCKET): samples, "ViT-B-32": samples // 16}  # the second computes as much more for each
+    both = {str(_POCKET): samples, "ViT-B-32": samples // 16}  # ViT-B-32 computes that much more per sample
     for name, wanted in (both if model is None else {model: samples}).items():
         pairs = _drawn(side) if pool is None else _photos(pool)
         shards = make_shards(pairs, wanted, 2 * cores, folder / "shards")

@@ -43,10 +43,10 @@ open_clip.create_model_and_transforms = evaluated
 from clip_retrieval.cli import main
 main()
 """
-"""Its command line, made fit for a model's shape of one's own; a model that open_clip has by name runs without.
+"""clip-retrieval's command line, patched for a model configuration of one's own. Models of open_clip run without this.
 
-`--clip_model` takes a checkpoint file, but no file of a shape. And it leaves models as open_clip makes them, to be
-trained: a ResNet then normalises by the statistics of its batch, and a picture's vector follows its neighbours.
+`--clip_model` takes a checkpoint file, but no configuration file. It also leaves models in training mode, as open_clip
+makes them: a ResNet then normalises by the statistics of its batch, so a vector depends on the other pictures of it.
 """
 
 
@@ -85,12 +85,12 @@ with torch.inference_mode():
 seconds = time.perf_counter() - started
 np.savez(work["out"], keys=np.array(keys), image=np.concatenate(images), text=np.concatenate(texts), seconds=seconds)
 """
-"""What one writes who has neither: a program of its own, which imports nothing of winnow's."""
+"""A plain webdataset loop, for comparison: a program of its own that imports nothing of winnow."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What each of them has to do: embed the images and captions of `shards` by one CLIP.
+    """The work of every way: embed the images and captions of `shards` by one CLIP.
 
     model: a name of open_clip or a configuration `.json`. folder: scratch space.
     """
@@ -105,7 +105,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class PairVectors:
-    """keys: (n,) text, sorted. image, text: float32 (n, d), of unit length but for the last bits of float16."""
+    """keys: (n,) text, sorted. image, text: float32 (n, d), of unit length up to the rounding of float16."""
 
     keys: np.ndarray
     image: np.ndarray
@@ -114,7 +114,7 @@ class PairVectors:
 
 @dataclass(frozen=True)
 class Ran:
-    """One process. Seconds: embedding from the first sample to the last, the stage (None of a peer), the whole, CPU."""
+    """One process. Seconds: embedding (first to last sample), the stage (None for a peer), the whole process, CPU."""
 
     vectors: PairVectors
     embedding: float
@@ -124,7 +124,7 @@ class Ran:
 
 
 def winnow(work: Workload, preprocess: str, executor: str) -> Ran:
-    """Run a job that embeds and keeps everything; into an empty store, as `winnow run` does."""
+    """Run a job that embeds and keeps everything, with an empty store, as `winnow run` does."""
     store, file = work.folder / "store", work.folder / "job.yaml"
     shutil.rmtree(store, ignore_errors=True)
     job = {
@@ -163,13 +163,13 @@ def _stored(artifact: Artifact) -> PairVectors:
 
 
 def clip_retrieval(work: Workload, python: str, threads: int) -> Ran:
-    """Run `clip-retrieval inference` over the same tars, by the Python of an environment that has it."""
+    """Run `clip-retrieval inference` over the same tars, with the Python of an environment that has it."""
     out = work.folder / "clip-retrieval"
     shutil.rmtree(out, ignore_errors=True)
     own = work.model.endswith(".json")
     program = [_REGISTERED, work.model] if own else ["from clip_retrieval.cli import main; main()"]
     name = Path(work.model).stem if own else work.model
-    # its command line takes braces for a list of tars; ours are numbered without a gap
+    # its command line takes a brace pattern for several tars; these are numbered without gaps
     first, last = (shard.stem for shard in (work.shards[0], work.shards[-1]))
     options = {
         "input_dataset": f"{work.shards[0].parent}/{{{first}..{last}}}.tar",
@@ -189,12 +189,12 @@ def clip_retrieval(work: Workload, python: str, threads: int) -> Ran:
         np.concatenate([np.load(file) for file in sorted((out / f"{tower}_emb").glob("*.npy"))])
         for tower in ("img", "text")
     ]
-    # what it prints as a rate divides by a sum of clocks; total_duration adds up its loop, loading and warming up apart
+    # the rate that it prints divides by a sum of clocks; total_duration is its loop, without loading and warm-up
     return Ran(sorted_vectors(keys, *towers), sum(one["total_duration"] for one in told), None, whole, cpu)
 
 
 def plain_loop(work: Workload, threads: int) -> Ran:
-    """Run the loop that one writes with webdataset and open_clip alone."""
+    """Run the plain loop of webdataset and open_clip."""
     out = work.folder / "plain.npz"
     values = {
         "shards": [str(shard) for shard in work.shards],
@@ -220,18 +220,18 @@ def sorted_vectors(keys: np.ndarray, image: np.ndarray, text: np.ndarray) -> Pai
 
 
 def timed(words: list[str], environment: Mapping[str, str], log: Path) -> tuple[float, float]:
-    """Seconds of a process, and those that cores worked for it and for those of its children that it waited for."""
+    """Wall seconds of a process, and CPU seconds of it and of the children that it waited for."""
     started = time.perf_counter()
     with log.open("wb") as sink:
         child = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
         process = subprocess.Popen(words, stdout=sink, stderr=subprocess.STDOUT, env=child)
         try:
             _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:  # of Ctrl-C, say: what goes on alone would disturb the next measurement
+        except BaseException:  # such as Ctrl-C: a process that goes on would disturb the next measurement
             process.kill()
             process.wait()
             raise
-    process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for behind its back
+    process.returncode = os.waitstatus_to_exitcode(status)  # os.wait4 has reaped it already
     if process.returncode != 0:
-        raise ModelError(f"a process must end well, but {log} ends so: {log.read_text(errors='replace')[-_TAIL:]}")
+        raise ModelError(f"a process must exit with 0, but {log} ends with: {log.read_text(errors='replace')[-_TAIL:]}")
     return time.perf_counter() - started, usage.ru_utime + usage.ru_stime

@@ -1,6 +1,6 @@
 """Generates a pool of clustered vectors in clip-retrieval's layout: metadata/*.parquet and img_emb/*.npy.
 
-Concepts of very different size and spread, as in the web: same Shape, same bytes.
+Concepts have very different sizes and spreads, as on the web. The same Shape gives the same bytes.
 """
 
 from dataclasses import dataclass, replace
@@ -16,14 +16,15 @@ from winnow.pipeline.executors.contract import Executor, Needs, Stateless
 from winnow.pipeline.executors.local import LocalExecutor
 
 _BLOCK_ROWS = 4096
-_PICTURES = 20_000  # that have copies
+_PICTURES = 20_000  # number of pictures that have copies
 
 
 @dataclass(frozen=True)
 class Shape:
-    """samples: of the pool. width: numbers of a vector. concepts: directions, of sizes by Zipf. seed: of all of it.
+    """samples: number in the pool. width: length of a vector. concepts: number of directions, with sizes by Zipf.
 
-    copies: share of the samples that are near copies of one of 20,000 pictures, some of thousands of copies.
+    copies: share of samples that are near copies of one of 20,000 pictures; some have thousands of copies. seed: of the
+    whole pool.
     """
 
     samples: int
@@ -35,16 +36,16 @@ class Shape:
 
     @property
     def shards(self) -> int:
-        """Files of rows_per_shard rows, the last one less."""
+        """Number of files of rows_per_shard rows; the last may have fewer."""
         return -(-self.samples // self.rows_per_shard)
 
     def rows(self, shard: int) -> int:
-        """Rows of one shard."""
+        """Number of rows of one shard."""
         return min(self.rows_per_shard, self.samples - shard * self.rows_per_shard)
 
 
 def drawn_vectors(shape: Shape, shard: int) -> np.ndarray:
-    """float16 (rows, width), unit norm: a concept's direction and noise of 0.4 to 1.2 of its length around it."""
+    """float16 (rows, width), unit norm: the direction of a concept, plus noise of 0.4 to 1.2 times its length."""
     world = np.random.default_rng(shape.seed)
     directions = world.standard_normal((shape.concepts, shape.width), np.float32)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -64,7 +65,7 @@ def drawn_vectors(shape: Shape, shard: int) -> np.ndarray:
 
 
 def _copy_over(found: np.ndarray, shape: Shape, rng: np.random.Generator) -> None:
-    """Put near copies in the place of some rows: cosines of 0.94 to 0.999 with the picture that they are of."""
+    """Replace some rows by near copies, with cosines of 0.94 to 0.999 with the copied picture."""
     pictures = drawn_vectors(
         replace(shape, copies=0.0, seed=shape.seed + 1, rows_per_shard=_PICTURES, samples=_PICTURES), 0
     )
@@ -96,7 +97,7 @@ class _WriteVectors:
 
 
 def make(shape: Shape, folder: Path, executor: Executor) -> None:
-    """Write the pool; about 2 · width bytes a sample."""
+    """Write the pool: about 2 · width bytes per sample."""
     for name in ("img_emb", "metadata"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for _ in executor.map(Stateless(_WriteVectors(shape, folder)), list(range(shape.shards)), "make the pool", Needs()):

@@ -1,8 +1,8 @@
-"""Benchmark: writing training shards beside cp and two resharders in Python.
+"""Benchmark: writing training shards, compared with cp and two resharders in Python.
 
 python -m winnow.jobs.lab.bench.writing [--folder out/bench-shards].
-Absolute rates are this machine's; read the ratios. In a folder that lies
-in memory, such as /dev/shm, fsync and the disk cost nothing, and what is left is the copying.
+Absolute rates depend on the machine; read the ratios. In a folder in memory,
+such as /dev/shm, fsync and the disk cost nothing, so only the copying is measured.
 """
 
 import io
@@ -37,18 +37,18 @@ from winnow.stages.results.tar_shard import TarShard
 
 _SHARE = 0.25
 _SHARD_SAMPLES = 1000
-_SMALLEST, _TYPICAL, _LARGEST = 30_000, 95_000, 300_000  # bytes of a picture, as photos of 256 to 1024 px have
-_PICTURES = 32  # samples differ by their size and their facts
-_NO_MEMBERS = ("__url__", "__local_path__")  # what webdataset says of a sample besides
-_PART = 0.2  # of the pool, that the resharders read: they are slow, and as fast on any part
-_ROOM = 1 + 3 * _SHARE + 0.05  # of the pool: itself, what is kept of it three times, vectors
+_SMALLEST, _TYPICAL, _LARGEST = 30_000, 95_000, 300_000  # bytes per picture, like photos of 256 to 1024 px
+_PICTURES = 32  # samples differ by size and json
+_NO_MEMBERS = ("__url__", "__local_path__")  # keys of a webdataset sample that are not members
+_PART = 0.2  # share of the pool that the resharders read; they are slow, and equally fast on any part
+_ROOM = 1 + 3 * _SHARE + 0.05  # in pool sizes: the pool, the kept samples three times, vectors
 _CP = 'cp "$@" .'
 _CP_FSYNC = f'{_CP} && for tar; do sync "${{tar##*/}}"; done'
 _DIRECT = 'for tar; do dd if="$tar" of="${tar##*/}" bs=1M oflag=direct conv=fsync status=none; done'
 
 
 def make_pool(folder: Path, size: int) -> None:
-    """Land tars of about `size` bytes in all: drawn pictures, each filled up behind its end to what a photo weighs."""
+    """Write tars of about `size` bytes in all: drawn pictures, each padded behind its end to the size of a photo."""
     rng = Random(0)
     pictures = [drawing.jpeg(rng) for _ in range(_PICTURES)]
     filling = rng.randbytes(_LARGEST)
@@ -68,7 +68,7 @@ def make_pool(folder: Path, size: int) -> None:
                 tar.add_members(f"{number:09d}", members)
             tar.finish()
             left -= file.tell()
-            os.fsync(file.fileno())  # or the first rounds would pay for it
+            os.fsync(file.fileno())  # otherwise the first rounds would pay for it
         shard += 1
 
 
@@ -87,10 +87,10 @@ def _job(folder: Path) -> Job:
 
 @dataclass(frozen=True)
 class Bench:
-    """The ways to write, and where they do; each says its seconds.
+    """The ways to write shards, and their folders. Each way returns its seconds.
 
-    folder: of `pool`, `store` and what is written. made: where the stage writes. kept: the shards as it wrote them,
-    which cp copies. part: some shards of the pool, with the keys that are kept in each, for the resharders.
+    folder: has `pool`, `store` and the written files. made: the folder of the stage. kept: the shards that the stage
+    wrote, which cp copies. part: some shards of the pool with their kept keys, for the resharders.
     """
 
     folder: Path
@@ -114,15 +114,15 @@ class Bench:
 
     @property
     def out(self) -> Path:
-        """Where all others write."""
+        """Folder of all other ways."""
         return self.folder / "out"
 
     def by_winnow(self, executor: Executor) -> float:
-        """The stage, from the listing of its artifacts to `_done.json`."""
+        """Run the stage, from the listing of its artifacts to `_done.json`."""
         return dict(run_job(self.job, executor, lambda line: None).steps)["shards"].seconds
 
     def by_shell(self, script: str, at_once: int = 1) -> float:
-        """The shards of the stage, divided among as many shells at once: each is told its own, and writes here."""
+        """Copy the stage's shards by parallel shells. Each gets its own shards and writes to its working folder."""
         shards = sorted(self.kept.glob("*.tar"))
         self.out.mkdir()
         started = time.perf_counter()
@@ -135,7 +135,7 @@ class Bench:
         return seconds
 
     def by_tarfile(self) -> float:
-        """Every member of the part read, and the kept ones written, by tarfile."""
+        """Read every member of the part and write the kept ones, by tarfile."""
         self.out.mkdir()
         started = time.perf_counter()
         for url, keys in self.part:
@@ -148,8 +148,8 @@ class Bench:
         return time.perf_counter() - started
 
     def by_webdataset(self) -> float:
-        """Every sample of the part read by webdataset, and the kept ones written by its TarWriter."""
-        from webdataset import TarWriter, tariterators  # three seconds for torch, which no timing may hold
+        """Read every sample of the part by webdataset, and write the kept ones by its TarWriter."""
+        from webdataset import TarWriter, tariterators  # imports torch, three seconds that no timing may contain
 
         self.out.mkdir()
         started = time.perf_counter()
@@ -162,14 +162,14 @@ class Bench:
         return time.perf_counter() - started
 
     def rate(self, way: Callable[[], float], cold: bool) -> float:
-        """Bytes of shards a second, of one way on its own."""
+        """Bytes of shards per second of one way."""
         for folder in (self.made, self.out):
             shutil.rmtree(folder, ignore_errors=True)
         tars = [*(self.folder / "pool").glob("*.tar"), *self.kept.glob("*.tar")]
         if cold:
             for tar in tars:
                 _forget(tar)
-        else:  # each time anew: some systems reclaim the cache while there is room
+        else:  # again each time: some systems reclaim the cache even if there is room
             subprocess.run(["cat", *map(str, tars)], check=True, stdout=subprocess.DEVNULL)
         seconds = way()
         return sum(tar.stat().st_size for folder in (self.made, self.out) for tar in folder.glob("*.tar")) / seconds
@@ -181,13 +181,13 @@ def _kept_keys(result: JobResult, index: int) -> frozenset[str]:
 
 
 def _forget(path: Path) -> None:
-    """Have the system's page cache forget a file, which fsync has brought to the disk."""
+    """Drop a file from the system's page cache, after fsync has written it to the disk."""
     with open(path, "rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _limits(bench: Bench) -> dict[str, Callable[[], float]]:
-    """What writes the same bytes with nothing to choose; in memory nothing is to be brought to a disk."""
+    """Ways that write the same bytes without a choice of samples; in memory, those with fsync are left out."""
     if _in_memory(bench.folder):
         return {"cp": partial(bench.by_shell, _CP), "cp, two at once": partial(bench.by_shell, _CP, 2)}
     return {
@@ -204,7 +204,7 @@ def _in_memory(folder: Path) -> bool:
 
 
 def rate_rows(bench: Bench, executor: Executor, rounds: int, cold: bool) -> Iterator[tuple[str, str, str]]:
-    """(what, rate, ratio) of each way, of rounds in which every way has its turn: medians, and the best rates."""
+    """(what, rate, ratio) of each way: medians and best rates over rounds in which every way runs once."""
     cores = LocalExecutor()
     stage = {
         f"winnow, {cores.workers} threads": partial(bench.by_winnow, cores),
@@ -216,8 +216,8 @@ def rate_rows(bench: Bench, executor: Executor, rounds: int, cold: bool) -> Iter
     rates: dict[str, list[float]] = {name: [] for name in ways}
     rng = Random(0)
     for _ in range(rounds):
-        # in turn, so that a drift of the machine meets all; in any order, for a way may leave the next one something:
-        # blocks that the disk discards, memory that the system has given back to its host
+        # in turn, so that a drift of the machine affects all ways; in random order, because a way may leave the next
+        # one blocks that the disk discards, or memory that the system has returned to its host
         for name in rng.sample(list(ways), len(ways)):
             rates[name].append(bench.rate(ways[name], cold))
     found = {name: median(several) / 1e6 for name, several in rates.items()}
@@ -228,9 +228,9 @@ def rate_rows(bench: Bench, executor: Executor, rounds: int, cold: bool) -> Iter
 
 
 def measure_writing(table: Table, folder: Path, gigabytes: float, executor: Executor, rounds: int = 5) -> None:
-    """Rows for a warm and, on a disk, for a cold page cache; everything that lands in `folder` is gone at the end.
+    """Add rows for a warm page cache and, on a disk, for a cold one. Deletes its files in `folder` at the end.
 
-    Raises OSError where the disk has no room for it.
+    Raises OSError if the disk does not have enough room.
     """
     folder.mkdir(parents=True, exist_ok=True)
     size = int(gigabytes * 1e9)
@@ -247,10 +247,10 @@ def measure_writing(table: Table, folder: Path, gigabytes: float, executor: Exec
 
 def main(
     folder: Annotated[Path, typer.Option(help="scratch space, 1.8 times the pool")] = Path("out/bench-shards"),
-    gigabytes: Annotated[float, typer.Option(min=0.001, help="of the pool")] = 5.0,
-    rounds: Annotated[int, typer.Option(min=1, help="of which the median is told")] = 5,
+    gigabytes: Annotated[float, typer.Option(min=0.001, help="size of the pool")] = 5.0,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds, of which the median is printed")] = 5,
 ) -> None:
-    """Print the rate of writing a quarter of a pool beside its limits and its peers; 5 minutes on 2 cores."""
+    """Print the rate of writing a quarter of a pool, its limits and its peers; 5 minutes on 2 cores."""
     table = Table("what", "rate", "ratio", title=f"{gigabytes:g} GB, {_SHARE:.0%} kept, {cores()} cores")
     executor = open_executor("ray", None, None)
     try:

@@ -15,14 +15,14 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
 @app.command()
 def datacomp(
-    comparison_file: Annotated[str, typer.Argument(help="a comparison (YAML)", metavar="COMPARISON.yaml")],
+    comparison_file: Annotated[str, typer.Argument(help="file of a comparison (YAML)", metavar="COMPARISON.yaml")],
     change: Changes = None,
-    executor: Annotated[str, typer.Option(help="ray or local, for the policies")] = "ray",
+    executor: Annotated[str, typer.Option(help="executor of the policies: ray or local")] = "ray",
     address: Address = None,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train the same small CLIP on what each policy keeps of a pool, and compare; the same command resumes."""
+    """Train the same small CLIP on what each policy keeps of a pool, and compare. The same command resumes."""
     from winnow.jobs.lab.datacomp.compare import run_comparison
     from winnow.jobs.lab.datacomp.plan import load_comparison
     from winnow.jobs.lab.datacomp.table import table

@@ -1,6 +1,6 @@
 """Runs a whole comparison, from the noisy pool to the table of accuracies.
 
-What is there from an earlier call is used again, so the same command resumes.
+Results of an earlier call are used again, so the same command resumes.
 """
 
 import time
@@ -31,7 +31,7 @@ RIGHT = ("clean", "near_duplicate", "exact_duplicate")
 
 @dataclass(frozen=True)
 class _PoolSource:
-    """Where the pool is. truth: parquet of uid and what, or None. clean: shards for the filter network, or None."""
+    """The pool. truth: parquet of uid and what, or None. clean: shards for the filter network, or None."""
 
     pool: Mapping[str, Any]
     truth: str | None
@@ -41,7 +41,7 @@ class _PoolSource:
 def run_comparison(comparison: Comparison, executor: Executor, say: Callable[[str], None]) -> list[OutcomeRow]:
     """Build the pool, train the filter network, run every policy, train on every outcome; return the table's rows.
 
-    say: is told one line per step. Raises WinnowError; what finished stays, and the same call resumes.
+    say: called with one line per step. Raises WinnowError; finished work stays, and the same call resumes.
     """
     folder = Path(comparison.folder)
     source = _source(comparison, folder, say)
@@ -69,7 +69,7 @@ def run_comparison(comparison: Comparison, executor: Executor, say: Callable[[st
 
 
 def _source(comparison: Comparison, folder: Path, say: Callable[[str], None]) -> _PoolSource:
-    """The pool that is there, or the one that is made of labelled images."""
+    """The pool of the comparison; if it names labelled images, a pool made from them."""
     if comparison.labelled is None:
         return _PoolSource(cast(Mapping[str, Any], comparison.pool), None, comparison.clean)
     labelled = comparison.labelled
@@ -89,7 +89,7 @@ def _source(comparison: Comparison, folder: Path, say: Callable[[str], None]) ->
 def _encoders(
     comparison: Comparison, source: _PoolSource, folder: Path, say: Callable[[str], None]
 ) -> Mapping[str, Any]:
-    """The encoders of the jobs, the filter network among them; it is trained where it is not there."""
+    """The encoders of the jobs, with the filter network, which is trained if it does not exist yet."""
     if comparison.filter is None or source.clean is None:
         return comparison.embeddings
     made = folder / f"filter-{fingerprint({'recipe': comparison.filter, 'clean': source.clean})}"
@@ -107,13 +107,13 @@ def _kept(outcome: Outcome, result: JobResult) -> FilteredPool:
 
 
 def _pattern(folder: Path) -> str:
-    """The tars of a folder as open_clip's trainer takes them; they are numbered from 0."""
+    """The tars of a folder, numbered from 0, as a pattern for open_clip's trainer."""
     last = len(list(folder.glob("*.tar"))) - 1
     return f"{folder}/{{00000..{last:05d}}}.tar" if last > 0 else f"{folder}/00000.tar"
 
 
 def _filter_quality(comparison: Comparison, whole: FilteredPool, source: _PoolSource) -> dict[str, float]:
-    """AUC of the filter network's cosine, of right captions against each other kind; {} without a truth."""
+    """ROC AUC of the filter network's cosine: right captions against each other kind. {} without a truth."""
     if source.truth is None:
         return {}
     known = Truth.read(source.truth, "what", RIGHT, ())
@@ -122,7 +122,7 @@ def _filter_quality(comparison: Comparison, whole: FilteredPool, source: _PoolSo
 
 
 def _right(result: JobResult, truth: pa.Table) -> float:
-    """The share of what is kept whose caption is true; raises AccountingError for a sample that truth does not know."""
+    """Share of the kept samples with a true caption. Raises AccountingError for a sample that the truth lacks."""
     shards = range(len(result.job.pool.identities()))
     manifest = pa.concat_tables([result.path.manifest.read(shard, ["uid", "kept"]) for shard in shards])
     uids = manifest.filter(manifest["kept"])["uid"].to_pylist()

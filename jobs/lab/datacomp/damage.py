@@ -27,7 +27,7 @@ UNINFORMATIVE_CAPTIONS = (
     "IMG_{:04d}.jpg",
     "DSC{:05d}",
     "untitled",
-    # these pass a rule that counts words
+    # long enough to pass a rule on the number of words
     "picture number {:d} of the album",
     "click here to enlarge the image",
     "no description is available",
@@ -43,19 +43,19 @@ def caption_of(name: str, rng: Random) -> str:
 
 
 def wrong_caption(label: int, classnames: Sequence[str], sizes: Sequence[float], rng: Random) -> str:
-    """A caption of another class than label, drawn by sizes: frequent classes are named more often."""
+    """A caption of another class than `label`, drawn in proportion to `sizes`."""
     others = [name for at, name in enumerate(classnames) if at != label]
     weights = [size for at, size in enumerate(sizes) if at != label]
     return caption_of(rng.choices(others, weights)[0], rng)
 
 
 def useless_caption(rng: Random) -> str:
-    """A caption that says nothing of any picture."""
+    """A caption that describes no picture."""
     return rng.choice(UNINFORMATIVE_CAPTIONS).format(rng.randint(1, 9999))
 
 
 def near_copy(image: bytes, how: str, rng: Random) -> bytes:
-    """JPEG of the same size that people call the same picture; how: one of NEAR."""
+    """A near copy as JPEG of the same size: the same picture to people. how: one of NEAR."""
     picture = Image.open(io.BytesIO(image)).convert("RGB")
     width, height = picture.size
     quality = DAMAGE_QUALITY
@@ -69,7 +69,7 @@ def near_copy(image: bytes, how: str, rng: Random) -> bytes:
     elif how == "shifted":
         x, y = rng.choice([(1, 0), (0, 1), (-1, 0), (0, -1), (1, 1), (-1, -1)])
         scale = max(1, min(width, height) // 32)
-        shifted = picture.copy()  # what the shift uncovers shows the border again
+        shifted = picture.copy()  # the uncovered border keeps the pixels of the original
         shifted.paste(picture, (x * scale, y * scale))
         picture = shifted
     else:
@@ -78,7 +78,7 @@ def near_copy(image: bytes, how: str, rng: Random) -> bytes:
 
 
 def irrelevant_picture(how: str, size: tuple[int, int], rng: Random) -> bytes:
-    """JPEG of nothing, size (width, height) in pixels; how: one of IRRELEVANT."""
+    """A JPEG that shows nothing. size: (width, height) in pixels. how: one of IRRELEVANT."""
     width, height = size
     if how == "noise":
         picture = Image.frombytes("RGB", size, rng.randbytes(3 * width * height))
@@ -96,7 +96,7 @@ def irrelevant_picture(how: str, size: tuple[int, int], rng: Random) -> bytes:
 
 
 def size_of(image: bytes) -> tuple[int, int]:
-    """(width, height) that an image's header says, in pixels."""
+    """(width, height) in pixels, from the image's header."""
     return Image.open(io.BytesIO(image)).size
 
 

@@ -1,6 +1,6 @@
 """Renders labelled pictures to try Pocket DataComp without any data.
 
-`python -m winnow.jobs.lab.datacomp.demo --folder out/datacomp-demo`. Same sizes and seed, same bytes.
+`python -m winnow.jobs.lab.datacomp.demo --folder out/datacomp-demo`. The same sizes and seed give the same bytes.
 """
 
 import io
@@ -17,11 +17,11 @@ from winnow.jobs.quickstart.scenes import NOUNS, SUBJECTS, imagine
 
 CLASSES = NOUNS[:10]
 SIDE = 40
-"""Pixels; small pictures, for what reads them is small."""
+"""Pixels of a side. The pictures are small, because the model that reads them is small."""
 
 
 def render_demo(folder: Path, train: int, test: int, seed: int = 0) -> None:
-    """Write so many labelled pictures, the classes by chance; nothing where they are there. About 2 ms a picture."""
+    """Write labelled pictures with random classes, unless they exist. About 2 ms per picture."""
     if (folder / "classnames.txt").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def render_demo(folder: Path, train: int, test: int, seed: int = 0) -> None:
         labels = [Random(f"{seed}/{name}/{at}/label").randrange(len(CLASSES)) for at in range(count)]
         images = [_picture(label, Random(f"{seed}/{name}/{at}")) for at, label in enumerate(labels)]
         pq.write_table(pa.table({"image": images, "label": labels}), folder / f"{name}.parquet")
-    (folder / "classnames.txt").write_text("".join(f"{noun}\n" for noun in CLASSES))  # last: all is there
+    (folder / "classnames.txt").write_text("".join(f"{noun}\n" for noun in CLASSES))  # last
 
 
 def _picture(label: int, rng: Random) -> bytes:
@@ -40,9 +40,9 @@ def _picture(label: int, rng: Random) -> bytes:
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="where the pictures land")] = Path("out/datacomp-demo"),
-    train: Annotated[int, typer.Option(min=100, help="pictures that become a pool and a clean set")] = 8000,
-    test: Annotated[int, typer.Option(min=100, help="pictures for the evaluation")] = 1000,
+    folder: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("out/datacomp-demo"),
+    train: Annotated[int, typer.Option(min=100, help="number of pictures for the pool and the clean set")] = 8000,
+    test: Annotated[int, typer.Option(min=100, help="number of pictures for the evaluation")] = 1000,
 ) -> None:
     """Render labelled pictures."""
     render_demo(folder, train, test)

@@ -1,7 +1,7 @@
-"""Runs one training in a process of its own, whose trainer ends when the process is told to end.
+"""Runs one training in a process of its own; SIGTERM to the process ends its trainer too.
 
-`python -m winnow.jobs.lab.datacomp.fit SHARDS FOLDER RECIPE [until-stdin-ends]`, the recipe as JSON;
-exit code 1 where it fails, and why on stderr.
+`python -m winnow.jobs.lab.datacomp.fit SHARDS FOLDER RECIPE [until-stdin-ends]`, with the recipe as JSON.
+If the training fails, the exit code is 1 and the reason is on stderr.
 """
 
 import signal
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt  # on which `train` ends the trainer
+    raise KeyboardInterrupt  # on which `run_training` ends the trainer
 
 
 if __name__ == "__main__":

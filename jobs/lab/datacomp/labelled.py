@@ -21,7 +21,7 @@ PROMPTS = ("a photo of a {}", "a picture of one {}", "a close view of a {}", "th
 
 @plain_dataclass(frozen=True)
 class Pictures:
-    """n labelled images in memory. images: encoded files. labels: int64 (n,), positions in classnames."""
+    """n labelled images in memory. images: encoded files. labels: int64 (n,), indices into classnames."""
 
     images: tuple[bytes, ...]
     labels: np.ndarray
@@ -29,18 +29,18 @@ class Pictures:
 
     @property
     def digest(self) -> str:
-        """32 hex digits of all of them."""
+        """A hash of all images and labels: 32 hex digits."""
         images = [hashlib.sha256(image).hexdigest() for image in self.images]
         return fingerprint([images, self.labels.tolist(), self.classnames], digits=32)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LabelledSet:
-    """Labelled images somewhere.
+    """A set of labelled images in files.
 
-    images: tars, or parquet as Hugging Face lays it out; a URL, a pattern or a list. classnames: a file with one name a
-    line. label, image: column of parquet, suffix or json:FIELD of a tar (null: `label`, `cls`).
-    templates: `openai`, `simple`, or a list of texts with {} for the name; a zero-shot classifier is made of them.
+    images: tars, or parquet in the layout of Hugging Face; a URL, a pattern or a list. classnames: a file with one name
+    per line. label, image: column of parquet, suffix or json:FIELD of a tar (null: `label`, `cls`).
+    templates: `openai`, `simple`, or a list of texts with {} for the name, for the zero-shot classifier.
     """
 
     images: storage.Files
@@ -50,11 +50,11 @@ class LabelledSet:
     templates: str | tuple[str, ...] = PROMPTS
 
     def urls(self) -> list[str]:
-        """The files, in order; raises PoolError where there are none."""
+        """The files, in order. Raises PoolError if there are none."""
         return storage.expand([self.images] if isinstance(self.images, str) else self.images)
 
     def read(self) -> Pictures:
-        """All of them; memory is that of the encoded images. Raises DataError for one that cannot be read."""
+        """Load all images; memory: the encoded images. Raises DataError for an unreadable image."""
         names = read_classnames(self.classnames)
         images, labels = [], []
         for url in self.urls():
@@ -73,7 +73,7 @@ class LabelledSet:
 
 
 def recalls(model: str, checkpoint: Path, pictures: Pictures, asked: LabelledSet, device: str) -> list[float | None]:
-    """Of each class, the share of its images that open_clip's zero-shot classifier names rightly; None for no image."""
+    """Recall of each class by open_clip's zero-shot classifier; None for a class without an image."""
     from winnow.stages.encoders.zero_shot import Judge, prompt_templates  # torch takes three seconds to import
 
     judge = Judge(OpenClip(model, str(checkpoint)), device)
@@ -85,6 +85,6 @@ def recalls(model: str, checkpoint: Path, pictures: Pictures, asked: LabelledSet
 
 
 def top1(by_class: Sequence[float | None], labels: np.ndarray) -> float:
-    """The share of all images named rightly, of the shares of each class."""
+    """Accuracy over all images, from the recall of each class."""
     counts = np.bincount(labels, minlength=len(by_class))  # (c,)
     return float(sum((share or 0.0) * count for share, count in zip(by_class, counts, strict=True)) / counts.sum())

@@ -1,7 +1,7 @@
 """Builds a noisy pool, a clean set and a validation set from labelled images; truth.parquet says which is which.
 
-The clean set is held out from the pool: it trains the filter network, and its pictures are what settings may be tuned
-on. truth.parquet says what each sample of the pool is. Same pictures and same Noise, same bytes.
+The clean set is held out from the pool. It trains the filter network, and settings may be tuned on its pictures.
+The same pictures and the same Noise give the same bytes.
 """
 
 import itertools
@@ -46,24 +46,24 @@ NOISE_TRUTH = pa.schema(
         "label": pa.int64(),
     }
 )
-"""One row a pool sample. how: kind of copy or picture, else "". source: uid it copies, or null. label: what the picture
-shows, -1 where it shows nothing."""
+"""One row per pool sample. how: kind of copy or picture, else "". source: uid of the copied sample, or null. label:
+class of the picture, -1 if it shows nothing."""
 
 TRUTH_FILE = "truth.parquet"
 COPIES_A_SOURCE = 8
-"""Copies for each picture that is copied at all, in the mean; the first of them has hundreds, the last one or none."""
+"""Mean number of copies of each copied picture. The first picture has hundreds of copies, the last has one or none."""
 
 TarMembers = dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How bad the pool is; shares are of its samples, what is left is clean.
+    """The flaws of the pool, as shares of its samples. All other samples are clean.
 
     wrong: another class's caption. near, exact: copies of clean pictures, Zipf-distributed over few of them.
     uninformative: captions that say nothing. irrelevant: pictures that show nothing.
-    zipf: the class of rank r has r^-zipf times the pictures of the first; 0 is even, 1 a tenth of it at rank 10.
-    held_out: share of the images of each class for the clean set. captions: how many each of them has.
+    zipf: the class of rank r has r^-zipf times the pictures of the first; 0 is even, 1 gives rank 10 a tenth.
+    held_out: share of the images of each class for the clean set. captions: number of captions of each clean picture.
     """
 
     wrong: float = 0.38
@@ -103,8 +103,8 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class PlannedSample:
-    """One pool sample before it is made. picture: position of its image, -1 for none. source: position in the pool of
-    what it copies, or -1."""
+    """The plan of one pool sample. picture: position of its image, -1 for none. source: position in the pool of the
+    sample that it copies, or -1."""
 
     what: str
     how: str
@@ -166,8 +166,8 @@ def plan_samples(pictures: Pictures, rest: np.ndarray, noise: Noise) -> list[Pla
 
 
 def planted_counts(noise: Noise, pictures: int) -> dict[str, int]:
-    """Samples of each `what` in a pool that shows so many different pictures; clean, wrong and uninformative ones show
-    one each."""
+    """Number of samples of each `what` in a pool of `pictures` different pictures. Clean, wrong and uninformative
+    samples show a different picture each."""
     shares = noise.shares()
     shown = shares["clean"] + shares["wrong_caption"] + shares["uninformative"]
     counts = {what: round(pictures * share / shown) for what, share in shares.items()}
@@ -183,7 +183,7 @@ def _moved(one: PlannedSample, place: dict[int, int]) -> PlannedSample:
 
 
 def _held_out(pictures: Pictures, noise: Noise, rng: Random) -> tuple[list[int], np.ndarray]:
-    """Positions of the clean set, evenly from each class, and of all others."""
+    """Positions of the clean set, evenly from each class, and of all other images."""
     clean: list[int] = []
     for label in range(len(pictures.classnames)):
         members = np.flatnonzero(pictures.labels == label).tolist()
@@ -193,7 +193,7 @@ def _held_out(pictures: Pictures, noise: Noise, rng: Random) -> tuple[list[int],
 
 
 def _tail(pictures: Pictures, rest: np.ndarray, noise: Noise, rng: Random) -> list[int]:
-    """Images with class sizes by Zipf, the classes ranked by chance, in an order by chance."""
+    """Images in random order, with class sizes by Zipf and classes ranked at random."""
     sizes = class_sizes(len(pictures.classnames), noise)
     chosen: list[int] = []
     for label, size in enumerate(sizes):
@@ -203,7 +203,7 @@ def _tail(pictures: Pictures, rest: np.ndarray, noise: Noise, rng: Random) -> li
 
 
 def class_sizes(classes: int, noise: Noise) -> list[float]:
-    """Of each class, by label, the size as a share of the largest one's."""
+    """Size of each class, by label, as a share of the largest."""
     ranks = Random(f"{noise.seed}/ranks").sample(range(classes), classes)
     return [(rank + 1) ** -noise.zipf for rank in ranks]
 
@@ -228,12 +228,12 @@ def _members(pictures: Pictures, plans: list[PlannedSample], at: int, noise: Noi
         caption = wrong_caption(one.label, names, sizes, rng)
     elif one.what == "uninformative":
         caption = useless_caption(rng)
-    # content alone would give an exact copy its source's uid
+    # a hash of the content alone would give an exact copy the uid of its source
     return {suffix_of(image): image, "txt": caption.encode(), "json": json.dumps({"uid": one.uid}).encode()}
 
 
 def _write_clean(pictures: Pictures, clean: list[int], noise: Noise, folder: Path) -> None:
-    """The clean pairs, one sample for each caption of a picture, and the same pictures with their labels."""
+    """Write the clean pairs, one sample per caption of a picture, and the same pictures with their labels."""
     rng = Random(f"{noise.seed}/captions")
     pairs = [(picture, template) for picture in clean for template in rng.sample(CAPTION_TEMPLATES, noise.captions)]
     rng.shuffle(pairs)

@@ -22,14 +22,14 @@ from winnow.stages.encoders import OpenClip, Timm
 
 _STRICT = ConfigDict(extra="forbid")
 FILTER = "filter"
-"""What the policies call the filter network."""
+"""Name of the filter network in the policies."""
 
 Regime = Literal["equal", "proportional"]
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Policy:
-    """One list of cuts as a winnow job has it, or several: its last cut takes each of `fractions` of the pool."""
+    """A list of cuts as in a winnow job. `fractions`: shares of the pool that the last cut keeps, one outcome each."""
 
     name: str
     policy: tuple[Annotated[dict[str, Any], storage.OptionsOf(CUTS)], ...] = ()
@@ -38,12 +38,12 @@ class Policy:
 
 @dataclass(frozen=True, config=_STRICT)
 class Trainings:
-    """What is trained on each outcome.
+    """The trainings on each outcome.
 
-    recipe: of all of them; seed, samples and warmup are set for each. samples: pairs that the training on the whole
-    pool sees. warmup: share of the steps. seeds: one training each. regimes: `equal`, every training sees as many pairs
-    as that on the whole pool; `proportional`, as many times fewer as its outcome is smaller.
-    side_by_side: trainings at a time. keep_checkpoints: false removes each one when it is judged.
+    recipe: the recipe of all; seed, samples and warmup are set for each. samples: pairs that the training on the whole
+    pool sees. warmup: share of the steps. seeds: one training per seed. regimes: with `equal`, every training sees as
+    many pairs as the training on the whole pool; with `proportional`, in proportion to the size of its outcome.
+    side_by_side: trainings at a time. keep_checkpoints: false removes each checkpoint after its evaluation.
     """
 
     recipe: Recipe
@@ -59,10 +59,10 @@ class Trainings:
 class Comparison:
     """One comparison of policies.
 
-    folder: where everything lands. Either `labelled` images, which become a noisy pool and a clean set, or a `pool` as
-    a winnow job has it, with `clean` shards or `embeddings`. filter: how a filter network is trained on the clean set;
-    the policies call it `filter`. embeddings: encoders as a winnow job has them, in addition or in its place.
-    evaluation: labelled images that nothing was trained on.
+    folder: folder for all results. Either `labelled` images, which become a noisy pool and a clean set, or a `pool` as
+    in a winnow job, with `clean` shards or `embeddings`. filter: recipe of a filter network on the clean set; its name
+    in the policies is `filter`. embeddings: encoders as in a winnow job, in addition or instead.
+    evaluation: labelled images that no model was trained on.
     """
 
     folder: storage.File
@@ -81,7 +81,7 @@ class Comparison:
 
 @plain_dataclass(frozen=True)
 class Outcome:
-    """One policy at one fraction of the pool; fraction None where the policy alone decides how much stays."""
+    """One policy at one fraction of the pool. fraction: None if the policy alone decides how much stays."""
 
     name: str
     fraction: float | None
@@ -92,12 +92,12 @@ class Outcome:
 
     @property
     def slug(self) -> str:
-        """Its name as a job or a folder may be called."""
+        """A name of the outcome that is valid for a job and a folder."""
         return re.sub(r"[^\w.]+", "-", str(self)).strip("-")
 
 
 def load_comparison(path: str, changes: Sequence[str] = ()) -> Comparison:
-    """The comparison in a YAML file, with `path.to.key=value` changes; JobError for anything that it cannot be."""
+    """Read a comparison from a YAML file and apply `path.to.key=value` changes. Raises JobError if it is invalid."""
     try:
         values = storage.placed(Comparison, read(path, changes))
         found = TypeAdapter(Comparison).validate_json(json.dumps(values), strict=True)
@@ -123,7 +123,7 @@ def outcomes(comparison: Comparison) -> list[Outcome]:
 
 
 def outcome_job(comparison: Comparison, outcome: Outcome, pool: Mapping[str, Any], encoders: Mapping[str, Any]) -> Job:
-    """The winnow job of one outcome; all of them share one store. Raises JobError where it is none."""
+    """The winnow job of one outcome. All outcomes share one store. Raises JobError for an invalid job."""
     values = {
         "name": outcome.slug,
         "store": f"{comparison.folder}/store",

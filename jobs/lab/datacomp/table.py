@@ -17,8 +17,8 @@ HEAD = ("policy", "of pool", "kept", "right", "compute", "pairs seen", "top-1", 
 class OutcomeRow:
     """One outcome under one regime.
 
-    right: share of what it keeps that has a caption which is true of its picture, None where nobody knows. top1: one
-    accuracy a seed. gain: mean difference to the whole pool's training of the same seed, None for that itself.
+    right: share of the kept samples with a true caption, None without a truth. top1: one accuracy per seed. gain: mean
+    difference to the training on the whole pool with the same seed, None for the whole pool itself.
     """
 
     kept: FilteredPool
@@ -41,7 +41,7 @@ class OutcomeRow:
         return statistics.stdev(self.top1) if len(self.top1) > 1 else 0.0
 
     def record(self) -> Mapping[str, object]:
-        """All of it as plain JSON."""
+        """The row as plain JSON."""
         return {
             "policy": self.kept.outcome.name,
             "fraction": self.kept.outcome.fraction,
@@ -66,9 +66,9 @@ def outcome_rows(
     right: Mapping[str, float],
     asked: Trainings,
 ) -> list[OutcomeRow]:
-    """One row for each outcome and regime; the whole pool has one. Seeds that are not judged are left out.
+    """One row for each outcome and regime, and one for the whole pool. Seeds without a result are left out.
 
-    right: by slug of the outcome.
+    right: share of true captions, by slug of the outcome.
     """
     by_folder = {one.fit.folder: one for one in judged}
     of_whole = _seeds(whole, "equal", whole.kept, asked, by_folder)
@@ -110,7 +110,7 @@ def _mean_by_class(judged: Sequence[FinishedTraining]) -> tuple[float | None, ..
 
 
 def cells(row: OutcomeRow) -> tuple[str, ...]:
-    """The texts of a row, below HEAD."""
+    """The cells of a row, in the order of HEAD."""
     whole = row.gain is None and row.share == 1
     return (
         str(row.kept.outcome),
@@ -126,7 +126,7 @@ def cells(row: OutcomeRow) -> tuple[str, ...]:
 
 
 def table(found: Sequence[OutcomeRow]) -> Table:
-    """For a terminal; a section for each regime."""
+    """The table for a terminal, with a section for each regime."""
     shown = Table(*HEAD, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in shown.columns[1:]:
         column.justify = "right"
@@ -140,6 +140,6 @@ def table(found: Sequence[OutcomeRow]) -> Table:
 
 
 def markdown(found: Sequence[OutcomeRow]) -> str:
-    """The same for a page."""
+    """The table as markdown."""
     lines = ["| " + " | ".join(HEAD) + " |", "|---|" + "---:|" * (len(HEAD) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in found)]) + "\n"

@@ -1,6 +1,6 @@
 """Trains a small CLIP for each policy, amount of compute and seed, and evaluates it.
 
-A training that is judged is not done again; one that was stopped goes on. Several run side by side.
+An evaluated training is not done again, and a stopped one resumes. Several run side by side.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _JUDGING = threading.Lock()  # open_clip builds a model with the process's one r
 
 @dataclass(frozen=True)
 class FilteredPool:
-    """What an outcome came to. shards: tars as open_clip's trainer takes them. name: of their artifact."""
+    """The kept samples of an outcome. shards: tars as a pattern for open_clip's trainer. name: of their artifact."""
 
     outcome: Outcome
     shards: str
@@ -39,7 +39,7 @@ class FilteredPool:
 
 @dataclass(frozen=True)
 class Fit:
-    """One training. samples: pairs that it is asked to see."""
+    """One training. samples: pairs that the comparison asks for."""
 
     kept: FilteredPool
     samples: int
@@ -48,19 +48,19 @@ class Fit:
 
     @property
     def folder(self) -> str:
-        """Its name; another recipe or other shards have another one."""
+        """Name of its folder; another recipe or other shards give another name."""
         mark = fingerprint({"recipe": self.recipe, "shards": self.kept.name})
         return f"{self.kept.outcome.slug}-{self.samples}-seed{self.seed}-{mark}"
 
     @property
     def seen(self) -> int:
-        """Pairs that it sees: whole batches."""
+        """Pairs that the training sees, in whole batches."""
         return samples_seen(self.recipe)
 
 
 @dataclass(frozen=True)
 class FinishedTraining:
-    """A finished training. top1: share of the evaluation's images that it names rightly. by_class: of each class."""
+    """A finished training. top1: accuracy on the evaluation images. by_class: recall of each class."""
 
     fit: Fit
     top1: float
@@ -68,19 +68,19 @@ class FinishedTraining:
 
 
 def samples_seen(recipe: Recipe) -> int:
-    """Pairs of a recipe with samples_per_epoch: open_clip's trainer rounds an epoch up to whole batches."""
+    """Pairs that a recipe with samples_per_epoch sees. open_clip's trainer rounds an epoch up to whole batches."""
     return recipe.epochs * math.ceil((recipe.samples_per_epoch or 0) / recipe.batch_size) * recipe.batch_size
 
 
 def samples_of(regime: Regime, kept: int, whole: int, asked: Trainings) -> int:
-    """Pairs that a training on `kept` of the pool's `whole` usable samples sees."""
+    """Number of pairs for a training on `kept` of the `whole` usable samples of the pool."""
     return asked.samples if regime == "equal" else max(1, round(asked.samples * kept / whole))
 
 
 def fit_of(kept: FilteredPool, samples: int, seed: int, asked: Trainings) -> Fit:
-    """A training with its own number of samples, warmup and seed."""
+    """The training on an outcome, with its number of samples, warmup and seed."""
     recipe = asked.recipe
-    # short trainings have fewer epochs, so that an epoch, which is what is resumed from, has a batch at least
+    # a training resumes from its last epoch; short trainings have fewer epochs, so each has at least one batch
     epochs = max(1, min(recipe.epochs, samples // recipe.batch_size))
     each = math.ceil(samples / epochs)
     steps = epochs * math.ceil(each / recipe.batch_size)
@@ -91,7 +91,7 @@ def fit_of(kept: FilteredPool, samples: int, seed: int, asked: Trainings) -> Fit
 
 
 def fits(found: Sequence[FilteredPool], whole: int, asked: Trainings) -> list[Fit]:
-    """Every training once, all of the first seed first; on the whole pool both regimes are one training."""
+    """Every training once, ordered by seed. On the whole pool, both regimes are one training."""
     wanted = [
         fit_of(kept, samples_of(regime, kept.kept, whole, asked), seed, asked)
         for seed in asked.seeds
@@ -109,10 +109,10 @@ def train_all(
     asked: Trainings,
     say: Callable[[str], None],
 ) -> list[FinishedTraining]:
-    """Train and judge what is not judged yet; say is told one line per training.
+    """Train and evaluate whatever has no result yet; say: called with one line per training.
 
-    Raises TrainingError of the first training that fails, when the others have ended; ModelError where the folder holds
-    trainings of another model, or judged by other images.
+    If a training fails, raises its TrainingError after the others have ended. Raises ModelError if the folder has
+    trainings of another model, or evaluated on other images.
     """
     running: set[subprocess.Popen[str]] = set()
     mark = fingerprint({"evaluation": evaluation, "images": len(pictures.images)})
@@ -147,7 +147,7 @@ def train_all(
 
 
 def _train(fit: Fit, recipe: Recipe, path: Path, running: set[subprocess.Popen[str]]) -> Path:
-    """The last checkpoint of a training, by a process that can be ended."""
+    """Train in a process that can be ended; return the last checkpoint."""
     words = [fit.kept.shards, str(path), TypeAdapter(Recipe).dump_json(recipe).decode(), WATCHED]
     command = [sys.executable, "-m", "winnow.jobs.lab.datacomp.fit", *words]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

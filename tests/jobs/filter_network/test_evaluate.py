@@ -122,7 +122,7 @@ def test_the_filter_command(
 @pytest.mark.parametrize(
     ("name", "score", "message"),
     [
-        ("other", None, "the job must be finished, but .* has no finished job 'other'"),
+        ("other", None, "a job must have finished before it is read, but .* has none called 'other'"),
         ("mine", "clip.cosine", "clip.cosine must be a column of the embeddings or the manifest of mine"),
     ],
 )
