@@ -20,7 +20,7 @@ LONGER = f"Longer than {MAX_LINES} lines because "
 """How a sentence in the docstring of a longer file begins."""
 
 HOMES = {
-    "ray": ("pipeline/executors/on_ray.py", "pipeline/executors/ray_dispatch.py", "pipeline/executors/ray_metrics.py"),
+    "ray": tuple(f"pipeline/executors/{name}.py" for name in ("on_ray", "ray_dispatch", "ray_local", "ray_metrics")),
     "fsspec": ("pipeline/storage/backends.py", "pipeline/storage/opening.py"),
     "s3fs": (),  # fsspec finds its back ends by the URL
     "gcsfs": (),

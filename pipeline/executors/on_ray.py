@@ -15,8 +15,8 @@ from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.batching import AIM_S, REDUCING_AIM_S, Pieces
 from winnow.pipeline.executors.contract import Item, Needs, Result, Task, item_name
 from winnow.pipeline.executors.ray_dispatch import Dispatcher, Notice, memory_bytes, takes_in_words
+from winnow.pipeline.executors.ray_local import start_local
 from winnow.pipeline.executors.ray_worker import PREFETCHING, Worker
-from winnow.pipeline.machine import cores
 
 _SLICE = 2  # times what a call should take, after which a worker gives back the items that it has not begun
 
@@ -116,14 +116,7 @@ def _connect(workers: int | None, address: str | None) -> None:
         if address:
             _join(address)
         else:
-            # its ports are bound to loopback (executor_open), and its token, left on, keeps other users out
-            ray.init(
-                "local",  # else Ray joins any cluster that it finds a trace of
-                num_cpus=max(workers or 0, cores()),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="warning",
-            )
+            start_local(workers)
     except SystemExit as end:  # Ray's answer to a SIGTERM while it starts
         if end.code != signal.SIGTERM:
             raise

@@ -468,15 +468,18 @@ def test_threads_that_need_a_gpu_share_the_one(tmp_path):
 
 _DRIVER = """
 import os, signal, sys
+from pathlib import Path
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.choose import open_executor
-from tests.chaos.processes import listening
+from tests.chaos.processes import descendants, listening
 from tests.pipeline.test_executors import Square
 executor = open_executor("ray", 1, None)
 print(list(executor.map(Square(sys.argv[1]), [7], "squares", Needs())))
 found = listening(os.getpid())
 print(sorted({command for _, command in found} & {"gcs_server", "raylet"}), {address for address, _ in found})
+commands = [Path("/proc", str(pid), "cmdline").read_text() for pid, _ in descendants(os.getpid())]
+print([name for name in ("dashboard.py", "monitor.py", "raylet") if any(name in command for command in commands)])
 try:
     signal.raise_signal(signal.SIGTERM)
 except KeyboardInterrupt:
@@ -497,7 +500,7 @@ def test_a_cluster_of_its_own_listens_on_loopback_and_never_grows_and_ends_on_si
     said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     lacking = f"one worker must fit in this machine, but it takes 999 cores, 0 GPUs and 0 GB of memory of {cores()}, "
     *lines, refused = said.splitlines()
-    assert lines == ["[(0, 49)]", "['gcs_server', 'raylet'] {'127.0.0.1'}", "stopped"]
+    assert lines == ["[(0, 49)]", "['gcs_server', 'raylet'] {'127.0.0.1'}", "['raylet']", "stopped"]
     assert refused.startswith(lacking)
 
 
