@@ -7,7 +7,7 @@ model, centroids) is opened by a task, which then gives the function.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,6 +35,7 @@ class Needs:
     spare: int = 0
 
 
+@runtime_checkable
 class Task(Protocol[I_contra, R_co]):
     """Work on items that are independent of each other; must be picklable and without state of its own."""
 

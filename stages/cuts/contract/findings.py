@@ -7,13 +7,14 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 
 from winnow.pipeline.errors import DataError, FailedShards
-from winnow.pipeline.executors.contract import Item, Result
+from winnow.pipeline.executors.contract import Item, Reduction, Result, Stateless, Task
 from winnow.pipeline.stage import Run, ShardItem
 
 MOST_LISTED = 5
@@ -123,16 +124,23 @@ def reading(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Reading:
-    check: Callable[[Any], Any]
+    check: Task[Any, Any]
 
-    def __call__(self, item: Any) -> Any:
-        with reading(item.url):
-            return self.check(item)
+    def open(self) -> Callable[[Any], Any]:
+        return partial(_read, self.check, [])
+
+
+def _read(check: Task[Any, Any], opened: list[Callable[[Any], Any]], item: Any) -> Any:
+    """One item; opened: the function of this worker, once an item could open it: what it opens may be damaged too."""
+    with reading(item.url):
+        if not opened:
+            opened.append(check.open())
+        return opened[0](item)
 
 
 def over(
     run: Run,
-    check: Callable[[Item], Result],
+    check: Callable[[Item], Result] | Task[Item, Result],
     items: Sequence[Item],
     label: str,
     absorb: Callable[[Result], Findings] | None = None,
@@ -140,13 +148,16 @@ def over(
 ) -> Findings:
     """The findings of `check` on every item, as tasks of the executor. An item that cannot be read is a violation.
 
-    check: picklable. items: each has a `url`. absorb: turns a result into Findings in this process; None if it is one.
+    check: picklable; a task if a worker keeps something for all of its items. items: each has a `url`.
+    absorb: turns a result into Findings in this process; None if it is one.
     merge: makes one result of several; None if they are Findings, which add up.
     """
     found = Findings()
+    task = Reduction(_Reading(check if isinstance(check, Task) else Stateless(check)), merge or _merge_findings)
     try:
-        for result in run.reduce(_Reading(check), merge or _merge_findings, items, f"verify: {label}"):
-            found += cast(Findings, result) if absorb is None else absorb(result)
+        for _, result in run.each_task(task, items, f"verify: {label}"):
+            if result is not None:
+                found += cast(Findings, result) if absorb is None else absorb(result)
     except FailedShards as error:
         found += unreadable(error)
     return found
