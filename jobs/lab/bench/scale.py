@@ -155,10 +155,6 @@ class Replayed:
             ):
                 yield index, result
 
-    def exchange(self, work: object, items: Sequence[Any], label: str) -> Iterator[tuple[int, Any]]:
-        """None is measured here: `make bench-duplicates` does."""
-        raise NotImplementedError(label)
-
     def close(self) -> None:
         """Nothing to end."""
 
