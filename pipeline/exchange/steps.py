@@ -15,7 +15,7 @@ import pyarrow as pa
 from winnow.pipeline import storage
 from winnow.pipeline.columns import split_rows
 from winnow.pipeline.errors import SpanError, WinnowError
-from winnow.pipeline.exchange.pieces import Inbox, Outbox, piece_url, pieces_in, stops_of
+from winnow.pipeline.exchange.pieces import Inbox, Mail, Outbox, piece_url, pieces_in, stops_of
 from winnow.pipeline.exchange.work import Exchange
 from winnow.pipeline.executors.contract import Item, Result, item_name
 from winnow.pipeline.executors.retries import failure
@@ -160,20 +160,32 @@ class Decide:
         there = _stops(self.folder, DECIDED) if len(batches) > 1 else {}
         failures = _Failures()
         for first, stop in batches:
-            if there.get(first) == stop:
-                continue
-            box, whole = Outbox(self.settling.bins), True
-            for part, tables in mail.tables(first, stop):
-                try:
-                    decided = self.work.decide(part, tables) if tables else {}
-                except (WinnowError, OSError) as error:
-                    failures.add(span.items[part - span.first], error)
-                    whole = False
-                else:
-                    self._send(part, decided, box)
-            if whole:
-                box.commit(piece_url(self.folder, DECIDED, first, stop))
+            while first in there:
+                first = there[first]
+            if first < stop:
+                self._decide(mail, span, first, stop, failures)
         failures.close()
+
+    def _decide(self, mail: Mail, span: Span[str], first: int, stop: int, failures: _Failures) -> None:
+        """One batch, in a frame of its own: tables that are left in a variable would keep all of its bytes."""
+        box, begun = Outbox(self.settling.bins), first
+        for part, tables in mail.tables(first, stop):
+            try:
+                decided = self.work.decide(part, tables) if tables else {}
+            except (WinnowError, OSError) as error:
+                failures.add(span.items[part - span.first], error)
+                self._commit(box, begun, part)
+                begun = part + 1
+            else:
+                self._send(part, decided, box)
+                if box.held >= self.held:
+                    self._commit(box, begun, part + 1)
+                    begun = part + 1
+        self._commit(box, begun, stop)
+
+    def _commit(self, box: Outbox, first: int, stop: int) -> None:
+        if stop > first:
+            box.commit(piece_url(self.folder, DECIDED, first, stop))
 
     def _send(self, part: int, decided: Mapping[int, pa.Table], box: Outbox) -> None:
         items = np.array(sorted(item for item, table in decided.items() if len(table)), np.int64)
@@ -185,9 +197,9 @@ class Decide:
             )
         for number, at in split_rows(self.settling.bin_of(items)):
             tables = [decided[item] for item in items[at].tolist()]
-            rows = np.repeat(items[at], [len(table) for table in tables])
+            of = pa.array(np.repeat(items[at], [len(table) for table in tables]).astype(np.int32))
             # one table a bin, not one an item: a part may decide on a hundred thousand items
-            box.add(number, pa.concat_tables(tables).combine_chunks().append_column(_ITEM, pa.array(rows)))
+            box.add(number, pa.concat_tables(tables).combine_chunks().append_column(_ITEM, of))
 
 
 @dataclass(frozen=True)
@@ -211,19 +223,27 @@ class Settle(Generic[Item, Result]):
         failures = _Failures()
         results: list[tuple[int, Measured[Result]]] = []
         for first, stop in mail.batches(self.held):
-            for number, tables in mail.tables(first, stop):
-                of = _by_item(tables)
-                for index in range(*self.settling.starts[number : number + 2].tolist()):
-                    item = span.items[index - span.first]
-                    try:
-                        results.append((index, measured(self.work.settle, item, of.get(index, []))))
-                    except (WinnowError, OSError) as error:
-                        failures.add(item, error)
+            results += self._settle(mail, span, first, stop, failures)
         failures.close()
         if self.recorded:
             lines = {str(index): found.result for index, found in results}
             url = piece_url(self.folder, SETTLED, span.first, span.stop, "json")
             storage.write_bytes(url, json.dumps(lines, default=_plain).encode())
+        return results
+
+    def _settle(
+        self, mail: Mail, span: Span[Item], first: int, stop: int, failures: _Failures
+    ) -> list[tuple[int, Measured[Result]]]:
+        """One batch of bins, in a frame of its own as in Decide."""
+        results: list[tuple[int, Measured[Result]]] = []
+        for number, tables in mail.tables(first, stop):
+            of = _by_item(tables)
+            for index in range(*self.settling.starts[number : number + 2].tolist()):
+                item = span.items[index - span.first]
+                try:
+                    results.append((index, measured(self.work.settle, item, of.get(index, []))))
+                except (WinnowError, OSError) as error:
+                    failures.add(item, error)
         return results
 
 

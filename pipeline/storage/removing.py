@@ -3,24 +3,16 @@
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from winnow.pipeline.storage.backends import answering, in_memory, lies_here, resolve
 
 
 def remove(urls: Sequence[str]) -> None:
     """Remove files of one storage. Cost on S3: one request for each thousand."""
-    if not urls:
-        return
-    filesystem, _ = resolve(urls[0])
-    paths = [resolve(url)[1] for url in urls]
-    with answering("remove", urls[0]):
-        if lies_here(filesystem) or in_memory(filesystem):
-            for path in paths:
-                with suppress(FileNotFoundError):
-                    filesystem.rm_file(path)
-        else:
-            with suppress(FileNotFoundError):
-                filesystem.rm(paths)
+    if urls:
+        with answering("remove", urls[0]):
+            _remove_files(resolve(urls[0])[0], [resolve(url)[1] for url in urls])
 
 
 def remove_folder(url: str) -> None:
@@ -30,4 +22,14 @@ def remove_folder(url: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
         return
     with answering("remove", url), suppress(FileNotFoundError):
-        filesystem.rm(path, recursive=True)
+        _remove_files(filesystem, filesystem.find(path))  # fsspec's own way asks for each folder by itself too
+
+
+def _remove_files(filesystem: Any, paths: Sequence[str]) -> None:
+    if lies_here(filesystem) or in_memory(filesystem):
+        for path in paths:
+            with suppress(FileNotFoundError):
+                filesystem.rm_file(path)
+    elif paths:
+        with suppress(FileNotFoundError):
+            filesystem.rm(list(paths))

@@ -11,8 +11,9 @@ from winnow.stages.cuts.rules import Rules
 from winnow.stages.cuts.similarity import Similarity
 
 PER_SHARD = {
-    # the pool's file, and what is made of it; its uids, its positions, and which are distinct
-    "embeddings and distinct": {"GET object": 1 + 2, "PUT object": 1 + 1},
+    # the pool's file, and what is made of it; its uids, its positions, and which are distinct; of the exchange, as few
+    # shards are spans of one: a piece there and back, the answers, and a record that it is settled
+    "embeddings and distinct": {"GET object": 1 + 2 + 2, "PUT object": 1 + 1 + 2},
     # captions; which are still in
     "rules": {"GET object": 2, "PUT object": 1},
     # cosines and uids, and which are still in, by the pass for the threshold and by the one that commits
