@@ -2,6 +2,7 @@
 
 import sys
 
+from winnow.pipeline.lifeline import end_without_them
 from winnow.pipeline.terminal import escape_unshown
 
 
@@ -12,7 +13,11 @@ def main() -> None:
         from winnow.jobs.cat import main as enter
     else:
         from winnow.jobs.cli import main as enter
-    enter()
+    try:
+        enter()
+    except SystemExit as end:
+        end_without_them(end.code)
+        raise
 
 
 if __name__ == "__main__":

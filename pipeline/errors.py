@@ -7,6 +7,8 @@ WinnowError                     exit 1
 ├── FullError                           the storage cannot be written: it is full or read-only
 ├── TornError                           a file of the store is damaged; delete it, and the next run makes it again
 ├── ModelError                  exit 2  weights or a model's configuration cannot be loaded
+│   └── WeightsError        exit 2  one machine cannot get at weights: a download failed, a file is missing
+├── DeviceError                         a GPU or its driver fails; that of another worker may not
 ├── TrainingError                       a training failed; the same command continues it
 ├── DataError                           a value column breaks its contract (NaN, wrong length, unknown uid)
 ├── ShardError                          one shard cannot be read as a whole; it is retried, then failed
@@ -54,6 +56,14 @@ class ModelError(WinnowError):
     """Weights or a model's configuration cannot be loaded."""
 
     exit_code = 2
+
+
+class WeightsError(ModelError):
+    """One machine cannot get at weights: a download failed, a file is not there; another machine may have them."""
+
+
+class DeviceError(WinnowError):
+    """A GPU, its memory or its driver fails a worker; another worker may do the same work."""
 
 
 class TrainingError(WinnowError):

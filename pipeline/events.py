@@ -63,6 +63,10 @@ class EventLog:
         """See Watcher.end."""
         self._note("passed", stage=stage, seconds=round(seconds, 3))
 
+    def avoided(self, node: str, error: str) -> None:
+        """See Watcher.avoided."""
+        self._note("avoided", node=node, error=error)
+
     def made(self, label: str, artifact: str, seconds: float, reused: bool) -> None:
         """See Watcher.made."""
         self._note("stage", stage=label, artifact=artifact, seconds=round(seconds, 3), reused=reused)

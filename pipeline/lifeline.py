@@ -1,12 +1,15 @@
-"""Ends a child process when its parent is gone, even if the parent was killed by SIGKILL."""
+"""Ends a child process when its parent is gone, even by SIGKILL, and a process in which a thread hangs."""
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
 WATCHED = "until-stdin-ends"
 """Argument that tells a child process that its stdin is a pipe which only its parent holds open."""
+
+_LEFT: list[threading.Thread] = []  # threads that hang
 
 
 def end_with_starter(end: Callable[[], object]) -> None:
@@ -31,6 +34,22 @@ def end_group() -> None:
 def end_self() -> None:
     """Send SIGTERM to this process, whose handler may clean up."""
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def left_behind(thread: threading.Thread) -> None:
+    """This thread hangs, nobody waits for it, and the process is to end without it."""
+    _LEFT.append(thread)
+
+
+def end_without_them(code: object) -> None:
+    """End this process with its exit code, at once, if a thread that was left behind still runs.
+
+    Python would abort the process where such a thread wakes up in a library of C++ while it ends.
+    """
+    if any(thread.is_alive() for thread in _LEFT):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _wait(held: int, end: Callable[[], object]) -> None:

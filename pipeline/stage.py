@@ -112,8 +112,8 @@ class Run:
 
     @property
     def plain(self) -> Needs:
-        """What a worker of a pass without a model takes: a core, and the memory and the retries that the job gives."""
-        return Needs(memory_gb=self.needs.memory_gb, retries=self.needs.retries)
+        """What a worker of a pass without a model takes: a core, and all else that the job gives."""
+        return dataclasses.replace(self.needs, cpus=1.0, gpus=0.0, prefetch=False)
 
     @cached_property
     def items(self) -> tuple[ShardItem, ...]:

@@ -20,7 +20,10 @@ LONGER = f"Longer than {MAX_LINES} lines because "
 """How a sentence in the docstring of a longer file begins."""
 
 HOMES = {
-    "ray": tuple(f"pipeline/executors/{name}.py" for name in ("on_ray", "ray_dispatch", "ray_local", "ray_metrics")),
+    "ray": tuple(
+        f"pipeline/executors/{name}.py"
+        for name in ("on_ray", "ray_dispatch", "ray_faults", "ray_local", "ray_metrics", "ray_pool", "ray_worker")
+    ),
     "fsspec": ("pipeline/storage/backends.py", "pipeline/storage/opening.py"),
     "s3fs": (),  # fsspec finds its back ends by the URL
     "gcsfs": (),

@@ -51,6 +51,8 @@ class Resources:
     retries: how often a failing shard is tried again. prefetch: while an embedding worker works on a shard, it opens
     the next one and finishes the previous one in the background. scratch: folder or URL for the rows of exchanges,
     seen by all workers; empty for a folder of the store.
+    deadline_factor, deadline_floor_s: a shard may take this many times the median of its pass, and at least so many
+    seconds.
     """
 
     workers: int | None = None
@@ -60,6 +62,8 @@ class Resources:
     retries: int = 2
     prefetch: bool = True
     scratch: storage.File = ""
+    deadline_factor: float = 20.0
+    deadline_floor_s: float = 1800.0
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ class Job:
     @property
     def needs(self) -> Needs:
         """The resources of one worker while it embeds."""
-        taken = self.resources
-        return Needs(taken.cpus, taken.gpus, taken.memory_gb, taken.retries, taken.prefetch)
+        taken = dataclasses.asdict(self.resources)
+        return Needs(**{name: value for name, value in taken.items() if name not in ("workers", "scratch")})
 
 
 def load_job(path: str, changes: Sequence[str] = ()) -> Job:
@@ -175,6 +179,8 @@ def _check(job: Job) -> None:
             storage.check_commits(wants.scratch)
         except StorageError as error:
             raise JobError(f"resources.scratch: {error}") from error
+    if not (wants.deadline_factor >= 1 and wants.deadline_floor_s > 0):
+        raise JobError(f"resources need deadline_factor >= 1 and deadline_floor_s > 0, got {wants}")
     if not 0 <= job.limits.max_reject_fraction <= 1 or job.limits.max_failed_shards < 0:
         raise JobError(f"limits need 0 <= max_reject_fraction <= 1 and max_failed_shards >= 0, got {job.limits}")
     if job.shards is not None and job.shards.samples_per_shard < 1:

@@ -46,6 +46,15 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._left)
 
+    @property
+    def first(self) -> int:
+        """The one that goes next."""
+        return self._left[0]
+
+    def defer(self) -> None:
+        """The one that would go next goes behind all others."""
+        self._left.rotate(-1)
+
     def next_alone(self) -> bool:
         """Whether the next one goes by itself."""
         return self._left[0] in self.alone

@@ -1,7 +1,7 @@
 """Opens the executor that a job names: local threads, Ray on this machine, or a Ray cluster at an address."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 
 from winnow.pipeline.errors import JobError
@@ -47,6 +47,11 @@ class _Lazy(Forwarding):
     ) -> Iterator[tuple[int, Result]]:
         """See Executor.map."""
         return self._inner.map(task, items, label, needs) if items else iter(())
+
+    @property
+    def avoided(self) -> Mapping[str, str]:
+        """See Executor.avoided."""
+        return self._inner.avoided if "_inner" in vars(self) else {}
 
     def close(self) -> None:
         """See Executor.close."""

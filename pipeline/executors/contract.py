@@ -23,6 +23,8 @@ class Needs:
     memory_gb: 10⁹ bytes that a worker declares to Ray, which then starts no more on a node than its memory holds; 0
         declares none. Nothing limits a worker to it.
     spare: how many failing items the job can do without; a pass whose first items all fail ends only with more.
+    deadline_factor, deadline_floor_s: how long an item may take, by how long others took (pipeline/executors/
+        deadlines.py).
     prefetch: a worker has two items under way, in threads that share what the task opened, which must bear that; the
         task takes turns (pipeline/executors/turns.py) where two must not be at it at once.
     """
@@ -33,6 +35,8 @@ class Needs:
     retries: int = 2
     prefetch: bool = False
     spare: int = 0
+    deadline_factor: float = 20.0
+    deadline_floor_s: float = 1800.0
 
 
 @runtime_checkable
@@ -91,6 +95,11 @@ class Executor(Protocol):
         """How often items of the present `map` failed so far, by index; those that never did are absent."""
         ...
 
+    @property
+    def avoided(self) -> Mapping[str, str]:
+        """Nodes that get no more work, for their workers failed, by name: what kind of error it was."""
+        ...
+
     def start(self) -> None:
         """Be ready for work, as the first `map` would be; nothing where it is already."""
         ...
@@ -129,6 +138,11 @@ class Forwarding:
     def failed(self) -> Mapping[int, int]:
         """See Executor.failed."""
         return self._inner.failed
+
+    @property
+    def avoided(self) -> Mapping[str, str]:
+        """See Executor.avoided."""
+        return self._inner.avoided
 
     def start(self) -> None:
         """See Executor.start."""

@@ -14,9 +14,10 @@ import ray
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.executors.batching import AIM_S, REDUCING_AIM_S, Pieces
 from winnow.pipeline.executors.contract import Item, Needs, Result, Task, item_name
-from winnow.pipeline.executors.ray_dispatch import Dispatcher, Notice, memory_bytes, takes_in_words
+from winnow.pipeline.executors.ray_dispatch import Dispatcher
 from winnow.pipeline.executors.ray_local import start_local
-from winnow.pipeline.executors.ray_worker import PREFETCHING, Worker
+from winnow.pipeline.executors.ray_pool import ActorPool
+from winnow.pipeline.executors.ray_worker import PREFETCHING
 
 _SLICE = 2  # times what a call should take, after which a worker gives back the items that it has not begun
 
@@ -32,18 +33,19 @@ class RayExecutor:
             _connect(workers, address)
             RayExecutor._own = not address
         # a cluster of this process never grows, whichever executor started it; any other may wait for work to do so
-        self._fixed = RayExecutor._own
-        self._asked = workers
-        self._takes: tuple[float, float, int] | None = None
-        self._actors: list[Any] = []
+        self._pool = ActorPool(workers, fixed=RayExecutor._own)
         self._calls = 0
-        self._notice = Notice()
         self.failed: Mapping[int, int] = {}
 
     @property
     def workers(self) -> int:
         """Number of actors for tasks that need one core each."""
-        return self._asked or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        return self._pool.size
+
+    @property
+    def avoided(self) -> Mapping[str, str]:
+        """See Executor.avoided."""
+        return self._pool.avoided
 
     def start(self) -> None:
         """It is connected since it was made."""
@@ -68,43 +70,14 @@ class RayExecutor:
         yield from self._dispatch(pieces, label, needs)
 
     def _dispatch(self, pieces: Pieces, label: str, needs: Needs) -> Iterator[tuple[int, Any]]:
-        dispatcher = Dispatcher(pieces, label, needs, self._pool(needs, pieces.count), self._notice)
+        dispatcher = Dispatcher(pieces, label, needs, self._pool)
         self.failed = dispatcher.failed
         return dispatcher.results()
-
-    def _pool(self, needs: Needs, wanted: int) -> list[Any]:
-        # actors are kept from pass to pass, for a start takes a second and imports; not where they hold other resources
-        takes = (needs.cpus, needs.gpus, memory_bytes(needs))
-        if takes != self._takes:
-            self._release()
-        self._takes = takes
-        # restarted without end: a call that keeps killing its worker is given up by its own count of failures
-        remote = ray.remote(concurrency_groups={PREFETCHING: 2})(Worker)
-        remote = remote.options(num_cpus=needs.cpus, num_gpus=needs.gpus, memory=takes[2] or None, max_restarts=-1)
-        self._actors += [remote.remote() for _ in range(min(wanted, self._size(needs)) - len(self._actors))]
-        return self._actors
-
-    def _size(self, needs: Needs) -> int:
-        # of the whole cluster, not of what is free: what others hold now they may give back
-        has = ray.cluster_resources()
-        asked = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": memory_bytes(needs)}
-        fit = min((int(has.get(name, 0) / amount) for name, amount in asked.items() if amount), default=1)
-        if self._fixed and not fit:
-            raise JobError(
-                f"one worker must fit in this machine, but it takes {takes_in_words(needs)} of "
-                f"{has.get('CPU', 0):g}, {has.get('GPU', 0):g} and {has.get('memory', 0) / 1e9:.3g}; ask for less"
-            )
-        return self._asked or max(1, fit)
-
-    def _release(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
 
     def close(self) -> None:
         """End the actors, and the local cluster if this executor started it."""
         if ray.is_initialized():
-            self._release()
+            self._pool.release()
             if self._started:
                 ray.shutdown()
                 RayExecutor._own = False

@@ -63,6 +63,9 @@ class RayMetrics:
         """See Watcher.end."""
         self._left.set(0, self._tags(stage))
 
+    def avoided(self, node: str, error: str) -> None:
+        """Not counted: Ray's own metrics tell of nodes."""
+
     def made(self, label: str, artifact: str, seconds: float, reused: bool) -> None:
         """See Watcher.made."""
         if self._opened:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from winnow.pipeline.errors import (
     AccountingError,
     DataError,
+    DeviceError,
     FailedShards,
     FullError,
     JobError,
@@ -19,8 +20,8 @@ from winnow.pipeline.errors import (
     TornError,
 )
 
-FATAL = (JobError, ModelError, FullError)
-"""Errors that no other item and no other try can do without: they end a stage at once."""
+FATAL = (JobError, ModelError, DeviceError, FullError)
+"""Errors that no other item can do without: they end a stage at once, unless another worker may do better."""
 
 FEW = 3
 """So many items, and no other, must have failed for good before a pass ends with them."""
@@ -97,6 +98,11 @@ class Account:
         """Whether no more items are to be begun."""
         failed = len(self._failures)
         return not self._done and failed >= FEW and failed > self._spare and all(f.lasting for f in self._failures)
+
+    @property
+    def any_done(self) -> bool:
+        """Whether an item is done."""
+        return self._done > 0
 
     def done(self) -> None:
         """One more item is."""

@@ -4,6 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar, cast
@@ -50,6 +51,10 @@ class Watcher(Protocol):
 
     def end(self, stage: str, seconds: float) -> None:
         """The pass came to its end; one that failed does not."""
+        ...
+
+    def avoided(self, node: str, error: str) -> None:
+        """A node gets no more work, for its workers fail; error: the kind of what they raise."""
         ...
 
     def made(self, label: str, artifact: str, seconds: float, reused: bool) -> None:
@@ -155,7 +160,7 @@ class Watch:
             watcher.begin(label, total, ready)
         if before is not None:
             before()
-        with StageProgress(label, total, ready) as progress:
+        with StageProgress(label, total, ready) as progress, self._telling_avoided():
             for index, seen in results:
                 progress.advance(seen.rows, seen.rejects)
                 if self.watchers:
@@ -169,6 +174,17 @@ class Watch:
                 yield index, seen.result
         for watcher in self.watchers:
             watcher.end(label, time.monotonic() - started)
+
+    @contextmanager
+    def _telling_avoided(self) -> Iterator[None]:
+        """At the end of the block, however that comes: nodes that are avoided since it began."""
+        before = set(self.executor.avoided)
+        try:
+            yield
+        finally:
+            for node, error in self.executor.avoided.items():
+                for watcher in self.watchers if node not in before else ():
+                    watcher.avoided(node, error)
 
 
 def counted(result: object) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Makes the centroids of a clustering: k-means on a sample of the survivors, or a given file."""
 
 import io
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,7 +53,7 @@ def fit_centroids(run: Run, survivors: Survivors, by: str, how: KMeans, out: Art
         return wanted
     task = _Fit(how, len(run.items), wanted, out)
     # faiss uses a GPU if it sees one, and on Ray a worker sees only the GPUs that it asked for
-    needs = replace(run.plain, gpus=1.0 if run.needs.gpus else 0.0)
+    needs = replace(run.plain, gpus=1.0 if run.needs.gpus else 0.0, deadline_floor_s=math.inf)
     # Check the memory before the sample is read. The look asks for the same needs, so it may run on such a worker.
     task.check(*_look(run, survivors, by, needs))
     source = UidHash(survivors, how.seed)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from winnow.pipeline.errors import JobError, ModelError, SampleError
+from winnow.pipeline.errors import DeviceError, ModelError, SampleError
 from winnow.pipeline.executors.turns import Turns
 from winnow.stages.encoders.device import cores, device_of, dtype_of, tell_where_slow
 from winnow.stages.encoders.encoder import Encoder
@@ -109,8 +109,8 @@ class Bank:
     def open(cls, encoders: Mapping[str, Encoder], encoding: Encoding) -> "Bank":
         """Load every encoder onto the device that `encoding` names.
 
-        Raises: ModelError if a model or its weights cannot be loaded; JobError if this machine does not have the device
-            or the precision.
+        Raises: ModelError if a model or its weights cannot be loaded; DeviceError and JobError if this machine does
+            not have the device or the precision.
         """
         device = device_of(encoding.device)
         dtype = dtype_of(encoding.precision, device)
@@ -201,11 +201,11 @@ class Bank:
                 found[f"{name}.text"] = tower.text(tokens.to(self._device))
             return {column: tensor.float().cpu().numpy() for column, tensor in found.items()}
 
-    def _too_large(self, name: str, error: torch.OutOfMemoryError) -> JobError:
+    def _too_large(self, name: str, error: torch.OutOfMemoryError) -> DeviceError:
         """The error for a device without enough memory. Most of it goes to activations, which grow with the batch."""
         size = self._encoding.batch_size
         advice = f"set encoding.batch_size: {size // 2}" if size > 1 else "choose a smaller model or a larger GPU"
-        return JobError(
+        return DeviceError(
             f"a batch of {size} samples must fit in the memory of {self._device} beside the models, but {name} ran "
             f"out of it: {str(error).splitlines()[0]}; {advice} (winnow does not change it by itself, because "
             f"batch_size changes the last bits of vectors)"

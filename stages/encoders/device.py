@@ -7,12 +7,15 @@ import sys
 import torch
 
 from winnow.pipeline import machine
-from winnow.pipeline.errors import JobError
+from winnow.pipeline.errors import DeviceError, JobError
 from winnow.stages.encoders import bf16
 
 
 def device_of(name: str) -> torch.device:
-    """The device that `encoding.device` names; auto: a GPU if there is one. Raises JobError for one not here."""
+    """The device that `encoding.device` names; auto: a GPU if there is one.
+
+    Raises JobError for a name that is none, DeviceError if no GPU can be used here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -20,7 +23,7 @@ def device_of(name: str) -> torch.device:
     except RuntimeError as error:
         raise JobError(f"a device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise JobError(f"device {name} needs a GPU that torch can use, but there is none here; use auto or cpu")
+        raise DeviceError(f"device {name} needs a GPU that torch can use, but there is none here; use auto or cpu")
     return device
 
 

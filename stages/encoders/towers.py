@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from winnow.pipeline.errors import ModelError
+from winnow.pipeline.errors import ModelError, WeightsError
+from winnow.pipeline.executors.task_opening import of_network
 from winnow.stages.encoders.pixels.decoding import Preprocess
 
 
@@ -25,8 +26,12 @@ class Towers:
 
 
 def does_not_load(name: str, weights: str | None, error: Exception) -> ModelError:
-    """One error for the dozen types that open_clip, timm and torch raise if weights do not load."""
-    return ModelError(
+    """One error for the dozen types that open_clip, timm and torch raise if weights do not load.
+
+    A WeightsError if the network failed: another machine may reach the weights, or this one later.
+    """
+    kind = WeightsError if of_network(error) else ModelError
+    return kind(
         f"{name} must load with the weights {weights or 'of its own'}, got "
         f"{type(error).__name__}: {error}\n"
         "If a tag cannot be downloaded, give a checkpoint file. If names or sizes of weights differ, "

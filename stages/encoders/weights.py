@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Annotated
 
-from winnow.pipeline.errors import ModelError
+from winnow.pipeline.errors import ModelError, WeightsError
 from winnow.pipeline.storage import FileName, rooted
 
 RANDOM = "random"
@@ -41,10 +41,10 @@ Weights = Annotated[str, FileName(_place)]
 
 
 def existing(name: str) -> Path:
-    """The file of this name. Raises ModelError if it does not exist."""
+    """The file of this name. Raises WeightsError, a ModelError, if it does not exist on this machine."""
     path = Path(name)
     if not path.is_file():
-        raise ModelError(
+        raise WeightsError(
             f"a model's file must exist, but {name} is not a file on this machine; "
             "put it where every worker sees it under this path"
         )

@@ -98,6 +98,7 @@ def run(folder: Path, size: Size, seed: int, groups: Sequence[str], say: Callabl
             faults.exchange_losses(row, folder, step)
             row.seconds = time.monotonic() - started
             rows.append(row)
+        timed(Row("node lost, answers on it", size.nodes), vectors, faults.answer_losses)
     if "storage" in groups:
         rows += through_storage(folder, size, seed, say)
     return rows

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,16 @@ import pytest
 import yaml
 
 from tests.faults import FaultyProxy
-from tests.pools import Samples, normed, unit, write_vectors
+from tests.pools import Samples, members, normed, pair, tiny_clip, unit, write_tar, write_vectors
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import JobResult, run_job
 from winnow.jobs.verify.verify import verify_job
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.errors import FailedShards
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.stages.cuts.contract.finished import RowSample
+from winnow.stages.encoders import bank
 
 ROOT = Path(__file__).parents[2]
 POLICY: list[dict[str, Any]] = [
@@ -109,6 +113,42 @@ def test_whatever_another_program_tore_is_made_again(tmp_path: Path, finished: b
     assert not any(step.reused for _, step in again.steps)
     assert digests(again.path.manifest) == expected
     assert all(step.reused for _, step in done(job).steps)
+
+
+def test_a_shard_whose_decoder_never_ends_fails_by_name_within_its_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = {n: pair(n, f"a picture of thing {n}") for n in range(48)}
+    for shard in range(6):
+        found = [(f"{n:03d}", pairs[n]) for n in range(8 * shard, 8 * shard + 8)]
+        write_tar(tmp_path / f"pool/{shard}.tar", members(found))
+    clip, end, decode = tiny_clip(tmp_path), threading.Event(), bank.decode_all
+
+    def hangs(files: Sequence[bytes], *more: Any, **options: Any) -> Any:
+        if pairs[27]["jpg"] in files:
+            end.wait(100)
+        return decode(files, *more, **options)
+
+    monkeypatch.setattr(bank, "decode_all", hangs)
+    job = {
+        "name": "stuck",
+        "store": str(tmp_path / "store"),
+        "pool": {"shards": f"{tmp_path}/pool/*.tar"},
+        "embeddings": {"clip": {"model": clip.model, "pretrained": clip.pretrained}},
+        "encoding": {"batch_size": 4},
+        "policy": [{"random": {"fraction": 0.5}}],
+        "resources": {"prefetch": False, "deadline_factor": 3, "deadline_floor_s": 4},
+    }
+    started = time.monotonic()
+    with pytest.raises(
+        FailedShards, match=r"1 of 6 failed:\n  \S+/pool/3\.tar: it must be done within [\d.]+ s \(others"
+    ):
+        done(job)
+    end.set()
+    assert time.monotonic() - started < 90
+    assert len(list((tmp_path / "store").glob("embeddings-*/0*.parquet"))) == 5
+    monkeypatch.undo()
+    assert done(job).counts["pool"] == 48, "the same command goes on"
 
 
 _FULL = """

@@ -437,6 +437,32 @@ def test_actors_that_find_no_room_hold_no_items(ray_executor, tmp_path):
     assert sorted(results) == [(i, i * i) for i in range(12)]
 
 
+def test_a_second_executor_takes_the_cores_that_the_first_does_not_use(ray_executor, tmp_path):
+    from winnow.pipeline.executors.on_ray import RayExecutor
+
+    for name, executor in (("one", ray_executor), ("two", RayExecutor(CPUS)), ("three", ray_executor)):
+        (tmp_path / name).mkdir()
+        assert len(list(executor.map(Square(str(tmp_path / name)), range(12), name, Needs()))) == 12
+
+
+def test_a_second_executor_is_refused_while_a_pass_of_the_first_holds_what_it_needs(
+    ray_executor, tmp_path, monkeypatch
+):
+    from winnow.pipeline.executors import ray_dispatch
+    from winnow.pipeline.executors.on_ray import RayExecutor
+
+    monkeypatch.setattr(ray_dispatch, "_QUIET_S", 0.5)
+    first = ray_executor.map(Square(str(tmp_path)), range(200), "squares", Needs())
+    next(first)
+    second = RayExecutor(CPUS)
+    try:
+        with pytest.raises(JobError, match="another executor of this process is in the middle of one: each takes 1 co"):
+            list(second.map(Square(str(tmp_path)), range(4), "squares", Needs()))
+    finally:
+        second.close()
+    assert len(list(first)) == 199
+
+
 def test_a_kind_of_executor_that_is_not_there():
     with pytest.raises(JobError, match="must be 'local' or 'ray', got 'spark'"):
         open_executor("spark", None, None)
@@ -507,15 +533,16 @@ def test_a_cluster_of_its_own_listens_on_loopback_and_never_grows_and_ends_on_si
 def test_waiting_for_room_in_the_cluster_is_said_once(ray_executor, tmp_path, monkeypatch, capsys):
     import ray
 
-    from winnow.pipeline.executors import on_ray as executor_ray
     from winnow.pipeline.executors import ray_dispatch
+    from winnow.pipeline.executors.on_ray import RayExecutor
+    from winnow.pipeline.executors.ray_worker import Worker
 
     ray_executor.close()  # its actors hold the cores
     monkeypatch.setattr(ray_dispatch, "_QUIET_S", 0.5)
-    hog = ray.remote(executor_ray.Worker).options(num_cpus=CPUS).remote()
+    hog = ray.remote(Worker).options(num_cpus=CPUS).remote()
     ray.get(hog.greet.remote())
     threading.Timer(2, lambda: ray.kill(hog)).start()
-    executor = executor_ray.RayExecutor(1)
+    executor = RayExecutor(1)
     try:
         for folder in ("one", "two"):
             (tmp_path / folder).mkdir()
@@ -531,7 +558,7 @@ def test_waiting_for_room_in_the_cluster_is_said_once(ray_executor, tmp_path, mo
 
 
 def test_room_that_a_cluster_can_only_grow_to_have_is_said(ray_cluster):
-    from winnow.pipeline.executors.ray_dispatch import room_in_cluster
+    from winnow.pipeline.executors.ray_pool import room_in_cluster
 
     said = room_in_cluster(Needs(cpus=CPUS + 1))
     assert said.startswith(f"each takes {CPUS + 1} cores, 0 GPUs and 0 GB of memory, and of the cluster's cores ")

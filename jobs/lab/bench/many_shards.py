@@ -71,6 +71,9 @@ class Ledger:
     def end(self, stage: str, seconds: float) -> None:
         """See Watcher.end."""
 
+    def avoided(self, node: str, error: str) -> None:
+        """See Watcher.avoided."""
+
     def made(self, label: str, artifact: str, seconds: float, reused: bool) -> None:
         """See Watcher.made."""
         line = self._line

@@ -124,6 +124,9 @@ class Meter:
     def end(self, stage: str, seconds: float) -> None:
         """See Watcher.end. The driver's work after the pass belongs to the lap."""
 
+    def avoided(self, node: str, error: str) -> None:
+        """See Watcher.avoided."""
+
     def made(self, label: str, artifact: str, seconds: float, reused: bool) -> None:
         """See Watcher.made."""
         self.stop()

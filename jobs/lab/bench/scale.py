@@ -130,6 +130,7 @@ class Replayed:
 
     workers = 1
     failed: Mapping[int, int] = {}
+    avoided: Mapping[str, str] = {}
 
     def __init__(self, folder: Path, pool: ProcessPoolExecutor, together: int, distinct: int) -> None:
         self._folder, self._pool, self._together, self._distinct = folder, pool, together, distinct

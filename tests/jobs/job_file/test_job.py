@@ -198,6 +198,8 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ({"resources": {"cpus": -1}}, "resources need cpus >= 0 and gpus >= 0, not both 0, got"),
         ({"resources": {"cpus": 0}}, "resources need cpus >= 0 and gpus >= 0, not both 0, got"),
         ({"resources": {"memory_gb": -1}}, "resources need memory_gb >= 0, got"),
+        ({"resources": {"deadline_factor": 0.5}}, "resources need deadline_factor >= 1 and deadline_floor_s > 0, got"),
+        ({"resources": {"deadline_floor_s": 0}}, "resources need deadline_factor >= 1 and deadline_floor_s > 0, got"),
         ({"resources": []}, "resources must be a mapping, got []"),
         ({"limits": {"max_rejects": 1}}, "limits has no key 'max_rejects'; did you mean max_reject_fraction?"),
         ({"limits": {"max_reject_fraction": 5}}, "limits need 0 <= max_reject_fraction <= 1 and max_failed"),

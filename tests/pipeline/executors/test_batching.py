@@ -95,3 +95,10 @@ def test_what_was_not_done_goes_first_and_what_failed_last():
     queue.back(first)
     queue.again(9)
     assert [queue.take() for _ in range(4)] == [[0], [1], [2], [9]]
+
+
+def test_one_that_is_deferred_goes_last():
+    queue = waiting(3)
+    assert queue.first == 0
+    queue.defer()
+    assert [queue.take() for _ in range(3)] == [[1], [2], [0]]

@@ -33,6 +33,9 @@ class Notes:
     def end(self, stage: str, seconds: float) -> None:
         self.told.append(f"end {stage}")
 
+    def avoided(self, node: str, error: str) -> None:
+        self.told.append(f"avoided {node} {error}")
+
     def made(self, label: str, artifact: str, seconds: float, reused: bool) -> None:
         self.told.append(f"made {label}")
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from tests.stages.encoders.conftest import encoded, photo, sample
-from winnow.pipeline.errors import JobError
+from winnow.pipeline.errors import DeviceError, JobError
 from winnow.stages.encoders import Bank, EncodedBatch, Encoding, OpenClip, Timm, bf16, clip
 from winnow.stages.encoders.bank import Decoded, PendingBatch, _finish
 from winnow.stages.encoders.device import tell_where_slow
@@ -273,7 +273,7 @@ def test_a_device_without_memory_left_says_which_batch_to_try(size: int, says: s
 
     towers = {"c": replace(loaded, image=hungry)}
     bank = Bank(towers, Encoding(batch_size=size, device="cpu"), torch.device("cpu"), torch.float32)
-    with pytest.raises(JobError, match=rf"(?s)a batch of {size} samples .* c ran out .*{says}"):
+    with pytest.raises(DeviceError, match=rf"(?s)a batch of {size} samples .* c ran out .*{says}"):
         list(bank.encode([sample(0, encoded(photo(0)))]))
 
 

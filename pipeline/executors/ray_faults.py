@@ -1,0 +1,120 @@
+"""Tells what is at fault where a call of a Ray actor fails: its item, its process, its GPU, its node, or the job."""
+
+import errno
+import mmap
+import re
+import traceback
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
+
+from winnow.pipeline.errors import JobError, WinnowError
+from winnow.pipeline.executors.retries import FATAL
+from winnow.pipeline.executors.task_opening import causes, everywhere, of_device
+
+DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError)
+"""What Ray raises for the calls of an actor whose process ended."""
+
+_NO_MEMORY = ("can't allocate memory", "failed to map segment")  # torch's words, and those of who loads a library
+_LEAST_BYTES = 16 << 20
+_NO_MODULE = re.compile(r"No module named '([\w.]+)'")  # of Ray, which could not unpickle a task in a worker
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Why a worker cannot go on in its process, though no item is known to be at fault.
+
+    what: memory, where the process has none left; device, where an item met a GPU that fails; open, where the task
+    cannot be opened. error: to be raised where it is the same on every node.
+    """
+
+    what: Literal["memory", "device", "open"]
+    message: str
+    error: Exception
+
+    @classmethod
+    def of(cls, what: Literal["memory", "device", "open"], error: Exception) -> "Broken":
+        """From an error; one of a library takes its traceback along."""
+        if isinstance(error, WinnowError):
+            return cls(what, first_line(error), error)
+        error.add_note("".join(traceback.format_exception(error)))
+        return cls(what, f"{type(error).__name__}: {first_line(error)}", _picklable(error))
+
+
+Answer = tuple[float, list[tuple[bool | None, Any]]]
+"""(seconds, outcomes), an outcome for each of the first items of a call: (True, result); (False, failures) where the
+item's data is at fault; (None, Broken), the last one, where the process cannot go on."""
+
+
+def broken_by(error: Exception) -> Broken | None:
+    """Why the process that met this error at an item cannot go on; None where it can."""
+    if starved(error):
+        return Broken.of("memory", error)
+    return Broken.of("device", error) if of_device(error) else None
+
+
+def unopened(error: Exception) -> Broken | None:
+    """The same of an error while a task was opened; None where no worker anywhere could open it."""
+    if starved(error):
+        return Broken.of("memory", error)
+    return None if everywhere(error) else Broken.of("open", error)
+
+
+def answer_of(reference: Any) -> Answer | None:
+    """What a call answered; None where its node left before the answer was fetched. Raises DEATHS."""
+    try:
+        answer: Answer = ray.get(reference)
+        return answer
+    except RayTaskError as error:
+        cause = error.cause
+        if lacks_memory(cause):
+            return 0.0, [(None, Broken("memory", first_line(cause), cause))]
+        if (lost := _NO_MODULE.search(str(cause))) is not None:
+            missing = JobError(
+                f"every worker must be able to import {lost[1]}, as the driver is, but one cannot; install the package "
+                f"that has it on all nodes, in the version of the driver"
+            )
+            return 0.0, [(None, Broken("open", first_line(cause), missing))]
+        if isinstance(cause, FATAL):
+            raise cause from error
+        raise  # a bug, not bad data: the traceback is worth more than the other shards
+    except ObjectLostError:
+        return None
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """True where a process ran out of memory: by an error's type, number or words, or those of its causes."""
+    for cause in causes(error):
+        number = cause.errno if isinstance(cause, OSError) else None
+        if isinstance(cause, MemoryError) or number == errno.ENOMEM or any(said in str(cause) for said in _NO_MEMORY):
+            return True
+    return False
+
+
+def starved(error: BaseException) -> bool:
+    """True where an error says that memory lacks, or the process gets none any more, not even what any work needs."""
+    if lacks_memory(error):
+        return True
+    try:
+        mmap.mmap(-1, _LEAST_BYTES).close()
+    except OSError:
+        return True
+    return False
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _picklable(error: Exception) -> Exception:
+    try:
+        cloudpickle.loads(cloudpickle.dumps(error))
+    except Exception:  # noqa: BLE001 - a class that cannot be copied may fail in any way
+        told = RuntimeError(f"{type(error).__name__}: {error}")
+        told.__notes__ = error.__notes__
+        return told
+    return error

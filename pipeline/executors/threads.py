@@ -1,0 +1,187 @@
+"""Runs the items of a pass in threads of this process, and leaves threads behind that exceed their deadline.
+
+A thread cannot be ended. One that hangs keeps what it holds until the process ends; another takes its place, its item
+has failed, and `pipeline/lifeline.py` ends the process without waiting for it.
+"""
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Generic
+
+from winnow.pipeline.errors import WinnowError
+from winnow.pipeline.executors.contract import Item, Needs, Result, Task
+from winnow.pipeline.executors.deadlines import Deadline
+from winnow.pipeline.executors.retries import Account, Failure, failures
+from winnow.pipeline.executors.task_opening import opened
+from winnow.pipeline.lifeline import left_behind
+
+_AHEAD = 4
+"""Calls for each thread that are begun or done before the first result is taken: no more results are held."""
+
+
+class _Worker(Generic[Item, Result]):
+    """One worker: its threads share what the task opens when the first of them asks."""
+
+    def __init__(self, task: Task[Item, Result]) -> None:
+        self._task, self._lock = task, threading.Lock()
+        self._function: Callable[[Item], Result] | None = None
+
+    def function(self) -> Callable[[Item], Result]:
+        with self._lock:
+            if self._function is None:
+                self._function = opened(self._task)
+            return self._function
+
+
+@dataclass(eq=False)
+class _Seat(Generic[Item, Result]):
+    """One thread of a worker. index: of the item that it is at; since: when this try began; left: it hangs."""
+
+    worker: _Worker[Item, Result]
+    index: int | None = None
+    since: float = 0.0
+    left: bool = False
+    thread: threading.Thread | None = None
+
+
+class Crew(Generic[Item, Result]):
+    """The threads of one pass: `workers` workers, each with one thread or two.
+
+    failed: is told how often each item failed.
+    """
+
+    def __init__(
+        self,
+        task: Task[Item, Result],
+        items: Sequence[Item],
+        name: Callable[[Item], str],
+        label: str,
+        needs: Needs,
+        workers: int,
+        failed: Counter[int],
+    ) -> None:
+        self._task, self._items, self._name, self._label = task, items, name, label
+        self._needs, self._failed = needs, failed
+        self._account, self._deadline = Account(label, len(items), needs.spare), Deadline(needs)
+        self._todo: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._came: queue.SimpleQueue[tuple[int, float, Any]] = queue.SimpleQueue()
+        self._seats: list[_Seat[Item, Result]] = []
+        self._left, self._under_way = iter(range(len(items))), set[int]()
+        for _ in range(workers):
+            worker = _Worker(task)
+            for _ in range(2 if needs.prefetch else 1):
+                self._hire(worker)
+
+    def results(self) -> Iterator[tuple[int, Result]]:
+        """(index, result) as they come. Raises FailedShards at the end, and what no other item can do without."""
+        try:
+            self._hand_out(_AHEAD * len(self._seats))
+            look = time.monotonic()
+            while self._under_way:
+                if (now := time.monotonic()) > look:
+                    self._leave_late()
+                    look = now + self._deadline.tick_s
+                try:
+                    index, seconds, outcome = self._came.get(timeout=self._deadline.tick_s)
+                except queue.Empty:
+                    continue
+                if index not in self._under_way:  # given up, or done again by another thread
+                    continue
+                self._under_way.remove(index)
+                self._hand_out(1)
+                if isinstance(outcome, BaseException):
+                    raise outcome  # worth more than the other shards: it is a bug, or no shard can do better
+                self._deadline.saw(seconds)
+                for result in outcome:
+                    yield index, result
+        finally:
+            self._end()
+        self._account.close()
+
+    def _hire(self, worker: _Worker[Item, Result]) -> None:
+        seat = _Seat(worker)
+        seat.thread = threading.Thread(target=self._work, args=(seat,), name=self._label, daemon=True)
+        self._seats.append(seat)
+        seat.thread.start()
+
+    def _hand_out(self, count: int) -> None:
+        for index in islice(self._left, count):
+            self._under_way.add(index)
+            self._todo.put(index)
+
+    def _work(self, seat: _Seat[Item, Result]) -> None:
+        while not seat.left and (index := self._todo.get()) is not None:
+            outcome: Any
+            try:
+                outcome = self._tried(seat, index)
+            except BaseException as error:  # noqa: BLE001 - of any kind: the driver raises it
+                outcome = error
+            seconds, seat.index = time.monotonic() - seat.since, None
+            self._came.put((index, seconds, outcome))
+
+    def _tried(self, seat: _Seat[Item, Result], index: int) -> tuple[Result, ...]:
+        """The result; nothing where it failed for good, or the pass was over before."""
+        while not self._account.over and not seat.left:
+            seat.since, seat.index = time.monotonic(), index
+            try:
+                result = seat.worker.function()(self._items[index])
+            except (WinnowError, OSError) as error:
+                # raises where no other shard can do better either
+                found = failures(self._name(self._items[index]), error)
+                if all(one.lasting for one in found) or self._failed[index] == self._needs.retries:
+                    self._account.failed([] if seat.left else found)
+                    return ()
+                self._failed[index] += 1
+            else:
+                if not seat.left:
+                    self._account.done()
+                return (result,)
+        return ()
+
+    def _leave_late(self) -> None:
+        """Give up what exceeds its deadline. The other thread of its worker may wait for it: its item goes again."""
+        late = [seat for seat in self._seats if self._is_late(seat)]
+        for seat in sorted(late, key=lambda seat: seat.since):
+            index = seat.index
+            if index is None or not self._is_late(seat):
+                continue
+            fresh = _Worker(self._task)
+            for other in [other for other in self._seats if other.worker is seat.worker]:
+                if other.index is None:  # it waits for an item, not for the other thread
+                    other.worker = fresh
+                    continue
+                if other is not seat:
+                    self._todo.put(other.index)
+                self._leave(other)
+                self._hire(fresh)
+            self._under_way.discard(index)
+            self._hand_out(1)
+            said = f"{self._deadline.missed()}; its thread cannot be ended and is left behind"
+            self._account.failed([Failure(self._name(self._items[index]), said, lasting=True)])
+
+    def _leave(self, seat: _Seat[Item, Result]) -> None:
+        seat.left = True
+        self._seats.remove(seat)
+        if seat.thread is not None:
+            left_behind(seat.thread)
+
+    def _is_late(self, seat: _Seat[Item, Result]) -> bool:
+        return not seat.left and seat.index is not None and time.monotonic() - seat.since > self._deadline.limit_s
+
+    def _end(self) -> None:
+        """Begin nothing more, and wait for what is under way, as long as it keeps to its deadline."""
+        while not self._todo.empty():
+            self._todo.get()
+        for _ in self._seats:
+            self._todo.put(None)
+        for seat in list(self._seats):
+            while seat.thread is not None and seat.thread.is_alive():
+                if self._is_late(seat):
+                    self._leave(seat)
+                    break
+                seat.thread.join(self._deadline.tick_s)
