@@ -121,6 +121,7 @@ class Answers:
     def __call__(self, item: int) -> bytes:
         """The work."""
         note(self.folder, f"item{item}")
+        time.sleep(0.2)  # so that some are still under way when the driver looks away
         return expected(item)
 
 
