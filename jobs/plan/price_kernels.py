@@ -23,7 +23,8 @@ from winnow.pipeline.machine import cores
 from winnow.stages.encoders import Encoding
 from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.kernels.close_pairs import close_pairs
-from winnow.stages.kernels.kmeans import Nearest, fit
+from winnow.stages.kernels.kmeans import fit
+from winnow.stages.kernels.nearest import Nearest
 from winnow.stages.pools.reader import Reader
 
 if TYPE_CHECKING:

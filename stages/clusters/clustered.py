@@ -18,7 +18,7 @@ from winnow.stages.cuts.contract.findings import Findings, looked, of_shard, ove
 from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
 from winnow.stages.cuts.contract.orders import Ranking
 from winnow.stages.cuts.cut import Cut
-from winnow.stages.kernels.kmeans import Nearest
+from winnow.stages.kernels.nearest import Nearest
 from winnow.stages.kernels.uid_hash import hash_values
 from winnow.stages.survivors import Survivors
 

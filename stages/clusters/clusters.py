@@ -27,7 +27,7 @@ from winnow.stages.clusters.centroids import (
     import_centroids,
 )
 from winnow.stages.growth import Growth, KMeansFit, NearestOfK, Once
-from winnow.stages.kernels.kmeans import Nearest
+from winnow.stages.kernels.nearest import Nearest
 from winnow.stages.survivors import Survivors
 
 CLUSTER_SIZES = "sizes.npy"

@@ -36,7 +36,7 @@ from winnow.stages.clusters.centroids import read_sample
 from winnow.stages.kernels.float16 import widened
 from winnow.stages.kernels.kmeans import train
 
-_PRODUCT_ROWS = 1024  # rows per product, as in stages/kernels/kmeans.py
+_PRODUCT_ROWS = 1024  # rows per product, as in stages/kernels/nearest.py
 _SAMPLE_PER_CLUSTER = 256
 _SWEPT = 1_000_000
 _FIT, _ASSIGN = "clusters: k-means", "clusters: assign"

@@ -21,7 +21,7 @@ from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut
 from winnow.stages.cuts.contract.orders import Ranking, Standings, by_group
 from winnow.stages.cuts.keeping import funnel, write_kept
 from winnow.stages.cuts.targets.target import TARGET_FILES, Target, check_width, read_target, target_shape
-from winnow.stages.kernels.kmeans import assign
+from winnow.stages.kernels.nearest import assign
 from winnow.stages.survivors import Survivors
 
 VOTES = "votes.parquet"

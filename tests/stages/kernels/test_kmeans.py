@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from winnow.pipeline.errors import DataError
-from winnow.stages.kernels.kmeans import Nearest, assign, assign_near, fit, imported
+from winnow.stages.kernels.kmeans import _unit, fit, imported, train
+from winnow.stages.kernels.nearest import Nearest, assign, assign_near
 
 
 def unit(x, dtype=np.float32):
@@ -118,6 +119,40 @@ def test_fit_does_not_depend_on_threads():
     one, two = (fit(x, 17, iterations=15, seed=4, threads=t) for t in (1, 2))
     assert one.tobytes() == two.tobytes()
     assert fit(x, 17, iterations=15, seed=5).tobytes() != one.tobytes()
+
+
+def rows_of(n, d, distinct, seed):
+    """n unit rows of which so many are distinct; few of them leave clusters empty, which faiss fills by splits."""
+    rng = np.random.default_rng(seed)
+    return unit(rng.normal(size=(distinct, d)))[rng.integers(0, distinct, n)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_fit_that_goes_on_ends_as_one_call_of_faiss(data):
+    """Whole, and from the progress after any iteration: the bits of all iterations in one call, splits included."""
+    n, d, seed = data.draw(st.integers(2, 120)), data.draw(st.integers(2, 12)), data.draw(st.integers(0, 9))
+    x = rows_of(n, d, data.draw(st.integers(1, n)), seed)
+    k, iterations = data.draw(st.integers(1, n)), data.draw(st.integers(1, 30))
+    expected = _unit(train(x, k, iterations=iterations, seed=seed, threads=1), x[0]).tobytes()
+    seen = []
+    assert fit(x, k, iterations=iterations, seed=seed, after=seen.append).tobytes() == expected
+    assert [progress.iterations for progress in seen] == list(range(1, len(seen) + 1))
+    assert len(seen) < iterations
+    if seen:
+        begun = data.draw(st.sampled_from(seen))
+        later = []
+        assert fit(x, k, iterations=iterations, seed=seed, begun=begun, after=later.append).tobytes() == expected
+        assert [one.centroids.tobytes() for one in later] == [
+            one.centroids.tobytes() for one in seen[begun.iterations :]
+        ]
+
+
+def test_a_fit_ends_where_an_iteration_changes_nothing():
+    x, _ = planted(300, 16, 3)
+    seen = []
+    fit(x, 3, iterations=1000, seed=1, after=seen.append)
+    assert 1 <= len(seen) < 100
 
 
 def test_few_distinct_rows_give_finite_centroids(capfd):
