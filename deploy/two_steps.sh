@@ -17,4 +17,5 @@ shift 3
 
 # a policy without cuts keeps all; its manifest is the price, a few seconds for a million samples
 winnow run "$job" --workers "$embedding" "$@" --set 'policy=[]' --set shards=null
-winnow run "$job" --workers "$deciding" "$@"
+# k-means too: it would ask for a GPU, because the job has some
+winnow run "$job" --workers "$deciding" "$@" --set resources.kmeans_gpus=0

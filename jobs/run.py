@@ -88,7 +88,7 @@ def run_of(
     for url in (job.store, job.resources.scratch):
         if not storage.is_shared(url) and not isinstance(executor, LocalExecutor):
             raise JobError(f"{url} is visible to one process only; use --executor local")
-    return Run(job.store, executor, identities, job.needs, job.limits, watchers, job.resources.scratch)
+    return Run(job.store, executor, identities, job.needs, job.limits, watchers, job.resources.scratch, alone=job.alone)
 
 
 def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> StepResult:

@@ -15,8 +15,10 @@ name contains a fingerprint of everything that the artifact is made from, so not
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -191,9 +193,24 @@ def write_table(url: str, table: pa.Table, summary: Mapping[str, object] | None 
         kept = table.schema.metadata or {}
         table = table.replace_schema_metadata({**kept, _SUMMARY: _compact(summary)})
     with storage.committing(url) as file:
-        # for float vectors, dictionaries and statistics cost time and save no space
-        flat = [field.name for field in table.schema if not pa.types.is_fixed_size_list(field.type)]
-        pq.write_table(table, file, compression="zstd", use_dictionary=False, write_statistics=flat)
+        pq.write_table(table, file, **_as_written(table.schema))
+
+
+def write_tables(url: str, tables: Iterable[pa.Table]) -> int:
+    """Commit a parquet file of tables that come one after another, at least one; returns their rows."""
+    coming, rows = iter(tables), 0
+    first = next(coming)
+    with storage.committing(url) as file, pq.ParquetWriter(file, first.schema, **_as_written(first.schema)) as writer:
+        for table in chain([first], coming):
+            writer.write_table(table)
+            rows += table.num_rows
+    return rows
+
+
+def _as_written(schema: pa.Schema) -> dict[str, Any]:
+    # for float vectors, dictionaries and statistics cost time and save no space
+    flat = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
+    return {"compression": "zstd", "use_dictionary": False, "write_statistics": flat}
 
 
 def read_summary(url: str) -> dict[str, object]:

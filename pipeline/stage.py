@@ -90,7 +90,9 @@ class Run:
 
     shards: identity of each input shard, in the order of the pool. needs: what the job gives a worker that embeds.
     limits: of bad input. watchers: who is told of every shard that is done. scratch: URL where the rows of exchanges
-    lie meanwhile, seen by all workers; empty for a folder beside the artifact.
+    lie meanwhile, seen by all workers; empty for a folder beside the artifact. alone: what the job gives a worker that
+    works while no other does, as that of k-means; 0 cores: one, and the use of all of its machine. None: that, and a
+    GPU if `needs` has any.
     """
 
     store: str
@@ -101,6 +103,7 @@ class Run:
     watchers: tuple[Watcher, ...] = ()
     scratch: str = ""
     exchanged: set[str] = field(default_factory=set, repr=False, compare=False)  # folders, removed with their stage
+    alone: Needs | None = None
 
     @property
     def _watch(self) -> Watch:

@@ -53,6 +53,8 @@ class Resources:
     seen by all workers; empty for a folder of the store.
     deadline_factor, deadline_floor_s: a shard may take this many times the median of its pass, and at least so many
     seconds.
+    kmeans_cpus, kmeans_gpus: of the worker that fits k-means; 0 cores: it asks for one and uses all of its machine;
+    GPUs None: one if embedding workers have any.
     """
 
     workers: int | None = None
@@ -64,6 +66,8 @@ class Resources:
     scratch: storage.File = ""
     deadline_factor: float = 20.0
     deadline_floor_s: float = 1800.0
+    kmeans_cpus: float = 0.0
+    kmeans_gpus: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,15 @@ class Job:
     @property
     def needs(self) -> Needs:
         """The resources of one worker while it embeds."""
-        taken = dataclasses.asdict(self.resources)
-        return Needs(**{name: value for name, value in taken.items() if name not in ("workers", "scratch")})
+        taken, known = dataclasses.asdict(self.resources), {field.name for field in dataclasses.fields(Needs)}
+        return Needs(**{name: value for name, value in taken.items() if name in known})
+
+    @property
+    def alone(self) -> Needs:
+        """The resources of the worker that fits k-means; see Run.alone."""
+        taken = self.resources
+        gpus = float(taken.gpus > 0) if taken.kmeans_gpus is None else taken.kmeans_gpus
+        return dataclasses.replace(self.needs, cpus=taken.kmeans_cpus, gpus=gpus, prefetch=False)
 
 
 def load_job(path: str, changes: Sequence[str] = ()) -> Job:
@@ -172,6 +183,8 @@ def _check(job: Job) -> None:
         raise JobError(f"resources need workers >= 1 and retries >= 0, got {wants}")
     if not (0 <= wants.cpus < float("inf") and 0 <= wants.gpus < float("inf") and wants.cpus + wants.gpus > 0):
         raise JobError(f"resources need cpus >= 0 and gpus >= 0, not both 0, got {wants}")
+    if not (0 <= wants.kmeans_cpus < float("inf") and 0 <= (wants.kmeans_gpus or 0) < float("inf")):
+        raise JobError(f"resources need kmeans_cpus >= 0 and kmeans_gpus >= 0, got {wants}")
     if not 0 <= wants.memory_gb < float("inf"):
         raise JobError(f"resources need memory_gb >= 0, got {wants}")
     if wants.scratch:

@@ -5,18 +5,15 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 
 from winnow.pipeline import storage
-from winnow.pipeline.artifact import Artifact, array_if_whole, read_table, shard_name, write_table
-from winnow.pipeline.columns import matrix, vector_column
+from winnow.pipeline.artifact import Artifact, array_if_whole
 from winnow.pipeline.errors import DataError, ShardError
 from winnow.pipeline.executors.contract import Needs
-from winnow.pipeline.keep_top import Thresholds, kept
 from winnow.pipeline.machine import check_memory, cores, memory_bytes
 from winnow.pipeline.stage import Run, ShardItem, Summary
-from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
-from winnow.stages.cuts.keeping import UidHash, select
+from winnow.stages.clusters.checkpoint import Checkpoint
+from winnow.stages.clusters.sample import READERS, draw_sample, files_of_sample, read_sample
 from winnow.stages.kernels.kmeans import fit, fit_bytes, imported
 from winnow.stages.pools.precomputed.npy_files import npy_blocks
 from winnow.stages.survivors import Survivors
@@ -50,18 +47,17 @@ def fit_centroids(run: Run, survivors: Survivors, by: str, how: KMeans, out: Art
         )
     wanted = min(n, how.k * how.sample_per_cluster)
     if array_if_whole(out.meta(CENTROIDS)) is not None:
+        Checkpoint(out).remove()  # of a run that was ended between the two
         return wanted
-    task = _Fit(how, len(run.items), wanted, out)
-    # faiss uses a GPU if it sees one, and on Ray a worker sees only the GPUs that it asked for
-    needs = replace(run.plain, gpus=1.0 if run.needs.gpus else 0.0, deadline_floor_s=math.inf)
+    needs = run.alone or replace(run.plain, cpus=0.0, gpus=1.0 if run.needs.gpus else 0.0)
+    task = _Fit(how, len(run.items), wanted, out, math.ceil(needs.cpus) or None, needs.gpus > 0)
+    needs = replace(needs, cpus=needs.cpus or 1.0, deadline_floor_s=math.inf)
     # Check the memory before the sample is read. The look asks for the same needs, so it may run on such a worker.
     task.check(*_look(run, survivors, by, needs))
-    source = UidHash(survivors, how.seed)
-    drawn = select(run, source, np.array([wanted], np.int64), "clusters: draw a sample")
-    for _ in run.each(_Draw(survivors, by, source, drawn, out), run.items, "clusters: read the sample"):
-        pass
+    draw_sample(run, survivors, by, how.seed, wanted, out)
     for _ in run.each(task, [0], f"{FIT}, k = {how.k}", needs):
         pass
+    Checkpoint(out).remove()
     return wanted
 
 
@@ -100,33 +96,6 @@ def _check_width(centroids: int, vectors: int | None, by: str, url: str) -> None
         )
 
 
-def read_sample(out: Artifact, shards: int, wanted: int) -> np.ndarray:
-    """The sample that the fit sees, rows of all shards in the order of their uids: float32 (wanted, d).
-
-    Each row is copied once, straight to its place. Raises DataError if rows are missing.
-    """
-    urls = [_sample_url(out, index) for index in range(shards)]
-    uids = np.concatenate([uids_from_bytes(read_table(url, ["uid"])["uid"]) for url in urls])
-    if len(uids) != wanted:
-        raise DataError(
-            f"{out.meta('sample')} must hold {wanted} rows, but has {len(uids)}; delete that folder and run again"
-        )
-    # (wanted,): the rank of each row's uid. k-means depends on the order of rows, and shards must not set it.
-    place = np.empty(len(uids), np.int64)
-    place[np.lexsort((uids["f1"], uids["f0"]))] = np.arange(len(uids))
-    vectors, done = np.empty((0, 0), np.float32), 0
-    for url in urls:
-        for part in read_table(url, ["vector"])["vector"].chunks:
-            if not len(part):  # an empty shard does not know the width of the vectors
-                continue
-            rows = matrix(part)
-            if not len(vectors):
-                vectors = np.empty((len(uids), rows.shape[1]), np.float32)
-            vectors[place[done : done + len(rows)]] = rows
-            done += len(rows)
-    return vectors
-
-
 def _look(run: Run, survivors: Survivors, by: str, needs: Needs) -> tuple[int, int]:
     """Width of the encoder's vectors (0 if no sample is in), and bytes of memory of a worker's machine."""
     [(_, found)] = run.each(_WidthAndMemory(survivors, by), [tuple(run.items)], LOOK, needs)
@@ -137,28 +106,6 @@ def _write(out: Artifact, centroids: np.ndarray) -> None:
     content = io.BytesIO()
     np.save(content, centroids)
     storage.write_bytes(out.meta(CENTROIDS), content.getvalue())
-
-
-def _sample_url(out: Artifact, index: int) -> str:
-    return out.meta(f"sample/{shard_name(index)}")
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """Commits the sampled rows of one shard: uid and vector."""
-
-    survivors: Survivors
-    by: str
-    source: UidHash
-    drawn: Thresholds
-    out: Artifact
-
-    def __call__(self, item: ShardItem) -> Summary:
-        chosen = np.flatnonzero(kept(self.source.rows(item), self.drawn))
-        vectors = self.survivors.vectors(item.index, item.url, self.by, "image", chosen)
-        uids = uids_to_bytes(self.survivors.uids(item.index)[chosen])
-        write_table(_sample_url(self.out, item.index), pa.table({"uid": uids, "vector": vector_column(vectors)}))
-        return {"rows": len(chosen)}
 
 
 @dataclass(frozen=True)
@@ -178,24 +125,40 @@ class _WidthAndMemory:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Commits centroids.npy from the samples of all shards. One worker holds all of them, and one shard's twice."""
+    """Commits centroids.npy from the sample of all shards. One worker holds all of it, and some of its files twice.
+
+    It goes on from the checkpoint of a fit that was ended. threads: None for every core of the machine, because
+    nothing else of the job runs during a fit; they do not change its bits. gpu: whether faiss may use one.
+    """
 
     how: KMeans
     shards: int
     wanted: int
     out: Artifact
+    threads: int | None = None
+    gpu: bool = False
 
     def __call__(self, item: int) -> Summary:
-        # Nothing else runs during a fit, and threads do not change its bits, so use every core of this machine.
-        how = self.how
+        how, checkpoint = self.how, Checkpoint(self.out)
         vectors = read_sample(self.out, self.shards, self.wanted)
-        _write(self.out, fit(vectors, how.k, iterations=how.iterations, seed=how.seed, threads=cores()))
+        centroids = fit(
+            vectors,
+            how.k,
+            iterations=how.iterations,
+            seed=how.seed,
+            threads=min(cores(), self.threads or cores()),
+            gpu=self.gpu,
+            begun=checkpoint.read(),
+            after=checkpoint.keep,
+        )
+        _write(self.out, centroids)
         return {"rows": len(vectors)}
 
     def check(self, width: int, available: int) -> None:
         """Raises DataError if the sample does not fit. width: numbers of a vector. available: bytes of memory."""
-        # beside the fit: uids and places of all rows, and the float16 vectors of an average shard
-        places, share = 32 * self.wanted, 2 * width * -(-self.wanted // self.shards)
+        # beside the fit: uids and places of all rows, and the float16 vectors of the files that are read at once
+        files = files_of_sample(self.shards)
+        places, share = 32 * self.wanted, 2 * width * -(-self.wanted // files) * min(READERS, files)
         check_memory(
             fit_bytes(self.wanted, width) + places + share,
             available,

@@ -99,7 +99,7 @@ def test_two_steps_embed_on_gpus_then_decide_on_cores(bench: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert calls(bench, "winnow") == [
         "winnow run job.yaml --workers 8 --set store=s3://x/y --set policy=[] --set shards=null",
-        "winnow run job.yaml --workers 240 --set store=s3://x/y",
+        "winnow run job.yaml --workers 240 --set store=s3://x/y --set resources.kmeans_gpus=0",
     ]
 
 

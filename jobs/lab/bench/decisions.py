@@ -32,7 +32,7 @@ from winnow.pipeline.executors.choose import open_executor
 from winnow.pipeline.executors.contract import Executor, Needs
 from winnow.pipeline.machine import cores
 from winnow.pipeline.stage import StepResult
-from winnow.stages.clusters.centroids import read_sample
+from winnow.stages.clusters.sample import read_sample
 from winnow.stages.kernels.float16 import widened
 from winnow.stages.kernels.kmeans import train
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.pools import Samples, filtered
+from winnow.jobs.job_file.job import parse
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import DataError, FailedShards
@@ -42,7 +43,7 @@ def test_a_sample_beyond_the_workers_memory_is_refused_before_it_is_drawn(monkey
     monkeypatch.setattr(centroids, "memory_bytes", lambda: 2000)
     with pytest.raises(
         DataError,
-        match=r"k-means of 20 samples \(5 clusters · 4, or all\), 16 numbers of 4 bytes each, takes 2.48e-06 GB, but "
+        match=r"k-means of 20 samples \(5 clusters · 4, or all\), 16 numbers of 4 bytes each, takes 2.8e-06 GB, but "
         r"must fit in 0.8 of the 2e-06 GB that the worker's machine has; ask for fewer clusters, a smaller",
     ):
         execute(stage, pool.run)
@@ -50,11 +51,11 @@ def test_a_sample_beyond_the_workers_memory_is_refused_before_it_is_drawn(monkey
 
 
 def test_the_arithmetic_of_50_000_clusters() -> None:
-    """12.8M rows of 768 numbers: 39.3 GB and places; 64 GB hold that, 48 do not."""
+    """12.8M rows of 768 numbers: 39.3 GB, places and eight files of 1,000; 64 GB hold that, 48 do not."""
     task = _Fit(KMeans(50_000, 100, 256, 0), 1000, 12_800_000, Artifact("memory://x", "clusters", "0" * 8))
     task.check(768, 64 * 10**9)
     with pytest.raises(
-        DataError, match=r"12,800,000 samples \(50,000 clusters · 256.* takes 39.9 GB, but must fit in 0.8"
+        DataError, match=r"12,800,000 samples \(50,000 clusters · 256.* takes 40 GB, but must fit in 0.8"
     ):
         task.check(768, 48 * 10**9)
 
@@ -64,6 +65,7 @@ class Seen(LocalExecutor):
 
     def map(self, task, items, label, needs):  # type: ignore[no-untyped-def]  # as LocalExecutor.map
         self.needs = {**getattr(self, "needs", {}), label: needs.gpus}
+        self.asked = {**getattr(self, "asked", {}), label: (needs.cpus, needs.gpus)}
         yield from super().map(task, items, label, needs)
 
 
@@ -86,3 +88,31 @@ def test_centroids_of_another_encoder_are_refused() -> None:
         DataError, match=rf"vectors of clip, but those of {url} have 9 numbers and the vectors have 16; name"
     ):
         execute(clusters_of(pool.survivors, "clip", Known(source=url), 20, 256, 0), pool.run)
+
+
+@pytest.mark.parametrize(
+    ("resources", "cores", "gpus"),
+    [
+        ({"gpus": 0.5}, 1.0, 1.0),
+        ({"gpus": 1, "kmeans_gpus": 0}, 1.0, 0.0),
+        ({"gpus": 1, "kmeans_cpus": 16, "kmeans_gpus": 2}, 16.0, 2.0),
+        ({"kmeans_gpus": 1}, 1.0, 1.0),
+    ],
+)
+def test_the_job_says_what_the_fit_gets(resources: dict[str, float], cores: float, gpus: float) -> None:
+    pool = filtered(Samples.drawn(30), shards=2)
+    executor = Seen(1)
+    job = parse(
+        {
+            "name": "a",
+            "store": pool.run.store,
+            "pool": {"shards": pool.run.shards[0].url, "format": "vectors", "encoder": "clip", "image": "image"},
+            "resources": resources,
+        }
+    )
+    execute(
+        clusters_of(pool.survivors, "clip", 5, 20, 256, 0),
+        Run(pool.run.store, executor, pool.run.shards, job.needs, alone=job.alone),
+    )
+    assert executor.asked["clusters: k-means, k = 5"] == (cores, gpus)
+    assert executor.asked["clusters: read the sample"] == (1.0, 0.0)
