@@ -38,8 +38,10 @@ execute(stage, pool.run)
 
 
 def stage_in(folder: Path) -> tuple[Filtered, Clusters]:
-    samples = Samples.drawn(3000)
-    pool = opened(write_vectors(str(folder / "pool"), samples, 3), store=str(folder / "store"))
+    urls = [f"{folder}/pool/{shard:05d}.parquet" for shard in range(3)]
+    if not (folder / "pool").exists():  # files that are written again are another pool
+        write_vectors(str(folder / "pool"), Samples.drawn(3000), 3)
+    pool = opened(urls, store=str(folder / "store"))
     return pool, clusters_of(pool.survivors, "clip", 40, ITERATIONS, 64, 0)
 
 
