@@ -220,12 +220,13 @@ class Run:
 
 
 def _checked(results: Iterator[tuple[int, Result]], count: int, label: str) -> Iterator[tuple[int, Result]]:
-    """The same results, and the check that every item came back exactly once."""
+    """The same results; raises AccountingError at the end unless every item came back exactly once."""
     seen: list[int] = []
     for index, result in results:
         seen.append(index)
         yield index, result
-    check_all(label, seen, count)
+    if sorted(seen) != list(range(count)):
+        raise AccountingError(f"{label}: {count} items must come back once each, got {len(seen)}")
 
 
 @dataclass(frozen=True)
@@ -242,12 +243,6 @@ class _FooterIfWhole:
 
     def __call__(self, item: ShardItem) -> Summary | None:
         return self.out.summary_if_whole(item.index)
-
-
-def check_all(label: str, done: Sequence[int], total: int) -> None:
-    """Raises AccountingError unless each index in [0, total) came back once."""
-    if sorted(done) != list(range(total)):
-        raise AccountingError(f"{label}: {total} items must come back once each, got {len(done)}")
 
 
 def artifact_of(stage: Stage, store: str) -> Artifact:

@@ -11,7 +11,8 @@ import yaml
 
 from tests.tree import PAGE, ROOT, with_tree
 from winnow.jobs.filter_network import filter_job
-from winnow.jobs.job_file.job import Resources, load_job, parse
+from winnow.jobs.job_file.job import load_job, parse
+from winnow.jobs.job_file.resources import Resources
 from winnow.pipeline.stage import Limits
 from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.distinct import REPEATED

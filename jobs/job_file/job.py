@@ -17,6 +17,7 @@ from winnow.jobs.job_file.options import (
     plain_options,
     unknown_kind,
 )
+from winnow.jobs.job_file.resources import Resources, check_resources
 from winnow.jobs.job_file.yaml_text import loads
 from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError, StorageError
@@ -44,33 +45,6 @@ class ShardOptions:
 
 
 @dataclass(frozen=True)
-class Resources:
-    """workers: number of workers (None: all cores or GPUs). cpus, gpus: of one worker while it embeds.
-
-    memory_gb: what one worker declares to Ray, in 10⁹ bytes; 0 declares none.
-    retries: how often a failing shard is tried again. prefetch: while an embedding worker works on a shard, it opens
-    the next one and finishes the previous one in the background. scratch: folder or URL for the rows of exchanges,
-    seen by all workers; empty for a folder of the store.
-    deadline_factor, deadline_floor_s: a shard may take this many times the median of its pass, and at least so many
-    seconds.
-    kmeans_cpus, kmeans_gpus: of the worker that fits k-means; 0 cores: it asks for one and uses all of its machine;
-    GPUs None: one if embedding workers have any.
-    """
-
-    workers: int | None = None
-    cpus: float = 1.0
-    gpus: float = 0.0
-    memory_gb: float = 0.0
-    retries: int = 2
-    prefetch: bool = True
-    scratch: storage.File = ""
-    deadline_factor: float = 20.0
-    deadline_floor_s: float = 1800.0
-    kmeans_cpus: float = 0.0
-    kmeans_gpus: float | None = None
-
-
-@dataclass(frozen=True)
 class Job:
     """One run: what to read, how to embed it, what to keep, and where to write the result.
 
@@ -91,15 +65,12 @@ class Job:
     @property
     def needs(self) -> Needs:
         """The resources of one worker while it embeds."""
-        taken, known = dataclasses.asdict(self.resources), {field.name for field in dataclasses.fields(Needs)}
-        return Needs(**{name: value for name, value in taken.items() if name in known})
+        return self.resources.needs
 
     @property
     def alone(self) -> Needs:
         """The resources of the worker that fits k-means; see Run.alone."""
-        taken = self.resources
-        gpus = float(taken.gpus > 0) if taken.kmeans_gpus is None else taken.kmeans_gpus
-        return dataclasses.replace(self.needs, cpus=taken.kmeans_cpus, gpus=gpus, prefetch=False)
+        return self.resources.alone
 
 
 def load_job(path: str, changes: Sequence[str] = ()) -> Job:
@@ -178,22 +149,7 @@ def _check(job: Job) -> None:
         )
     if not _NAME.fullmatch(job.name):
         raise JobError(f"a job's name must be letters, digits, dot, dash or underscore, got {job.name!r}")
-    wants = job.resources
-    if (wants.workers is not None and wants.workers < 1) or wants.retries < 0:
-        raise JobError(f"resources need workers >= 1 and retries >= 0, got {wants}")
-    if not (0 <= wants.cpus < float("inf") and 0 <= wants.gpus < float("inf") and wants.cpus + wants.gpus > 0):
-        raise JobError(f"resources need cpus >= 0 and gpus >= 0, not both 0, got {wants}")
-    if not (0 <= wants.kmeans_cpus < float("inf") and 0 <= (wants.kmeans_gpus or 0) < float("inf")):
-        raise JobError(f"resources need kmeans_cpus >= 0 and kmeans_gpus >= 0, got {wants}")
-    if not 0 <= wants.memory_gb < float("inf"):
-        raise JobError(f"resources need memory_gb >= 0, got {wants}")
-    if wants.scratch:
-        try:
-            storage.check_commits(wants.scratch)
-        except StorageError as error:
-            raise JobError(f"resources.scratch: {error}") from error
-    if not (wants.deadline_factor >= 1 and wants.deadline_floor_s > 0):
-        raise JobError(f"resources need deadline_factor >= 1 and deadline_floor_s > 0, got {wants}")
+    check_resources(job.resources)
     if not 0 <= job.limits.max_reject_fraction <= 1 or job.limits.max_failed_shards < 0:
         raise JobError(f"limits need 0 <= max_reject_fraction <= 1 and max_failed_shards >= 0, got {job.limits}")
     if job.shards is not None and job.shards.samples_per_shard < 1:
