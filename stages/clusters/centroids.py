@@ -157,7 +157,7 @@ class _Fit:
     def check(self, width: int, available: int) -> None:
         """Raises DataError if the sample does not fit. width: numbers of a vector. available: bytes of memory."""
         # beside the fit: uids and places of all rows, and the float16 vectors of the files that are read at once
-        files = files_of_sample(self.shards)
+        files = files_of_sample(self.shards, self.wanted)
         places, share = 32 * self.wanted, 2 * width * -(-self.wanted // files) * min(READERS, files)
         check_memory(
             fit_bytes(self.wanted, width) + places + share,

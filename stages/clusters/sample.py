@@ -18,18 +18,20 @@ from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
 from winnow.stages.cuts.keeping import UidHash, select
 from winnow.stages.survivors import Survivors
 
-_BLOCKS = 2048  # files of a sample at most: two for each of a thousand workers, and few for the one that reads them
+_FILES = 2048  # of a sample at most: two for each of a thousand workers, and few for the one that reads them
+_SHARDS_A_FILE = 8  # or fewer, where they have more than these rows together; more, where there would be more files
+_ROWS_A_FILE = 1024
 _GROUP_ROWS = 8192  # drawn rows that a worker holds before it writes them: 8 MB for vectors of 512 numbers
 READERS = 8
 """Files that are read at once."""
 
 
 def draw_sample(run: Run, survivors: Survivors, by: str, seed: int, wanted: int, out: Artifact) -> None:
-    """Commit the rows with the highest hashes of uid and seed, in at most 2,048 files of neighbouring shards.
+    """Commit the rows with the highest hashes of uid and seed; neighbouring shards share a file, see files_of_sample.
 
     wanted: rows. Files that an earlier run committed stay. Which rows are drawn depends on nothing but the uids.
     """
-    blocks = _blocks(run.items)
+    blocks = _blocks(run.items, wanted)
     there = {found.url for found in storage.listing(out.meta("sample"))}
     missing = [block for block in blocks if _url(out, block.number, block.count) not in there]
     if not missing:
@@ -45,7 +47,7 @@ def read_sample(out: Artifact, shards: int, wanted: int) -> np.ndarray:
 
     Each row is copied once, straight to its place. Raises DataError if rows are missing.
     """
-    count = files_of_sample(shards)
+    count = files_of_sample(shards, wanted)
     urls = [_url(out, number, count) for number in range(count)]
     with ThreadPoolExecutor(READERS, "sample") as readers:
         parts = list(readers.map(_uids_of, urls))
@@ -69,9 +71,9 @@ def read_sample(out: Artifact, shards: int, wanted: int) -> np.ndarray:
     return vectors
 
 
-def files_of_sample(shards: int) -> int:
-    """Number of files that hold the sample of so many shards."""
-    return min(_BLOCKS, shards)
+def files_of_sample(shards: int, wanted: int) -> int:
+    """Number of files for a sample of `wanted` rows: one for eight shards or for 1,024 rows, 2,048 at most."""
+    return min(shards, _FILES, max(-(-shards // _SHARDS_A_FILE), -(-wanted // _ROWS_A_FILE)))
 
 
 def _uids_of(url: str) -> np.ndarray:
@@ -100,8 +102,8 @@ class _Block:
         return self.shards[0].url
 
 
-def _blocks(items: Sequence[ShardItem]) -> list[_Block]:
-    count = files_of_sample(len(items))
+def _blocks(items: Sequence[ShardItem], wanted: int) -> list[_Block]:
+    count = files_of_sample(len(items), wanted)
     edges = [len(items) * number // count for number in range(count + 1)]
     return [_Block(i, count, tuple(items[edges[i] : edges[i + 1]])) for i in range(count)]
 

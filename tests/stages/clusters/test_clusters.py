@@ -95,7 +95,7 @@ def test_the_fit_sees_a_hashed_sample() -> None:
     assert report["rows"] == 90
     values = hash_values(uids_from_hex(samples.uid), 5)
     expected = {samples.uid[i] for i in np.argsort(-values)[:24]}
-    tables = [read_table(made.meta(f"sample/{index:05d}-of-00003.parquet")) for index in range(3)]
+    tables = [read_table(found.url) for found in storage.listing(made.meta("sample"))]
     assert {uid.hex() for table in tables for uid in table["uid"].to_pylist()} == expected
 
 

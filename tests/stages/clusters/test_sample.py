@@ -12,7 +12,7 @@ from winnow.pipeline.stage import artifact_of
 from winnow.pipeline.uid import uids_from_hex
 from winnow.stages.clusters import sample
 from winnow.stages.clusters.clusters import clusters_of
-from winnow.stages.clusters.sample import draw_sample, read_sample
+from winnow.stages.clusters.sample import draw_sample, files_of_sample, read_sample
 from winnow.stages.kernels.uid_hash import hash_values
 
 
@@ -32,16 +32,15 @@ def expected(samples: Samples, wanted: int) -> np.ndarray:
 
 @pytest.mark.timeout(600)  # 300 shards through three stages
 def test_many_tiny_shards_make_few_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "_BLOCKS", 8)
     monkeypatch.setattr(sample, "_GROUP_ROWS", 5)  # files of several row groups
     samples = Samples.drawn(600)
     files, rows = drawn(filtered(samples, shards=300), 200)
-    assert len(files) == 8
+    assert len(files) == 38
     assert np.array_equal(rows, expected(samples, 200))
 
 
 def test_one_and_three_workers_gather_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "_BLOCKS", 7)
+    monkeypatch.setattr(sample, "_SHARDS_A_FILE", 3)
     samples = Samples.drawn(90)
     pool = filtered(samples, shards=20)
     one, three = (drawn(pool, 40, workers) for workers in (1, 3))
@@ -52,6 +51,21 @@ def test_one_and_three_workers_gather_the_same(monkeypatch: pytest.MonkeyPatch) 
 
 def test_shards_without_drawn_rows_leave_files_without_rows() -> None:
     samples = Samples.drawn(12)
-    files, rows = drawn(filtered(samples, shards=12), 2)
-    assert len(files) == 12
-    assert np.array_equal(rows, expected(samples, 2))
+    files, rows = drawn(filtered(samples, shards=12), 1)
+    assert len(files) == 2
+    assert np.array_equal(rows, expected(samples, 1))
+
+
+@pytest.mark.parametrize(
+    ("shards", "wanted", "files"),
+    [
+        (1, 500, 1),
+        (3, 24, 1),
+        (20, 12_800_000, 20),
+        (300, 200, 38),
+        (2_000, 12_800_000, 2_000),
+        (400_000, 128_000, 2048),
+    ],
+)
+def test_files_by_shards_and_rows(shards: int, wanted: int, files: int) -> None:
+    assert files_of_sample(shards, wanted) == files
