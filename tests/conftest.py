@@ -38,6 +38,7 @@ def ray_cluster() -> Iterator[None]:
         import ray  # only here: whoever asks for no cluster does not pay for the import
 
         ray.init(
+            "local",  # else it joins any cluster of this machine that it finds a trace of
             num_cpus=CPUS,
             include_dashboard=False,
             log_to_driver=False,
