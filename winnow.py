@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from winnow.jobs.loader import samples as samples
     from winnow.pipeline.errors import AccountingError as AccountingError
     from winnow.pipeline.errors import DataError as DataError
+    from winnow.pipeline.errors import DeviceError as DeviceError
     from winnow.pipeline.errors import FailedShards as FailedShards
     from winnow.pipeline.errors import FullError as FullError
     from winnow.pipeline.errors import JobError as JobError
@@ -33,16 +34,19 @@ if TYPE_CHECKING:
     from winnow.pipeline.errors import RejectsError as RejectsError
     from winnow.pipeline.errors import SampleError as SampleError
     from winnow.pipeline.errors import ShardError as ShardError
+    from winnow.pipeline.errors import SpanError as SpanError
     from winnow.pipeline.errors import StorageError as StorageError
     from winnow.pipeline.errors import TornError as TornError
     from winnow.pipeline.errors import TrainingError as TrainingError
+    from winnow.pipeline.errors import WeightsError as WeightsError
     from winnow.pipeline.errors import WinnowError as WinnowError
 
 __path__ = [str(Path(__file__).parent)]
 
 _ERRORS = (
-    "AccountingError", "DataError", "FailedShards", "FullError", "JobError", "ModelError", "PoolError", "RejectsError",
-    "SampleError", "ShardError", "StorageError", "TornError", "TrainingError", "WinnowError",
+    "AccountingError", "DataError", "DeviceError", "FailedShards", "FullError", "JobError", "ModelError", "PoolError",
+    "RejectsError", "SampleError", "ShardError", "SpanError", "StorageError", "TornError", "TrainingError",
+    "WeightsError", "WinnowError",
 )  # fmt: skip
 _HOMES = {
     **dict.fromkeys(("keep_top", "load", "plan", "run"), "winnow.jobs.api"),

@@ -17,8 +17,8 @@ from tests.deploy.decoys import FLOORS, plant
 ROOT = Path(__file__).parents[2]
 RENDER = """
 from pathlib import Path
-from winnow.jobs.quickstart.world import World, render
-render(World(clean_pairs=2, clean_shards=1, pool_samples=120, pool_shards=2), Path("world"))
+from winnow.jobs.quickstart.world import World, render_world
+render_world(World(clean_pairs=2, clean_shards=1, pool_samples=120, pool_shards=2), Path("world"))
 """
 FIRST_UID = """
 import sys, winnow

@@ -307,6 +307,7 @@ class Forgetful:
     lost: int
     workers: int = 1
     failed: ClassVar[dict[int, int]] = {}
+    avoided: ClassVar[dict[str, str]] = {}
 
     def start(self) -> None:
         pass

@@ -150,9 +150,9 @@ def test_a_pass_is_priced_by_the_time_of_its_items(page: Price, step: str, secon
 def test_gpus_are_priced_where_a_stage_says_that_it_embeds(page: Price, label: str, embeds: bool) -> None:
     """Its name says nothing."""
     calls = tuple(Call(label, "run", i, 3600.0, 0, 0, 0, "a:1") for i in range(len(page.miniature.shards)))
-    found = Measured(label, 3600.0, 0.0, calls, page.miniature.rows, len(calls), 0, 0, 0, embeds=embeds)
+    found = MeasuredStage(label, 3600.0, 0.0, calls, page.miniature.rows, len(calls), 0, 0, 0, embeds=embeds)
     job = replace(page.job, resources=replace(page.job.resources, gpus=2.0))
-    pool = Pool(len(calls), page.miniature.rows, 0.0, 0.0, assumed=True)
+    pool = PoolEstimate(len(calls), page.miniature.rows, 0.0, 0.0, assumed=True)
     priced = estimate(found, page.miniature, job, pool, Rates(0.0, 0.0, 1e9, decode=10.0, models=5.0), len(calls), 1)
     assert priced.gpu_hours == pytest.approx(2.0 * len(calls) if embeds else 0)
     assert (priced.bottleneck == "models") == embeds
@@ -248,6 +248,7 @@ def test_what_will_not_fit_is_said(far: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(pricing, "memory_bytes", lambda: 1 << 20)
     monkeypatch.setattr(pricing.kernels, "assign_seconds", lambda *_: 1e-6)  # five million centroids take a while
     monkeypatch.setattr(pricing.kernels, "_FIT_FLOPS", 1e8)
+    monkeypatch.setattr(pricing, "_NOTED_BYTES", 1e11)
     job = load_job(str(far))
     found = priced(job, measure_on=(f"{far.parent}/near/*.parquet",), samples_per_shard=10_000)
     told = " ".join(found.warnings)

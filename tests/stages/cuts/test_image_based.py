@@ -177,7 +177,7 @@ def test_rows_that_were_lost_are_missed(tmp_path: Path) -> None:
         execute(stage, pool.run)
     lost = pa.table({"kept": [False] * 20})
     artifact_of(last, pool.run.store).write(0, lost, {"rows": 20, "in": 20, "kept": 0})
-    with pytest.raises(AccountingError, match="all 40 samples of the clusters that stay must stay, but 20 did;"):
+    with pytest.raises(AccountingError, match="all 40 samples of the clusters that stay must be kept, but 20 were;"):
         execute(last, pool.run)
 
 

@@ -274,10 +274,13 @@ def test_files_of_several_types_have_the_one_that_holds_all(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (pa.array(RANKS, pa.timestamp("us")), "is timestamp[us]; name another, or cast it to int64, such as seconds"),
-        (pa.array(RANKS.astype(np.int32), pa.date32()), "is date32[day]; name another, or cast it to int64"),
-        (pa.array(RANKS, pa.duration("s")), "is duration[s]; name another, or cast it to int64"),
-        (pa.array([[1.0]] * 30), "double>; name another, or cast it"),
+        (
+            pa.array(RANKS, pa.timestamp("us")),
+            "is timestamp[us]; name another column, or cast it to int64, such as",
+        ),
+        (pa.array(RANKS.astype(np.int32), pa.date32()), "is date32[day]; name another column, or cast it to int64"),
+        (pa.array(RANKS, pa.duration("s")), "is duration[s]; name another column, or cast it to int64"),
+        (pa.array([[1.0]] * 30), "double>; name another column, or cast it"),
         (
             pa.array([Decimal(10**15 + int(r)) / 100 for r in RANKS], pa.decimal128(38, 2)),
             "must have at most 15 digits where",

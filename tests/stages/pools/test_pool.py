@@ -54,7 +54,7 @@ def test_a_pool_without_text_vectors_is_told_how_to_say_so(tmp_path: Path) -> No
     urls = write_clip_retrieval(tmp_path / "a", Samples.drawn(9), shards=2)
     for text in tmp_path.glob("a/text_emb/*.npy"):
         text.unlink()
-    said = r"2 of 6 are not: .*text_emb_0\.npy, .*text_emb_1\.npy; for a pool without text_emb say pool\.text: false$"
+    said = r"2 of 6 are not: .*text_emb_0\.npy, .*text_emb_1\.npy; for a pool without text_emb set pool\.text: false$"
     with pytest.raises(PoolError, match=said):
         Pool(urls, ClipRetrieval()).identities()
     assert len(Pool(urls, ClipRetrieval(text=False)).identities()) == 2
