@@ -40,7 +40,6 @@ def lost(folder: Path, steps: list[str]) -> None:
                 while len(list(seen.glob(f"{step}*"))) < _LOSES_AFTER and not stopped.is_set():
                     time.sleep(0.01)
                 cluster.remove_node(nodes.pop(0), allow_graceful=False)
-                nodes.append(cluster.add_node(**node))
 
             thread = threading.Thread(target=lose)
             thread.start()
@@ -48,6 +47,7 @@ def lost(folder: Path, steps: list[str]) -> None:
             found = exchanged(executor, Spread(_PARTS, folder=str(seen), waits=0.1), _ITEMS, pieces, held=1)
             stopped.set()
             thread.join()
+            nodes.append(cluster.add_node(**node))  # here, for it handles signals, which only the main thread may
             again = {call: count - 1 for call, count in calls(seen).items() if count > 1}
             print(json.dumps({"step": step, "same": found == expected(_PARTS, _ITEMS), "again": again}), flush=True)
     finally:
