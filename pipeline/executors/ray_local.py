@@ -44,7 +44,7 @@ def _lean() -> Iterator[None]:
     try:
         import ray._private.node as nodes
 
-        whole = nodes.Node
+        whole: Any = nodes.Node
     except (ImportError, AttributeError):
         yield
         return
