@@ -11,7 +11,7 @@ import pyarrow as pa
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_schema, read_table, shard_name, write_tables
 from winnow.pipeline.columns import matrix, vector_column
-from winnow.pipeline.errors import DataError
+from winnow.pipeline.errors import DataError, TornError
 from winnow.pipeline.keep_top import Thresholds, kept
 from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
@@ -29,10 +29,13 @@ READERS = 8
 def draw_sample(run: Run, survivors: Survivors, by: str, seed: int, wanted: int, out: Artifact) -> None:
     """Commit the rows with the highest hashes of uid and seed; neighbouring shards share a file, see files_of_sample.
 
-    wanted: rows. Files that an earlier run committed stay. Which rows are drawn depends on nothing but the uids.
+    wanted: rows. Whole files of an earlier run stay; damaged ones are made again. Which rows are drawn depends on
+    nothing but the uids.
     """
     blocks = _blocks(run.items, wanted)
-    there = {found.url for found in storage.listing(out.meta("sample"))}
+    urls = [found.url for found in storage.listing(out.meta("sample"))]
+    with ThreadPoolExecutor(READERS) as pool:
+        there = {url for url, whole in zip(urls, pool.map(_is_whole, urls), strict=True) if whole}
     missing = [block for block in blocks if _url(out, block.number, block.count) not in there]
     if not missing:
         return
@@ -40,6 +43,14 @@ def draw_sample(run: Run, survivors: Survivors, by: str, seed: int, wanted: int,
     drawn = select(run, source, np.array([wanted], np.int64), "clusters: draw a sample")
     for _ in run.each(_Draw(survivors, by, source, drawn, out), missing, "clusters: read the sample"):
         pass
+
+
+def _is_whole(url: str) -> bool:
+    try:
+        read_schema(url)
+    except TornError:
+        return False
+    return True
 
 
 def read_sample(out: Artifact, shards: int, wanted: int) -> np.ndarray:

@@ -20,7 +20,7 @@ PER_SHARD = {
     "similarity": {"GET object": 2 * 2, "PUT object": 1},
     # clusters: two files and the pool's for each of three passes, less the first's vectors, and their sample there
     # and back, and the members once more for their sizes; density: members, uids in two passes, and members for sizes
-    "density": {"GET object": 10 + 6, "PUT object": 2 + 1},
+    "density": {"GET object": 10 + 5, "PUT object": 2 + 1},
 }
 
 

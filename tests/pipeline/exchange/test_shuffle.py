@@ -153,7 +153,9 @@ def test_a_killed_driver_costs_what_was_under_way(tmp_path, step):
     assert kinds["scatter"] <= 2
     assert kinds["decide"] <= 2
     assert kinds["settle"] <= 2 * 6
-    assert {path.name.partition("-")[0] for path in folder.iterdir()} == {"settled"}
+    # a killed writer leaves a file under a temporary name, which never counts
+    left = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    assert {name.partition("-")[0] for name in left} == {"settled"}
 
 
 def test_a_lost_node_costs_the_pieces_that_it_had(tmp_path):
