@@ -222,7 +222,7 @@ def exchange_losses(row: Row, folder: Path, step: str) -> None:
         if run.returncode:
             row.notes.append(run.stderr[-500:])
             continue
-        found = json.loads(next(line for line in run.stdout.splitlines() if line.startswith("{")))
+        found = json.JSONDecoder().raw_decode(run.stdout, run.stdout.index("{"))[0]  # Ray may write on the same line
         again = sum(count for call, count in found["again"].items() if call.startswith(step))
         row.injected += 1
         row.identical += found["same"] and again <= 2 * (SPAN if step == "settle" else 1)
