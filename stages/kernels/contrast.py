@@ -3,12 +3,11 @@
 import numpy as np
 from jaxtyping import Float16, Float64
 
-from winnow.pipeline.errors import DataError
+from winnow.stages.kernels.nearest import check_unit
 
 Float16Vectors = Float16[np.ndarray, "n d"]
 
 _TILE = 1024  # pairs on each side of a tile: (1024, 1024) cosines in float64 are 8 MB
-_UNIT_TOLERANCE = 0.01  # float16 rounding moves a norm by less than 0.001
 
 
 def contrasts(image: Float16Vectors, text: Float16Vectors, temperature: float) -> Float64[np.ndarray, "n"]:
@@ -79,12 +78,6 @@ def _own(image: Float16Vectors, text: Float16Vectors) -> Float64[np.ndarray, "n"
         part = slice(start, start + _TILE)
         wide = {"image": image[part].astype(np.float64), "text": text[part].astype(np.float64)}
         for what, rows in wide.items():
-            norm = np.sqrt(np.vecdot(rows, rows))
-            wrong = np.flatnonzero(~(np.abs(norm - 1) < _UNIT_TOLERANCE))  # NaN is wrong too
-            if len(wrong):
-                raise DataError(
-                    f"every {what} vector must be finite and of unit norm, but {len(wrong)} of {len(rows)} are not, "
-                    f"first at {start + wrong[0]} with norm {norm[wrong[0]]}; normalise them, or reject those samples"
-                )
+            check_unit(rows, f"{what} vector", start)
         own[part] = np.vecdot(wide["image"], wide["text"])
     return own

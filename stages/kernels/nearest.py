@@ -140,7 +140,7 @@ def _cosines(
     return cosine
 
 
-def check_unit(rows: Float32[np.ndarray, "b d"], what: str, start: int = 0) -> None:
+def check_unit(rows: Float[np.ndarray, "b d"], what: str, start: int = 0) -> None:
     """Raises DataError unless every row is finite and of unit norm. start: number of the first row, for the message."""
     norm = np.sqrt(np.vecdot(rows, rows))
     wrong = np.flatnonzero(~(np.abs(norm - 1) < _UNIT_TOLERANCE))  # NaN is wrong too
