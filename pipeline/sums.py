@@ -13,6 +13,13 @@ def add_at(totals: np.ndarray, index: np.ndarray, weight: np.ndarray) -> None:
     np.add.at(totals, index.view(np.int64), weight.view(np.int64))
 
 
+def sum_by(index: np.ndarray, weight: np.ndarray, length: int) -> np.ndarray:
+    """int64 (length,): the sum of weight at each index. np.bincount would add in float64 and round above 2**53."""
+    sums = np.zeros(length, np.int64)
+    add_at(sums, index, weight)
+    return sums
+
+
 @dataclass(frozen=True)
 class Sums:
     """Numbers of the indices that occur. index (m,): ascending, each once. values: int64 (m,) each, in step with it.
@@ -27,10 +34,7 @@ class Sums:
     def of(cls, index: np.ndarray, *weights: np.ndarray) -> "Sums":
         """How often each index (n,) occurs, then the sum of each of the weights int64 (n,) at it. Cost O(n log n)."""
         found, back, count = np.unique(index, return_inverse=True, return_counts=True)
-        sums = [np.zeros(len(found), np.int64) for _ in weights]
-        for total, weight in zip(sums, weights, strict=True):
-            add_at(total, back, weight)
-        return cls(found, (count, *sums))
+        return cls(found, (count, *(sum_by(back, weight, len(found)) for weight in weights)))
 
     def add_to(self, totals: Sequence[np.ndarray]) -> None:
         """Add to dense sums int64 (k,), one for each of the values, in place."""

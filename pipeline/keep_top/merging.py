@@ -7,7 +7,7 @@ import numpy as np
 
 from winnow.pipeline.errors import DataError
 from winnow.pipeline.keep_top.scan import NARROW_BITS, Candidates, Counts, Partial
-from winnow.pipeline.sums import add_at
+from winnow.pipeline.sums import add_at, sum_by
 
 _MERGE_CELLS = 500_000  # counts held unmerged: 8 MB; a merge takes a few times that
 _BLOCK_GROUPS = 4096  # of a dense histogram at a time: 1,048,576 cells
@@ -109,10 +109,3 @@ class Histogram:
             if len(found):
                 cell = found + (first << NARROW_BITS)
                 yield Counts(cell, block[found], cast(int, self._key_bytes), NARROW_BITS)
-
-
-def sum_by(index: np.ndarray, weight: np.ndarray, length: int) -> np.ndarray:
-    """int64 (length,): the sum of weight at each index. np.bincount would add in float64 and round above 2**53."""
-    sums = np.zeros(length, np.int64)
-    add_at(sums, index, weight)
-    return sums
