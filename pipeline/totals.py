@@ -38,14 +38,13 @@ class Totals:
 
     def number(self, field: str) -> int:
         """Sum of a number over all shards; 0 without shards. Raises KeyError if no summary has it."""
-        return self._numbers[field] if self.shards == 0 or field in self._numbers else self._missing(field)
+        if self.shards and field not in self._numbers:
+            raise KeyError(f"summaries must have a number {field!r}, but they have {', '.join(self._numbers)}")
+        return self._numbers[field]
 
     def by_name(self, field: str) -> Counter[str]:
         """Sums of counts by name; empty if no summary has any."""
         return Counter(self._named.get(field, {}))
-
-    def _missing(self, field: str) -> int:
-        raise KeyError(f"summaries must have a number {field!r}, but they have {', '.join(self._numbers)}")
 
 
 def summed(results: Iterable[tuple[int, Summary]], told: Sequence[Told] = ()) -> Totals:
