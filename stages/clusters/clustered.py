@@ -58,13 +58,14 @@ class _CheckMembers:
 
     def open(self) -> Callable[[ShardItem], Findings]:
         centroids = read_centroids(self.cut.prepared[CLUSTERS])
-        return partial(_clusters_of, self.cut, self.survivors, self.label, lru_cache(1)(partial(Nearest, centroids)))
+        nearest = lru_cache(1)(partial(Nearest, centroids))
+        return partial(_clusters_of, self.cut, self.survivors, self.label, len(centroids), nearest)
 
 
 def _clusters_of(
-    cut: FinishedCut, survivors: Survivors, label: str, nearest: Callable[[int], Nearest], item: ShardItem
+    cut: FinishedCut, survivors: Survivors, label: str, k: int, nearest: Callable[[int], Nearest], item: ShardItem
 ) -> Findings:
-    """nearest: the assignment with so many probes."""
+    """k: number of centroids. nearest: the assignment with so many probes."""
     artifact = cut.prepared[CLUSTERS]
     members = Members.read(artifact, item.index)
     inside = np.flatnonzero(survivors.mask(item.index))
@@ -72,7 +73,7 @@ def _clusters_of(
         return of_shard(item, f"{artifact.name} must have the {len(inside)} rows that were in, but has others")
     chosen = np.flatnonzero(np.isin(members.rows, cut.pool.sampled(item.index)))
     rows = members.rows[chosen]
-    found = looked(samples=len(rows), centroids=0 if item.index else len(read_centroids(artifact)))
+    found = looked(samples=len(rows), centroids=0 if item.index else k)
     if not len(rows):  # a shard without vectors has none to compare with the centroids
         return found
     by = cast(_Clustered, cut.options).by
