@@ -40,15 +40,15 @@ class JobResult:
 def laid_out(job: Job) -> tuple[Path, tuple[storage.Identity, ...]]:
     """The stages of a job and its listed input shards; runs nothing."""
     identities = job.pool.identities()
-    return stages_of(job, identities), identities
+    return stages_of(job, PoolStage(identities)), identities
 
 
-def stages_of(job: Job, shards: tuple[storage.Identity, ...] | PoolStage) -> Path:
+def stages_of(job: Job, listing: PoolStage) -> Path:
     """The stages of a job over input shards that are already listed; a listing is hashed once for all of its jobs."""
     return lay_out(
         store=job.store,
         pool=job.pool,
-        listing=shards if isinstance(shards, PoolStage) else PoolStage(shards),
+        listing=listing,
         embeddings=job.embeddings,
         encoding=job.encoding,
         needs=job.needs,

@@ -24,6 +24,7 @@ from winnow.pipeline.stage import Stage, StepResult, execute
 from winnow.pipeline.totals import samples_of
 from winnow.stages.growth import Embedding, Growing, Growth, KMeansFit, NearestOfK, PairsInCells, ReadsPool
 from winnow.stages.kernels.kmeans import fit_bytes
+from winnow.stages.pools.pool import PoolStage
 
 IMAGES, VECTORS = 256, 20_000
 """Samples of each shard in the small run, for a pool of images and for a pool of vectors."""
@@ -118,7 +119,7 @@ def _run(
 ) -> list[MeasuredStage]:
     """Run every stage of the small run in order, and measure each."""
     path, identities = laid_out(small.job)
-    as_asked = dict(stages_of(replace(small.job, policy=job.policy), identities).stages)
+    as_asked = dict(stages_of(replace(small.job, policy=job.policy), PoolStage(identities)).stages)
     run = run_of(small.job, timing, identities)
     found = []
     for label, stage in path.stages:
