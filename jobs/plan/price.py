@@ -5,10 +5,8 @@ job can be priced without access to its pool.
 """
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from winnow.jobs.job_file.job import Job
 from winnow.jobs.plan import price_kernels as kernels
@@ -78,8 +76,7 @@ def price(job: Job, executor: Executor, options: PriceOptions, say: Callable[[st
     if options.measure_on and options.samples_per_shard is None:
         raise JobError("shards of another pool do not tell how many samples this one has: give --samples-per-shard too")
     rows = options.rows or (IMAGES if job.pool.reader.has_images else VECTORS)
-    folder = Path(tempfile.mkdtemp(prefix="winnow-price-"))
-    try:
+    with storage.scratch_folder() as folder:
         count = max(options.shards, executor.workers)
         say(f"measuring on {min(count, len(sources))} of {len(sources):,} shards, at most {rows:,} samples of each")
         chosen = drawn(sources, count, options.seed)
@@ -96,8 +93,6 @@ def price(job: Job, executor: Executor, options: PriceOptions, say: Callable[[st
         say("  what grows with clusters, and the parts of a stage by themselves")
         bare = Rates(*kernels.driver_seconds(executor, str(folder)), kernels.read_rate(shards[0]))
         rates = _rates(job, small, pool, measured, executor, bare)
-    finally:
-        shutil.rmtree(folder)
     workers = options.workers or job.resources.workers or executor.workers
     stages = tuple(estimate(one, small, job, pool, rates, workers, executor.workers) for one in measured)
     warned = tuple(warnings(job, small, pool, measured, stages, rates, workers))
