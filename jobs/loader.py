@@ -53,7 +53,7 @@ def open_kept_samples(store: str, name: str, *, epoch: int | None = None, gap_by
     store = storage.absolute(store.rstrip("/"))
     record = record_of(store, name)
     try:
-        artifacts = {label: Artifact.named(store, folder) for label, folder in record["artifacts"].items()}
+        artifacts = artifacts_of(store, record)
         labels, pool = list(artifacts), artifacts["pool"]
         reader = _reader(name, record["job"]["pool"])
         count = int(record["counts"]["kept"])
@@ -128,6 +128,11 @@ def record_of(store: str, name: str) -> dict[str, Any]:
             f"it has {', '.join(listed) or 'no finished job'}"
         )
     return read_json(url)
+
+
+def artifacts_of(store: str, record: Mapping[str, Any]) -> dict[str, Artifact]:
+    """The artifacts that a job's record names, by label, in the order of its stages."""
+    return {label: Artifact.named(store, folder) for label, folder in record["artifacts"].items()}
 
 
 def _done(artifact: Artifact) -> dict[str, int]:

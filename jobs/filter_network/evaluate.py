@@ -4,15 +4,15 @@ Filter quality is not accuracy: a filter trained on a few wrong captions filters
 slowly (Fang et al. 2023, arXiv 2309.17425). So each has its own measurement.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float
 
-from winnow.jobs.loader import record_of
+from winnow.jobs.loader import artifacts_of, record_of
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import DataError, JobError, StorageError
 from winnow.pipeline.uid import uids_from_pairs, uids_to_hex
@@ -99,14 +99,14 @@ def filter_quality(
     Fractions that keep no sample are left out.
     Raises JobError for a missing job or column; DataError if job and truth share no sample, or one kind is missing.
     """
-    url_of = dict(_places(store, record_of(store, name)))
-    embeddings = url_of["embeddings"]
+    artifacts = artifacts_of(store, record_of(store, name))
+    embeddings = artifacts["embeddings"]
     if score is None:
         found = [column for column in embeddings.columns(0) if column.endswith(".similarity")]
         if len(found) != 1:
             raise JobError(f"{name} has no single cosine ({', '.join(found) or 'none'}); name a column with --score")
         score = found[0]
-    source = next((made for made in (embeddings, url_of["manifest"]) if score in made.columns(0)), None)
+    source = next((made for made in (embeddings, artifacts["manifest"]) if score in made.columns(0)), None)
     if source is None:
         raise JobError(f"{score} must be a column of the embeddings or the manifest of {name}, but it is in neither")
     values = _joined(source, score, truth)
@@ -129,12 +129,6 @@ def filter_quality(
         "auc_against": {each: roc_auc(values[good | (kind == each)], good[good | (kind == each)]) for each in bad},
         "precision_at": {f"{part:g}": precision_at(values, good, part) for part in fractions if int(part * len(good))},
     }
-
-
-def _places(store: str, record: Mapping[str, Any]) -> Iterator[tuple[str, Artifact]]:
-    for label, folder in record["artifacts"].items():
-        stage, _, mark = folder.rpartition("-")
-        yield label, Artifact(store, stage, mark)
 
 
 def _joined(source: Artifact, score: str, truth: Truth) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from winnow.jobs.job_file.job import Job, parse
-from winnow.jobs.loader import record_of
+from winnow.jobs.loader import artifacts_of, record_of
 from winnow.jobs.run import job_url
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_table
@@ -88,7 +88,7 @@ def read_finished(store: str, name: str, sample: RowSample) -> tuple[Finished, t
     with reading(job_url(store, name)):
         record = record_of(store, name)
         job, counts = parse(record["job"]), {**record["counts"]}
-        artifacts = {label: Artifact.named(store, folder) for label, folder in record["artifacts"].items()}
+        artifacts = artifacts_of(store, record)
         finished = Finished(replace(job, store=store), counts, artifacts, sample)
         finished.cuts, finished.readable, finished.manifest  # noqa: B018  # each raises where the record lacks it
     return finished, _shards(artifacts["pool"])
