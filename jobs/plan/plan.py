@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from winnow.jobs import run as running
-from winnow.jobs.console import print_json
+from winnow.jobs.console import print_json, working
 from winnow.jobs.job_file.job import Job, changed
 from winnow.jobs.job_file.yaml_text import dumps
 from winnow.jobs.plan.inputs import Look, look_at_inputs
@@ -18,7 +18,6 @@ from winnow.jobs.plan.price_table import Prices, record, show_price_table
 from winnow.pipeline.adoption import Readiness
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import PoolError, StorageError
-from winnow.pipeline.executors.choose import open_executor
 from winnow.pipeline.machine import cores
 from winnow.pipeline.storage import Identity
 from winnow.pipeline.terminal import escaped
@@ -27,12 +26,9 @@ from winnow.stages.policy import Path
 
 def show_price(job: Job, options: PriceOptions, prices: Prices, executor: str, here: int | None, plain: bool) -> None:
     """Measure a small run on this machine and print what the job will take. here: its workers. plain: as JSON."""
-    stderr = Console(stderr=True)
-    running_on = open_executor(executor, here or workers_here(job.resources.workers, options.workers), None)
-    try:
-        found = price(job, running_on, options, lambda line: stderr.print(line, highlight=False, markup=False))
-    finally:
-        running_on.close()
+    workers = here or workers_here(job.resources.workers, options.workers)
+    with working(executor, workers, None, quiet=False) as (running_on, say):
+        found = price(job, running_on, options, say)
     if plain:
         print_json(record(found, prices))
     else:
