@@ -16,16 +16,15 @@ _CALLS_LEFT = 4  # for each worker, at least, so that all of them end together
 
 @dataclass(frozen=True)
 class Pieces:
-    """What is done in pieces, such as items or blocks of them.
+    """The items of one pass, by number.
 
-    count: of pieces. name: what an error calls a piece. send: (actor, pieces) -> reference of the answer.
-    together: whether a call may have several. aim_s: seconds that such a call should take.
+    count: how many. name: what an error calls one. send: (actor, pieces) -> reference of the answer. aim_s: seconds
+    that a call of several should take.
     """
 
     count: int
     name: Callable[[int], str]
     send: Callable[[Any, Sequence[int]], Any]
-    together: bool = False
     aim_s: float = AIM_S
 
 
@@ -38,7 +37,7 @@ class Waiting:
 
     def __init__(self, pieces: Pieces, seats: int) -> None:
         self._left = deque(range(pieces.count))
-        self._shares = seats * _CALLS_LEFT if pieces.together else pieces.count
+        self._shares = seats * _CALLS_LEFT
         self._aim_s = pieces.aim_s
         self._size = 1.0
         self.alone: set[int] = set()  # were with others when their worker died: nothing may go or wait beside one

@@ -66,13 +66,10 @@ class RayExecutor:
             run = actor.run.options(concurrency_group=PREFETCHING) if needs.prefetch else actor.run
             return run.remote(number, shared, [items[piece] for piece in pieces], _SLICE * aim_s)
 
-        pieces = Pieces(len(items), lambda piece: item_name(items[piece]), send, True, aim_s)
-        yield from self._dispatch(pieces, label, needs)
-
-    def _dispatch(self, pieces: Pieces, label: str, needs: Needs) -> Iterator[tuple[int, Any]]:
+        pieces = Pieces(len(items), lambda piece: item_name(items[piece]), send, aim_s)
         dispatcher = Dispatcher(pieces, label, needs, self._pool)
         self.failed = dispatcher.failed
-        return dispatcher.results()
+        yield from dispatcher.results()
 
     def close(self) -> None:
         """End the actors, and the local cluster if this executor started it."""

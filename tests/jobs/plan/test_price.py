@@ -118,7 +118,7 @@ def test_a_call_by_itself_costs_the_driver_more_than_one_of_many(ray_executor: E
 
 @pytest.mark.parametrize("workers", [1, 2, 64])
 def test_what_is_timed_alone_goes_alone(workers: int) -> None:
-    waiting = Waiting(Pieces(kernels.ALONE * workers, str, lambda actor, pieces: None, together=True), workers)
+    waiting = Waiting(Pieces(kernels.ALONE * workers, str, lambda actor, pieces: None), workers)
     waiting.saw(1, 1e-9)
     while waiting:
         assert len(waiting.take()) == 1

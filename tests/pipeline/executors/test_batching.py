@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from winnow.pipeline.executors.batching import AIM_S, Pieces, Waiting
 
 
-def waiting(count: int, seats: int = 2, together: bool = True) -> Waiting:
-    return Waiting(Pieces(count, str, lambda actor, pieces: None, together), seats)
+def waiting(count: int, seats: int = 2) -> Waiting:
+    return Waiting(Pieces(count, str, lambda actor, pieces: None), seats)
 
 
 def dealt(queue: Waiting, seconds_each: float) -> list[int]:
@@ -23,11 +23,10 @@ def dealt(queue: Waiting, seconds_each: float) -> list[int]:
 @given(
     count=st.integers(0, 300),
     seats=st.integers(1, 9),
-    together=st.booleans(),
     calls=st.lists(st.tuples(st.floats(0, 9), st.integers(0, 99), st.booleans()), max_size=20),
 )
-def test_every_piece_goes_once_however_calls_end(count, seats, together, calls):
-    queue = waiting(count, seats, together)
+def test_every_piece_goes_once_however_calls_end(count, seats, calls):
+    queue = waiting(count, seats)
     done = []
     endings = iter(calls)
     while queue:
@@ -70,12 +69,6 @@ def test_a_few_pieces_are_shared_among_all_workers():
     for _ in range(9):
         queue.saw(1, 0.0)
     assert len(queue.take()) == 3
-
-
-def test_work_that_is_no_pile_of_items_goes_one_by_one():
-    queue = waiting(500, together=False)
-    queue.saw(1, 0.0)
-    assert dealt(queue, 0.0) == [1] * 500
 
 
 def test_a_suspect_goes_by_itself_and_none_goes_with_it():
