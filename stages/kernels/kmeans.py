@@ -1,7 +1,8 @@
 """Spherical k-means on a sample of the pool, and centroids from a file; the only home of faiss."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import faiss
@@ -63,10 +64,17 @@ def fit(
         )
     rows = np.ascontiguousarray(vectors, np.float32)
     check_unit(rows, "row")
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(threads)  # for its BLAS as well; it overrides OMP_NUM_THREADS of a worker
-    try:
+    with _in_threads(threads):
         return _unit(_iterated(rows, k, iterations, seed, gpu, begun, after), rows[0])
+
+
+@contextmanager
+def _in_threads(count: int) -> Iterator[None]:
+    """faiss and its BLAS use so many threads inside the block; overrides OMP_NUM_THREADS of a worker."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
     finally:
         faiss.omp_set_num_threads(before)
 
@@ -127,14 +135,8 @@ def train(rows: Float32[np.ndarray, "n d"], k: int, *, iterations: int, seed: in
 
     Returns float32 (k, d).
     """
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(threads)
-    try:
-        faiss_kmeans = _faiss_kmeans(rows, k, iterations, seed)
-        faiss_kmeans.train(rows)
-        return np.asarray(faiss_kmeans.centroids)
-    finally:
-        faiss.omp_set_num_threads(before)
+    with _in_threads(threads):
+        return _drawn(_faiss_kmeans(rows, k, iterations, seed), rows)
 
 
 def fit_bytes(n: int, d: int) -> int:
