@@ -46,7 +46,7 @@ class ActorPool:
 
     def begin(self, needs: Needs, wanted: int) -> list[Any]:
         """The actors of a pass, at most `wanted`. Raises JobError when one is more than a fixed cluster has."""
-        takes = (needs.cpus, needs.gpus, memory_bytes(needs))
+        takes = (needs.cpus, needs.gpus, _declared_bytes(needs))
         if takes != self._takes:
             self.release()
         # a start takes a second and imports: kept from pass to pass, unless they hold other resources
@@ -124,7 +124,7 @@ class ActorPool:
             .options(
                 num_cpus=needs.cpus,
                 num_gpus=needs.gpus,
-                memory=memory_bytes(needs) or None,
+                memory=_declared_bytes(needs) or None,
                 max_restarts=-1,
                 label_selector={"ray.io/node-id": f"!in({','.join(sorted(avoiding))})"} if avoiding else None,
             )
@@ -201,13 +201,13 @@ def room_in_cluster(needs: Needs) -> str:
     )
 
 
-def memory_bytes(needs: Needs) -> int:
+def _declared_bytes(needs: Needs) -> int:
     """What a worker declares to Ray."""
     return int(needs.memory_gb * 1e9)
 
 
 def _asked(needs: Needs) -> dict[str, float]:
-    return {"CPU": needs.cpus, "GPU": needs.gpus, "memory": memory_bytes(needs)}
+    return {"CPU": needs.cpus, "GPU": needs.gpus, "memory": _declared_bytes(needs)}
 
 
 def _in_words(needs: Needs) -> str:
