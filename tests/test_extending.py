@@ -219,7 +219,7 @@ def test_sweep_varies_its_option(store: Path, job: Path, winnow: Winnow) -> None
 
 def test_why_tells_its_value_rank_and_threshold(store: Path, winnow: Winnow) -> None:
     said = winnow("why", store, "example", manifest(store)[13]["uid"])
-    assert "distinct_words: goes\n  words 14, stays at least 16: 2 outside\n  number 14 of 26, of which 13 stay" in said
+    assert "distinct_words: dropped\n  words 14, must be at least 16: fails by 2\n  rank 14 of 26; 13 are kept" in said
 
 
 def test_verify_looks_at_its_column_and_its_order(store: Path, winnow: Winnow) -> None:

@@ -32,7 +32,7 @@ def show_price_table(found: Price, prices: Prices, console: Console) -> None:
     sums = totals(found, prices)
     times, sizes = (
         _table("stage", "bottleneck", "time", "GPU h", "CPU h", "cost"),
-        _table("stage", "read", "left", "exchanged", "files"),
+        _table("stage", "read", "stored", "exchanged", "files"),
     )
     for stage in found.stages:
         cost = prices.of(stage.gpu_hours, stage.cpu_hours, stage.left, stage.read)
@@ -47,24 +47,25 @@ def show_price_table(found: Price, prices: Prices, console: Console) -> None:
     sizes.add_row("sum", _bytes(sums["read"]), _bytes(sums["left"]), "", f"{sums['files']:,.0f}", style="bold")
     lines = [
         f"pool: {found.pool.shards:,} shards, about {found.pool.samples:,.0f} samples "
-        f"({'as given' if found.pool.assumed else 'by their bytes'}), {_bytes(found.pool.bytes)}",
+        f"({'as given' if found.pool.assumed else 'estimated from their bytes'}), {_bytes(found.pool.bytes)}",
         f"measured here: {found.miniature.rows:,} samples of {len(found.miniature.shards)} shards on {found.here} "
-        f"workers; priced for {found.workers} workers, each like one of these",
+        f"workers; the estimate is for {found.workers} workers of the same speed",
         f"storage: {found.rates.read / 1e6:,.0f} MB/s for one reader (a local file may come from the page cache); "
-        f"driver: {1000 * found.rates.alone:.2f} ms a shard and pass, {1000 * found.rates.among:.2f} where many are "
-        f"one call",
+        f"driver: {1000 * found.rates.alone:.2f} ms for a shard in each pass, {1000 * found.rates.among:.2f} if calls "
+        f"take many shards",
     ]
     if found.rates.decode and found.rates.models:
         lines.append(
-            f"one worker by itself: {found.rates.decode:,.0f} samples/s decoded, {found.rates.models:,.0f} through "
-            f"the models"
+            f"one worker alone: decodes {found.rates.decode:,.0f} samples/s, embeds {found.rates.models:,.0f} decoded "
+            f"samples/s"
         )
     console.print(times)
     console.print(sizes)
     for line in [*lines, *[f"will not fit: {text}" for text in found.warnings]]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if any(stage.seconds < _SURE_S for stage in found.stages):
-        console.print("a stage below 1 s is start and end of its passes, and may well take twice that", style="dim")
+        note = "below 1 s most time is the start and end of passes; such a stage may take twice its estimate"
+        console.print(note, style="dim")
 
 
 def _table(*names: str) -> Table:

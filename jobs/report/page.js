@@ -57,7 +57,7 @@
       text: `${moved ? "about " : ""}${digits(at)}`,
     }];
     const logs = scale === "log" ? { type: "log", dtick: 1 } : { rangemode: "tozero" };
-    const pieces = [bars(kept, "stay", "--kept"), bars(dropped, "go", "--dropped")];
+    const pieces = [bars(kept, "kept", "--kept"), bars(dropped, "dropped", "--dropped")];
     const axes = { yaxis: { title: { text: "samples" }, ...logs }, xaxis: { showgrid: false } };
     const form = layout({ barmode: "stack", bargap: 0, shapes: lines, annotations: notes, ...axes });
     Plotly.react(`histogram-${name}`, pieces, form, config);
@@ -72,7 +72,7 @@
       type: "scatter", mode: "markers", x: s.complexity,
       y: s.cluster.map((j, i) => 100 * (shares ? shares[j] : s.kept_share[i])),
       customdata: s.cluster, text: s.name.map((text, i) => `${text}<br>${whole.format(s.size[i])} samples`),
-      hovertemplate: "%{text}<br>complexity %{x:.4f}<br>%{y:.1f} % stay<extra></extra>",
+      hovertemplate: "%{text}<br>complexity %{x:.4f}<br>%{y:.1f} % kept<extra></extra>",
       marker: {
         size: s.size.map((n) => 6 + 20 * Math.sqrt(n / most)), color: colour("--kept"),
         opacity: s.cluster.map((j) => (j === chosen ? 1 : 0.55)),
@@ -81,7 +81,7 @@
     };
     const axes = {
       xaxis: { title: { text: "complexity" } },
-      yaxis: { title: { text: "share that stays", standoff: 14 }, ticksuffix: " %", range: [-6, 112], dtick: 25 },
+      yaxis: { title: { text: "share kept", standoff: 14 }, ticksuffix: " %", range: [-6, 112], dtick: 25 },
     };
     Plotly.react(`scatter-${name}`, [trace], layout({ ...axes, margin: { l: 76, r: 8, t: 10, b: 42 } }), config);
   }

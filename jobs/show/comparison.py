@@ -21,14 +21,15 @@ def show_sweep(result: Sweep, console: Console) -> None:
     few = len(result.outcomes) <= WHOLE_MATRIX
     console.print(overlap_matrix(result) if few else overlap_pairs(result))
     if not few:
-        console.print("every pair of policies: --json FILE", highlight=False)
+        console.print("--json FILE has all pairs of policies", highlight=False)
 
 
 def kept_table(result: Sweep) -> Table:
     """One row per policy: the values that vary, samples kept, thresholds, seconds of this run."""
     paths = list(result.outcomes[0].policy.values)
     cuts = _names(outcome.thresholds for outcome in result.outcomes)
-    table = _table("", *short_paths(paths), "kept", "of the\npool", *[f"{name}\nthreshold" for name in cuts], "seconds")
+    thresholds = [f"{name}\nthreshold" for name in cuts]
+    table = _table("policy", *short_paths(paths), "kept", "share\nof pool", *thresholds, "seconds")
     for outcome in result.outcomes:
         values = [as_option(value) for value in outcome.policy.values.values()]
         share = f"{100 * outcome.kept / result.pool:.1f} %" if result.pool else "–"
@@ -41,7 +42,7 @@ def kept_table(result: Sweep) -> Table:
 def dropped_table(result: Sweep) -> Table:
     """One row per policy: pool = rejected + dropped by each cut + kept."""
     cuts = _names(outcome.dropped for outcome in result.outcomes)
-    table = _table("", "pool", "rejected", *cuts, "kept")
+    table = _table("policy", "pool", "rejected", *cuts, "kept")
     for outcome in result.outcomes:
         lost = [sum(result.rejected.values()), *[outcome.dropped.get(name) for name in cuts]]
         number, cells = str(outcome.policy.number), ["–" if n is None else f"{-n:,}" for n in lost]
@@ -50,21 +51,22 @@ def dropped_table(result: Sweep) -> Table:
 
 
 def overlap_matrix(result: Sweep) -> Table:
-    """|A ∩ B| / |A ∪ B| of every two policies."""
+    """The Jaccard index |A ∩ B| / |A ∪ B| of the kept samples of every two policies."""
     numbers = [str(outcome.policy.number) for outcome in result.outcomes]
-    table = _table("A∩B\nA∪B", *numbers)
+    table = _table("", *numbers)
+    table.title = "Jaccard index of the kept samples"
     for number, row in zip(numbers, result.jaccard, strict=True):
         table.add_row(number, *[f"{value:.2f}" for value in row])
     return table
 
 
 def overlap_pairs(result: Sweep) -> Table:
-    """The most and the least similar pairs of policies; of equal ones the first."""
+    """The most and the least similar pairs of policies; ties in the order of the policies."""
     at, to = np.triu_indices(len(result.outcomes), 1)
     values = result.jaccard[at, to]
     order = np.argsort(-values, kind="stable")
-    table = _table("", "A", "B", "A∩B / A∪B")
-    for name, chosen in (("nearest", order[:PAIRS]), ("farthest", np.argsort(values, kind="stable")[:PAIRS])):
+    table = _table("pairs", "policy", "policy", "Jaccard")
+    for name, chosen in (("most similar", order[:PAIRS]), ("least similar", np.argsort(values, kind="stable")[:PAIRS])):
         for place, pair in enumerate(chosen):
             numbers = (str(result.outcomes[end[pair]].policy.number) for end in (at, to))
             table.add_row("" if place else name, *numbers, f"{values[pair]:.4f}")

@@ -19,19 +19,19 @@ def show_funnel(result: JobResult, console: Console) -> None:
     lines = [f"manifest  {result.path.manifest.folder}", f"uids      {result.path.manifest.meta(UIDS)}"]
     if result.path.shards is not None:
         lines.append(f"shards    {result.path.shards.folder}")
-        # an artifact of which a part was there before does not tell
+        # an artifact that resumed from an earlier run has no such count
         if count := cast(int, dict(result.steps)["shards"].report.get("renamed", 0)):
             lines.append(f"renamed   {count:,} members of samples, so that open_clip's loader reads the judged pairs")
     if command := training_command(result):
         lines += ["\ntrain on them:", command]
-    for line in lines:  # whole and as they are, for people copy them
+    for line in lines:  # neither wrapped nor marked up, because people copy them
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def funnel_table(counts: Mapping[str, object]) -> Table:
-    """One row per way out of the pool, in order, with the number of samples still in after it."""
+    """One row per kind of reject and per cut, in order, with the number of samples that remain after it."""
     pool = left = cast(int, counts["pool"])
-    table = Table("", "samples", "of the pool", "still in")
+    table = Table("step", "samples", "share of pool", "remaining")
     for column in table.columns[1:]:
         column.justify = "right"
     table.add_row("pool", f"{pool:,}", "100.0 %", f"{pool:,}")
@@ -65,8 +65,8 @@ def training_command(result: JobResult) -> str:
 def loading(samples: int, shards: int) -> tuple[int, int]:
     """Batch size (at most 256) and loader workers (at most 8) for shards of equal size, except the last.
 
-    A worker with less than one batch never makes one and starts again, so training would wait forever. So a batch is
-    at most the share of the worker with the fewest samples.
+    A worker that has less than one batch yields none and starts again, so training would wait forever. Therefore a
+    batch is at most the share of the worker with the fewest samples.
     """
     workers = max(1, min(8, shards // 2, samples // 256)) if samples >= shards else 1
     share = samples if workers == 1 else samples // shards * (shards // workers - 1)
@@ -83,7 +83,7 @@ def _exported(result: JobResult, shards: Artifact) -> tuple[int, str]:
 
 
 def _in_place(result: JobResult) -> tuple[int, str]:
-    """The same for the kept samples of the input shards, which `winnow cat` streams."""
+    """The number of input shards, and the URL by which `winnow cat` streams their kept samples."""
     count = cast(int, dict(result.steps)["pool"].report["shards"])
     return count, f"pipe:winnow cat {shlex.quote(result.job.store)} {result.job.name} {_numbers(count)}"
 

@@ -60,7 +60,7 @@ def _standings(cut: FinishedCut, item: ShardItem) -> CutLook:
     rows = cut.rows(item)
     rankings = cut.options.rankings(cut, rows)
     if rankings is None:
-        note = f"{cut.name}: it has no order that could be checked here, so which samples it keeps is taken as it is"
+        note = f"{cut.name}: the cut gives no order, so its choice of samples is not checked"
         return Findings(notes=(note,)), []
     found, standings = Findings(), list[PartStandings]()
     for ranking in rankings:

@@ -54,7 +54,7 @@ def _values_of(cuts: tuple[FinishedCut, ...], item: ShardItem) -> Findings:
     for cut in cuts:
         made_again = cut.options.made_again(cut, item)
         if made_again is None:
-            note = f"{cut.name}: it does not say how its columns are made, so they are taken as they are"
+            note = f"{cut.name}: the cut does not say how its columns are made, so they are not checked"
             found += Findings(notes=(note,))
         elif made_again:
             found += _columns_of(cut, item, made_again)

@@ -69,7 +69,7 @@ class CheckResult:
         told = [sentence for _, _, sentence in self.findings.first]
         more = [f"and {wrong - len(told):,} more"] if wrong > len(told) else []
         mark = "NOT " if not self.holds else "ok  " if seen else "–   "
-        nothing = "nothing that it could check" if self.holds else "nothing readable"
+        nothing = "nothing to check" if self.holds else "nothing readable"
         lines = [f"{mark} {self.check}: {seen or nothing}{verdict}"]
         return "\n       ".join([*lines, *told, *more, *self.findings.notes])
 

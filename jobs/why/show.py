@@ -26,7 +26,7 @@ def show_why(why: Why, console: Console) -> None:
         return
     for cut in why.said:
         say()
-        say(f"{cut.cut}: {'stays' if cut.kept else 'goes'}", "bold" if cut.kept else "bold red")
+        say(f"{cut.cut}: {'kept' if cut.kept else 'dropped'}", "bold" if cut.kept else "bold red")
         for line in lines_of(cut):
             say(f"  {line}")
     if (twin := why.twin) is not None:
@@ -60,7 +60,7 @@ def lines_of(cut: Said) -> list[str]:
     for prefix in ranks:
         rank, size, kept = (cut.facts[f"{prefix}{name}"] for name in ("rank", "size", "kept"))
         where = f" in its {prefix.rstrip('_')}" if prefix else ""
-        lines.append(f"number {rank:,} of {size:,}{where}, of which {kept:,} stay")
+        lines.append(f"rank {rank:,} of {size:,}{where}; {kept:,} are kept")
     ranked = {f"{prefix}{name}" for prefix in ranks for name in ("rank", "size", "kept")}
     facts = {n: value for n, value in cut.facts.items() if n not in values and n not in {"note", *ranked}}
     lines += [", ".join(f"{name} {_number(value)}" for name, value in part.items()) for part in (values, facts) if part]
@@ -71,22 +71,21 @@ def said_limit(limit: Limit) -> str:
     """A value, its limit and the distance between them, as text."""
     if limit.limit is None or limit.margin is None:
         return f"{limit.what} {_number(limit.value)}"
-    beyond = "inside" if limit.margin >= 0 else "outside"
-    how = "on it, where uids decide" if limit.margin == 0 else f"{_number(abs(limit.margin))} {beyond}"
-    if limit.margin == 0 and (isinstance(limit.value, int) or not limit.ties):
-        how = "on it"
+    how = f"{'passes' if limit.margin >= 0 else 'fails'} by {_number(abs(limit.margin))}"
+    if limit.margin == 0:
+        how = "equal" if isinstance(limit.value, int) or not limit.ties else "equal, so uids decide"
     value, end = _number(limit.value), _number(limit.limit)
     if value == end and limit.margin != 0:
         value, end = repr(limit.value), repr(limit.limit)
-    return f"{limit.what} {value}, stays {limit.rule} {end}: {how}"
+    return f"{limit.what} {value}, must be {limit.rule} {end}: {how}"
 
 
 def _show_place(place: FoundSample, say: Any) -> None:
-    say(f"uid       {place.uid or 'none, for it was rejected'}")
+    say(f"uid       {place.uid or 'none, because the sample was rejected'}")
     say(f"shard     {shown_shard(place.item)}, {place.item.url}")
     say(f"key       {place.key}, sample {place.position} of the shard")
     if place.alike:
-        say(f"          {place.alike} more of its shard have this key; this is the first")
+        say(f"          {place.alike} other samples of the shard have this key; this is the first")
     if place.width:
         say(f"image     {place.width} x {place.height}")
     if place.caption is not None:

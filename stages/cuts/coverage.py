@@ -90,7 +90,7 @@ class Coverage(Cut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "The hardest samples are dropped. The rest is sampled evenly from all ranges of the score."
+        about = "Drops the hardest samples, and samples the rest evenly over all ranges of the score."
         value = ("value", "your score") if self.by is None else ("cosine", "image-text cosine")
         return Shown(about, *value)
 

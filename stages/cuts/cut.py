@@ -125,6 +125,6 @@ class Cut:
         if quotas is not None:
             return found + by_quotas(cut, standings[0], quotas)
         if len(standings[0].size) > 1 or cut.amount is None:
-            note = f"{cut.name}: it does not say the quotas of its groups, so how many of each stay is taken as it is"
+            note = f"{cut.name}: the cut gives no quotas of its groups, so the counts per group are not checked"
             found += Findings(notes=(note,))
         return found + as_many_as_asked(cut, standings[0])

@@ -99,10 +99,10 @@ class Duplicates(Cut):
     def shown(self) -> Shown:
         """See Cut.shown."""
         return Shown(
-            about="The best sample of every set of duplicates stays.",
+            about="Keeps the best sample of every set of duplicates.",
             column="cosine",
-            label="cosine with the sample that it repeats",
-            pairs=PairGallery("duplicate_of", "If epsilon is too large, it shows here first."),
+            label="cosine with the kept sample",
+            pairs=PairGallery("duplicate_of", "If epsilon is too large, these pairs are not duplicates."),
         )
 
     def check(self, given: Given) -> None:

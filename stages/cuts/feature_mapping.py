@@ -54,8 +54,8 @@ class FeatureMapping(VotedCut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "The clusters with the most votes of a target set stay."
-        return Shown(about, "distance", "distance to the own centroid")
+        about = "Keeps the clusters with the most votes of a target set."
+        return Shown(about, "distance", "distance to the centroid of its cluster")
 
     def smaller(self, rows: int, samples: float) -> Self:
         """See Cut.smaller; `top` is at most the number of clusters."""

@@ -54,8 +54,8 @@ class ImageBased(VotedCut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "The clusters with enough votes of a target set stay."
-        return Shown(about, "distance", "distance to the own centroid")
+        about = "Keeps the clusters with enough votes of a target set."
+        return Shown(about, "distance", "distance to the centroid of its cluster")
 
 
 @plain_dataclass(frozen=True)

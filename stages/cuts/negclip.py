@@ -76,8 +76,8 @@ class Negclip(Cut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "Pairs stay whose image and text are more alike than they are to other texts and images."
-        return Shown(about, "contrast", "image-text cosine, less what random pairs have")
+        about = "Keeps the pairs whose image and text are more similar to each other than to other texts and images."
+        return Shown(about, "contrast", "image-text cosine, minus that of random pairs")
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
         """See Cut.made_again: the mean over the partitions, summed in their order."""

@@ -72,8 +72,8 @@ class Normsim(Cut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "Samples stay whose images are most like a target set."
-        return Shown(about, "value", "norm of its products with the target set")
+        about = "Keeps the samples whose images are most similar to a target set."
+        return Shown(about, "value", "norm of the products with the target set")
 
     def contents(self) -> Mapping[str, Contents]:
         """See Cut.contents."""

@@ -67,8 +67,8 @@ class Prototypes(ClusteredCut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "Samples stay by their distance to the centroid of their cluster."
-        return Shown(about, "distance", "distance to the own centroid")
+        about = "Keeps samples by their distance to the centroid of their cluster."
+        return Shown(about, "distance", "distance to the centroid of its cluster")
 
     def explain(self, asked: Asked) -> Explained:
         """See Cut.explain."""

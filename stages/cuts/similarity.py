@@ -52,7 +52,7 @@ class Similarity(Cut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "Pairs stay whose image and text vectors are most alike."
+        about = "Keeps the pairs whose image and text vectors are most similar."
         return Shown(about, "cosine", "image-text cosine")
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:

@@ -23,7 +23,7 @@ from winnow.pipeline.stage import artifact_of
 from winnow.stages.cuts.contract.finished import RowSample
 from winnow.stages.cuts.kinds import CUTS, OWN
 
-UNSAID = "longest: it does not say how its columns are made, so they are taken as they are"
+UNSAID = "longest: the cut does not say how its columns are made, so they are not checked"
 
 
 def values_of(folder: Path, *policy: dict[str, Any]) -> dict[str, Any]:
@@ -54,10 +54,10 @@ def why(values: dict[str, Any], row: dict[str, Any]) -> Why:
 @pytest.mark.parametrize(
     ("options", "stay", "said"),
     [
-        ({"count": 21}, 21, "chars 14, stays at least 14: on it, where uids decide"),
-        ({"count": 21, "keep": "shortest"}, 21, "chars 7, stays at most 7: on it, where uids decide"),
-        ({"threshold": 10}, 30, "chars 11, stays above 10: 1 inside"),
-        ({"threshold": 10, "keep": "shortest"}, 27, "chars 9, stays below 10: 1 inside"),
+        ({"count": 21}, 21, "chars 14, must be at least 14: equal, so uids decide"),
+        ({"count": 21, "keep": "shortest"}, 21, "chars 7, must be at most 7: equal, so uids decide"),
+        ({"threshold": 10}, 30, "chars 11, must be above 10: passes by 1"),
+        ({"threshold": 10, "keep": "shortest"}, 27, "chars 9, must be below 10: passes by 1"),
         ({"count": 0}, 0, None),
     ],
 )
@@ -109,7 +109,7 @@ def test_the_quotas_of_a_plugins_groups_are_checked_and_explained(
     assert printed["cuts"] == "ok   cuts: 60 rows, 1 cuts, 3 groups"
     assert printed["values"] == "ok   values: 120 values"
     [row] = [row for row in kept if row["briefest.chars"] == 5]
-    assert lines_of(why(values, row).said[0])[0] == "chars 5, stays at most 5: on it, where uids decide"
+    assert lines_of(why(values, row).said[0])[0] == "chars 5, must be at most 5: equal, so uids decide"
 
     [last] = [row["uid"] for row in kept if row["briefest.chars"] == 4]
     first = min(row["uid"] for row in rows if row["briefest.chars"] == 5 and not row["kept"])
@@ -121,7 +121,7 @@ def test_the_quotas_of_a_plugins_groups_are_checked_and_explained(
     monkeypatch.delattr(Briefest, "quotas")
     assert lines(values)["cuts"] == (
         "ok   cuts: 60 rows, 1 cuts, 3 groups\n"
-        "       briefest: it does not say the quotas of its groups, so how many of each stay is taken as it is"
+        "       briefest: the cut gives no quotas of its groups, so the counts per group are not checked"
     )
 
 
@@ -152,7 +152,7 @@ def test_a_cut_that_orders_nothing_is_told_and_never_passed_in_silence(
     rows = done(values)
     printed = lines(values)
     assert not [line for line in printed.values() if line.startswith("NOT")]
-    assert "odd: it has no order that could be checked here, so which samples it keeps is taken" in printed["cuts"]
+    assert "odd: the cut gives no order, so its choice of samples is not checked" in printed["cuts"]
     assert "random: " not in printed["cuts"] + printed["values"]
     checked = list(verify_job(values["store"], values["name"], LocalExecutor(1), RowSample(None)))
     notes = {check["check"]: check["notes"] for check in verify_document("", "", checked)["checks"]}

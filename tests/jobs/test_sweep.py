@@ -283,14 +283,14 @@ def compared(count: int) -> Sweep:
 def test_many_policies_are_compared_by_their_extreme_pairs() -> None:
     table = comparison.overlap_pairs(compared(14))
     kind, a, b, value = (list(column.cells) for column in table.columns)
-    assert (kind[0], kind[comparison.PAIRS]) == ("nearest", "farthest")
+    assert (kind[0], kind[comparison.PAIRS]) == ("most similar", "least similar")
     assert [*zip(a, b, value, strict=True)][: comparison.PAIRS + 1] == [
         ("13", "14", "0.9286"), ("12", "13", "0.9231"), ("11", "12", "0.9167"), ("10", "11", "0.9091"),
         ("9", "10", "0.9000"), ("1", "14", "0.0714"),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("count", "shown_as"), [(12, "A∩B\nA∪B"), (13, "nearest")])
+@pytest.mark.parametrize(("count", "shown_as"), [(12, "Jaccard"), (13, "most similar")])
 def test_tables_fit_a_terminal(count: int, shown_as: str, capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
@@ -299,7 +299,7 @@ def test_tables_fit_a_terminal(count: int, shown_as: str, capsys: pytest.Capture
     assert all(line in out for line in shown_as.splitlines())
     assert "…" not in out
     assert max(map(len, out.splitlines())) <= 80
-    assert ("every pair of policies: --json FILE" in out) == (count > 12)
+    assert ("--json FILE has all pairs of policies" in out) == (count > 12)
 
 
 def test_paths_are_shortened_where_they_stay_apart() -> None:

@@ -156,7 +156,7 @@ def test_rejects_are_found_by_key(tars: Finished) -> None:
 def test_a_rule_says_by_how_much(tars: Finished) -> None:
     n = USELESS[0]
     found = tars.why(uid=f"{n + 1:032X}")
-    assert verdict_of(found) == "dropped by rules: words 1, stays at least 3: 2 outside"
+    assert verdict_of(found) == "dropped by rules: words 1, must be at least 3: fails by 2"
 
 
 def test_a_rule_without_a_number_is_named_and_not_one_that_is_met_exactly(tars: Finished) -> None:

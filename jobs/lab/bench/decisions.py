@@ -215,7 +215,7 @@ def show_decisions(made: DecidedPool, console: Console) -> None:
         sizes = (f"{count / 1e6:,.0f}" for count in (lap.driver, lap.worker, lap.read, lap.written))
         table.add_row(lap.name, f"{lap.seconds:.2f}", f"{lap.cpu:.2f}", f"{rows / lap.seconds:,.0f}", *sizes)
     console.print(table)
-    beside = Table("what", "found", "beside")
+    beside = Table("baseline", "result", "compared with it")
     fit, assign = made.laps[_FIT], made.laps[_ASSIGN]
     both = Lap("both", seconds=fit.seconds + assign.seconds, cpu=fit.cpu + assign.cpu)
     for name, lap, alone in (

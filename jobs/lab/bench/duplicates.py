@@ -33,14 +33,14 @@ def measure_duplicates(shape: Shape, folder: Path, cut: dict[str, object], worke
     finally:
         meter.close()
         running_on.close()
-    table = Table("step", "s", "CPU s", "driver MB", "worker MB", "its own", "read MB", "written MB")
+    table = Table("step", "s", "CPU s", "driver MB", "worker MB", "private MB", "read MB", "written MB")
     table.title = (
         f"{cut['method']}: {shape.samples:,} samples, {result.counts['kept']:,} kept, {cut['clusters']} clusters"
     )
     for lap in meter.laps.values():
         sizes = (f"{count / 1e6:,.0f}" for count in (lap.driver, lap.worker, lap.own, lap.read, lap.written))
         table.add_row(lap.name, f"{lap.seconds:.1f}", f"{lap.cpu:.1f}", *sizes)
-    table.caption = f"{time.perf_counter() - started:.1f} s in all; of the exchange lay on disk: {spilled}"
+    table.caption = f"{time.perf_counter() - started:.1f} s in all; spilled to disk by the exchange: {spilled}"
     return table
 
 

@@ -194,7 +194,7 @@ def main(
         "the same, pipe:cat",
         "winnow cat",
         "winnow.jobs.loader.samples",
-        title=f"samples/s in one process, pipes beside it, {cores()} cores; (of plain webdataset)",
+        title=f"samples/s of one process and its pipes, {cores()} cores; (relative to plain webdataset)",
     )
     remote = f"at {_REQUEST_S * 1e3:.0f} ms, {_BYTES_S / 1e6:.0f} MB/s"
     gaps = Table("job", "gap", "reads", "bytes", "warm", "cold", remote)

@@ -10,7 +10,7 @@ from rich.table import Table
 from winnow.jobs.lab.datacomp.plan import Regime, Trainings
 from winnow.jobs.lab.datacomp.trainings import FilteredPool, FinishedTraining, fit_of, samples_of
 
-HEAD = ("policy", "of pool", "kept", "right", "compute", "pairs seen", "top-1", "±", "to no cut")
+HEAD = ("policy", "share of pool", "kept", "right", "compute", "pairs seen", "top-1", "±", "vs no cut")
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def test_of_many_shards_some_are_read_and_the_counts_stay_exact(
     monkeypatch.setattr(making, "_PICTURED_SHARDS", 1)
     sampled = made(job, tmp_path / "index.html")
     assert "from 2 of 3 shards" in " ".join(sampled.text.split())
-    assert "samples shown are from 1 of them" in sampled.text
+    assert "samples shown are from 1 of these shards" in sampled.text
     assert [sampled.row(name) for name in ("pool", "density", "kept")] == [
         page.row(n) for n in ("pool", "density", "kept")
     ]
@@ -201,7 +201,7 @@ def test_a_pool_of_vectors_has_captions_and_no_pictures(tmp_path: Path) -> None:
     page = made(values, tmp_path / "index.html")
     assert not page.named("img")
     assert "a red boat on <i>water</i>" in page.text
-    assert "brings vectors and captions, and no images" in page.text
+    assert "has vectors and captions but no images" in page.text
     names = page.data["scatters"]["density"]["name"]
     assert sum("boat" in name for name in names) == sum("dog" in name for name in names) == 1
     assert sum(page.data["scatters"]["density"]["size"]) == 81
@@ -294,5 +294,5 @@ def test_a_cut_from_outside_has_a_whole_section(tmp_path: Path, monkeypatch: pyt
     assert histogram["low"] < histogram["threshold"] < histogram["high"]
     assert (slider["path"], slider["came"], slider["kept"]) == ("policy.0.longest.fraction", 90, 45)
     sides = [tag.attributes["aria-label"] for tag in page.named("section", **{"class": "side kept"})]
-    assert sides == ["just stay", "stay"] * 2
+    assert sides == ["just kept", "kept"] * 2
     assert f"chars {histogram['threshold']:.3g}" in page.text
