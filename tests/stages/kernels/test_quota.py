@@ -1,5 +1,7 @@
 """Quotas against general solvers and a plain bisection, and the laws: exact sums, bounds, order, symmetry."""
 
+import tracemalloc
+
 import clarabel
 import numpy as np
 import pytest
@@ -230,6 +232,16 @@ def test_inter_distance_equals_a_sort(k, neighbours):
     far = 1 - mu.astype(float) @ mu.astype(float).T
     truth = [np.sort(np.delete(far[j], j))[:neighbours].mean() if k > 1 else 0.0 for j in range(k)]
     assert inter_distance(mu, neighbours).tolist() == pytest.approx(truth, abs=1e-6)
+
+
+def test_inter_distance_holds_a_block_of_the_cosines_and_never_all():
+    mu = np.random.default_rng(0).normal(size=(8_000, 4)).astype(np.float32)
+    mu /= np.linalg.norm(mu, axis=1, keepdims=True)
+    tracemalloc.start()
+    inter_distance(mu)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6  # 256 rows of 8,000 cosines and indices: 25 MB; all of them would be 256 MB of cosines alone
 
 
 def test_impossible_questions_are_refused():
