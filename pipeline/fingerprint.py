@@ -25,6 +25,8 @@ def canonical(value: object) -> object:
     `fingerprint` attribute (an artifact) becomes its fingerprint. A plugin's class is named with its distribution and
     version, so that another version makes another artifact. Raises TypeError for other types.
     """
+    if isinstance(value, str | int | float) or value is None:  # first, for most values are: a pool has 600,000
+        return value
     known = getattr(value, "fingerprint", None)
     if isinstance(known, str):
         return known
@@ -33,8 +35,6 @@ def canonical(value: object) -> object:
         return {"class": _named(type(value)), **{f.name: canonical(getattr(value, f.name)) for f in fields}}
     if isinstance(value, Mapping):
         return {str(key): canonical(item) for key, item in value.items()}
-    if isinstance(value, str | int | float | bool) or value is None:
-        return value
     if isinstance(value, np.ndarray):
         content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return {"array": str(value.dtype), "shape": list(value.shape), "sha256": content}

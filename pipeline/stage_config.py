@@ -1,4 +1,8 @@
-"""Writes a stage's configuration for `_done.json`, and compares it where an artifact of that name is there already."""
+"""Writes a stage's configuration for `_done.json`, and compares it where an artifact of that name is there already.
+
+A field marked `field(metadata={"recorded": "fingerprint"})`, such as the list of all input shards, is written as its
+fingerprint alone: `_done.json` is read by every command, and by a run for each stage that is done.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,25 +10,40 @@ from typing import cast
 
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import DataError
-from winnow.pipeline.fingerprint import canonical
+from winnow.pipeline.fingerprint import canonical, fingerprint
+
+_DIGITS = 32  # more than the name's, or comparing would find nothing that the name does not
 
 
 def check_made_of(stage: object, out: Artifact, done: Mapping[str, object]) -> None:
     """Raises DataError unless `_done.json` tells the configuration of this stage: a name alone is never believed."""
-    there, asked = cast(Mapping[str, object], done["config"]), plain_config(stage)
+    there = cast(Mapping[str, object], done["config"])
     for option in _fields_of(stage):
-        name = option.name
-        if option.metadata.get("fingerprint", True) and there.get(name) != asked[name]:
+        name, asked = option.name, _plain(stage, option)
+        seen = there.get(name)
+        if _by_fingerprint(option) and not isinstance(seen, str):
+            seen = fingerprint(seen, _DIGITS)  # a store may be older than the mark: its `_done.json` has all of it
+        if option.metadata.get("fingerprint", True) and seen != asked:
             raise DataError(
-                f"{out.folder} must be made of what this job asks for, but its {name} is {there.get(name)!r:.200} and "
-                f"the job's is {asked[name]!r:.200}: two configurations have one name; use another store for one"
+                f"{out.folder} must be made of what this job asks for, but its {name} is {seen!r:.200} and "
+                f"the job's is {asked!r:.200}: two configurations have one name; use another store for one"
             )
 
 
 def plain_config(stage: object) -> dict[str, object]:
     """A stage's configuration with artifacts by name, for people who read `_done.json`."""
-    values = {option.name: getattr(stage, option.name) for option in _fields_of(stage)}
-    return {name: v.name if isinstance(v, Artifact) else canonical(v) for name, v in values.items()}
+    return {option.name: _plain(stage, option) for option in _fields_of(stage)}
+
+
+def _plain(stage: object, option: dataclasses.Field[object]) -> object:
+    value = getattr(stage, option.name)
+    if _by_fingerprint(option):
+        return fingerprint(value, _DIGITS)
+    return value.name if isinstance(value, Artifact) else canonical(value)
+
+
+def _by_fingerprint(option: dataclasses.Field[object]) -> bool:
+    return option.metadata.get("recorded") == "fingerprint"
 
 
 def _fields_of(stage: object) -> tuple[dataclasses.Field[object], ...]:

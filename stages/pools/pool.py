@@ -1,7 +1,7 @@
 """The stage `pool`: the list of a run's input shards in their fixed order, with the identity of each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
@@ -62,7 +62,7 @@ def as_one(files: Sequence[Identity]) -> Identity:
 class PoolStage:
     """Writes the list of shards that every other artifact of the run refers to."""
 
-    shards: tuple[Identity, ...]
+    shards: tuple[Identity, ...] = field(metadata={"recorded": "fingerprint"})  # shards.parquet lists them
     name: ClassVar[str] = "pool"
     version: ClassVar[int] = 2
     mark = cached_property(mark_of)  # once for all policies of a sweep: a second for 200,000 shards
