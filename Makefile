@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Of the tests: one more than cores, up to four, for a third of their time they wait for processes that start.
+PROCESSES ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( cores < 4 ? cores + 1 : 4 )))
 unexport PYTHONDONTWRITEBYTECODE  # set in many images of containers; bytecode saves each process a second or two
 
 .PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates bench-gpu bench-loader bench-many bench-peer bench-scale bench-shards fuzz types clean evidence-datacomp evidence-demo evidence-filter
@@ -10,7 +12,7 @@ quickstart: $(VENV)/.installed  ## render a world, train a filter network on it,
 	$(RUN) -m winnow.jobs quickstart --folder out/quickstart
 
 test: check  ## everything that must pass before a commit
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(RUN) -m pytest --numprocesses $(PROCESSES) --dist worksteal
 
 test-chaos: $(VENV)/.installed  ## workers, drivers and nodes killed, storage that fails: equal bytes; 20 minutes on 2 cores
 	$(RUN) -m tests.chaos --folder out/chaos

@@ -6,6 +6,7 @@ All scenarios are played on one cluster of three nodes, in a process of its own 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,54 +16,53 @@ from tests.pipeline.executors.nodes import ITEMS
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.timeout(900)
+Played = dict[str, Any]
+
 DOUBLED = [[item, 2 * item] for item in range(ITEMS)]
 
 
-@pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    command = [sys.executable, "-m", "tests.pipeline.executors.nodes", str(tmp_path_factory.mktemp("nodes"))]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    lines = [json.loads(line) for line in found.stdout.splitlines() if line.startswith("{")]
-    return {line["name"]: line for line in lines}
+def test_each_scenario(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """One test, for a cluster of three nodes takes half a minute to start and to end."""
+    command = [sys.executable, "-m", "tests.pipeline.executors.nodes", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    lines = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    played = {line["name"]: line for line in lines}
+    assert set(played) == set(JUDGED)
+    for scenario, judge in JUDGED.items():
+        with subtests.test(scenario):
+            judge(played[scenario])
 
 
-@pytest.mark.parametrize(
-    ("scenario", "kind", "says"),
-    [
-        ("device", "RuntimeError", "RuntimeError: CUDA error: device-side assert triggered"),
-        ("driver", "DeviceError", "device cuda needs a GPU that torch can use, but there is none here"),
-        ("import", "ImportError", "ImportError: No module named 'open_clip'"),
-    ],
-)
-def test_a_job_ends_well_without_a_node_that_fails_and_names_it_once(
-    played: dict[str, dict[str, Any]], scenario: str, kind: str, says: str
-) -> None:
-    found = played[scenario]
-    assert (found["found"], found["error"], found["failed"]) == (DOUBLED, "", {}), "no item is charged a try"
-    assert list(found["avoided"].values()) == [kind]
-    [node] = found["avoided"]
-    [said] = [line for line in found["said"] if "waiting for a worker" not in line]
-    assert said.startswith(f"winnow: doubles: no more work goes to the node {node}, whose workers failed twice: {says}")
-    assert 2 <= found["tries"] <= 6
+def ends_well_without_the_sick_node(kind: str, says: str) -> Callable[[Played], None]:
+    """The node is named once, by the first line of its error."""
+
+    def judge(found: Played) -> None:
+        assert (found["found"], found["error"], found["failed"]) == (DOUBLED, "", {}), "no item is charged a try"
+        assert list(found["avoided"].values()) == [kind]
+        [node] = found["avoided"]
+        [said] = [line for line in found["said"] if "waiting for a worker" not in line]
+        assert said.startswith(
+            f"winnow: doubles: no more work goes to the node {node}, whose workers failed twice: {says}"
+        )
+        assert 2 <= found["tries"] <= 6
+
+    return judge
 
 
-def test_an_error_of_every_node_ends_the_job_with_it_after_a_few_tries(played: dict[str, dict[str, Any]]) -> None:
-    found = played["everywhere"]
+def ends_with_an_error_of_every_node_after_a_few_tries(found: Played) -> None:
     assert found["found"] == []
     assert found["error"].startswith("RuntimeError: CUDA error: device-side assert triggered")
     assert len(found["avoided"]) == 2
     assert 4 <= found["tries"] <= 12
 
 
-def test_weights_that_the_hub_refuses_three_times_are_had_the_fourth_time(played: dict[str, dict[str, Any]]) -> None:
-    found = played["refused"]
+def has_weights_the_fourth_time(found: Played) -> None:
     assert (len(found["found"]), found["error"], found["avoided"]) == (ITEMS, "", {})
     assert 4 <= found["tries"] <= 5
 
 
-def test_an_item_that_never_ends_is_tried_once_more_and_named(played: dict[str, dict[str, Any]]) -> None:
-    found = played["sleeps"]
+def names_an_item_that_never_ends(found: Played) -> None:
     assert found["found"] == [[item, item] for item in range(ITEMS) if item != 5]
     assert found["error"].startswith(
         "FailedShards: doubles: every shard must finish, but 1 of 12 failed:\n  5: it must"
@@ -71,8 +71,20 @@ def test_an_item_that_never_ends_is_tried_once_more_and_named(played: dict[str, 
     assert found["seconds"] < 120
 
 
-def test_answers_that_went_with_their_node_are_asked_for_again(played: dict[str, dict[str, Any]]) -> None:
-    found = played["answers"]
+def asks_again_for_answers_that_went_with_their_node(found: Played) -> None:
     assert found["found"] == list(range(60))
     assert found["wrong"] == []
     assert 1 <= sum(found["done"]) <= 30, "some were lost, and only those are done again"
+
+
+JUDGED: dict[str, Callable[[Played], None]] = {
+    "device": ends_well_without_the_sick_node("RuntimeError", "RuntimeError: CUDA error: device-side assert triggered"),
+    "driver": ends_well_without_the_sick_node(
+        "DeviceError", "device cuda needs a GPU that torch can use, but there is none here"
+    ),
+    "import": ends_well_without_the_sick_node("ImportError", "ImportError: No module named 'open_clip'"),
+    "everywhere": ends_with_an_error_of_every_node_after_a_few_tries,
+    "refused": has_weights_the_fourth_time,
+    "sleeps": names_an_item_that_never_ends,
+    "answers": asks_again_for_answers_that_went_with_their_node,
+}
