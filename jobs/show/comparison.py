@@ -53,7 +53,7 @@ def dropped_table(result: Sweep) -> Table:
 def overlap_matrix(result: Sweep) -> Table:
     """The Jaccard index |A ∩ B| / |A ∪ B| of the kept samples of every two policies."""
     numbers = [str(outcome.policy.number) for outcome in result.outcomes]
-    table = _table("", *numbers)
+    table = _table("policy", *numbers)
     table.title = "Jaccard index of the kept samples"
     for number, row in zip(numbers, result.jaccard, strict=True):
         table.add_row(number, *[f"{value:.2f}" for value in row])
