@@ -41,12 +41,17 @@ _TRIES = 6  # of both steps: another run that is ahead may remove what this one 
 
 @contextmanager
 def folder_apart(executor: Executor, scratch: str, store: str) -> Iterator[str]:
-    """A folder of this moment alone, which all workers see: of this machine, where they are its threads."""
+    """A folder of this moment alone, which all workers see: of this machine, where they are its threads.
+
+    Those that killed runs left in the same place are removed first.
+    """
     if isinstance(executor, LocalExecutor) and not scratch:
         with storage.scratch_folder() as temporary:
             yield str(temporary)
         return
-    folder = storage.join(scratch or store, "scratch", uuid.uuid4().hex)
+    parent = storage.join(scratch or store, "scratch")
+    storage.remove_abandoned_folders(parent)
+    folder = storage.join(parent, uuid.uuid4().hex)
     try:
         yield folder
     finally:

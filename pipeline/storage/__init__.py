@@ -31,7 +31,15 @@ from winnow.pipeline.storage.removing import remove, remove_folder
 from winnow.pipeline.storage.scratch import scratch_folder
 from winnow.pipeline.storage.shard_names import expand
 from winnow.pipeline.storage.urls import absolute, home, is_shared, join, name_of, parent_of, redacted
-from winnow.pipeline.storage.writing import committed_bytes, committing, copy, local_path, remove_abandoned, write_bytes
+from winnow.pipeline.storage.writing import (
+    committed_bytes,
+    committing,
+    copy,
+    local_path,
+    remove_abandoned,
+    remove_abandoned_folders,
+    write_bytes,
+)
 
 __all__ = [
     "File",
@@ -70,6 +78,7 @@ __all__ = [
     "redacted",
     "remove",
     "remove_abandoned",
+    "remove_abandoned_folders",
     "remove_folder",
     "rooted",
     "rooted_pattern",

@@ -15,11 +15,13 @@ from typing import Any, BinaryIO, cast
 from winnow.pipeline.errors import StorageError
 from winnow.pipeline.storage.backends import answering, lies_here, resolve
 from winnow.pipeline.storage.commits import Commit, commit_of, renames, temporary_name
+from winnow.pipeline.storage.listing import folders
 from winnow.pipeline.storage.local_file import EarlyFile
 from winnow.pipeline.storage.opening import open_read
+from winnow.pipeline.storage.removing import remove_folder
 from winnow.pipeline.storage.s3_object import forget
 from winnow.pipeline.storage.scratch import scratch_folder
-from winnow.pipeline.storage.urls import name_of
+from winnow.pipeline.storage.urls import join, name_of
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 _ABANDONED_S = 86_400.0  # a live writer writes again within a day
@@ -117,6 +119,25 @@ def remove_abandoned(folder: str) -> int:
         with suppress(FileNotFoundError):  # another run may be removing it too
             if time.time() - _modified(filesystem, name) > _ABANDONED_S:
                 filesystem.rm_file(name)
+                removed += 1
+    return removed
+
+
+def remove_abandoned_folders(parent: str) -> int:
+    """Remove the folders in a folder to which nobody has written for a day. Returns how many.
+
+    For temporary folders that several machines share, such as those of an exchange of `winnow verify` on Ray: whoever
+    uses one writes to it all the time. Cost: one or two list requests, and one request for each file that is removed.
+    """
+    removed = 0
+    for name in folders(parent):
+        url = join(parent, name)
+        filesystem, path = resolve(url)
+        with answering("list", url), suppress(FileNotFoundError):  # another run may be removing it too
+            # a folder without a file has just been made, or its maker was killed before its first one
+            names = filesystem.find(path) or [path]
+            if all(time.time() - _modified(filesystem, name) > _ABANDONED_S for name in names):
+                remove_folder(url)
                 removed += 1
     return removed
 

@@ -75,8 +75,8 @@ def test_the_workers_that_are_asked_for_are_those_that_fit(cloud: str) -> None:
     assert needs.gpus * int(asked[2]) == gpu["resources"]["GPU"] * gpu["max_workers"]
     assert needs.cpus <= gpu["resources"]["CPU"]
     assert int(asked[3]) == cpu["resources"]["CPU"] * cpu["max_workers"]
-    # docs/scale.md: at 2 billion every worker that compares has a part of 3 GB in the object store
-    assert cpu["resources"]["CPU"] * 3e9 <= cpu["resources"]["object_store_memory"]
+    # docs/scale.md: two answers of 5 MB a worker, ten times over
+    assert 10 * cpu["resources"]["CPU"] * 2 * 5e6 <= cpu["resources"]["object_store_memory"]
     [shared] = re.findall(r"--shm-size=(\d+)g", " ".join(cpu["docker"]["worker_run_options"]))
     assert cpu["resources"]["object_store_memory"] < int(shared) * 2**30 / 1.05
 

@@ -266,6 +266,40 @@ def test_an_exchange_apart_leaves_nothing(tmp_path, elsewhere):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+_APART = """
+import sys
+from tests.pipeline.exchange.spread import Spread
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.stage import Run
+run = Run(sys.argv[1], LocalExecutor(2), (), scratch=sys.argv[1])
+list(run.exchange_apart(Spread(4, folder=sys.argv[2], waits=0.05), range(40), "spread"))
+"""
+
+
+def test_what_a_killed_exchange_apart_left_is_removed_by_the_next_one_a_day_later(tmp_path):
+    """As of `winnow verify` on Ray: no run continues it, so only another one can remove its files."""
+    seen, scratch = tmp_path / "calls", tmp_path / "store"
+    seen.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    driver = subprocess.Popen([sys.executable, "-c", _APART, str(scratch), str(seen)], cwd=ROOT, env=environment)
+    try:
+        while not (seen / "decide0").exists() and driver.poll() is None:
+            time.sleep(0.001)
+    finally:
+        driver.kill()
+        driver.wait()
+    assert driver.returncode == -signal.SIGKILL
+    run = Run(str(scratch), LocalExecutor(2), (), scratch=str(scratch))
+    [left] = (scratch / "scratch").iterdir()
+    assert list(left.glob("sent-*"))
+    for removed in (False, True):
+        assert list(run.exchange_apart(Blocks(4, 10), range(4), "blocks")) == [40] * 4
+        assert left.exists() != removed
+        for path in left.rglob("*"):
+            os.utime(path, (time.time() - 90_000,) * 2)
+    assert list((scratch / "scratch").iterdir()) == []
+
+
 @dataclass(frozen=True)
 class Blocks:
     """Each item sends each part `numbers` int64; parts send as many back, to one item each."""
