@@ -1,206 +1,34 @@
 """Benchmark: what the driver holds and spends when a job has 200,000 shards and 50,000 clusters.
 
 python -m winnow.jobs.lab.bench.scale [--folder out/bench-scale] [--shards 50000,200000] [--clusters 50000].
-The driver's side of every pass is the real one: the same reductions, folds and checks. The answers are simulated:
-another process runs the real tasks on drawn rows, merges them as a worker does, and some such answers are replayed
-until every shard is accounted for. So this measures memory, CPU seconds and bytes of the driver, and nothing else.
+The driver's side of every pass is the real one: the same reductions, folds and checks (scale_passes.py), over a store
+that has all file names (scale_store.py). The answers are simulated (scale_replay.py): another process runs the real
+tasks on drawn rows, merges them as a worker does, and some such answers are replayed until every shard is accounted
+for. So this measures memory, CPU seconds and bytes of the driver, and nothing else.
 """
 
-import pickle
+import gc
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from winnow.jobs.lab.bench.meter import peak_bytes
-from winnow.jobs.sweep import intersections, sum_of
-from winnow.jobs.verify.orders import CutLook, merge_looks
-from winnow.pipeline.executors.contract import Needs, Task
-from winnow.pipeline.executors.ray_worker import Worker
-from winnow.pipeline.keep_top import Rows, Selection, merge
-from winnow.pipeline.keep_top.scan import Partial, Pass
-from winnow.pipeline.stage import Run, ShardItem, Summary
-from winnow.pipeline.storage import Identity
-from winnow.pipeline.sums import Sums, dense, merge_sums
-from winnow.pipeline.totals import summed
-from winnow.pipeline.uid import UID
-from winnow.stages.cuts.contract.findings import Findings, looked
-from winnow.stages.cuts.contract.orders import PartStandings, Ranking, Standings
-from winnow.stages.cuts.density import cluster_moments, sum_moments
+from winnow.jobs.lab.bench.scale_passes import Drawn, Passes
+from winnow.jobs.lab.bench.scale_replay import Replayed
+from winnow.jobs.lab.bench.scale_store import FilledStore
+from winnow.pipeline.stage import Run
 
 _MOST_MB, _MOST_COUNT_S = 1500, 60.0
-_POLICIES = 20
-_KEPT = 0.4  # of each cluster
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """The rows of a shard, drawn by its number: clusters uniform, distances about 0.45, as those of CLIP are."""
-
-    rows: int
-    clusters: int
-
-    def of(self, item: ShardItem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """cluster int32, distance float32 and uid of its rows."""
-        draw = np.random.default_rng(item.index)
-        distance = np.clip(draw.normal(0.45, 0.1, self.rows), 0, 2).astype(np.float32)
-        uids = draw.integers(0, 1 << 62, (self.rows, 2), np.uint64).reshape(-1).view(UID)
-        return draw.integers(0, self.clusters, self.rows, np.int32), distance, uids
-
-
-@dataclass(frozen=True)
-class _DrawnSizes:
-    drawn: Drawn
-
-    def __call__(self, item: ShardItem) -> Sums:
-        return Sums.of(self.drawn.of(item)[0])
-
-
-@dataclass(frozen=True)
-class _DrawnMoments:
-    drawn: Drawn
-
-    def __call__(self, item: ShardItem) -> Sums:
-        cluster, distance, _ = self.drawn.of(item)
-        return cluster_moments(cluster, distance)
-
-
-@dataclass(frozen=True)
-class _DrawnScan:
-    drawn: Drawn
-    step: Pass
-
-    def __call__(self, item: ShardItem) -> Partial:
-        cluster, distance, uids = self.drawn.of(item)
-        return self.step.scan(Rows(distance, cluster, uids, item.index))
-
-
-@dataclass(frozen=True)
-class _DrawnSummary:
-    """A summary such as the manifest's, the longest that a shard has."""
-
-    drawn: Drawn
-
-    def __call__(self, item: ShardItem) -> Summary:
-        dropped = dict.fromkeys(("rules", "duplicates", "similarity", "density"), self.drawn.rows // 9)
-        rejected = {"image-decode": 7, "no-image": 2}
-        return {"rows": self.drawn.rows, "in": 9, "kept": 3, "dropped": dropped, "rejected": rejected}
-
-
-@dataclass(frozen=True)
-class _DrawnStandings:
-    drawn: Drawn
-
-    def __call__(self, item: ShardItem) -> CutLook:
-        cluster, distance, uids = self.drawn.of(item)
-        ranking = Ranking(distance, cluster, distance > 0.5)
-        return looked(rows=len(cluster)), [PartStandings.of(ranking, uids, item.index)]
-
-
-@dataclass(frozen=True)
-class _DrawnOverlap:
-    drawn: Drawn
-
-    def __call__(self, item: ShardItem) -> np.ndarray:
-        draw = np.random.default_rng(item.index)
-        return intersections(draw.random((_POLICIES, self.drawn.rows)) < 0.3)
-
-
-def _answer(task: Task[Any, Any], items: Sequence[ShardItem], path: Path) -> None:
-    """What a worker answers to one call, as it is sent."""
-    path.write_bytes(pickle.dumps(Worker().run(1, task, items, 1e9), 5))
-
-
-class Replayed:
-    """An executor whose answers another process makes: `distinct` of them, each sent for many calls.
-
-    together: shards of a call. largest, sent: bytes of an answer, and of all.
-    """
-
-    workers = 1
-    failed: Mapping[int, int] = {}
-    avoided: Mapping[str, str] = {}
-
-    def __init__(self, folder: Path, pool: ProcessPoolExecutor, together: int, distinct: int) -> None:
-        self._folder, self._pool, self._together, self._distinct = folder, pool, together, distinct
-        self.largest = self.sent = 0
-
-    def start(self) -> None:
-        """Nothing to start."""
-
-    def map(self, task: Task[Any, Any], items: Sequence[Any], label: str, needs: Needs) -> Iterator[tuple[int, Any]]:
-        """See Executor.map."""
-        starts = range(0, len(items), self._together)
-        paths = [self._folder / f"{number}.pickle" for number in range(min(self._distinct, len(starts)))]
-        for start, path in zip(starts, paths, strict=False):
-            self._pool.submit(_answer, task, items[start : start + self._together], path).result()
-        self.largest, self.sent = max((path.stat().st_size for path in paths), default=0), 0
-        for number, start in enumerate(starts):
-            content = paths[number % len(paths)].read_bytes()
-            self.sent += len(content)
-            _, outcomes = pickle.loads(content)  # noqa: S301 - our own
-            del content
-            for index, (_, result) in zip(
-                range(start, min(start + self._together, len(items))), outcomes, strict=False
-            ):
-                yield index, result
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
-def _fold_standings(run: Run, drawn: Drawn) -> Findings:
-    found, standing = Findings(), Standings.empty()
-    for findings, [part] in run.reduce(_DrawnStandings(drawn), merge_looks, run.items, "verify"):
-        found += findings
-        standing.take(part)
-    return found
-
-
-def _fill(run: Run, drawn: Drawn) -> int:
-    return summed(run.each(_DrawnSummary(drawn), run.items, "fill")).number("rows")
-
-
-def _overlaps(run: Run, drawn: Drawn) -> np.ndarray:
-    both = np.zeros((_POLICIES, _POLICIES), np.int64)
-    for part in run.reduce(_DrawnOverlap(drawn), sum_of, run.items, "sweep"):
-        both += part
-    return both
-
-
-def _count(selection: Selection, run: Run, drawn: Drawn) -> None:
-    step = selection.next_pass()
-    if step is not None:
-        selection.absorb(run.reduce(_DrawnScan(drawn, step), merge, run.items, "keep_top"))
-
-
-def passes(drawn: Drawn, shards: int) -> dict[str, Callable[[Run], object]]:
-    """What the driver does in the passes of a job, by the cuts and commands that make them."""
-    selection = Selection(np.full(drawn.clusters, int(_KEPT * shards * drawn.rows / drawn.clusters)))
-    k = drawn.clusters
-    return {
-        "list the shards: every pass": lambda run: run.items,
-        "a stage's files: summaries": lambda run: _fill(run, drawn),
-        "sizes: clusters": lambda run: dense(run.reduce(_DrawnSizes(drawn), merge_sums, run.items, "sizes"), k),
-        "moments: density": lambda run: sum_moments(
-            run.reduce(_DrawnMoments(drawn), merge_sums, run.items, "moments"), k
-        ),
-        "count, byte 1: density, prototypes": partial(_count, selection, drawn=drawn),
-        "count, byte 2: density, prototypes": partial(_count, selection, drawn=drawn),
-        "standings: verify": lambda run: _fold_standings(run, drawn),
-        f"overlap of {_POLICIES}: sweep": lambda run: _overlaps(run, drawn),
-    }
 
 
 @dataclass(frozen=True)
@@ -213,13 +41,13 @@ class PassCost:
     sent: int
 
 
-def measured(shards: int, drawn: Drawn, executor: Replayed) -> dict[str, PassCost]:
-    """Every pass over so many shards, in turn."""
-    identities = tuple(Identity(f"s3://laion/{i:06d}.tar", 1, f"etag-{i:032x}") for i in range(shards))
-    run = Run("out", executor, identities)
+def measured(store: FilledStore, drawn: Drawn, executor: Replayed) -> dict[str, PassCost]:
+    """Every pass over the shards of a store, in turn."""
+    run = Run(store.url, executor, store.shards)
     lines = {}
-    for name, work in passes(drawn, shards).items():
+    for name, work in Passes(drawn, store, executor).of().items():
         executor.largest = executor.sent = 0
+        gc.collect()
         peak_bytes(forget=True)
         started = time.process_time()
         work(run)
@@ -272,7 +100,9 @@ def main(
     drawn, by_size = Drawn(rows, clusters), dict[int, dict[str, PassCost]]()
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         for size in sorted({int(part) for part in shards.split(",")}):
-            by_size[size] = measured(size, drawn, Replayed(folder, pool, together, distinct))
+            store = FilledStore.make(folder / f"store-{size}", size, rows, together * distinct)
+            by_size[size] = measured(store, drawn, Replayed(folder, pool, together, distinct))
+            shutil.rmtree(folder / f"store-{size}")
     shutil.rmtree(folder)
     console = Console(width=None if sys.stdout.isatty() else 130)
     console.print(
