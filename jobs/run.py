@@ -92,7 +92,7 @@ def run_of(
 
 
 def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> StepResult:
-    """Run one stage unless it is done, and say the result in one line.
+    """Run one stage unless it is done, and say the result in one line; in another what its report has as `told`.
 
     Raises RejectsError after a stage that rejects more samples than the job's limits allow.
     """
@@ -108,6 +108,8 @@ def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> S
     if named := cast(Mapping[str, int], result.report.get("named", {})):
         counts = "; ".join(f"{count:,} by {source}" for source, count in sorted(named.items()))
         say(f"{'uids':22} {counts}")
+    if told := result.report.get("told"):
+        say(f"{label:22} {told}")
     return result
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
@@ -148,17 +148,18 @@ class Run:
                 yield result
 
     def exchange(
-        self, work: Exchange[ShardItem, Summary], label: str, out: Artifact, told: Sequence[Told] = ()
+        self, work: Exchange[Any, Any], label: str, out: Artifact, told: Sequence[Told] = (), beside: Sequence[Any] = ()
     ) -> Totals:
         """An exchange over every shard, from what an earlier run of it left beside `out`; the sums of their summaries.
 
-        work: a dataclass that `canonical` takes, with summaries of plain JSON.
+        work: a dataclass for `canonical`; its summaries are plain JSON. beside: items after the shards, such as files.
         """
+        items = (*self.items, *beside)
         whole = storage.join(self.scratch, out.name) if self.scratch else out.meta("exchange")
         self.exchanged.add(whole)
-        made_of = {"format": FORMAT, "work": work, "parts": work.parts, "items": len(self.items)}
-        shuffle = Shuffle(self.executor, work, self.items, label, self.plain, storage.join(whole, fingerprint(made_of)))
-        return summed(_checked(shuffle.results(self._watch), len(self.items), label), told)
+        made_of = {"format": FORMAT, "work": work, "parts": work.parts, "items": len(items)}
+        shuffle = Shuffle(self.executor, work, items, label, self.plain, storage.join(whole, fingerprint(made_of)))
+        return summed(_checked(shuffle.results(self._watch), len(items), label), told)
 
     def exchange_apart(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[Result]:
         """The results of an exchange over any items, in any order; its files are removed, for no run continues it."""

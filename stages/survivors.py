@@ -72,6 +72,21 @@ class Survivors:
         """Columns of every row of shard `index`, including rows that earlier cuts dropped."""
         return self.embeddings.read(index, columns)
 
+    def said(self, index: int, url: str, name: str) -> list[object]:
+        """What the pool says of every row of shard `index` under this name, such as its url; None where it does not.
+
+        If the embeddings have no such column, the samples are read again from the shard: the json of each in a tar, or
+        the column of a parquet file. Raises ShardError if the shard has changed.
+        """
+        there = self.embeddings.columns(index)
+        if name in there:
+            return cast(list[object], self.table(index, [name])[name].to_pylist())
+        places = self.table(index, self.reader.place_columns(there))
+        if not len(places):
+            return []
+        check_unchanged(self.embeddings, index, url, self.reader)
+        return [fields.get(name) for fields in self.reader.fields(url, places, [name])]
+
     def uids(self, index: int) -> np.ndarray:
         """uids of every row of shard `index`, dtype UID."""
         return uids_of(self.embeddings.read(index, ["uid"])["uid"])

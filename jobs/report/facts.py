@@ -53,7 +53,8 @@ class CutFacts:
 
     place: in the policy, from 0. options: with defaults, without nulls. shown: how the cut describes itself.
     column: the number that it decided by, None if there is none. threshold: value of the last kept sample. concepts: a
-    row for each cluster, None if the cut has no clusters.
+    row for each cluster, None if the cut has no clusters. told: a sentence of its stage, such as how many names of a
+    list the pool lacks; "" for none.
     """
 
     finished: FinishedCut
@@ -65,6 +66,7 @@ class CutFacts:
     shown: Shown
     column: str | None
     concepts: pa.Table | None
+    told: str = ""
 
     @property
     def name(self) -> str:
@@ -158,6 +160,7 @@ def _cut(cut: FinishedCut, place: int, report: Mapping[str, object], job: Mappin
         shown=shown,
         column=shown.column or _first_number(cut.artifact),
         concepts=None if shown.concepts is None else read_table(cut.artifact.meta(shown.concepts)),
+        told=cast(str, report.get("told", "")),
     )
 
 

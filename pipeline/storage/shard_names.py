@@ -28,14 +28,14 @@ _OTHER = {".tar": "webdataset", ".parquet": "parquet, datacomp, clip-retrieval a
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif")
 
 
-def expand(patterns: Iterable[str], suffix: str | None = None) -> list[str]:
+def expand(patterns: Iterable[str], suffix: str | None = None, lists: bool = True) -> list[str]:
     """The URLs of a pool, from globs, braces, URLs, folders and `.txt` lists of URLs.
 
     The order is that of the patterns; the matches of one glob are sorted. Local paths become absolute, so that a pool
     has the same URLs from every working directory. Each line of a list is a name, relative to the folder of the list,
     and not a pattern. Blank lines and lines that begin with # are skipped.
     suffix: suffix of shards, such as .tar. A folder then stands for the shards directly in it; with None, a folder's
-    URL is returned unchanged.
+    URL is returned unchanged. lists: whether a `.txt` file lists URLs; else it is a file as any other.
 
     Raises PoolError for a pattern that matches nothing, that matches folders, or that matches other files beside
     shards; for a folder without shards or with shards in subfolders; for a file that is named twice; and for a list
@@ -45,9 +45,9 @@ def expand(patterns: Iterable[str], suffix: str | None = None) -> list[str]:
     for pattern in patterns:
         for written in _braces(pattern):
             name, magic = _unescaped(written)
-            if _path(name).endswith(_LIST):
-                lists = _glob(name, None) if magic else [name]
-                urls += [url for found in lists for url in _listed(found)]
+            if lists and _path(name).endswith(_LIST):
+                named = _glob(name, None) if magic else [name]
+                urls += [url for found in named for url in _listed(found)]
             elif magic:
                 urls += _glob(name, suffix)
             elif suffix is not None and _stands_for_folder(name, suffix, written == pattern):

@@ -19,6 +19,7 @@ from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
 from winnow.stages.cuts.score import Score
 from winnow.stages.cuts.similarity import Similarity
+from winnow.stages.cuts.subset import Listed
 
 GROUP = "winnow.cuts"
 """The group of entry points in which other distributions offer cuts."""
@@ -41,6 +42,7 @@ OWN: Mapping[str, type[Cut]] = {
         FeatureMapping,
         Random,
         Score,
+        Listed,
         Epochs,
     )
 }

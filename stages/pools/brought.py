@@ -30,16 +30,26 @@ def check_names(schema: pa.Schema, columns: Sequence[str], url: str) -> None:
             raise DataError(f"{url} must have one column {name}, but {times} have that name; rename the others")
 
 
-def read_brought(url: str, columns: Sequence[str]) -> pa.Table:
+def brought_groups(url: str) -> list[int]:
+    """The number of rows of each row group, from the footer. Raises DataError if it is not a whole parquet file."""
+    with _opened(url) as (_, parquet):
+        metadata = parquet.metadata
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
+def read_brought(url: str, columns: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
     """These columns, in this order. The bytes of other columns are not read.
 
-    Raises DataError if the file is not a whole parquet file, and for names as check_names.
+    groups: row groups to read; None: all of them. Raises DataError if the file is not a whole parquet file, and for
+    names as check_names.
     """
     with _opened(url) as (file, parquet):
         check_names(parquet.schema_arrow, columns, url)
-        expect(file, lambda: column_spans(parquet.metadata, columns))
+        if groups is None:  # for some groups, the spans of the others would be fetched too
+            expect(file, lambda: column_spans(parquet.metadata, columns))
         wanted = list(dict.fromkeys(columns))
-        return parquet.read(wanted).select(wanted)
+        read = parquet.read(wanted) if groups is None else parquet.read_row_groups(list(groups), columns=wanted)
+        return read.select(wanted)
 
 
 @contextmanager

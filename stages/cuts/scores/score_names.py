@@ -61,14 +61,14 @@ class Names:
     def of_file(self, table: pa.Table, url: str) -> np.ndarray:
         """The name of every row: (n,) of dtype UID. Raises DataError for a row without one."""
         if self.key is None:
-            return _uids(table[self.uid], self.hashed, url)
+            return uids_in(table[self.uid], self.hashed, url)
         keys = _texts(table[self.key], self.key, url)
         if self.shard is None:
-            return _hashed(keys)
+            return hashed(keys)
         kind = table.schema.field(self.shard).type
         shards = table[self.shard].cast(pa.string()) if pa.types.is_integer(kind) else table[self.shard]
         named = [stem_of(shard) for shard in _texts(shards, self.shard, url)]
-        return _hashed([f"{shard}/{key}" for shard, key in zip(named, keys, strict=True)])
+        return hashed([f"{shard}/{key}" for shard, key in zip(named, keys, strict=True)])
 
     def of_pool(self, survivors: Survivors, item: ShardItem) -> np.ndarray:
         """The name of every row of a shard of the pool: (n,) of dtype UID."""
@@ -76,7 +76,7 @@ class Names:
             return survivors.uids(item.index)
         keys = survivors.table(item.index, ["key"])["key"].to_pylist()
         before = "" if self.shard is None else f"{stem_of(item.url)}/"
-        return _hashed([f"{before}{key}" for key in keys])
+        return hashed([f"{before}{key}" for key in keys])
 
     def check_distinct(self, run: Run, survivors: Survivors, out: Artifact) -> None:
         """Raises DataError if two survivors have the same name. Cost: an exchange for `out`; none for uids."""
@@ -111,7 +111,8 @@ def stem_of(shard: str) -> str:
     return str(int(stem)) if stem.isascii() and stem.isdigit() else stem
 
 
-def _hashed(names: Sequence[str]) -> np.ndarray:
+def hashed(names: Sequence[str]) -> np.ndarray:
+    """The xxh3-128 of each text: (n,) of dtype UID."""
     raw = b"".join(content_hash(name.encode("utf-8", "surrogatepass")) for name in names)
     pairs = np.frombuffer(raw, ">u8").reshape(-1, 2)
     return uids_from_pairs(pairs[:, 0], pairs[:, 1])
@@ -126,7 +127,8 @@ def _texts(values: pa.ChunkedArray, name: str, url: str) -> list[str]:
     return list(values.to_pylist())
 
 
-def _uids(values: pa.ChunkedArray, named: bool, url: str) -> np.ndarray:
+def uids_in(values: pa.ChunkedArray, named: bool, url: str) -> np.ndarray:
+    """The uids of a column: (n,) of dtype UID. named: whether other values count by their hash. Raises DataError."""
     raw, known = uid_bytes_of(values, named)
     if not known.all():
         first = values[int(np.flatnonzero(~known)[0])].as_py()
