@@ -1,8 +1,8 @@
 """The cut `score`: keeps samples by a column from another program (aesthetic, NSFW, EL2N), joined by uid."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from functools import partial
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -13,18 +13,20 @@ from pydantic.dataclasses import dataclass
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
-from winnow.pipeline.errors import DataError
+from winnow.pipeline.errors import DataError, FailedShards
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.order import reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
-from winnow.pipeline.uid import uids_to_hex
 from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Cut, Number, Of
 from winnow.stages.cuts.keeping import Ranked, one_group
-from winnow.stages.cuts.scores.score_files import ScoreTable, check_columns, load_scores
+from winnow.stages.cuts.scores.score_files import ScorePart, ToParts, check_columns, one_number_type
+from winnow.stages.cuts.scores.score_join import ScoreJoin, Told
 from winnow.stages.cuts.scores.score_names import Names
 from winnow.stages.survivors import Survivors
+
+_PART_ROWS = 2_000_000  # of samples and scores, which one part of the exchange holds: 40 bytes each
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True))
@@ -36,7 +38,7 @@ class Score(Cut):
     the column of keys, in place of uid; shard: the column of their shards, if keys repeat. Each name must occur once.
     keep: the highest or the lowest values. missing: whether a sample without a value is an error, or is dropped.
     Exactly one of fraction, count, threshold (the value must be beyond it).
-    Every worker holds the whole column: 24 bytes per row of the files.
+    Rows and samples meet by a shuffle: a worker holds a part of them.
     """
 
     column: str
@@ -90,36 +92,6 @@ def joined_value(cut: FinishedCut, item: ShardItem, stage: str) -> Mapping[str, 
 
 
 @plain_dataclass(frozen=True)
-class _JoinScores:
-    stage: "JoinStage"
-    out: Artifact
-
-    def open(self) -> Callable[[ShardItem], Summary]:
-        scores = load_scores([file.url for file in self.stage.files], self.stage.column, self.stage.names)
-        return partial(self._join, scores)
-
-    def _join(self, scores: ScoreTable, item: ShardItem) -> Summary:
-        survivors = self.stage.survivors
-        mask = survivors.mask(item.index)
-        values, there = scores.look_up(self.stage.names.of_pool(survivors, item))
-        lost = np.flatnonzero(mask & ~there)
-        if len(lost) and self.stage.missing == "error":
-            raise DataError(
-                f"every sample must have a value in column {self.stage.column}, but {len(lost)} of shard {item.url} "
-                f"have none, first {self._name(item, int(lost[0]))}; set missing: drop to drop them"
-            )
-        summary = {"rows": len(mask), "missing": len(lost)}
-        self.out.write(item.index, pa.table({"value": pa.array(values, mask=~(mask & there))}), summary)
-        return summary
-
-    def _name(self, item: ShardItem, row: int) -> str:
-        survivors = self.stage.survivors
-        if self.stage.names.key is None:
-            return uids_to_hex(survivors.uids(item.index)[row : row + 1])[0]
-        return f"key {survivors.table(item.index, ['key'])['key'][row].as_py()}"
-
-
-@plain_dataclass(frozen=True)
 class JoinStage:
     """One pass that writes the user's value for every row in its own type, null if there is none."""
 
@@ -139,8 +111,37 @@ class JoinStage:
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard with the column `value`. Raises DataError if two samples have the same key."""
         self.names.check_distinct(run, self.survivors, out)
-        totals = run.fill_task(_JoinScores(self, out), out, self.name)
+        found = dict(run.each(ToParts(self.column, self.names), self.files, f"{self.name}: files"))
+        parts = [part for at in range(len(self.files)) for part in found[at]]
+        kind = one_number_type(parts, self.column)
+        scored = sum(part.scored for part in parts)
+        if nan := sum(part.nan for part in parts):
+            raise DataError(f"column {self.column} must hold numbers, but {nan} of {scored} are NaN")
+        parts = [replace(part, number=len(run.items) + at) for at, part in enumerate(parts)]
+        count = max(1, -(-(self.survivors.count() + scored) // _PART_ROWS))
+        work = ScoreJoin(self.survivors, self.files, self.column, self.names, kind.str, out, count)
+        told = Told()
+        totals = run.exchange(work, self.name, out, [told], parts)
+        self._check(run, told, parts)
         return {"rows": totals.number("rows"), "missing": totals.number("missing")}
+
+    def _check(self, run: Run, told: Told, parts: Sequence[ScorePart]) -> None:
+        """Raises DataError if two rows have one name, FailedShards if a sample has no value and must."""
+        if told.smallest is not None:
+            name, number, row = told.smallest
+            url = parts[number - len(run.items)].url
+            raise DataError(
+                f"every {self.names.what} must have one value in {self.column}, but {told.repeated} are repeated, "
+                f"first {name if self.names.key is None else f'in row {row} of {url}'}"
+            )
+        if told.missing and self.missing == "error":
+            urls = [run.items[index].url for index, _, _ in told.missing]
+            messages = [
+                f"every sample must have a value in column {self.column}, but {count} of shard {url} have none, first "
+                f"{first}; set missing: drop to drop them"
+                for url, (_, count, first) in zip(urls, told.missing, strict=True)
+            ]
+            raise FailedShards(self.name, sorted(zip(urls, messages, strict=True)), len(run.items))
 
 
 @plain_dataclass(frozen=True)

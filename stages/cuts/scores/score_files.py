@@ -1,4 +1,4 @@
-"""Reads a column of scores from a user's parquet files, by uid, without changing the type of a number.
+"""Reads a column of scores from a user's parquet files in parts, without changing the type of a number.
 
 A float32 holds neither seconds since 1970 nor the ninth digit of a float64, so no number is narrowed. The numbers in
 the file decide.
@@ -6,18 +6,17 @@ the file decide.
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from winnow.pipeline.columns import places_in
 from winnow.pipeline.errors import DataError
-from winnow.pipeline.uid import uids_to_hex
+from winnow.pipeline.storage import Identity
 from winnow.stages.cuts.scores.score_names import Names
-from winnow.stages.pools.brought import brought_schema, check_names, read_brought
+from winnow.stages.pools.brought import brought_groups, brought_schema, check_names, read_brought
 
 _EXACT = 1 << 53  # float64 holds all integers up to this
 _TOLD_APART = 10**15  # decimals of at most 15 digits have different float64 values
@@ -26,66 +25,69 @@ _NO_TYPE = "column {} must have one type that holds all its numbers, got {}; cas
 
 
 @dataclass(frozen=True)
-class ScoreTable:
-    """Every uid that has a value, sorted: uids (n,) of dtype UID, values (n,) of float32, float64, int64 or uint64."""
+class ScorePart:
+    """A row group of a score file, which one worker reads at once.
 
-    uids: np.ndarray
-    values: np.ndarray
-
-    def look_up(self, uids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Values of uids (m,): (m,) of the table's dtype, 0 if absent; and which uids are present, bool (m,)."""
-        if not len(self.uids):
-            return np.zeros(len(uids), self.values.dtype), np.zeros(len(uids), bool)
-        at = places_in(self.uids, uids)
-        return np.where(at >= 0, self.values[at], self.values.dtype.type(0)), at >= 0
-
-
-def load_scores(files: Sequence[str], value: str, names: Names) -> ScoreTable:
-    """The value column of all files, by the names of samples. Rows whose value is null are skipped.
-
-    Raises DataError for a file that is not parquet, for columns that are missing, repeated or not numbers, for NaN, for
-    an invalid name, and for a repeated name.
+    first: the row of the file with which it begins. scored: rows that have a value. number: as an item of an exchange.
+    kind, low, high: the type of its numbers, and the least and the greatest if they are whole. nan: how many are NaN.
     """
-    uids, values, places = [], [], []
-    for url in files:
-        table = read_brought(url, (value, *names.columns))
-        numbers = numbers_of(table[value], value, url)
-        there = np.flatnonzero(np.asarray(numbers.is_valid(), bool))
-        uids.append(names.of_file(table, url)[there])
-        values.append(numbers.drop_null())
-        places.append(there)
-    every, scores = np.concatenate(uids), one_number_type(values, value)
-    if scores.dtype.kind == "f" and np.isnan(scores).any():
-        raise DataError(f"column {value} must hold numbers, but {np.isnan(scores).sum()} of {len(scores)} are NaN")
-    order = np.argsort(every)
-    every, scores = every[order], scores[order]
-    twice = np.flatnonzero(every[1:] == every[:-1])
-    if len(twice):
-        if names.key is None:
-            first = uids_to_hex(every[twice[:1]])[0]
-        else:
-            first = _place(int(order[twice[0] + 1]), files, places)
-        raise DataError(
-            f"every {names.what} must have one value in {value}, but {len(twice)} are repeated, first {first}"
-        )
-    return ScoreTable(every, scores)
+
+    url: str
+    group: int
+    first: int
+    scored: int
+    kind: str
+    nan: int = 0
+    low: int = 0
+    high: int = 0
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class ToParts:
+    """The row groups of one file that have any value, in order; reads the column `value`."""
+
+    value: str
+    names: Names
+
+    def __call__(self, file: Identity) -> list[ScorePart]:
+        """See the class.
+
+        Raises DataError for a file that is not parquet, and for columns that are missing, repeated or not numbers.
+        """
+        check_columns(file.url, self.value, self.names)
+        found, first = list[ScorePart](), 0
+        for group, rows in enumerate(brought_groups(file.url)):
+            column = read_brought(file.url, (self.value,), [group])[self.value]
+            numbers = np.asarray(numbers_of(column, self.value, file.url).drop_null().to_numpy())
+            if len(numbers):
+                told = ScorePart(file.url, group, first, len(numbers), numbers.dtype.str)
+                if numbers.dtype.kind == "f":
+                    found.append(replace(told, nan=int(np.isnan(numbers).sum())))
+                else:
+                    found.append(replace(told, low=int(numbers.min()), high=int(numbers.max())))
+            first += rows
+        return found
+
+
+def read_part(part: ScorePart, value: str, names: Names, kind: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows of a part that have a value: names (n,) of dtype UID, values (n,) of `kind`, rows of the file (n,).
+
+    Raises DataError for a row without a name.
+    """
+    table = read_brought(part.url, (value, *names.columns), [part.group])
+    numbers = numbers_of(table[value], value, part.url)
+    there = np.flatnonzero(np.asarray(numbers.is_valid(), bool))
+    values = np.asarray(numbers.drop_null().to_numpy()).astype(kind, copy=False)
+    return names.of_file(table, part.url)[there], values, part.first + there
 
 
 def check_columns(url: str, value: str, names: Names) -> str:
-    """The type of the value column, from the footer of a file. Raises as load_scores does for columns."""
+    """The type of the value column, from the footer of a file. Raises as ToParts does for columns."""
     schema = brought_schema(url)
     check_names(schema, (value, *names.columns), url)
     numbers_of(schema.empty_table()[value], value, url)
     return str(schema.field(value).type)
-
-
-def _place(number: int, files: Sequence[str], places: Sequence[np.ndarray]) -> str:
-    """Row and file of a score, by its number among the rows of all files that have a value."""
-    for url, rows in zip(files, places, strict=True):
-        if number < len(rows):
-            return f"in row {rows[number]} of {url}"
-        number -= len(rows)
-    raise IndexError(number)
 
 
 def numbers_of(column: pa.ChunkedArray, name: str, url: str) -> pa.ChunkedArray:
@@ -115,31 +117,26 @@ def numbers_of(column: pa.ChunkedArray, name: str, url: str) -> pa.ChunkedArray:
     )
 
 
-def one_number_type(parts: Sequence[pa.ChunkedArray], name: str) -> np.ndarray:
-    """The numbers of all files in one type that holds all of them exactly: (n,).
+def one_number_type(parts: Sequence[ScorePart], name: str) -> np.dtype:
+    """The type that holds the numbers of all parts exactly; float32 if there are none.
 
-    parts: from numbers_of, without nulls. Raises DataError if there is no such type: integers below 0 together with
-    some above 2^63, or integers above 2^53 together with floats.
+    Raises DataError if there is no such type: integers below 0 together with some above 2^63, or integers above 2^53
+    together with floats.
     """
-    arrays = [np.asarray(part.to_numpy()) for part in parts if len(part)]
-    whole = [array for array in arrays if array.dtype.kind in "iu"]
+    kinds = [np.dtype(part.kind) for part in parts]
+    whole = [part for part, kind in zip(parts, kinds, strict=True) if kind.kind in "iu"]
     if not whole:
-        kinds = {array.dtype for array in arrays} or {np.dtype(np.float32)}
-        return _joined(arrays, max(kinds, key=lambda kind: kind.itemsize))
-    low, high = min(int(array.min()) for array in whole), max(int(array.max()) for array in whole)
-    if len(whole) < len(arrays):
+        return max(kinds, key=lambda kind: kind.itemsize, default=np.dtype(np.float32))
+    low, high = min(part.low for part in whole), max(part.high for part in whole)
+    if len(whole) < len(parts):
         if max(-low, high) > _EXACT:
             raise DataError(_NO_TYPE.format(name, f"whole numbers up to {max(-low, high)} and floats"))
-        return _joined(arrays, np.dtype(np.float64))
+        return np.dtype(np.float64)
     if high < 1 << 63:
-        return _joined(arrays, np.dtype(np.int64))
+        return np.dtype(np.int64)
     if low < 0:
         raise DataError(_NO_TYPE.format(name, f"{low} and {high}"))
-    return _joined(arrays, np.dtype(np.uint64))
-
-
-def _joined(arrays: Sequence[np.ndarray], kind: np.dtype) -> np.ndarray:
-    return np.concatenate([np.empty(0, kind), *(array.astype(kind, copy=False) for array in arrays)])
+    return np.dtype(np.uint64)
 
 
 def _decimals(column: pa.ChunkedArray, name: str, url: str) -> pa.ChunkedArray:

@@ -9,19 +9,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.pools import Filtered, Samples, answers, filtered, hex_uids, write_parquet
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import run_job
 from winnow.pipeline.errors import DataError, FailedShards, JobError, PoolError
 from winnow.pipeline.executors.local import LocalExecutor
-from winnow.pipeline.uid import uids_from_hex
+from winnow.stages.cuts import score
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.score import Score
-from winnow.stages.cuts.scores.score_files import ScoreTable, load_scores
-from winnow.stages.cuts.scores.score_names import Names, stem_of
+from winnow.stages.cuts.scores.score_names import stem_of
 
 SAMPLES = Samples.drawn(30)
 VALUES = np.random.default_rng(3).normal(size=30)
@@ -161,28 +158,16 @@ def test_changed_scores_are_another_artifact() -> None:
     assert one.artifact("scores") != two.artifact("scores")
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    known=st.lists(st.integers(0, (1 << 128) - 1), unique=True, max_size=12),
-    extra=st.lists(st.integers(0, (1 << 128) - 1), max_size=6),
-)
-def test_look_up_is_a_dictionary(known: list[int], extra: list[int]) -> None:
-    table = {f"{uid:032x}": float(i) for i, uid in enumerate(known)}
-    asked = [*table, *(f"{uid:032x}" for uid in extra)]
-    ordered = sorted(table)
-    made = ScoreTable(uids_from_hex(ordered), np.array([table[u] for u in ordered], np.float32))
-    values, there = made.look_up(uids_from_hex(asked))
-    assert there.tolist() == [uid in table for uid in asked]
-    assert values[there].tolist() == [table[uid] for uid in asked if uid in table]
-
-
-def test_files_are_read_in_any_number(tmp_path: Path) -> None:
-    one = scores(tmp_path, "a", uid=SAMPLES.uid[:20], v=VALUES[:20])
-    two = scores(tmp_path, "b", uid=SAMPLES.uid[20:], v=VALUES[20:])
-    table = load_scores((two, one), "v", Names("uid", False))
-    order = np.argsort(SAMPLES.uid)
-    assert table.uids.tolist() == uids_from_hex([SAMPLES.uid[i] for i in order]).tolist()
-    assert table.values.tolist() == VALUES[order].tolist()
+@pytest.mark.parametrize("rows", [1, 3, 1000])
+def test_parts_of_any_size_give_one_answer(tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores(tmp_path, "p-0", uid=[*SAMPLES.uid[:9], *hex_uids(40, 99)], v=[*VALUES[:9], *range(40)])
+    scores(tmp_path, "p-1", uid=SAMPLES.uid[9:], v=VALUES[9:])
+    monkeypatch.setattr(score, "_PART_ROWS", rows)
+    found = filtered(SAMPLES, cut(f"{tmp_path}/p-*.parquet", count=8), shards=4)
+    assert set(found.kept) == best(8)
+    assert [row["value"] for row in found.rows] == VALUES.tolist()
+    scores(tmp_path, "p-2", uid=SAMPLES.uid[:4], v=VALUES[:4])
+    assert f"but 4 are repeated, first {min(SAMPLES.uid[:4])}" in refused(cut(f"{tmp_path}/p-*.parquet", count=8))
 
 
 RANKS = np.random.default_rng(5).permutation(30)
