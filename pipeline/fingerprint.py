@@ -9,6 +9,9 @@ import numpy as np
 
 from winnow.pipeline.plugins import origin_of
 
+IF_GIVEN: Mapping[str, object] = {"fingerprint": "if given"}
+"""Metadata of a field that came later: at its default it is left out, so that older artifacts keep their names."""
+
 
 def fingerprint(value: object, digits: int = 16) -> str:
     """The first hex digits of the sha256 of the canonical JSON of `value`. digits: 16 for a folder, 32 for a shard."""
@@ -21,8 +24,8 @@ def canonical(value: object) -> object:
 
     An array becomes its dtype, its shape and a hash of its bytes.
 
-    A field with metadata `fingerprint=False` (how to run, not what to compute) is left out. An object with a
-    `fingerprint` attribute (an artifact) becomes its fingerprint. A plugin's class is named with its distribution and
+    A field with metadata `fingerprint=False` (how to run, not what to compute) is left out, and so is one with
+    `IF_GIVEN` that has its default. An object with a `fingerprint` attribute (an artifact) becomes its fingerprint. A plugin's class is named with its distribution and
     version, so that another version makes another artifact. Raises TypeError for other types.
     """
     if isinstance(value, str | int | float) or value is None:  # first, for most values are: a pool has 600,000
@@ -31,8 +34,8 @@ def canonical(value: object) -> object:
     if isinstance(known, str):
         return known
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [f for f in dataclasses.fields(value) if f.metadata.get("fingerprint", True)]
-        return {"class": _named(type(value)), **{f.name: canonical(getattr(value, f.name)) for f in fields}}
+        named = {name: canonical(getattr(value, name)) for name in fingerprinted(value)}
+        return {"class": _named(type(value)), **named}
     if isinstance(value, Mapping):
         return {str(key): canonical(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
@@ -41,6 +44,20 @@ def canonical(value: object) -> object:
     if isinstance(value, Sequence):
         return [canonical(item) for item in value]
     raise TypeError(f"configuration is plain values, arrays, dataclasses and artifacts, got {type(value)}")
+
+
+def fingerprinted(value: object) -> list[str]:
+    """The names of a dataclass's fields that its fingerprint has."""
+    fields = dataclasses.fields(value)  # type: ignore[arg-type]  # the caller has a dataclass
+    return [field.name for field in fields if _counts(field, getattr(value, field.name))]
+
+
+def _counts(field: dataclasses.Field[object], value: object) -> bool:
+    mark = field.metadata.get("fingerprint", True)
+    if mark != IF_GIVEN["fingerprint"]:
+        return bool(mark)
+    made = field.default_factory
+    return value != (field.default if made is dataclasses.MISSING else made())
 
 
 def _named(kind: type) -> str:

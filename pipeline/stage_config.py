@@ -10,20 +10,20 @@ from typing import cast
 
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import DataError
-from winnow.pipeline.fingerprint import canonical, fingerprint
+from winnow.pipeline.fingerprint import canonical, fingerprint, fingerprinted
 
 _DIGITS = 32  # more than the name's, or comparing would find nothing that the name does not
 
 
 def check_made_of(stage: object, out: Artifact, done: Mapping[str, object]) -> None:
     """Raises DataError unless `_done.json` tells the configuration of this stage: a name alone is never believed."""
-    there = cast(Mapping[str, object], done["config"])
+    there, counted = cast(Mapping[str, object], done["config"]), fingerprinted(stage)
     for option in _fields_of(stage):
         name, asked = option.name, _plain(stage, option)
         seen = there.get(name)
         if _by_fingerprint(option) and not isinstance(seen, str):
             seen = fingerprint(seen, _DIGITS)  # a store may be older than the mark: its `_done.json` has all of it
-        if option.metadata.get("fingerprint", True) and seen != asked:
+        if name in counted and seen != asked:
             raise DataError(
                 f"{out.folder} must be made of what this job asks for, but its {name} is {seen!r:.200} and "
                 f"the job's is {asked!r:.200}: two configurations have one name; use another store for one"
