@@ -16,6 +16,7 @@ from winnow.pipeline.artifact import Artifact, read_json
 from winnow.pipeline.errors import DataError, JobError
 from winnow.stages.cuts.contract.drawn import Drawn
 from winnow.stages.pools.formats import FORMATS
+from winnow.stages.pools.pool import POOL_KEYS
 from winnow.stages.pools.reader import Reader
 from winnow.stages.results.selected import ReadPlan, Selected
 
@@ -143,7 +144,7 @@ def _done(artifact: Artifact) -> dict[str, int]:
 
 
 def _reader(name: str, pool: Mapping[str, Any]) -> Reader:
-    plain = {key: value for key, value in pool.items() if key not in ("shards", "format")}
+    plain = {key: value for key, value in pool.items() if key not in POOL_KEYS}
     options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
     if pool["format"] not in FORMATS:
         raise JobError(f"the format of {name}'s pool must be installed, got {pool['format']!r}; install its package")

@@ -105,6 +105,8 @@ def step(label: str, stage: Stage, shared: Run, say: Callable[[str], None]) -> S
     if (adopted := result.report.get("adopted")) and not result.reused:
         how += f", {adopted} of {len(shared.shards)} shards taken over"
     say(f"{label:22} {result.artifact.name:34} {how}")
+    for note in cast(list[str], result.report.get("notes", [])):
+        say(f"{'':22} {note}")
     if named := cast(Mapping[str, int], result.report.get("named", {})):
         counts = "; ".join(f"{count:,} by {source}" for source, count in sorted(named.items()))
         say(f"{'uids':22} {counts}")

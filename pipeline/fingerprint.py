@@ -25,8 +25,9 @@ def canonical(value: object) -> object:
     An array becomes its dtype, its shape and a hash of its bytes.
 
     A field with metadata `fingerprint=False` (how to run, not what to compute) is left out, and so is one with
-    `IF_GIVEN` that has its default. An object with a `fingerprint` attribute (an artifact) becomes its fingerprint. A plugin's class is named with its distribution and
-    version, so that another version makes another artifact. Raises TypeError for other types.
+    `IF_GIVEN` that has its default. An object with a `fingerprint` attribute (an artifact) becomes its fingerprint. A
+    plugin's class is named with its distribution and version, so that another version makes another artifact. Raises
+    TypeError for other types.
     """
     if isinstance(value, str | int | float) or value is None:  # first, for most values are: a pool has 600,000
         return value

@@ -11,6 +11,8 @@ from winnow.stages.distinct import Distinct
 from winnow.stages.embeddings import Embeddings, Precomputed
 from winnow.stages.encoders import Encoding
 from winnow.stages.encoders.encoder import Encoder
+from winnow.stages.fields import field_stages
+from winnow.stages.pool_field import FIELD
 from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.results.manifest import Manifest
 from winnow.stages.results.shards import Shards
@@ -21,7 +23,8 @@ from winnow.stages.survivors import Survivors
 class Path:
     """The stages of a job in order, and the artifact of each cut.
 
-    stages: (label, stage) each. A stage that prepares a cut has the label `<cut>.<stage>`, such as `density.clusters`.
+    stages: (label, stage) each. A stage that prepares a cut has the label `<cut>.<stage>`, such as `density.clusters`,
+    and that of a field `field.<name>`.
     cuts: (name, artifact) of each cut of the policy. A second cut of the same kind is named `<kind>_2`.
     """
 
@@ -55,16 +58,19 @@ def lay_out(
 ) -> Path:
     """Lay out every stage of a job. Computes fingerprints but runs nothing; O(shards), for their identities."""
     listed = artifact_of(listing, store)
-    first: Stage
+    first: Embeddings | Precomputed
     if pool.reader.has_images:
         first = Embeddings.of(listed, pool.reader, embeddings, encoding, needs)
     else:
         first = Precomputed(listed, pool.reader)
     embedded = artifact_of(first, store)
     distinct = Distinct(embedded)
-    stages: list[tuple[str, Stage]] = [(stage.name, stage) for stage in (listing, first, distinct)]
+    reading, fields = field_stages(pool.fields, embedded, pool.reader, first.recipe, store)
+    stages: list[tuple[str, Stage]] = [(stage.name, stage) for stage in (listing, first)]
+    stages += [(f"{FIELD}.{field.name}", stage) for field, stage in zip(fields, reading, strict=True)]
+    stages.append((distinct.name, distinct))
     embedder = first if isinstance(first, Embeddings) else None
-    survivors = Survivors(embedded, artifact_of(distinct, store), pool.reader, embedder)
+    survivors = Survivors(embedded, artifact_of(distinct, store), pool.reader, embedder, fields)
     cuts: list[tuple[str, Artifact]] = []
     for name, cut in zip(names_of(policy), policy, strict=True):
         *before, last = cut.stages(survivors, store)
@@ -72,7 +78,7 @@ def lay_out(
         stages += [*[(f"{name}.{stage.name}", stage) for stage in before], (name, last)]
         cuts.append((name, made))
         survivors = replace(survivors, last=made)
-    manifest = Manifest(embedded, artifact_of(distinct, store), tuple(cuts))
+    manifest = Manifest(embedded, artifact_of(distinct, store), tuple(cuts), fields)
     stages.append((manifest.name, manifest))
     written: Artifact | None = None
     if samples_per_shard is not None and pool.reader.has_images:

@@ -12,10 +12,12 @@ import pyarrow as pa
 
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column, matrix
-from winnow.pipeline.errors import AccountingError
+from winnow.pipeline.errors import AccountingError, JobError
 from winnow.pipeline.uid import uids_of
 from winnow.stages.embeddings import Embeddings
 from winnow.stages.kernels.float16 import widened
+from winnow.stages.pool_field import Field
+from winnow.stages.pools.fields import json_values
 from winnow.stages.pools.precomputed.blocks import unit_parts
 from winnow.stages.pools.precomputed.widths import WIDTHS
 from winnow.stages.pools.reader import Reader
@@ -34,12 +36,15 @@ class Survivors:
     embeddings: artifact with one row for each readable sample. last: artifact of the cut before (column `kept`), None
     for the first cut. embedder: the stage that made the vectors, for cuts that embed other images in the same way; None
     if the vectors came with the pool. Vectors are read from the embeddings files, or in place from such a pool.
+    fields: of the pool, as the job names them. A stage that uses one has it as a field of its own, so that one that it
+    does not use is not in its fingerprint.
     """
 
     embeddings: Artifact
     last: Artifact | None
     reader: Reader
     embedder: Embeddings | None = field(default=None, metadata={"fingerprint": False})
+    fields: tuple[Field, ...] = field(default=(), metadata={"fingerprint": False})
 
     @property
     def source(self) -> Artifact:
@@ -85,11 +90,19 @@ class Survivors:
         if not len(places):
             return []
         check_unchanged(self.embeddings, index, url, self.reader)
-        return [fields.get(name) for fields in self.reader.fields(url, places, [name])]
+        found = self.reader.fields(url, places, [name])
+        return list(json_values(found[name])) if name in found else [None] * len(places)
 
     def uids(self, index: int) -> np.ndarray:
         """uids of every row of shard `index`, dtype UID."""
         return uids_of(self.embeddings.read(index, ["uid"])["uid"])
+
+    def field_named(self, name: str) -> Field:
+        """The field of the pool that the job calls `name`. Raises JobError if there is none."""
+        known = {field.name: field for field in self.fields}
+        if name not in known:
+            raise JobError(f"pool.fields must have {name}, but has {', '.join(known) or 'nothing'}; add it there")
+        return known[name]
 
     def vectors(self, index: int, url: str, name: str, tower: Tower, rows: np.ndarray) -> np.ndarray:
         """Unit vectors of encoder `name` for row numbers `rows` (m,): float16 (m, d); d is the pool's if m = 0."""

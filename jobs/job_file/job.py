@@ -30,10 +30,12 @@ from winnow.stages.encoders import Encoding
 from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.encoders.kinds import ENCODERS, chosen_by
 from winnow.stages.pools.formats import FORMATS, format_of
-from winnow.stages.pools.pool import Pool
+from winnow.stages.pools.pool import POOL_KEYS, Pool
+from winnow.stages.pools.reader import Reader
 
 _KEYS = ("name", "store", "pool", "embeddings", "encoding", "policy", "shards", "resources", "limits")
 _PATTERNS = ("::", "{", "}")  # webdataset splits and expands names at these
+_FIELD = re.compile(r"\w[\w-]*")  # it names columns of the manifest
 _NAME = re.compile(r"\w[\w.-]*")  # it names a file of the store
 
 
@@ -142,7 +144,7 @@ def _check(job: Job) -> None:
         raise JobError("a pool of images needs at least one encoder under embeddings")
     text = {name: _has_text(job, name) for name in names}
     for cut in job.policy:
-        cut.check(Given(text, images))
+        cut.check(Given(text, images, tuple(job.pool.fields)))
     if early := [cut.kind for cut in job.policy[:-1] if cut.draws_epochs]:
         raise JobError(
             f"{early[0]} must be the last cut of a policy, for a later one would take samples out of some epochs"
@@ -188,8 +190,23 @@ def _pool(values: Mapping[str, object]) -> Pool:
     kind = str(values.get("format") or format_of(patterns[0]))
     if kind not in FORMATS:
         raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, got {kind!r}{unknown_kind(kind, FORMATS)}")
-    options = {key: value for key, value in values.items() if key not in ("shards", "format")}
-    return Pool(tuple(map(storage.rooted_pattern, patterns)), options_of(FORMATS[kind], "pool", options))
+    options = {key: value for key, value in values.items() if key not in POOL_KEYS}
+    reader = options_of(FORMATS[kind], "pool", options)
+    fields = _fields(reader, mapping_of("pool.fields", given(values, "fields", {})))
+    return Pool(tuple(map(storage.rooted_pattern, patterns)), reader, fields)
+
+
+def _fields(reader: Reader, values: Mapping[str, object]) -> Mapping[str, str]:
+    for name, source in values.items():
+        if not isinstance(name, str) or not _FIELD.fullmatch(name):
+            raise JobError(f"pool.fields must be named by letters, digits, dash or underscore, got {name!r}")
+        if not isinstance(source, str):
+            raise JobError(f"pool.fields.{name} must be a column or json:KEY, got {source!r}")
+        try:
+            reader.field_name(source)
+        except JobError as error:
+            raise JobError(f"pool.fields.{name}: {error}") from error
+    return {name: str(source) for name, source in values.items()}
 
 
 def _encoder(name: str, values: Mapping[str, object]) -> Encoder:
@@ -228,6 +245,7 @@ def _resolved(job: Job) -> Mapping[str, object]:
             "shards": list(job.pool.shards),
             "format": job.pool.reader.kind,
             **plain_options(job.pool.reader),
+            **_said(job.pool),
         },
         "embeddings": {name: {**_kind(encoder), **plain_options(encoder)} for name, encoder in job.embeddings.items()},
         "encoding": plain_options(job.encoding),
@@ -246,6 +264,7 @@ def changed(job: Job) -> Mapping[str, object]:
         "pool": {
             **{name: cast(Any, job.resolved["pool"])[name] for name in ("shards", "format")},
             **changed_fields(job.pool.reader),
+            **_said(job.pool),
         },
         "embeddings": {name: {**_kind(encoder), **changed_fields(encoder)} for name, encoder in job.embeddings.items()},
         "encoding": changed_fields(job.encoding),
@@ -255,6 +274,10 @@ def changed(job: Job) -> Mapping[str, object]:
     }
     written = {} if job.shards is None else {"shards": plain_options(job.shards)}  # that there are any is the choice
     return {**{name: value for name, value in parts.items() if value}, **written}
+
+
+def _said(pool: Pool) -> dict[str, object]:
+    return {"fields": dict(pool.fields)} if pool.fields else {}
 
 
 def _kind(encoder: Encoder) -> dict[str, object]:

@@ -16,7 +16,8 @@ from winnow.pipeline.errors import PoolError, ShardError, StorageError
 from winnow.pipeline.stage import artifact_of, spread
 from winnow.pipeline.terminal import escaped
 from winnow.stages.policy import Path
-from winnow.stages.preview.look import Looking, Seen, check_readable, first_samples, none_readable
+from winnow.stages.pool_field import FIELD
+from winnow.stages.preview.look import Looking, Seen, check_readable, first_fields, first_samples, none_readable
 
 _SHOWN = 60  # characters of a caption
 
@@ -92,8 +93,22 @@ def look_at_inputs(job: Job, path: Path, shards: tuple[storage.Identity, ...], a
     vectors = cast(Mapping[str, Any], seen.first.get("vectors", {}) if seen is not None else {})
     widths = {column.rpartition(".")[0]: width for column, (width, _) in vectors.items()}
     files = {label: stage.look(widths) for label, stage in stages if isinstance(stage, Looking)}
+    files |= _fields(job, shards, labels)
     size = sum(shard.size for shard in shards)
     return Look(len(shards), size, seen, unread, models, {label: told for label, told in files.items() if told})
+
+
+def _fields(job: Job, shards: tuple[storage.Identity, ...], labels: set[str]) -> Mapping[str, str]:
+    """What the first samples have of each field that the run would read, by the label of its stage."""
+    sources = {f"{FIELD}.{name}": source for name, source in job.pool.fields.items()}
+    wanted = {label: source for label, source in sources.items() if label in labels}
+    if not wanted or not shards:
+        return {}
+    try:
+        told = first_fields(job.pool.reader, shards[0].url, list(wanted.values()))
+    except (ShardError, StorageError):  # `_pool` has told of it
+        return {}
+    return {label: told[source] for label, source in wanted.items()}
 
 
 def _pool(job: Job, shards: tuple[storage.Identity, ...]) -> tuple[Seen | None, str | None]:

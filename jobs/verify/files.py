@@ -10,6 +10,7 @@ from winnow.pipeline.stage import Run
 from winnow.stages.cuts.contract.findings import Findings, looked, violated
 from winnow.stages.cuts.contract.finished import Contents
 from winnow.stages.cuts.cut import Cut
+from winnow.stages.pool_field import FIELD
 from winnow.stages.pools.pool import as_one
 from winnow.stages.results.manifest import UIDS
 from winnow.stages.results.shards import SHARD_SIZES
@@ -17,6 +18,7 @@ from winnow.stages.results.shards import SHARD_SIZES
 _OF_A_STEP = {
     "pool": Contents(by_shard=False, data=("shards.parquet",)),
     "embeddings": Contents(beside=(PARTS,)),
+    FIELD: Contents(beside=(PARTS,)),
     "manifest": Contents(beside=(UIDS,)),
     "shards": Contents(by_shard=False, beside=(SHARD_SIZES,)),  # its tars have a check of their own
 }
@@ -57,8 +59,9 @@ def files(job: Finished, run: Run) -> Findings:
 
 def _wanted(label: str, artifact: Artifact, cuts: Mapping[str, Cut], shards: int) -> Iterator[str]:
     """The files of one step. cuts: by name, which is the first part of the step's label."""
-    cut = cuts.get(label.partition(".")[0])
-    known = _OF_A_STEP.get(label) if cut is None else cut.contents().get(artifact.stage)
+    step = label.partition(".")[0]
+    cut = cuts.get(step)
+    known = _OF_A_STEP.get(step) if cut is None else cut.contents().get(artifact.stage)
     files = known or Contents()
     yield artifact.meta(DONE)
     yield from (artifact.file(name) for name in files.data)

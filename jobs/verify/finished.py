@@ -19,6 +19,7 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError
 from winnow.stages.cuts.contract.findings import reading
 from winnow.stages.cuts.contract.finished import FinishedCut, Readable, RowSample
+from winnow.stages.pool_field import FIELD, Field
 from winnow.stages.survivors import Survivors
 
 _UNNAMED = ("pool", "embeddings", "distinct", "manifest", "shards")  # labels in a record that are not cuts
@@ -49,10 +50,15 @@ class Finished:
         return self.artifacts["manifest"]
 
     @property
+    def fields(self) -> tuple[Field, ...]:
+        """The fields of the pool that the job names."""
+        return tuple(Field(name, self.artifacts[f"{FIELD}.{name}"]) for name in self.job.pool.fields)
+
+    @property
     def cuts(self) -> tuple[FinishedCut, ...]:
         """The cuts of the policy, in order."""
         found: list[FinishedCut] = []
-        before = Survivors(self.embeddings, self.distinct, self.job.pool.reader)
+        before = Survivors(self.embeddings, self.distinct, self.job.pool.reader, fields=self.fields)
         names = [label for label in self.artifacts if "." not in label and label not in _UNNAMED]
         for name, options in zip(names, self.job.policy, strict=True):
             labels = [(*label.partition("."), made) for label, made in self.artifacts.items()]
@@ -65,7 +71,7 @@ class Finished:
     def survivors(self) -> Survivors:
         """The samples that remain after every cut."""
         last = self.cuts[-1].artifact if self.job.policy else self.distinct
-        return Survivors(self.embeddings, last, self.job.pool.reader)
+        return Survivors(self.embeddings, last, self.job.pool.reader, fields=self.fields)
 
     @property
     def readable(self) -> int:

@@ -160,7 +160,7 @@ def manifest(job: Finished, run: Run) -> Findings:
 
 
 def _manifest_of(job: Finished, item: ShardItem) -> Findings:
-    stage = Manifest(job.embeddings, job.distinct, tuple((cut.name, cut.artifact) for cut in job.cuts))
+    stage = Manifest(job.embeddings, job.distinct, tuple((cut.name, cut.artifact) for cut in job.cuts), job.fields)
     expected, came = manifest_rows(stage, item), job.manifest.read(item.index)
     found = looked(shards=1, rows=len(came), columns=len(came.column_names) if not item.index else 0)
     if came.schema != expected.schema.remove_metadata():

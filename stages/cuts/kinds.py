@@ -25,7 +25,14 @@ GROUP = "winnow.cuts"
 """The group of entry points in which other distributions offer cuts."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*")  # no number at the end: a second cut gets one
-_TAKEN = ("pool", "embeddings", "distinct", "manifest", "shards")  # steps of every job, whose names cuts must not have
+_TAKEN = (
+    "pool",
+    "embeddings",
+    "field",
+    "distinct",
+    "manifest",
+    "shards",
+)  # steps of every job, whose names cuts must not have
 
 OWN: Mapping[str, type[Cut]] = {
     cut.kind: cut

@@ -1,40 +1,66 @@
-"""Further fields of samples, beside picture and caption: columns of parquet shards, with one type for all shards."""
+"""Further fields of samples, beside picture and caption: what a pool says of them, and its columns for an export."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from winnow.pipeline.columns import column
+from winnow.pipeline.errors import JobError
 from winnow.stages.pools.columns import first_column, open_parquet
 from winnow.stages.pools.plain import is_text, json_value
 
-_BATCH_ROWS = 1024
+Values: TypeAlias = pa.ChunkedArray | Sequence[Any]
+"""One field of some samples, a value for each: a column as parquet stores it, or JSON values, None if absent."""
+
+_BATCH_ROWS = 1 << 16
 _LARGEST = 1 << 63  # the first integer that int64 does not hold
 
 
-def columns_at(url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """The named columns of some rows of a parquet file as JSON values, without columns that the file does not have.
+def columns_at(url: str, places: pa.Table, names: Sequence[str]) -> dict[str, Values]:
+    """The named columns of some rows of a parquet file, without columns that the file does not have.
 
-    places: rows of an embeddings file, with `position`.
+    places: rows of an embeddings file, with `position`, ascending. Memory: the values, and one batch of rows.
     """
     positions = column(places, "position")
     with open_parquet(url, names) as file:
-        there = [name for name in names if name in file.schema_arrow.names]
+        there = [name for name in dict.fromkeys(names) if name in file.schema_arrow.names]
+        found: dict[str, list[pa.Array]] = {name: [] for name in there}
         start = 0
-        for group in range(file.num_row_groups):
+        for group in range(file.num_row_groups if there else 0):
             end = start + file.metadata.row_group(group).num_rows
-            inside = positions[slice(*np.searchsorted(positions, (start, end)))]
-            if len(inside):
+            if len(positions[slice(*np.searchsorted(positions, (start, end)))]):
                 for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=there):
-                    part = inside[slice(*np.searchsorted(inside, (start, start + batch.num_rows)))] - start
-                    values = {name: first_column(batch, name).take(pa.array(part)) for name in there}
-                    for row in range(len(part)):
-                        yield {name: json_value(found[row]) for name, found in values.items()}
+                    part = positions[slice(*np.searchsorted(positions, (start, start + batch.num_rows)))] - start
+                    for name in there:
+                        found[name].append(first_column(batch, name).take(pa.array(part)))
                     start += batch.num_rows
             start = end
+        kinds = {name: file.schema_arrow.field(file.schema_arrow.get_all_field_indices(name)[0]).type for name in there}
+    return {name: pa.chunked_array(parts, parts[0].type if parts else kinds[name]) for name, parts in found.items()}
+
+
+def json_key(source: str) -> str:
+    """The key of a json member that a job names as json:KEY. Raises JobError for anything else."""
+    if source.startswith("json:") and source[5:]:
+        return source[5:]
+    raise JobError(f"pool.fields must name keys of the json member, as json:KEY, got {source!r}")
+
+
+def transposed(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Values]:
+    """The named fields of rows that come one after another, each as a list."""
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    for row in rows:
+        for name, values in found.items():
+            values.append(row.get(name))
+    return dict(found)
+
+
+def json_values(values: Values) -> Sequence[Any]:
+    """The values as json can hold them."""
+    return [json_value(value) for value in values] if isinstance(values, pa.ChunkedArray) else values
 
 
 def caption_column(url: str, table: pa.Table) -> str | None:

@@ -1,6 +1,6 @@
 """The stage `pool`: the list of a run's input shards in their fixed order, with the identity of each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -14,16 +14,21 @@ from winnow.pipeline.stage import Run, Summary, mark_of
 from winnow.pipeline.storage import Identity
 from winnow.stages.pools.reader import Reader
 
+POOL_KEYS = ("shards", "format", "fields")
+"""What a job gives under `pool` beside the options of the format."""
+
 
 @dataclass(frozen=True)
 class Pool:
     """All input shards of a run: where they are, and how they are read.
 
-    shards: globs, braces, URLs, folders, or .txt files of URLs. reader: the format and its options.
+    shards: globs, braces, URLs, folders, or .txt files of URLs. reader: the format and its options. fields: what the
+    pool says of each sample and the job uses, by the job's name for it: a column, or json:KEY in tars.
     """
 
     shards: tuple[str, ...]
     reader: Reader
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     def urls(self) -> list[str]:
         """The URL of each shard, in order; a folder means the shards in it. Raises PoolError as expand does."""

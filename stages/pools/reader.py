@@ -22,7 +22,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.uid import stated_uid
-from winnow.stages.pools.fields import caption_column, columns_at
+from winnow.stages.pools.fields import Values, caption_column, columns_at
 from winnow.stages.pools.precomputed.blocks import Blocks, array_blocks, unit_rows
 from winnow.stages.pools.precomputed.rows import (
     BY_VECTOR,
@@ -149,14 +149,18 @@ class Reader:
         for _, members in self.again(url, places):
             yield members[0][1]
 
-    def fields(self, url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        """Further fields of each sample: JSON values of those `names` that the pool has.
+    def field_name(self, source: str) -> str:
+        """How `fields` names what a job has under pool.fields. Raises JobError for what the format cannot have."""
+        if not source or source.startswith("json:"):
+            raise JobError(f"pool.fields must name columns of the pool, got {source!r}; only tars have json")
+        return source
+
+    def fields(self, url: str, places: pa.Table, names: Sequence[str]) -> Mapping[str, Values]:
+        """Further fields of the samples: those of `names` that the shard has, each with a value for every place.
 
         places: as `again`. Default: the columns of a parquet shard; no fields for other shards.
         """
-        if self.suffix == TABLE:
-            return columns_at(url, places, names)
-        return iter([{}] * len(places))
+        return columns_at(url, places, names) if self.suffix == TABLE else {}
 
     def originals(self, url: str, facts: Sequence[Mapping[str, Any]]) -> Iterator[Original]:
         """What a training shard must hold of each sample, read in another way than `append` does, if there is one.

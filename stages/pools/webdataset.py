@@ -13,6 +13,7 @@ from winnow.pipeline.errors import DataError, JobError, SampleError
 from winnow.pipeline.storage import local_view
 from winnow.pipeline.uid import content_hash, named_uid, stated_uid
 from winnow.stages.pools import options
+from winnow.stages.pools.fields import Values, json_key, transposed
 from winnow.stages.pools.reader import Original, Reader
 from winnow.stages.pools.sample import (
     BY_CONTENT,
@@ -111,9 +112,13 @@ class Webdataset(Reader):
             found = {} if isinstance(members, Exception) else {s.lower(): content for _, s, content in members}
             yield next((found[suffix] for suffix in self.image if suffix in found), None)
 
-    def fields(self, url: str, places: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        """See Reader.fields: the json member of each sample; {} if there is none, or if it is not an object."""
-        return ranges.described(self.image, url, places)
+    def field_name(self, source: str) -> str:
+        """See Reader.field_name: a key of the json."""
+        return json_key(source)
+
+    def fields(self, url: str, places: pa.Table, names: Sequence[str]) -> Mapping[str, Values]:
+        """See Reader.fields: keys of each sample's json; None without a json, or if it is not an object."""
+        return transposed(ranges.described(url, places), names)
 
     def originals(self, url: str, facts: Sequence[Mapping[str, Any]]) -> Iterator[Original]:
         """See Reader.originals: read with tarfile, as training does; with blocks if no member needs another name."""

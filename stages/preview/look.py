@@ -11,10 +11,13 @@ from itertools import islice, repeat
 from math import inf
 from typing import Protocol, runtime_checkable
 
+import pyarrow as pa
+
 from winnow.pipeline import storage
 from winnow.pipeline.errors import RejectsError, SampleError, ShardError, StorageError
 from winnow.pipeline.stage import Limits, nearly_whole, spread
 from winnow.stages.encoders.pixels.opening import open_image
+from winnow.stages.pools.field_types import exact, said
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import NOT_DOWNLOADED, Reject, Sample
 from winnow.stages.preview.early import ShardRejects, example, joined, refusal
@@ -48,6 +51,32 @@ def first_samples(reader: Reader, url: str) -> Seen:
             if reader.has_images:
                 return _counted(islice(reader.head_samples(head), _SAMPLES), head, head.whole)
             return _of_vectors(reader, head)
+
+
+def first_fields(reader: Reader, url: str, sources: Sequence[str]) -> Mapping[str, str]:
+    """What the first samples of a shard have of each field that a job names, in words.
+
+    Raises DataError for a field whose types mix, else as `first_samples`.
+    """
+    with storage.scratch_folder() as folder:
+        head = reader.head(url, _IMAGES if reader.has_images else _VECTORS, folder)
+        with head.telling():
+            if reader.has_images:
+                samples = [one for one in islice(reader.head_samples(head), _SAMPLES) if isinstance(one, Sample)]
+                columns = ("position", "key", "caption", "offset", "size", "extra_ranges")
+                places = pa.table({name: [getattr(sample, name) for sample in samples] for name in columns})
+            else:
+                places = reader.rows(head.url)[0]
+            names = {source: reader.field_name(source) for source in sources}
+            found = reader.fields(head.url, places, list(names.values())) if len(places) else {}
+    told = {}
+    for source, name in names.items():
+        values = exact(found.get(name, [None] * len(places)), f"{url}: {source}", "sample {}".format)
+        there, count = len(values) - values.null_count, len(values)
+        told[source] = f"{source}: {said(values.type)} in {there:,} of the first {count:,} samples"
+        if count and not there:
+            told[source] = f"none of the first {count:,} samples has {source}"
+    return told
 
 
 def check_readable(reader: Reader, urls: Sequence[str], limits: Limits, seen: Seen) -> None:

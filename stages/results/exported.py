@@ -11,7 +11,7 @@ from winnow.pipeline.artifact import Artifact, read_schema
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError, JobError
 from winnow.pipeline.stage import Run, ShardItem, Summary
-from winnow.stages.pools.fields import as_type, one_field_type, typed
+from winnow.stages.pools.fields import as_type, json_values, one_field_type, typed
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 
@@ -29,8 +29,8 @@ class Export:
     stay, with their reason. Columns of each file: uid (32 hex digits), key, caption, width and height (null if the
     pool does not have them), `columns`, and reason if dropped. Rows are in the order of the pool; a shard without such
     samples has a file without rows. A column has the same type in all files: bool, int64, float64 or string.
-    Cost: one read of the manifest's and embeddings' columns per shard. For json fields, also the listed samples, with
-    their pictures unless the shard is a local file; for columns of parquet, those columns.
+    Cost: one read of the manifest's and embeddings' columns per shard. For json fields, also the listed samples: of a
+    local tar their headers and json, of a remote one with their pictures. For columns of parquet, those columns.
     """
 
     embeddings: Artifact
@@ -126,8 +126,8 @@ def named_rows(stage: Export, item: ShardItem) -> pa.Table:
     found = {name: known[name] for name in (*_SIDES, *brought)}
     if asked and len(known):
         check_unchanged(stage.embeddings, item.index, item.url, stage.reader)
-        said = list(stage.reader.fields(item.url, known, asked))
-        found |= {name: typed([fields.get(name) for fields in said]) for name in asked}
+        said = stage.reader.fields(item.url, known, asked)
+        found |= {name: typed(json_values(said[name])) for name in asked if name in said}
     for name in (*_SIDES, *stage.columns):
         values_of = found.get(name, pa.nulls(len(known)))
         table = table.append_column(name, values_of.take(place))

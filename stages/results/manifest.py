@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
 import numpy as np
@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError
+from winnow.pipeline.fingerprint import IF_GIVEN
 from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.totals import Totals
 from winnow.pipeline.uid import bytes_of
+from winnow.stages.pool_field import FIELD, Field
 from winnow.stages.rejects import read_rejects
 from winnow.stages.results.subset import Subset, write_subsets
 
@@ -26,12 +28,13 @@ class Manifest:
     """Joins the embeddings, the rejects and every cut, row by row.
 
     distinct: artifact that rejects samples which repeat the uid of another. cuts: (name, artifact) in the order of the
-    policy; each artifact has `kept` and the cut's values for every row.
+    policy; each artifact has `kept` and the cut's values for every row. fields: of the pool, as the job names them.
     """
 
     embeddings: Artifact
     distinct: Artifact
     cuts: tuple[tuple[str, Artifact], ...]
+    fields: tuple[Field, ...] = field(default=(), metadata=IF_GIVEN)
     name: ClassVar[str] = "manifest"
     version: ClassVar[int] = 3
 
@@ -84,7 +87,7 @@ def manifest_rows(stage: Manifest, item: ShardItem) -> pa.Table:
 
     Columns: uid (32 hex digits, null for a reject), shard (url), key, caption (null if it was not read), kept,
     reason (null, a cut's name, or reject:<kind>), weight (float32, 1 for kept and 0 otherwise), then <cut>.<value> of
-    every cut.
+    every cut, and field.<name> of every field (null for a reject).
     """
     table = stage.embeddings.read(item.index, ["position", "key", "uid", "caption"])
     n = table.num_rows
@@ -102,6 +105,7 @@ def manifest_rows(stage: Manifest, item: ShardItem) -> pa.Table:
         for value in verdict.column_names:
             if value != "kept":
                 values[f"{name}.{value}"] = verdict[value]
+    values |= {f"{FIELD}.{field.name}": field.read(item.index) for field in stage.fields}
     names = pa.array([*(name for name, _ in stage.cuts), None], pa.string())
     readable = pa.table(
         {

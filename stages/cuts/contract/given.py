@@ -11,16 +11,23 @@ class Given:
     """What a job offers its cuts, known before anything runs.
 
     encoders: by name, whether the encoder has text vectors too. images: whether the pool has the bytes of images, and
-    not only vectors.
+    not only vectors. fields: names of the pool's fields.
     """
 
     encoders: Mapping[str, bool]
     images: bool
+    fields: tuple[str, ...] = ()
 
     def check_encoder(self, kind: str, by: str) -> None:
         """Raises JobError unless `by`, an option of a cut, names an encoder of the job."""
         if by not in self.encoders:
             raise JobError(f"{kind}.by must be an encoder of the job ({', '.join(self.encoders)}), got {by!r}")
+
+    def check_field(self, option: str, name: str) -> None:
+        """Raises JobError unless `name`, given by that option of a cut, is a field of the pool."""
+        if name not in self.fields:
+            known = f"pool.fields ({', '.join(self.fields)})" if self.fields else "pool.fields, of which there are none"
+            raise JobError(f"{option} must name one of {known}, got {name!r}; add {name}: json:KEY or a column there")
 
     def check_text(self, kind: str, by: str) -> None:
         """Raises JobError unless that encoder has text vectors too."""

@@ -21,8 +21,10 @@ from winnow.pipeline import storage
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import ShardError
 from winnow.stages.pools.sample import Reject, Sample
+from winnow.stages.pools.tars.tar_groups import key_and_suffix
+from winnow.stages.pools.tars.tar_members import whole_members
 from winnow.stages.preview.head import Head
-from winnow.stages.results.tar_shard import JudgedPair, TarShard, check_block, members_of, spans_of
+from winnow.stages.results.tar_shard import JudgedPair, TarShard, check_block, spans_of
 
 LOCAL_GAP_BYTES = 64 << 10
 """Gaps up to this size are read through in a local file: a guess, about a system's readahead (docs/loading.md)."""
@@ -92,16 +94,28 @@ def sample_blocks(
         yield key, [block for _, block in placed], JudgedPair(image, caption, plain)
 
 
-def described(image: tuple[str, ...], url: str, places: pa.Table) -> Iterator[dict[str, Any]]:
-    """The json member of each sample; {} if there is none or it is no object. Arguments and errors: sample_blocks."""
-    for _, blocks, judged in sample_blocks(image, url, places):
-        members = members_of(blocks, JudgedPair(judged.image, None, plain=True))
-        content = next((content for suffix, content in members if suffix.lower() == "json"), b"{}")
-        try:
-            fields = json.loads(content)
-        except (ValueError, RecursionError):
-            fields = {}
-        yield fields if isinstance(fields, dict) else {}
+def described(url: str, places: pa.Table) -> Iterator[dict[str, Any]]:
+    """The json member of each sample; {} if there is none or it is no object. Arguments and errors: sample_blocks.
+
+    Of a local shard only headers and json members are read, of a remote one the whole samples.
+    """
+    mapped = storage.local_path(url) is not None or _are_apart(places)
+    for key, placed in zip(places["key"].to_pylist(), (_apart if mapped else _together)(url, places), strict=True):
+        for start, block in placed:
+            check_block(block, start, key, url)
+        yield _json_of([block for _, block in placed])
+
+
+def _json_of(blocks: Sequence[memoryview]) -> dict[str, Any]:
+    for block in blocks:
+        for member in whole_members(block):
+            if key_and_suffix(member.name)[1] == "json":
+                try:
+                    fields = json.loads(bytes(block[member.data : member.data + member.size]))
+                except (ValueError, RecursionError):
+                    return {}
+                return fields if isinstance(fields, dict) else {}
+    return {}
 
 
 def cut_tar(url: str, samples: Iterable[Sample | Reject], folder: Path) -> Head:
@@ -123,7 +137,7 @@ def cut_tar(url: str, samples: Iterable[Sample | Reject], folder: Path) -> Head:
     return Head(str(target), url, ((str(target), url),), rows, end, rows * max(1.0, whole / end), whole)
 
 
-def _together(url: str, places: pa.Table, gap_bytes: int | None) -> Iterator[list[tuple[int, memoryview]]]:
+def _together(url: str, places: pa.Table, gap_bytes: int | None = None) -> Iterator[list[tuple[int, memoryview]]]:
     """For each sample the byte where it begins, and its one block. The shard is read in pieces."""
     spans = _spans(places)
     local = storage.local_path(url) is not None

@@ -113,6 +113,21 @@ def list_members(view: memoryview, url: str) -> tuple[list[Member], list[Damage]
         offset = following
 
 
+def whole_members(block: memoryview) -> Iterator[Member]:
+    """The regular members of bytes that begin and end with whole members, up to damage. Only headers are read."""
+    offset = 0
+    while offset < len(block):
+        try:
+            entry = _entry(block, offset)
+        except _Broken:
+            return
+        if entry is None:
+            return
+        member, offset = entry
+        if member is not None:
+            yield member
+
+
 def _no_tar(url: str, came: str, *, lasting: bool = False) -> ShardError:
     return ShardError(
         f"{url}: a webdataset shard must be an uncompressed tar, but {came}; "
