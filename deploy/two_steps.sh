@@ -1,11 +1,11 @@
 #!/bin/bash
-# Runs a job on a cluster that grows: images through the GPUs first, then everything else on cores alone.
+# Runs a job on an autoscaling cluster in two steps: first embeds on GPUs, then does everything else on CPU cores.
 #
 #   bash two_steps.sh JOB.yaml GPU_WORKERS CPU_WORKERS [--set PATH=VALUE ...]
 #
-# A stage takes as many workers as it is told, and a cluster grows to what its workers ask for. One number would not do:
-# 8 workers that embed are 8 GPUs, but 8 workers that compare vectors are 8 cores. The second run finds the vectors of the
-# first one done. Either may be killed anywhere; the same command resumes.
+# A stage uses the given number of workers, and the cluster grows until they fit. One number is not enough: 8 workers that
+# embed use 8 GPUs, but 8 workers that compare vectors use only 8 cores. The second run uses the vectors of the first one
+# again. Either run may be killed at any time; the same command resumes.
 set -euo pipefail
 
 if (($# < 3)); then
@@ -15,7 +15,7 @@ fi
 job=$1 embedding=$2 deciding=$3
 shift 3
 
-# a policy without cuts keeps all; its manifest is the price, a few seconds for a million samples
+# a policy without cuts keeps everything; its manifest costs a few seconds for a million samples
 winnow run "$job" --workers "$embedding" "$@" --set 'policy=[]' --set shards=null
-# k-means too: it would ask for a GPU, because the job has some
+# k-means uses CPU cores here too; by default it uses a GPU if the job has GPUs
 winnow run "$job" --workers "$deciding" "$@" --set resources.kmeans_gpus=0

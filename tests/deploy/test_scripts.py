@@ -84,7 +84,7 @@ def test_a_job_that_fails_fails_the_script(bench: Path) -> None:
     # Ray that does not start makes symmetric-run end with 0, and then nobody ran the job
     (bench / "bin/ray").write_text("#!/bin/bash\nexit 0\n")
     done = ran(bench, "slurm.sh", "job.yaml")
-    assert (done.returncode, "did not come to its end" in done.stderr) == (1, True)
+    assert (done.returncode, "the job must succeed, but it failed" in done.stderr) == (1, True)
 
 
 def test_no_node_starts_without_a_token(bench: Path) -> None:
