@@ -1,10 +1,10 @@
-"""The exchange (a shuffle): rows of many shards meet, are decided on together, and the answers go back to the shards.
+"""The exchange (a shuffle): brings rows of many shards together, decides on them, and sends the answers to the shards.
 
-It is three passes of an executor's `map`, whose rows travel through files, so it is one code for both executors.
-Retries, deadlines and lost nodes are those of `map`; a run that goes on begins with the files that are there.
+It is three passes of an executor's `map`. Rows travel through files, so both executors use the same code. `map` handles
+retries, deadlines and lost nodes. A run that resumes uses the files that exist.
 
     work.py      the contract: what an exchange does at each step
-    shuffle.py   the driver: three passes, cut by bytes, and what an earlier run left
+    shuffle.py   the driver: three passes, split by bytes, and the files of an earlier run
     steps.py     the worker: scatter, decide and settle for some items or parts
     pieces.py    the files: rows by receiver, with an index
 """

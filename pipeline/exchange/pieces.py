@@ -1,11 +1,11 @@
-"""The files of an exchange: rows of some items or parts, sorted by who receives them, with an index at the end.
+"""The files of an exchange, called pieces: rows from some items or parts, sorted by receiver, with an index at the end.
 
     <step>-<first>-<stop>.rows      what items (or parts) first … stop - 1 sent
 
     | rows for receiver 0 | rows for receiver 1 | … | offsets: uint64, receivers + 1 |
 
-Rows are Arrow IPC streams, one after another. A reader asks for the two offsets that it needs, then for the bytes
-between them, so the rows of adjacent receivers are one request. Names say which senders are done: nothing else does.
+Rows are Arrow IPC streams, one after another. A reader first reads the two offsets that it needs, then the bytes
+between them, so the rows of adjacent receivers take one request. Only the file names say which senders are done.
 """
 
 import re
@@ -25,13 +25,13 @@ FORMAT = 1
 
 _NAME = re.compile(r"(?P<step>[a-z]+)-(?P<first>\d+)-(?P<stop>\d+)\.\w+")
 _OFFSET = np.dtype("<u8")
-_AT_ONCE = 16  # requests of one worker: a store answers each in some 20 ms, however small it is
-_WHOLE_BYTES = 4 << 20  # where all pieces have no more, each is read by one request, not by two
+_AT_ONCE = 16  # concurrent requests of a worker, because a store takes some 20 ms even for a small one
+_WHOLE_BYTES = 4 << 20  # pieces of at most this size in all are read whole, by one request each and not two
 
 
 @dataclass(frozen=True, order=True)
 class Piece:
-    """One file. It has what the senders first … stop - 1 sent, however many receivers that was for."""
+    """One file, with everything that the senders first … stop - 1 sent, to any number of receivers."""
 
     first: int
     stop: int
@@ -40,7 +40,7 @@ class Piece:
 
 
 def pieces_in(folder: str) -> dict[str, list[Piece]]:
-    """The pieces of each step that lie in a folder, by one list request."""
+    """The pieces in a folder, by step. Cost: one list request."""
     found: dict[str, list[Piece]] = {}
     for file in storage.listing(folder):
         if (name := _NAME.fullmatch(storage.name_of(file.url))) is not None:
@@ -50,19 +50,19 @@ def pieces_in(folder: str) -> dict[str, list[Piece]]:
 
 
 def piece_url(folder: str, step: str, first: int, stop: int, suffix: str = "rows") -> str:
-    """Where the piece of these senders lies."""
+    """The URL of the piece of these senders."""
     return storage.join(folder, f"{step}-{first:07d}-{stop:07d}.{suffix}")
 
 
 def tiling(pieces: Sequence[Piece], count: int) -> list[Piece] | None:
-    """Pieces that have each of `count` senders once, in order; None where some sender is missing.
+    """Pieces that have each of `count` senders exactly once, in order; None if a sender is missing.
 
-    Two runs at once may have cut their pieces at different places: any set that fits together has the same rows.
+    Two runs at the same time may split the senders differently. Any set of pieces that fits together has the same rows.
     """
     by_first: dict[int, list[Piece]] = {}
     for piece in pieces:
         by_first.setdefault(piece.first, []).append(piece)
-    follows: dict[int, Piece] = {}  # by a sender from which pieces lead to the end: the next piece
+    follows: dict[int, Piece] = {}  # by sender: the next piece of a chain that reaches the last sender
     for first in sorted(by_first, reverse=True):
         if good := [piece for piece in by_first[first] if piece.stop == count or piece.stop in follows]:
             follows[first] = max(good)
@@ -76,7 +76,7 @@ def tiling(pieces: Sequence[Piece], count: int) -> list[Piece] | None:
 
 
 def gaps(pieces: Sequence[Piece], count: int) -> list[tuple[int, int]]:
-    """The senders that no piece has, as ranges; a piece that begins inside another one counts for nothing."""
+    """The senders that no piece has, as ranges. A piece that begins inside another piece is ignored."""
     stops = stops_of(pieces)
     found, at = [], 0
     for first in [*sorted(stops), count]:
@@ -88,12 +88,12 @@ def gaps(pieces: Sequence[Piece], count: int) -> list[tuple[int, int]]:
 
 
 def stops_of(pieces: Sequence[Piece]) -> dict[int, int]:
-    """By the first sender of a piece, where the longest such piece stops."""
+    """For each first sender, the stop of the longest piece that begins with it."""
     return {piece.first: piece.stop for piece in sorted(pieces)}
 
 
 class Outbox:
-    """Rows on their way to some receivers, in memory until they are committed as one piece.
+    """Collects rows for some receivers in memory, and commits them as one piece.
 
     held: bytes of the rows.
     """
@@ -103,13 +103,13 @@ class Outbox:
         self.held = 0
 
     def add(self, receiver: int, table: pa.Table) -> None:
-        """Rows that come after those that the receiver got before."""
+        """Append rows for a receiver."""
         if len(table):
             self._tables[receiver].append(table)
             self.held += table.nbytes
 
     def commit(self, url: str) -> None:
-        """Write the piece; the rows are let go."""
+        """Write the piece, and release the rows."""
         offsets = np.zeros(len(self._tables) + 1, _OFFSET)
         with storage.committing(url) as file:
             for receiver, tables in enumerate(self._tables):
@@ -124,16 +124,16 @@ class Outbox:
 
 @dataclass(frozen=True)
 class Inbox:
-    """The pieces of one step as those read them who receive their rows.
+    """The pieces of one step, for reading by receiver.
 
-    pieces: in order, each sender once. receivers: how many there are in all.
+    pieces: in order, each sender once. receivers: their number.
     """
 
     pieces: tuple[Piece, ...]
     receivers: int
 
     def read(self, first: int, stop: int) -> "Mail":
-        """What lies there for the receivers first … stop - 1: the index, and of small pieces their rows."""
+        """Read the index for the receivers first … stop - 1 and, of small pieces, the rows too."""
         if sum(piece.size for piece in self.pieces) <= _WHOLE_BYTES:
             contents = _at_once([(piece.url, 0, piece.size) for piece in self.pieces])
             indexes = [content[-_OFFSET.itemsize * (self.receivers + 1) :] for content in contents]
@@ -147,7 +147,7 @@ class Inbox:
         return Mail(self.pieces, first, self._checked(offsets, stop - first), None)
 
     def _checked(self, offsets: Sequence[np.ndarray], count: int) -> np.ndarray:
-        """int64 (pieces, count + 1). Raises TornError for an index that cannot be one."""
+        """int64 (pieces, count + 1). Raises TornError for an invalid index."""
         table = np.zeros((len(self.pieces), count + 1), np.int64)
         for piece, row, found in zip(self.pieces, table, offsets, strict=True):
             rows_end = piece.size - _OFFSET.itemsize * (self.receivers + 1)
@@ -159,10 +159,10 @@ class Inbox:
 
 @dataclass(frozen=True)
 class Mail:
-    """What lies in all pieces for some adjacent receivers.
+    """The rows of all pieces for some adjacent receivers.
 
-    offsets: int64 (pieces, receivers + 1), where the rows of each receiver begin and end. contents: of each piece,
-    where all of it was read.
+    offsets: int64 (pieces, receivers + 1), the bytes where the rows of each receiver begin and end. contents: the bytes
+    of each piece, if whole pieces were read.
     """
 
     pieces: tuple[Piece, ...]
@@ -171,7 +171,7 @@ class Mail:
     contents: tuple[bytes, ...] | None
 
     def batches(self, most: int) -> list[tuple[int, int]]:
-        """Ranges of receivers whose rows have at most so many bytes together, or those of one that has more."""
+        """Ranges of receivers whose rows have at most that many bytes; a receiver with more has its own range."""
         sizes = np.diff(self.offsets, axis=1).sum(axis=0) if self.pieces else np.zeros(self.offsets.shape[1] - 1)
         stops, held = [0], 0
         for receiver, size in enumerate(sizes.tolist()):
@@ -182,7 +182,7 @@ class Mail:
         return [(self.first + a, self.first + b) for a, b in pairwise([*stops, len(sizes)])]
 
     def tables(self, first: int, stop: int) -> Iterator[tuple[int, list[pa.Table]]]:
-        """(receiver, its tables in order of sender) of the receivers first … stop - 1; held all at once."""
+        """(receiver, its tables in order of sender) for the receivers first … stop - 1. All are in memory at once."""
         a, b = first - self.first, stop - self.first
         starts, stops = self.offsets[:, a], self.offsets[:, b]
         some = np.flatnonzero(stops > starts)
@@ -212,7 +212,7 @@ def _at_once(asked: Sequence[tuple[str, int, int]]) -> list[bytes]:
 
 
 def _streams(rows: memoryview) -> list[pa.Table]:
-    """The tables of streams that lie end to end; they share its memory."""
+    """The tables in consecutive IPC streams; they share the memory of the buffer."""
     source, tables = pa.BufferReader(pa.py_buffer(rows)), []
     while source.tell() < len(rows):
         with pa.ipc.open_stream(source) as stream:

@@ -1,9 +1,9 @@
-"""Runs an exchange as three passes of `map`, and goes on from the pieces that an earlier run left.
+"""Runs an exchange as three passes of `map`, and resumes from the pieces of an earlier run.
 
     items ──scatter──▶ sent-*.rows ──decide──▶ decided-*.rows ──settle──▶ files of the items, settled-*.json
 
-Rows go through files, so a worker, a node or the driver that is lost costs what was under way. What a worker holds is
-bounded by bytes: HELD_BYTES of rows, beside what the work itself takes for one item or one part.
+Rows go through files, so a lost worker, node or driver costs only the pieces in progress. The memory of a worker is
+bounded by bytes: HELD_BYTES of rows, and what the work itself needs for one item or one part.
 """
 
 import uuid
@@ -32,18 +32,18 @@ holds two parts of `duplicates`, 256 MiB of vectors each with their keys. Half o
 D bytes are D / HELD pieces, and each is read in D / HELD ranges.
 """
 
-_SPAN = 256  # items at most that a worker takes as one: it loses no more of them, and they are one step of progress
-_SPANS = 4  # for each worker, so that all of them end together
-_BINS = 4096  # of items in the index of a piece: 32 kB, and as many workers may settle
-_LEAST_BYTES = 1 << 20  # of a span of parts: below, each would be some requests for next to nothing
-_TRIES = 6  # of both steps: another run that is ahead may remove what this one is about to read
+_SPAN = 256  # most items in a span; a worker that dies loses at most one span, and progress counts spans
+_SPANS = 4  # spans per worker, so that all workers end at about the same time
+_BINS = 4096  # bins of items in the index of a piece: 32 kB; also the most workers that can settle at once
+_LEAST_BYTES = 1 << 20  # least size of a span of parts; a smaller one would need several requests for few rows
+_TRIES = 6  # tries of both steps, because another run of the job may remove the pieces that this one is about to read
 
 
 @contextmanager
 def folder_apart(executor: Executor, scratch: str, store: str) -> Iterator[str]:
-    """A folder of this moment alone, which all workers see: of this machine, where they are its threads.
+    """A new temporary folder that all workers see; on this machine if they are threads of it.
 
-    Those that killed runs left in the same place are removed first.
+    First removes the folders that killed runs left in the same place.
     """
     if isinstance(executor, LocalExecutor) and not scratch:
         with storage.scratch_folder() as temporary:
@@ -65,8 +65,8 @@ def _as_it_is(result: Result) -> Result:
 class Shuffle(Generic[Item, Result]):
     """One exchange over some items.
 
-    folder: URL where the pieces lie, of this very work alone: what is there under their names is believed. recorded:
-    whether results, which must be plain JSON then, are left there for a run that goes on. held: see HELD_BYTES.
+    folder: URL for the pieces of this work only, because existing pieces are trusted. recorded: whether results are
+    stored there for a run that resumes; they must then be plain JSON. held: see HELD_BYTES.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Shuffle(Generic[Item, Result]):
         self._look()
 
     def results(self, watch: Watch) -> Iterator[tuple[int, Result]]:
-        """(index, result) of every item once: of an earlier run, then the others as they come, told to the watchers."""
+        """(index, result) of every item once: first those of an earlier run, then the others; watchers see each."""
         settled = set[int]()
         for index, result in self.earlier():
             settled.add(index)
@@ -105,17 +105,19 @@ class Shuffle(Generic[Item, Result]):
                     yield index, cast(Result, result)
 
     def prepare(self) -> None:
-        """Scatter and decide, as far as no earlier run did. Raises FailedShards where items or parts still fail."""
+        """Scatter and decide what no earlier run has done. Raises FailedShards if items or parts fail for good."""
         tries = 0
         while self._all(DECIDED) is None and not self._settled():
             if (tries := tries + 1) > _TRIES:
-                raise AccountingError(f"{self._label}: every part must be decided; delete {self._folder}, run again")
+                raise AccountingError(
+                    f"{self._label}: every part must be decided, but one is not; delete {self._folder} and run again"
+                )
             sent = self._all(SENT)
             try:
                 self._scatter() if sent is None else self._decide(sent)
             except FailedShards:
                 self._look()
-                # another run of the same job that is ahead removes what this one was about to read
+                # another run of the same job is ahead, and has removed what this one was about to read
                 if self._all(DECIDED) is None and (sent is None or self._all(SENT) is not None):
                     raise
             else:
@@ -123,7 +125,7 @@ class Shuffle(Generic[Item, Result]):
         self._remove(SENT)
 
     def settle(self, settled: Collection[int] = ()) -> Iterator[tuple[int, Measured[Result]]]:
-        """(index, result) of all items as they come, but of those that are `settled`; then rows are removed.
+        """(index, result) of all items except the `settled` ones, in any order; then removes the rows.
 
         Call `prepare` before.
         """
@@ -151,11 +153,11 @@ class Shuffle(Generic[Item, Result]):
         self._pieces = pieces_in(self._folder)
 
     def _all(self, step: str) -> list[Piece] | None:
-        """The pieces of a step, None while some are missing."""
+        """The pieces of a step; None if some are missing."""
         return tiling(self._pieces.get(step, []), self._work.parts if step == DECIDED else len(self._items))
 
     def _settled(self) -> bool:
-        """Whether the results of all items are there."""
+        """Whether the results of all items exist."""
         return self._recorded and tiling(self._pieces.get(SETTLED, []), len(self._items)) is not None
 
     def _remove(self, step: str) -> None:
@@ -181,7 +183,7 @@ class Shuffle(Generic[Item, Result]):
     def _run(
         self, task: Callable[[Span[Any]], None], spans: Sequence[Span[Any]], step: str, count: int, of: str
     ) -> None:
-        """One pass of a step before the last, with a progress of its own."""
+        """Run the pass of one step, `scatter` or `decide`, with its own progress line."""
         label = f"{self._label} ({step})"
         with StageProgress(label, count, count - sum(len(span.items) for span in spans), of=of) as progress:
             for at, _ in self._executor.map(Stateless(task), spans, label, self._needs):
@@ -189,7 +191,7 @@ class Shuffle(Generic[Item, Result]):
                     progress.advance()
 
     def _size(self) -> int:
-        """Items of a span: see _SPAN and _SPANS."""
+        """Number of items in a span: see _SPAN and _SPANS."""
         return max(1, min(_SPAN, -(-len(self._items) // (_SPANS * self._executor.workers))))
 
     def _spans(self, items: Sequence[Any], first: int, stop: int, size: int) -> Iterator[Span[Any]]:
@@ -197,7 +199,7 @@ class Shuffle(Generic[Item, Result]):
             yield Span(at, tuple(items[at : min(at + size, stop)]))
 
     def _unsettled(self, left: Collection[int]) -> list[Span[Item]]:
-        """Spans of whole bins with all that is left."""
+        """Spans of whole bins with all items that are not settled."""
         bins = np.unique(self._settling.bin_of(np.array(sorted(left), np.int64)))
         starts = self._settling.starts
         size = max(1, self._size() * self._settling.bins // max(1, len(self._items)))

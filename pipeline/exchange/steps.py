@@ -1,6 +1,6 @@
-"""The three steps of an exchange, as a worker does them on some items or parts: scatter, decide, settle.
+"""The three steps of an exchange in a worker, each for a span of items or parts: scatter, decide, settle.
 
-Each leaves pieces (pieces.py), and begins where an earlier try, which may have been killed, left off.
+Each writes pieces (pieces.py), and continues where an earlier try stopped, even one that was killed.
 """
 
 import json
@@ -25,12 +25,12 @@ from winnow.pipeline.storage.s3_object import one_version
 SENT, DECIDED, SETTLED = "sent", "decided", "settled"
 """What the pieces of each step are called."""
 
-_ITEM = "__item"  # the column that says whose the rows of a decision are
+_ITEM = "__item"  # column with the item that each row of a decision belongs to
 
 
 @dataclass(frozen=True)
 class Span(Generic[Item]):
-    """Some items or parts that lie side by side, as one item of work. first: the number of the first of `items`."""
+    """Consecutive items or parts, as one unit of work. first: the number of the first one in `items`."""
 
     first: int
     items: tuple[Item, ...]
@@ -42,35 +42,35 @@ class Span(Generic[Item]):
 
     @property
     def url(self) -> str:
-        """What an error calls it."""
+        """Its name in errors."""
         first, last = item_name(self.items[0]), item_name(self.items[-1])
         return first if len(self.items) == 1 else f"{first} to {last}"
 
     def named(self) -> Iterator[tuple[int, Item]]:
-        """(number, item) of each."""
+        """(number, item) of each item."""
         return enumerate(self.items, self.first)
 
 
 class _Failures:
-    """The items of one span that failed: the others go on, and then all of these are told."""
+    """Collects the failed items of a span while the others go on, to raise them together at the end."""
 
     def __init__(self) -> None:
         self._errors: list[tuple[str, Exception]] = []
 
     def add(self, item: object, error: Exception) -> None:
-        """Note an item that failed. Raises the error where no other item can do better."""
+        """Add a failed item. Raises its error at once if every other item would fail too."""
         failure(item_name(item), error)
         self._errors.append((item_name(item), error))
 
     def close(self) -> None:
-        """Raises SpanError where some failed."""
+        """Raises SpanError if items failed."""
         if self._errors:
             raise SpanError(self._errors) from self._errors[0][1]
 
 
 @dataclass(frozen=True)
 class Settling:
-    """How items receive what is decided on them: in so many bins of neighbours, for the index of a piece has each bin.
+    """How items receive decisions: by bins of consecutive items, because the index of a piece has an entry per bin.
 
     starts: int64 (bins + 1,), the first item of each.
     """
@@ -79,13 +79,13 @@ class Settling:
 
     @classmethod
     def of(cls, items: int, most: int) -> "Settling":
-        """Bins of as many items each, as nearly as possible."""
+        """Bins of nearly equal numbers of items."""
         bins = max(1, min(items, most))
         return cls(np.arange(bins + 1) * items // bins)
 
     @property
     def bins(self) -> int:
-        """How many."""
+        """Number of bins."""
         return len(self.starts) - 1
 
     def bin_of(self, items: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ class Scatter(Generic[Item]):
     held: int
 
     def __call__(self, span: Span[Item]) -> None:
-        # one item that is tried again has left no piece; the list of a thousand pieces is worth more than an item
+        # a single item that is tried again wrote no piece, so listing a thousand pieces would cost more than the item
         there = _stops(self.folder, SENT) if len(span.items) > 1 else {}
         failures = _Failures()
         box, begun, at = Outbox(self.work.parts), span.first, span.first
@@ -133,7 +133,7 @@ class Scatter(Generic[Item]):
         for part in tables:
             if not 0 <= part < self.work.parts:
                 raise ValueError(
-                    f"{self.label}: rows go to a part in [0, {self.work.parts}), got part {part}; fix `scatter`"
+                    f"{self.label}: `scatter` must send rows to parts in [0, {self.work.parts}), got part {part}"
                 )
         for part, table in tables.items():
             box.add(part, table)
@@ -145,7 +145,7 @@ class Scatter(Generic[Item]):
 
 @dataclass(frozen=True)
 class Decide:
-    """Decides on some parts, of which as many are read together as have `held` bytes; a piece for each such batch."""
+    """Decides on some parts, in batches of `held` bytes; writes one piece for each batch."""
 
     work: Exchange[Any, Any]
     label: str
@@ -167,7 +167,7 @@ class Decide:
         failures.close()
 
     def _decide(self, mail: Mail, span: Span[str], first: int, stop: int, failures: _Failures) -> None:
-        """One batch, in a frame of its own: tables that are left in a variable would keep all of its bytes."""
+        """Decide on one batch; a function of its own, so that no variable keeps the batch's tables afterwards."""
         box, begun = Outbox(self.settling.bins), first
         for part, tables in mail.tables(first, stop):
             try:
@@ -193,20 +193,20 @@ class Decide:
         if len(items) and not (items[0] >= 0 and items[-1] < last):
             stray = items[0] if items[0] < 0 else items[-1]
             raise ValueError(
-                f"{self.label}: part {part} decides on items in [0, {last}), got item {stray}; fix `decide`"
+                f"{self.label}: `decide` must answer for items in [0, {last}), but part {part} gave item {stray}"
             )
         for number, at in split_rows(self.settling.bin_of(items)):
             tables = [decided[item] for item in items[at].tolist()]
             of = pa.array(np.repeat(items[at], [len(table) for table in tables]).astype(np.int32))
-            # one table a bin, not one an item: a part may decide on a hundred thousand items
+            # one table per bin, not per item, because a part may decide on a hundred thousand items
             box.add(number, pa.concat_tables(tables).combine_chunks().append_column(_ITEM, of))
 
 
 @dataclass(frozen=True)
 class Settle(Generic[Item, Result]):
-    """Settles some items, and commits their results beside the pieces, for a run that goes on after this one.
+    """Settles some items. Writes their results next to the pieces, for a run that resumes.
 
-    recorded: whether to, which takes results that are plain JSON.
+    recorded: whether to write the results; they must then be plain JSON.
     """
 
     work: Exchange[Item, Result]
@@ -234,7 +234,7 @@ class Settle(Generic[Item, Result]):
     def _settle(
         self, mail: Mail, span: Span[Item], first: int, stop: int, failures: _Failures
     ) -> list[tuple[int, Measured[Result]]]:
-        """One batch of bins, in a frame of its own as in Decide."""
+        """Settle one batch of bins; a function of its own for the reason in Decide."""
         results: list[tuple[int, Measured[Result]]] = []
         for number, tables in mail.tables(first, stop):
             of = _by_item(tables)
@@ -248,11 +248,11 @@ class Settle(Generic[Item, Result]):
 
 
 def _by_item(tables: Sequence[pa.Table]) -> dict[int, list[pa.Table]]:
-    """The rows of each item, in the order in which they came: by part."""
+    """The rows of each item, ordered by part."""
     found: dict[int, list[pa.Table]] = {}
     for table in tables:
         items, rows = np.asarray(table[_ITEM]), table.drop_columns([_ITEM])
-        if (items[1:] < items[:-1]).any():  # rows of several parts, each with its items in order
+        if (items[1:] < items[:-1]).any():  # rows of several parts; within a part, items are in order
             order = np.argsort(items, kind="stable")
             items, rows = items[order], rows.take(pa.array(order))
         starts = np.flatnonzero(np.diff(items, prepend=-1)).tolist()
@@ -266,7 +266,7 @@ def _stops(folder: str, step: str) -> dict[int, int]:
 
 
 def _plain(value: Any) -> object:
-    """A number of numpy as JSON has it."""
+    """A numpy number as a Python number, for JSON."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"the result of an item must be plain JSON, got {type(value)}")

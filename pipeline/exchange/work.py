@@ -1,6 +1,6 @@
-"""The contract of an exchange (a shuffle): scatter rows of every item by part, decide on each part, settle every item.
+"""The contract of an exchange (a shuffle): scatter rows of every item by part, decide on each part, settle each item.
 
-For work that must see rows of many items together: samples of one uid, the vectors of one cell, one batch.
+It is for work that needs rows of many items at once: samples with one uid, the vectors of a cell, a batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Exchange(Protocol[I_contra, R_co]):
-    """What an exchange does at each step; picklable. Every method must give the same when it is called again.
+    """The work of an exchange at each step; picklable. Every method must give the same result when it is called again.
 
-    A worker holds all rows of a part, and what `decide` makes of them: choose `parts` so that this fits in memory.
+    A worker holds all rows of a part, and the output of `decide` for them. Choose `parts` so that this fits in memory.
     """
 
     @property
@@ -24,19 +24,19 @@ class Exchange(Protocol[I_contra, R_co]):
         ...
 
     def scatter(self, item: I_contra) -> Mapping[int, pa.Table]:
-        """Rows of one item for each part in [0, parts); a part without rows may be absent."""
+        """The rows of one item, by part in [0, parts). Parts without rows may be left out."""
         ...
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
-        """From all rows of a part: rows for each item, by its index, that has any.
+        """The answer to all rows of a part: rows by index of the item. Items without rows are left out.
 
         tables: rows in order of item, one table for the rows of one or more items; at least one.
         """
         ...
 
     def settle(self, item: I_contra, tables: Sequence[pa.Table]) -> R_co:
-        """Commit one item's file from what the parts decided on it; a small result.
+        """Commit one item's file from the decisions of all parts about it, and return a small result.
 
-        tables: rows in order of part, one table for the rows of one or more parts; none where no part had any.
+        tables: rows in order of part, one table for the rows of one or more parts; no table if no part had rows.
         """
         ...

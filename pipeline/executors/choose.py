@@ -15,15 +15,15 @@ from winnow.pipeline.executors.watching import Watcher
 def open_executor(kind: str, workers: int | None, address: str | None, connect_s: float = CONNECT_S) -> Executor:
     """The executor called `local` or `ray`; workers None means one per core.
 
-    address: of a running Ray cluster; `auto` for that of RAY_ADDRESS or, without, the one this machine belongs to. None
-    starts a local one with the first work, which listens on loopback only, whatever else runs on this machine; in a job
-    that was submitted to Ray it is that job's cluster. Raises JobError where nothing answers at an address, within
-    about 20 seconds, whether or not there is work; and, with the first work, where what answers takes no driver in
-    within connect_s.
+    address: of a running Ray cluster; `auto` for that of RAY_ADDRESS or, without it, the one this machine belongs to.
+    None starts a local cluster when work begins, which listens on loopback only, whatever else runs on this machine; in
+    a job that was submitted to Ray it is that job's cluster. Raises JobError within about 20 seconds if nothing answers
+    at an address, even if there is no work. Raises JobError when work begins if the cluster accepts no driver within
+    connect_s.
     """
     if kind == "local":
         if address:
-            raise JobError("--address names a Ray cluster, so it goes with --executor ray, not local")
+            raise JobError("--address must come with --executor ray, got local; leave one of the two out")
         return LocalExecutor(workers)
     if kind == "ray":
         found = cluster_at(address)
@@ -33,13 +33,13 @@ def open_executor(kind: str, workers: int | None, address: str | None, connect_s
 
 
 class _Lazy(Forwarding):
-    """Opens an executor with its first work: a run that finds everything done imports no Ray and joins no cluster."""
+    """Opens an executor when work begins, so that a run with nothing to do neither imports Ray nor joins a cluster."""
 
     def __init__(self, opening: Callable[[], Executor]) -> None:
         self._opening = opening
 
     @cached_property
-    def _inner(self) -> Executor:  # type: ignore[override]  # made when it is first asked for
+    def _inner(self) -> Executor:  # type: ignore[override]  # created on first access
         return self._opening()
 
     def map(
@@ -60,25 +60,25 @@ class _Lazy(Forwarding):
 
 
 def _ray(workers: int | None, address: str | None, connect_s: float) -> Executor:
-    if address and not is_submitted():  # the cluster that runs this very process has taken it in
+    if address and not is_submitted():  # a submitted job already belongs to its cluster
         check_connects(address, connect_s)
-    # importing ray costs a second, which the local executor and its tests need not pay
+    # importing ray takes a second, which the local executor saves
     from winnow.pipeline.executors.on_ray import RayExecutor
 
     return RayExecutor(workers, address)
 
 
 def open_metrics(kind: str, job: str) -> tuple[Watcher, ...]:
-    """Who counts what an executor of this kind does, for Prometheus; nobody without Ray."""
+    """Watchers that export the counts of this kind of executor to Prometheus; none without Ray."""
     return (RayMetrics(job),) if kind == "ray" else ()
 
 
 def _prepare_ray(address: str | None) -> None:
-    """Check the address; set what Ray reads from the environment when it is imported, and only then."""
-    # of calls that nobody waits for any more, where another one has ended the run and told why
+    """Check the address, and set the environment variables that Ray reads only while it is imported."""
+    # the errors of calls that nobody waits for, after another error has ended the run
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if address:
         check_answers(address)
     else:
-        # made for laptops whose firewall asks: the node is 127.0.0.1, and all of its ports are bound to that
+        # Ray has it for laptops whose firewall asks: the node is 127.0.0.1, and all of its ports listen only there
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

@@ -1,8 +1,8 @@
 """The contract of executors: every shard is done exactly once, retried after a failure, and accounted for.
 
-An item is a shard, or a group of them. Work on an item is a picklable function of it, mostly a frozen dataclass with
-`__call__`: it commits its own file and returns only something small. What a worker needs once for all of its items (a
-model, centroids) is opened by a task, which then gives the function.
+An item is a shard, or a group of shards. The work on an item is a picklable function, usually a frozen dataclass with
+`__call__`. It commits its own file and returns only a small result. A task opens what a worker needs once for all of
+its items (a model, centroids), and returns the function.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True)
 class Needs:
-    """What one worker takes: CPU cores, GPUs (fractions share one), GB of memory; how often a failing item is retried.
+    """The resources of one worker (CPU cores, GPUs or fractions of one, memory), and how failures are handled.
 
-    memory_gb: 10⁹ bytes that a worker declares to Ray, which then starts no more on a node than its memory holds; 0
-        declares none. Nothing limits a worker to it.
-    spare: how many failing items the job can do without; a pass whose first items all fail ends only with more.
-    deadline_factor, deadline_floor_s: how long an item may take, by how long others took (pipeline/executors/
-        deadlines.py).
-    prefetch: a worker has two items under way, in threads that share what the task opened, which must bear that; the
-        task takes turns (pipeline/executors/turns.py) where two must not be at it at once.
+    memory_gb: 10⁹ bytes that a worker declares to Ray, so that Ray starts only as many on a node as its memory holds;
+        0 declares none. It is not a limit for the worker.
+    retries: how often a failing item is tried again.
+    spare: how many failing items the job tolerates; a pass whose first items all fail goes on up to this number.
+    deadline_factor, deadline_floor_s: how long an item may take, compared with others: deadlines.py.
+    prefetch: a worker works on two items at once, in threads that share what the task opened. The task must be
+        thread-safe, and takes turns (turns.py) where only one item may be at work.
     """
 
     cpus: float = 1.0
@@ -41,19 +41,19 @@ class Needs:
 
 @runtime_checkable
 class Task(Protocol[I_contra, R_co]):
-    """Work on items that are independent of each other; must be picklable and without state of its own."""
+    """Work on independent items. It must be picklable and have no state."""
 
     def open(self) -> Callable[[I_contra], R_co]:
-        """The function of one item, with what it keeps between items; called once per worker.
+        """The function for one item, with everything that it keeps between items. Called once per worker.
 
-        Doing an item again must give the same files and the same result.
+        Repeating an item must give the same files and the same result.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Stateless(Generic[Item, Result]):
-    """A picklable function of one item as a task: nothing is kept between items."""
+    """A task that keeps nothing between items: just a picklable function of one item."""
 
     function: Callable[[Item], Result]
 
@@ -64,10 +64,10 @@ class Stateless(Generic[Item, Result]):
 
 @dataclass(frozen=True)
 class Reduction(Generic[Item, Result]):
-    """A task whose results add up. An executor may combine those of one call before they leave the worker.
+    """A task whose results can be merged. An executor may merge the results of one call before they leave the worker.
 
-    task: the work. merge: (results) -> the result of all of them, from one at least; picklable, associative and
-    commutative, and it may change the results that it is given.
+    task: the work. merge: (results) -> their merged result, for one or more results. It must be picklable, associative
+    and commutative, and may change the results that it is given.
     """
 
     task: Task[Item, Result]
@@ -78,30 +78,30 @@ class Reduction(Generic[Item, Result]):
         return self.task.open()
 
     def combine(self, results: Sequence[Result]) -> list[Result | None]:
-        """As many results: the first holds all of them, the others hold nothing."""
+        """As many results as given: the first is the merged one, the others are None."""
         return [self.merge(results), *[None] * (len(results) - 1)]
 
 
 class Executor(Protocol):
-    """Runs tasks over items with some workers; the answer never depends on which executor or how many."""
+    """Runs tasks over items with some workers. Results do not depend on the executor or the number of workers."""
 
     @property
     def workers(self) -> int:
-        """Number of items that are done at the same time."""
+        """Number of items in progress at the same time."""
         ...
 
     @property
     def failed(self) -> Mapping[int, int]:
-        """How often items of the present `map` failed so far, by index; those that never did are absent."""
+        """How often each item of the current `map` has failed so far, by index; items without a failure are absent."""
         ...
 
     @property
     def avoided(self) -> Mapping[str, str]:
-        """Nodes that get no more work, for their workers failed, by name: what kind of error it was."""
+        """The nodes that get no more work, because their workers failed, by name: the kind of error."""
         ...
 
     def start(self) -> None:
-        """Be ready for work, as the first `map` would be; nothing where it is already."""
+        """Get ready for work, as the first `map` would; does nothing if it is ready."""
         ...
 
     def map(
@@ -109,13 +109,13 @@ class Executor(Protocol):
     ) -> Iterator[tuple[int, Result]]:
         """(index of item, result) in any order, each exactly once.
 
-        A task with a method `combine`, such as a Reduction, may have its results combined: of some items that were done
-        together the first one has all of the result, and the others have None.
+        If a task has a method `combine`, as a Reduction has, the results of items that were done together may be
+        combined: the first item has the whole result, and the others have None.
 
-        An item that raises a WinnowError or an OSError, or whose worker dies, is tried again `needs.retries`
-        times, unless no other try can do better (pipeline/executors/retries.py). Raises FailedShards
-        after all others are done when some still fail, and before where it is of no use to begin them. A FATAL
-        error and any other exception, which is a bug, surface at once.
+        If an item raises a WinnowError or an OSError, or its worker dies, it is tried again `needs.retries` times,
+        unless no retry can help (pipeline/executors/retries.py). If items fail for good, raises FailedShards after all
+        others are done, or before if the others cannot succeed either. A FATAL error is raised at once, and so is any
+        other exception, which is a bug.
         """
         ...
 
@@ -125,7 +125,7 @@ class Executor(Protocol):
 
 
 class Forwarding:
-    """What an executor that stands before another, its `_inner`, leaves to that as it is."""
+    """Base class of an executor that wraps another one, `_inner`: passes on everything except `map`."""
 
     _inner: Executor
 
@@ -154,5 +154,5 @@ class Forwarding:
 
 
 def item_name(item: object) -> str:
-    """What an error message calls an item: its url where it has one."""
+    """The name of an item in error messages: its url if it has one."""
     return str(getattr(item, "url", item))

@@ -1,4 +1,4 @@
-"""Deadlines: how long one item of a pass may take before it is given up, by how long the others took."""
+"""Deadlines: how long one item of a pass may take, compared with the others, before it is given up."""
 
 import bisect
 from collections import deque
@@ -8,13 +8,13 @@ from winnow.pipeline.executors.contract import Needs
 ENOUGH = 3
 """So many items must be done before their median says what is usual."""
 
-_KEPT = 1001  # the last ones: a median of all would need all of them
+_KEPT = 1001  # the last ones only, because a median of all would keep all of them
 
 
 class Deadline:
-    """Of one pass: `needs.deadline_factor` times the median of the items that are done, at least `deadline_floor_s`.
+    """`needs.deadline_factor` times the median of the finished items of a pass, at least `deadline_floor_s`.
 
-    Until ENOUGH items are done, the floor stands for their median: nobody knows yet what is usual.
+    Until ENOUGH items are finished, the floor is used as the median.
     """
 
     def __init__(self, needs: Needs) -> None:
@@ -23,7 +23,7 @@ class Deadline:
         self._sorted: list[float] = []
 
     def saw(self, seconds: float) -> None:
-        """An item took so long."""
+        """Add the seconds of a finished item."""
         self._last.append(seconds)
         bisect.insort(self._sorted, seconds)
         if len(self._last) > _KEPT:
@@ -42,7 +42,7 @@ class Deadline:
         return min(5.0, max(0.05, self._floor_s / 4))
 
     def missed(self) -> str:
-        """What to say of an item that was not done in time."""
+        """The message for an item that missed the deadline."""
         known = len(self._sorted) >= ENOUGH
         usual = f"others take {self._sorted[len(self._sorted) // 2]:.3g} s" if known else "no other is done yet"
         return (

@@ -9,7 +9,7 @@ from winnow.pipeline.machine import cores
 
 
 class LocalExecutor:
-    """Threads: the heavy parts (decode, matrix products, parquet, hashes) release the interpreter lock."""
+    """Runs tasks in threads. The heavy parts (decode, matrix products, parquet, hashes) release the GIL."""
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or cores()
@@ -22,13 +22,13 @@ class LocalExecutor:
     def map(
         self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:
-        """See Executor.map. A thread cannot be ended: one that exceeds its deadline is left behind, its item fails."""
+        """See Executor.map. A thread cannot be ended: if an item exceeds its deadline, it fails, its thread stays."""
         self.failed = failed = Counter[int]()
         if not items:
             return
-        # each worker opens its own model, and all of them on the one GPU that this process uses
+        # each worker opens its own model, all on the same GPU
         workers = min(self.workers, max(1, int(1 / needs.gpus))) if needs.gpus else self.workers
         yield from Crew(task, items, item_name, label, needs, min(workers, len(items)), failed).results()
 
     def close(self) -> None:
-        """Nothing outlives a call of map."""
+        """Does nothing, because no thread outlives a call of map."""

@@ -1,7 +1,7 @@
 """The Ray executor: runs tasks in a pool of Ray actors.
 
-Only references, summaries and errors reach the driver: an actor reads its shard from storage and commits its
-own file. Ray core actors, not Ray Data: docs/LOG.md has the measurement.
+Only references, summaries and errors reach the driver: an actor reads its shard from storage and commits its own file.
+It uses actors of Ray core, not Ray Data: docs/LOG.md has the measurement.
 """
 
 import signal
@@ -12,18 +12,18 @@ from typing import Any, ClassVar
 import ray
 
 from winnow.pipeline.errors import JobError
-from winnow.pipeline.executors.batching import AIM_S, REDUCING_AIM_S, Pieces
+from winnow.pipeline.executors.batching import AIM_S, REDUCING_AIM_S, PassItems
 from winnow.pipeline.executors.contract import Item, Needs, Result, Task, item_name
 from winnow.pipeline.executors.ray_dispatch import Dispatcher
 from winnow.pipeline.executors.ray_local import start_local
 from winnow.pipeline.executors.ray_pool import ActorPool
 from winnow.pipeline.executors.ray_worker import PREFETCHING
 
-_SLICE = 2  # times what a call should take, after which a worker gives back the items that it has not begun
+_SLICE = 2  # times the aim of a call; after that a worker returns the items that it has not begun
 
 
 class RayExecutor:
-    """A pool of actors that is kept from stage to stage while the needs stay the same."""
+    """Runs tasks in a pool of actors, which it keeps from stage to stage while the needs stay the same."""
 
     _own: ClassVar[bool] = False  # whether an executor of this process started the cluster that it is connected to
 
@@ -32,7 +32,7 @@ class RayExecutor:
         if self._started:
             _connect(workers, address)
             RayExecutor._own = not address
-        # a cluster of this process never grows, whichever executor started it; any other may wait for work to do so
+        # a cluster of this process never grows, whichever executor started it; another one may grow when work waits
         self._pool = ActorPool(workers, fixed=RayExecutor._own)
         self._calls = 0
         self.failed: Mapping[int, int] = {}
@@ -48,26 +48,26 @@ class RayExecutor:
         return self._pool.avoided
 
     def start(self) -> None:
-        """It is connected since it was made."""
+        """Does nothing, because the executor is connected."""
 
     def map(
         self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs
     ) -> Iterator[tuple[int, Result]]:
-        """See Executor.map. Raises JobError when one worker is more than a local cluster has."""
+        """See Executor.map. Raises JobError if one worker needs more than a local cluster has."""
         if not items:
             return
         self._calls += 1
-        # put once: a task that travelled with every call would be pickled by the driver each time. Actors tell by the
-        # number whether they have opened it
+        # put once, because the driver would pickle a task that is an argument of every call. From the number, actors
+        # know whether they have opened it
         number, shared = self._calls, ray.put(task)
         aim_s = REDUCING_AIM_S if hasattr(task, "combine") else AIM_S
 
-        def send(actor: Any, pieces: Sequence[int]) -> Any:
+        def send(actor: Any, indices: Sequence[int]) -> Any:
             run = actor.run.options(concurrency_group=PREFETCHING) if needs.prefetch else actor.run
-            return run.remote(number, shared, [items[piece] for piece in pieces], _SLICE * aim_s)
+            return run.remote(number, shared, [items[index] for index in indices], _SLICE * aim_s)
 
-        pieces = Pieces(len(items), lambda piece: item_name(items[piece]), send, aim_s)
-        dispatcher = Dispatcher(pieces, label, needs, self._pool)
+        numbered = PassItems(len(items), lambda index: item_name(items[index]), send, aim_s)
+        dispatcher = Dispatcher(numbered, label, needs, self._pool)
         self.failed = dispatcher.failed
         yield from dispatcher.results()
 
@@ -87,7 +87,7 @@ def _connect(workers: int | None, address: str | None) -> None:
             _join(address)
         else:
             start_local(workers)
-    except SystemExit as end:  # Ray's answer to a SIGTERM while it starts
+    except SystemExit as end:  # what Ray raises on a SIGTERM while it starts
         if end.code != signal.SIGTERM:
             raise
         _hear(before)
@@ -103,6 +103,6 @@ def _join(address: str) -> None:
 
 
 def _hear(before: Any) -> None:
-    """Take SIGTERM back: left to Ray, it aborts the driver where it stands; like Ctrl-C, it ends the actors first."""
+    """Restore the handler of SIGTERM, which ends the actors first, as Ctrl-C does. Ray's handler aborts the driver."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before if callable(before) else signal.default_int_handler)

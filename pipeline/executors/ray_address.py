@@ -15,18 +15,18 @@ CONNECT_S = 60.0
 _ANSWER_S = 5.0
 _CONNECT = """
 import signal, sys
-signal.alarm(int(float(sys.argv[2])) + 5)  # nobody ends it where we were killed
+signal.alarm(int(float(sys.argv[2])) + 5)  # ends this process even if its parent was killed
 import ray
 ray.init(sys.argv[1], log_to_driver=False, logging_level="error")
 ray.shutdown()
 """
 _SETTINGS = 4  # the type of the frame that opens an HTTP/2 connection
 _TOKEN = "RAY_AUTH_MODE"
-_ASKS = "InvalidAuthToken"  # in what Ray says where a cluster asks for a token, or for another one
+_ASKS = "InvalidAuthToken"  # in Ray's message if a cluster asks for a token, or for another one
 
 
 def cluster_at(address: str | None) -> str | None:
-    """Where the cluster is; `auto` is left to Ray where nothing says which, None is one of our own."""
+    """The address of a cluster; `auto` if nothing names one, so that Ray looks for it; None to start one."""
     said = os.environ.get("RAY_ADDRESS", "auto")
     if address is None and said != "auto" and not is_submitted():
         print(
@@ -41,25 +41,25 @@ def cluster_at(address: str | None) -> str | None:
 
 
 def is_submitted() -> bool:
-    """Whether Ray's job server started this process, as `ray job submit` asks it to."""
+    """Whether Ray's job server started this process, for `ray job submit`."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def _written_down() -> str:
-    """Where `ray start` left the address of this machine's cluster; empty where it left none."""
+    """The address that `ray start` recorded for this machine's cluster; "" if there is none."""
     path = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
     try:
         return path.read_text().strip()
-    except (OSError, ValueError):  # there is none, or another user's
+    except (OSError, ValueError):  # there is no file, or it is another user's
         return ""
 
 
 def check_connects(address: str, within_s: float) -> None:
-    """Raises JobError where a cluster does not take a driver in; a process of its own tries, and is ended in time.
+    """Raises JobError if a cluster does not accept a driver. A child process tries it, and is ended in time.
 
-    Ray waits without end for a cluster of which a part is dead or hangs, deep in a call that hears no signal. Ray's
-    token is sent to a cluster that asks for one, and to no other: the workers of one that does not could not call back,
-    and it would take every one of them for given up.
+    Ray waits forever for a cluster with a dead or hanging part, in a call that no signal interrupts. Ray's token is
+    sent only to a cluster that asks for one: the workers of any other cluster could not call back, and it would
+    consider all of them lost.
     """
     refused = _refusal(address, within_s)
     if refused and _ASKS in refused and _TOKEN not in os.environ and _has_token():
@@ -73,44 +73,44 @@ def check_connects(address: str, within_s: float) -> None:
 
 
 def _refusal(address: str, within_s: float) -> str:
-    """What Ray said in a process that did not connect; empty where it did."""
+    """What Ray printed in a process that did not connect; "" if it connected."""
     with subprocess.Popen(
         [sys.executable, "-c", _CONNECT, address, str(within_s)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        start_new_session=True,  # Ctrl-C is for us, who end it
+        start_new_session=True,  # Ctrl-C reaches only this process, which ends the child
     ) as trying:
         try:
             said = trying.communicate(timeout=within_s)[1].strip()
         except subprocess.TimeoutExpired as error:
             raise JobError(
-                f"the Ray cluster at {address} must take a driver in within {within_s:g} seconds, but it answers and "
-                "does not; are all of its processes up (`ray status`), and does this machine belong to it?"
+                f"the Ray cluster at {address} must accept a driver within {within_s:g} seconds, but it only answers; "
+                "check with `ray status` that all of its processes run, and that this machine belongs to it"
             ) from error
         finally:
             trying.kill()
-            trying.wait()  # `with` does not, where it is left by Ctrl-C
+            trying.wait()  # `with` does not wait if Ctrl-C leaves it
     return (said or f"exit code {trying.returncode}") if trying.returncode else ""
 
 
 def _has_token() -> bool:
-    """Whether this machine has Ray's token, as it does once a cluster was started with it."""
+    """Whether this machine has Ray's token, which a cluster writes when it starts with one."""
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     return bool(os.environ.get("RAY_AUTH_TOKEN")) or file.is_file()
 
 
 def check_answers(address: str) -> None:
-    """Raises JobError where an address is host:port, with or without ray://, and no gRPC server answers there.
+    """Raises JobError if an address is host:port, with or without ray://, and no gRPC server answers there.
 
-    Ray itself asks an address that is dead for two minutes, and one where something else answers, such as its own
-    dashboard, even longer.
+    Ray itself tries a dead address for two minutes, and even longer if something else answers there, such as its own
+    dashboard.
     """
     place = urlsplit(address if "://" in address else f"ray://{address}")
     try:
         host, port = place.hostname, place.port
-    except ValueError:  # Ray says what is wrong with it
+    except ValueError:  # Ray reports what is wrong with the address
         return
     if host is None or port is None:
         return
@@ -121,13 +121,13 @@ def check_answers(address: str) -> None:
                 raise ConnectionError("what answers there is not Ray")
     except OSError as error:
         raise JobError(
-            f"a Ray cluster must answer at the address {address}, but: {error}; is it up, and is this the port of its "
-            f"GCS (6379), or with ray:// that of its client server (10001)?"
+            f"a Ray cluster must answer at the address {address}, but: {error}; check that it runs, and that this is "
+            "the port of its GCS (6379) or, for ray://, of its client server (10001)"
         ) from error
 
 
 def _speaks_grpc(connection: socket.socket) -> bool:
-    """True where the other side opens HTTP/2 (RFC 9113, 3.4): preface and empty settings go out, settings come back."""
+    """True if the other side speaks HTTP/2 (RFC 9113, 3.4): send preface and empty settings, receive settings."""
     connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0)))
     frame = connection.recv(9, socket.MSG_WAITALL)
     return len(frame) == 9 and frame[3] == _SETTINGS

@@ -1,9 +1,9 @@
-"""Sends the pieces of one pass to Ray actors: a queue for each, retries, deadlines, fresh actors where one fails.
+"""Sends the items of one pass to Ray actors: a queue for each actor, retries, deadlines, replacement of failing actors.
 
-Each actor has one call under way and, but for the end of a pass, one that waits, so that none is idle between calls.
-An actor that dies gives back its pieces. Where a call had several, each of them is then sent alone, so that the one
-that kills its worker costs no other a try. What a worker, its GPU or its node is at fault for costs its pieces none:
-they go to another, and docs/faults.md says when that ends.
+Each actor has one call in progress and a second one that waits, except at the end of a pass, so that no actor idles
+between calls. If an actor dies, its items go back to the queue. If its call had several items, each is then sent alone,
+so that the item that kills its worker does not cost the others a try. If a worker, its GPU or its node is at fault, its
+items go to another worker, and this does not count as a try; docs/faults.md says when that ends.
 """
 
 import math
@@ -16,32 +16,32 @@ from typing import Any
 import ray
 
 from winnow.pipeline.errors import JobError
-from winnow.pipeline.executors.batching import Pieces, Waiting
+from winnow.pipeline.executors.batching import PassItems, Waiting
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.deadlines import Deadline
 from winnow.pipeline.executors.ray_faults import DEATHS, Broken, answer_of, first_line
 from winnow.pipeline.executors.ray_pool import ActorPool, Nodes, is_gone
 from winnow.pipeline.executors.retries import Account, Failure
 
-_QUIET_S = 10.0  # a start of actors on an idle cluster takes less
-_GRACE_S = 5.0  # of the 30 seconds that most schedulers leave between SIGTERM and SIGKILL
-_SPARED = 2  # times that a worker fails or leaves with a piece, before the piece is thought to be at fault
+_QUIET_S = 10.0  # starting actors on an idle cluster takes less
+_GRACE_S = 5.0  # most schedulers wait 30 seconds between SIGTERM and SIGKILL
+_SPARED = 2  # an item whose workers fail or leave more often than this counts as at fault itself
 
 
 @dataclass
 class _Call:
-    """Pieces that an actor has; since: when it began with them, as far as the driver knows."""
+    """The items of a call that an actor has. since: when it began, as far as the driver knows."""
 
-    pieces: list[int]
+    items: list[int]
     since: float
 
 
 @dataclass
 class _Seat:
-    """One actor of the pool, seen from the driver: whether it answers, and which calls lie with it.
+    """One actor of the pool as the driver sees it: whether it answers, and the calls that were sent to it.
 
-    process, node: those that greeted last. ended: a process that the driver has ended. moved: away from a node that is
-    avoided. charged: pieces that its last death cost a try.
+    process, node: of its last greeting. ended: a process that the driver has ended. moved: whether it replaces an actor
+    on an avoided node. charged: the items for which its last death counted as a try.
     """
 
     actor: Any
@@ -49,35 +49,37 @@ class _Seat:
     node: str | None = None
     ended: int | None = None
     moved: bool = False
-    greeting: Any = None  # reference that is ready once the actor runs; None while it is known to
-    sent: dict[Any, _Call] = field(default_factory=dict)  # by reference of the answer, oldest call first
+    greeting: Any = None  # reference that is ready when the actor runs; None if it is known to run
+    sent: dict[Any, _Call] = field(default_factory=dict)  # by reference of the answer, the oldest call first
     charged: list[int] = field(default_factory=list)
 
 
 class Dispatcher:
-    """One pass: sends every piece to an actor, again when it fails; failed: how often each one did."""
+    """Runs one pass: sends every item to an actor, and again if it fails. failed: how often each item has failed."""
 
-    def __init__(self, pieces: Pieces, label: str, needs: Needs, pool: ActorPool) -> None:
-        self._pieces, self._label, self._needs, self._pool = pieces, label, needs, pool
-        self._at: dict[Any, _Seat] = {}  # by every reference that is still to come
-        self._account = Account(label, pieces.count, needs.spare)
+    def __init__(self, items: PassItems, label: str, needs: Needs, pool: ActorPool) -> None:
+        self._items, self._label, self._needs, self._pool = items, label, needs, pool
+        self._at: dict[Any, _Seat] = {}  # by reference that is not ready yet
+        self._account = Account(label, items.count, needs.spare)
         self._deadline = Deadline(needs)
         self._nodes = Nodes(pool, label)
-        self._failed_on: dict[int, set[str | None]] = {}  # by piece: nodes whose GPU failed it
+        self._failed_on: dict[int, set[str | None]] = {}  # by item: the nodes whose GPU failed at it
         self._spared, self._late = Counter[int](), Counter[int]()
         self.failed = Counter[int]()
 
     def results(self) -> Iterator[tuple[int, Any]]:
-        """(piece, result) as they come. Raises FailedShards after all others are done when some still fail."""
-        self._seats = [_Seat(actor) for actor in self._pool.begin(self._needs, self._pieces.count)]
-        self._waiting = Waiting(self._pieces, len(self._seats))
+        """(item, result) in any order. If items fail for good, raises FailedShards after all others are done."""
+        self._seats = [_Seat(actor) for actor in self._pool.begin(self._needs, self._items.count)]
+        self._waiting = Waiting(self._items, len(self._seats))
         try:
             for seat in self._seats:
                 self._greet(seat)
             yield from self._all()
         finally:
             for seat in self._seats:
-                if seat.moved and seat.greeting is not None:  # it waits for room that another pass may not need
+                if (
+                    seat.moved and seat.greeting is not None
+                ):  # it still waits for room, which the next pass may not need
                     self._pool.drop(seat.actor)
             self._pool.end()
         self._account.close()
@@ -86,7 +88,7 @@ class Dispatcher:
         while self._waiting or any(seat.sent for seat in self._seats):
             self._hand_out()
             for reference in self._ready():
-                if reference not in self._at:  # its actor was ended for another answer
+                if reference not in self._at:  # its actor was ended because of another answer
                     continue
                 seat = self._at.pop(reference)
                 if reference == seat.greeting:
@@ -99,55 +101,57 @@ class Dispatcher:
                 break
 
     def _greet(self, seat: _Seat) -> None:
-        """Give it no work until it answers: one that finds no room in the cluster would hold it for ever."""
-        # sent again by Ray through any number of restarts, so that it fails only where there will be none
+        """Ask the actor to answer before it gets work: an actor without room would keep its work forever."""
+        # Ray repeats the call through any number of restarts, so it fails only if there will be no further one
         seat.greeting = seat.actor.greet.options(max_task_retries=-1).remote()
         self._at[seat.greeting] = seat
 
     def _greeted(self, seat: _Seat) -> None:
         try:
             process, node = ray.get(seat.greeting)
-        except ray.exceptions.RayError as error:  # it cannot start where it is, and the error says why
+        except ray.exceptions.RayError as error:  # it cannot start on its node; the error says why
             self._pool.drop(seat.actor)
             self._seats.remove(seat)
             self._nodes.cannot_start(error)
             if not self._seats:
                 raise JobError(f"a node must be able to run a worker, but none can: {error}") from error
             return
-        if process == seat.ended:  # it was quicker than its end, which would take work with it
+        if process == seat.ended:  # it answered before it was ended, so new work would be lost with it
             self._greet(seat)
             return
-        if seat.charged and is_gone(seat.node):  # only now it is known that they did not end their worker
+        if seat.charged and is_gone(
+            seat.node
+        ):  # only now is it known that the node left, so the items did not kill their worker
             self.failed.subtract(seat.charged)
         seat.process, seat.node, seat.greeting, seat.charged = process, node, None, []
 
     def _hand_out(self) -> None:
-        # a second call waits at each actor so that none idles, but not at the end, where it would sit in a queue
+        # a second call waits at each actor, so that no actor idles; at the end of a pass it would only wait in a queue
         waiting, seats = self._waiting, self._seats
         depth = 2 if len(waiting) > 2 * len(seats) else 1
         at_once = 2 if self._needs.prefetch else 1
-        for filled in range(depth):  # every actor gets its first call before any gets a second
+        for filled in range(depth):  # every actor gets its first call before any actor gets a second
             for seat in seats:
                 if waiting and seat.greeting is None and len(seat.sent) == filled:
                     if self._shuns(seat, seats):
                         waiting.defer()
                         if self._shuns(seat, [other for other in seats if other.greeting is None]):
                             continue
-                    queued = (piece for call in seat.sent.values() for piece in call.pieces)
-                    if filled and (waiting.next_alone() or any(piece in waiting.alone for piece in queued)):
+                    queued = (item for call in seat.sent.values() for item in call.items)
+                    if filled and (waiting.next_alone() or any(item in waiting.alone for item in queued)):
                         continue
-                    pieces = waiting.take()
-                    reference = self._pieces.send(seat.actor, pieces)
-                    seat.sent[reference] = _Call(pieces, time.monotonic() if filled < at_once else math.inf)
+                    items = waiting.take()
+                    reference = self._items.send(seat.actor, items)
+                    seat.sent[reference] = _Call(items, time.monotonic() if filled < at_once else math.inf)
                     self._at[reference] = seat
 
     def _shuns(self, seat: _Seat, others: Sequence[_Seat]) -> bool:
-        """Whether a GPU of this node failed the piece that goes next, and one of the others may take it."""
+        """Whether a GPU of this node failed at the next item, and an actor of another node could take the item."""
         nodes = self._failed_on.get(self._waiting.first) if self._failed_on else None
         return nodes is not None and seat.node in nodes and any(other.node not in nodes for other in others)
 
     def _ready(self) -> list[Any]:
-        """Every reference that is ready, if any is by the time of the next look at deadlines."""
+        """All references that are ready before the next check of deadlines."""
         pending = list(self._at)
         idle = all(seat.greeting is not None for seat in self._seats)
         try:
@@ -156,7 +160,7 @@ class Dispatcher:
                 if idle:
                     self._pool.say_waiting()
                 return []
-            # all that are ready, in one request: one at a time would make the driver the slowest of a thousand workers
+            # all ready references in one request; one request each would make the driver slower than a thousand workers
             found: list[Any] = ray.wait(pending, num_returns=len(pending), timeout=0)[0]
         except KeyboardInterrupt:
             _settle(self._seats)
@@ -164,7 +168,7 @@ class Dispatcher:
         return found
 
     def _answered(self, seat: _Seat, reference: Any) -> Iterator[tuple[int, Any]]:
-        """The results that a call brought; what it left undone, or failed at, waits again."""
+        """The results of a call. Items that it did not do, or that failed, go back to the queue."""
         try:
             answer = answer_of(reference)
         except DEATHS as error:
@@ -174,40 +178,40 @@ class Dispatcher:
         for queued in list(seat.sent.values())[:1]:
             queued.since = min(queued.since, now)
         if answer is None:
-            self._spare(call.pieces, "its answer was lost with its node")
+            self._spare(call.items, "its answer was lost with its node")
             return
-        (seconds, outcomes), pieces = answer, call.pieces
-        # a call may answer for its first pieces only, where its slice of time was over: the others go next
+        (seconds, outcomes), items = answer, call.items
+        # when its time slice is over, a call answers for its first items only; the others go next
         self._waiting.saw(len(outcomes), seconds)
-        self._waiting.back(pieces[len(outcomes) :])
+        self._waiting.back(items[len(outcomes) :])
         self._deadline.saw((seconds or now - call.since) / len(outcomes))
-        for piece, (good, value) in zip(pieces, outcomes, strict=False):
+        for item, (good, value) in zip(items, outcomes, strict=False):
             if good:
                 self._account.done()
-                yield piece, value
+                yield item, value
             elif good is None:
-                self._broke(seat, piece, value)
+                self._broke(seat, item, value)
             else:
-                self._again(piece, value)
+                self._again(item, value)
 
-    def _broke(self, seat: _Seat, piece: int, broken: Broken) -> None:
-        """The process cannot go on: what it had waits again, and a fresh one follows it."""
+    def _broke(self, seat: _Seat, item: int, broken: Broken) -> None:
+        """A worker process cannot go on: put its items back and start a new process."""
         lost = self._forgotten(seat)
         self._waiting.back(lost)
         if broken.what == "memory":
-            # a process that ran into its limit may lack more than this: a fresh one tries again
-            if self._needs.prefetch:  # two at once were too many
-                self._waiting.alone.update([piece, *lost])
-            self._again(piece, [Failure(self._pieces.name(piece), f"its worker ran out of memory: {broken.message}")])
+            # a process at its memory limit may fail in other ways too, so a new one tries again
+            if self._needs.prefetch:  # two items at once may have been too many
+                self._waiting.alone.update([item, *lost])
+            self._again(item, [Failure(self._items.name(item), f"its worker ran out of memory: {broken.message}")])
             self._restart(seat)
             return
         if broken.what == "device":
-            self._waiting.alone.add(piece)
-            self._failed_on.setdefault(piece, set()).add(seat.node)
-            self._spare([piece], f"the GPU of its worker failed: {broken.message}")
+            self._waiting.alone.add(item)
+            self._failed_on.setdefault(item, set()).add(seat.node)
+            self._spare([item], f"the GPU of its worker failed: {broken.message}")
         else:
-            self._waiting.back([piece])
-        cause = piece if broken.what == "device" else object()
+            self._waiting.back([item])
+        cause = item if broken.what == "device" else object()
         self._nodes.failed(str(seat.node), cause, broken)
         if seat.node in self._nodes.avoided:
             self._replaced(seat, broken)
@@ -220,7 +224,7 @@ class Dispatcher:
         self._greet(seat)
 
     def _replaced(self, seat: _Seat, broken: Broken) -> None:
-        """Another actor elsewhere, or one less. Raises the error where none is left, or all nodes fail with it."""
+        """Replace the actor on another node, or drop it. Raises the error if no actor is left, or all nodes fail."""
         actor = self._pool.replace(seat.actor, self._nodes.avoided)
         self._seats.remove(seat)
         if actor is not None:
@@ -230,60 +234,60 @@ class Dispatcher:
             raise broken.error
 
     def _end_late(self) -> None:
-        """An item that exceeds its deadline ends with its process; it is tried once more, alone."""
+        """End the process of each item that exceeds its deadline, and try the item once more, alone."""
         now, limit_s = time.monotonic(), self._deadline.limit_s
         late = [seat for seat in self._seats if any(now - call.since > limit_s for call in seat.sent.values())]
         for seat in late:
-            # of two at once the older one: the other may only have waited for it
-            pieces = min(seat.sent.values(), key=lambda call: call.since).pieces
-            self._waiting.back([piece for piece in self._forgotten(seat) if piece not in pieces])
+            # of two items at once the older one, because the other may only have waited for it
+            items = min(seat.sent.values(), key=lambda call: call.since).items
+            self._waiting.back([item for item in self._forgotten(seat) if item not in items])
             self._restart(seat)
-            self._waiting.alone.update(pieces)
-            if len(pieces) > 1:
-                self._waiting.back(pieces)
+            self._waiting.alone.update(items)
+            if len(items) > 1:
+                self._waiting.back(items)
                 continue
-            self._late.update(pieces)
-            again = self._late[pieces[0]] > 1
-            self._again(pieces[0], [Failure(self._pieces.name(pieces[0]), self._deadline.missed(), lasting=again)])
+            self._late.update(items)
+            again = self._late[items[0]] > 1
+            self._again(items[0], [Failure(self._items.name(items[0]), self._deadline.missed(), lasting=again)])
 
     def _forgotten(self, seat: _Seat) -> list[int]:
-        """The pieces that go down with its process, oldest first."""
-        pieces = [piece for call in seat.sent.values() for piece in call.pieces]
-        for reference in seat.sent:  # they raise the same death, which must not count twice
+        """Forget the calls of an actor whose process ends. Returns their items, the oldest first."""
+        items = [item for call in seat.sent.values() for item in call.items]
+        for reference in seat.sent:  # each of them would report the same death, which must count only once
             self._at.pop(reference, None)
         seat.sent.clear()
-        return pieces
+        return items
 
     def _died(self, seat: _Seat, error: BaseException) -> None:
-        pieces, gone = self._forgotten(seat), is_gone(seat.node)
+        items, gone = self._forgotten(seat), is_gone(seat.node)
         self._greet(seat)
         if gone:
-            self._spare(pieces, f"its node left: {first_line(error)}")
-        elif len(pieces) > 1:  # which of them is at fault shows when each has had a worker to itself
-            self._waiting.alone.update(pieces)
-            self._waiting.back(pieces)
+            self._spare(items, f"its node left: {first_line(error)}")
+        elif len(items) > 1:  # each gets a worker to itself, which shows the item that is at fault
+            self._waiting.alone.update(items)
+            self._waiting.back(items)
         else:
-            seat.charged = pieces
-            self._again(pieces[0], [Failure(self._pieces.name(pieces[0]), f"its worker died: {first_line(error)}")])
+            seat.charged = items
+            self._again(items[0], [Failure(self._items.name(items[0]), f"its worker died: {first_line(error)}")])
 
-    def _spare(self, pieces: Sequence[int], why: str) -> None:
-        """They go to another worker, and that costs a try only those that met it too often."""
-        self._spared.update(pieces)
-        self._waiting.back([piece for piece in pieces if self._spared[piece] <= _SPARED])
-        for piece in pieces:
-            if self._spared[piece] > _SPARED:
-                self._again(piece, [Failure(self._pieces.name(piece), why)])
+    def _spare(self, items: Sequence[int], why: str) -> None:
+        """Send items to another worker. This counts as a try only for items to which it happened too often."""
+        self._spared.update(items)
+        self._waiting.back([item for item in items if self._spared[item] <= _SPARED])
+        for item in items:
+            if self._spared[item] > _SPARED:
+                self._again(item, [Failure(self._items.name(item), why)])
 
-    def _again(self, piece: int, failures: Sequence[Failure]) -> None:
-        if self.failed[piece] < self._needs.retries and not all(found.lasting for found in failures):
-            self.failed[piece] += 1
-            self._waiting.again(piece)
+    def _again(self, item: int, failures: Sequence[Failure]) -> None:
+        if self.failed[item] < self._needs.retries and not all(found.lasting for found in failures):
+            self.failed[item] += 1
+            self._waiting.again(item)
         else:
             self._account.failed(failures)
 
 
 def _settle(seats: Sequence[_Seat]) -> None:
-    """Let what the actors are at come to its end if it is near, so that nothing is left half written."""
+    """Wait a little for the calls in progress, so that no file is left half written, and cancel those that wait."""
     queued = [reference for seat in seats for reference in list(seat.sent)[1:]]
     for reference in queued:
         ray.cancel(reference)

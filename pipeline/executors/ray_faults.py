@@ -1,4 +1,4 @@
-"""Tells what is at fault where a call of a Ray actor fails: its item, its process, its GPU, its node, or the job."""
+"""Decides what is at fault when a call of a Ray actor fails: its item, its process, its GPU, its node, or the job."""
 
 import errno
 import mmap
@@ -18,17 +18,17 @@ from winnow.pipeline.executors.task_opening import causes, everywhere, of_device
 DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError)
 """What Ray raises for the calls of an actor whose process ended."""
 
-_NO_MEMORY = ("can't allocate memory", "failed to map segment")  # torch's words, and those of who loads a library
+_NO_MEMORY = ("can't allocate memory", "failed to map segment")  # messages of torch and of the dynamic linker
 _LEAST_BYTES = 16 << 20
-_NO_MODULE = re.compile(r"No module named '([\w.]+)'")  # of Ray, which could not unpickle a task in a worker
+_NO_MODULE = re.compile(r"No module named '([\w.]+)'")  # message of Ray, if a worker cannot unpickle a task
 
 
 @dataclass(frozen=True)
 class Broken:
-    """Why a worker cannot go on in its process, though no item is known to be at fault.
+    """Why a worker process cannot go on, although no item is known to be at fault.
 
-    what: memory, where the process has none left; device, where an item met a GPU that fails; open, where the task
-    cannot be opened. error: to be raised where it is the same on every node.
+    what: memory, if the process has none left; device, if a GPU failed at an item; open, if the task cannot be opened.
+    error: to raise if all nodes have it.
     """
 
     what: Literal["memory", "device", "open"]
@@ -37,7 +37,7 @@ class Broken:
 
     @classmethod
     def of(cls, what: Literal["memory", "device", "open"], error: Exception) -> "Broken":
-        """From an error; one of a library takes its traceback along."""
+        """From an error; the message of a library's error includes its traceback."""
         if isinstance(error, WinnowError):
             return cls(what, first_line(error), error)
         error.add_note("".join(traceback.format_exception(error)))
@@ -50,21 +50,21 @@ item's data is at fault; (None, Broken), the last one, where the process cannot 
 
 
 def broken_by(error: Exception) -> Broken | None:
-    """Why the process that met this error at an item cannot go on; None where it can."""
+    """Why a process with this error at an item cannot go on; None if it can."""
     if starved(error):
         return Broken.of("memory", error)
     return Broken.of("device", error) if of_device(error) else None
 
 
 def unopened(error: Exception) -> Broken | None:
-    """The same of an error while a task was opened; None where no worker anywhere could open it."""
+    """The same for an error while opening a task; None if no worker anywhere could open it."""
     if starved(error):
         return Broken.of("memory", error)
     return None if everywhere(error) else Broken.of("open", error)
 
 
 def answer_of(reference: Any) -> Answer | None:
-    """What a call answered; None where its node left before the answer was fetched. Raises DEATHS."""
+    """The answer of a call; None if its node left before the answer was fetched. Raises DEATHS."""
     try:
         answer: Answer = ray.get(reference)
         return answer
@@ -80,13 +80,13 @@ def answer_of(reference: Any) -> Answer | None:
             return 0.0, [(None, Broken("open", first_line(cause), missing))]
         if isinstance(cause, FATAL):
             raise cause from error
-        raise  # a bug, not bad data: the traceback is worth more than the other shards
+        raise  # a bug, not bad data: its traceback matters more than the other shards
     except ObjectLostError:
         return None
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """True where a process ran out of memory: by an error's type, number or words, or those of its causes."""
+    """True if a process ran out of memory, by the type, number or words of an error or of its causes."""
     for cause in causes(error):
         number = cause.errno if isinstance(cause, OSError) else None
         if isinstance(cause, MemoryError) or number == errno.ENOMEM or any(said in str(cause) for said in _NO_MEMORY):
@@ -95,7 +95,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def starved(error: BaseException) -> bool:
-    """True where an error says that memory lacks, or the process gets none any more, not even what any work needs."""
+    """True if an error says that memory is missing, or if the process can no longer get the least that work needs."""
     if lacks_memory(error):
         return True
     try:
@@ -106,7 +106,7 @@ def starved(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """The message of an error on one line."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

@@ -1,6 +1,6 @@
 """Exports counts of shards, samples and bytes as Ray metrics, which every Ray node serves to Prometheus.
 
-Names and labels are in docs/monitoring.md, and are for others to rely on: a change of any is a new major version.
+Other programs rely on the names and labels in docs/monitoring.md, so changing one needs a new major version.
 """
 
 from winnow.pipeline.executors.watching import Done
@@ -9,10 +9,10 @@ _SECONDS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
 
 
 class RayMetrics:
-    """A watcher that counts on the driver, which holds every label set once: stages, never shards or workers.
+    """A watcher that counts on the driver. Labels are stages, never shards or workers, so there are few label sets.
 
-    Ray serves each name as `ray_winnow_…`; counters there only grow while the driver lives. Ray starts with the first
-    pass, and what was counted before would be lost.
+    Ray serves each name as `ray_winnow_…`. Counters only grow while the driver lives. Ray starts with the first pass,
+    so earlier counts are kept until then.
     """
 
     def __init__(self, job: str) -> None:
@@ -22,7 +22,7 @@ class RayMetrics:
         self._to_do = 0
 
     def _open(self) -> None:
-        from ray.util.metrics import Counter, Gauge, Histogram  # it takes a second
+        from ray.util.metrics import Counter, Gauge, Histogram  # the import takes a second
 
         def counter(name: str, what: str) -> Counter:
             return Counter(f"winnow_{name}", what, ("job", "stage"))
@@ -56,7 +56,7 @@ class RayMetrics:
         self._seconds.observe(item.seconds, tags)
         counts = (self._samples, item.rows), (self._rejects, item.rejects), (self._retries, item.retries)
         for counter, count in (*counts, (self._bytes, item.bytes), (self._busy, item.seconds)):
-            if count > 0:  # Ray refuses to add nothing
+            if count > 0:  # Ray refuses to add 0
                 counter.inc(count, tags)
 
     def end(self, stage: str, seconds: float) -> None:
@@ -64,7 +64,7 @@ class RayMetrics:
         self._left.set(0, self._tags(stage))
 
     def avoided(self, node: str, error: str) -> None:
-        """Not counted: Ray's own metrics tell of nodes."""
+        """Does nothing, because Ray's own metrics cover nodes."""
 
     def made(self, label: str, artifact: str, seconds: float, reused: bool) -> None:
         """See Watcher.made."""

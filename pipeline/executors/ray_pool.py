@@ -23,9 +23,9 @@ _POOLS: "weakref.WeakSet[ActorPool]" = weakref.WeakSet()
 
 
 class ActorPool:
-    """Actors that are kept from pass to pass while the needs stay the same.
+    """The actors, which are kept from pass to pass while the needs stay the same.
 
-    asked: how many; None for as many as the cluster has room for. fixed: a cluster that never grows.
+    asked: their number; None for as many as the cluster has room for. fixed: whether the cluster never grows.
     """
 
     def __init__(self, asked: int | None, fixed: bool) -> None:
@@ -34,7 +34,7 @@ class ActorPool:
         self._needs = Needs()
         self._actors: list[Any] = []
         self._told_waiting = False
-        self._passes: list[int] = []  # threads that are in the middle of one
+        self._passes: list[int] = []  # threads that are in the middle of a pass
         self.avoided: dict[str, str] = {}
         """Nodes that were avoided in any pass, by name: the kind of error."""
         _POOLS.add(self)
@@ -45,11 +45,11 @@ class ActorPool:
         return self._asked or max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     def begin(self, needs: Needs, wanted: int) -> list[Any]:
-        """The actors of a pass, at most `wanted`. Raises JobError when one is more than a fixed cluster has."""
+        """The actors of a pass, at most `wanted`. Raises JobError if one actor needs more than a fixed cluster has."""
         takes = (needs.cpus, needs.gpus, _declared_bytes(needs))
         if takes != self._takes:
             self.release()
-        # a start takes a second and imports: kept from pass to pass, unless they hold other resources
+        # starting one takes a second, so actors are kept from pass to pass while they hold the same resources
         self._takes, self._needs = takes, needs
         lacking = min(wanted, self._fit(needs)) - len(self._actors)
         if lacking > 0:
@@ -59,15 +59,15 @@ class ActorPool:
         return list(self._actors)
 
     def end(self) -> None:
-        """The pass is over."""
+        """End the pass."""
         self._passes.pop()
 
     def restart(self, actor: Any) -> None:
-        """Another process in its place, where Ray finds room."""
+        """Start a new process for an actor, wherever Ray finds room."""
         ray.kill(actor, no_restart=False)
 
     def replace(self, actor: Any, avoiding: Collection[str]) -> Any | None:
-        """Another actor on another node than these; None where no node is left that could have it."""
+        """A new actor on none of these nodes; None if no other node could run it."""
         self.drop(actor)
         if not any(node["NodeID"] not in avoiding and self._could_have(node) for node in living()):
             return None
@@ -75,41 +75,41 @@ class ActorPool:
         return self._actors[-1]
 
     def drop(self, actor: Any) -> None:
-        """End it for good."""
+        """End an actor for good."""
         ray.kill(actor)
         self._actors.remove(actor)
 
     def release(self) -> None:
-        """End all of them."""
+        """End all actors."""
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
 
     def say_waiting(self) -> None:
-        """Once, that no actor finds room. Raises JobError where that is for ever."""
+        """Print once that no actor finds room. Raises JobError if no room can become free."""
         mine = threading.get_ident()
         if any(mine in pool._passes for pool in _POOLS if pool is not self):
             raise JobError(
-                f"a pass must find room for a worker, but another executor of this process is in the middle of one: "
-                f"{room_in_cluster(self._needs)}; take all results of that pass, or close its executor, first"
+                f"a pass must find room for a worker, but another executor of this process is in the middle of a pass: "
+                f"{room_in_cluster(self._needs)}; first take all results of that pass, or close its executor"
             )
         if not self._told_waiting:
             self._told_waiting = True
             print(f"winnow: waiting for a worker; {room_in_cluster(self._needs)}", file=sys.stderr, flush=True)
 
     def _fit(self, needs: Needs) -> int:
-        # of the whole cluster, not of what is free: what others hold now they may give back
+        # all resources, not the free ones, because others may give back what they hold now
         has = ray.cluster_resources()
         fit = min((int(has.get(name, 0) / amount) for name, amount in _asked(needs).items() if amount), default=1)
         if self._fixed and not fit:
             raise JobError(
-                f"one worker must fit in this machine, but it takes {_in_words(needs)} of "
-                f"{has.get('CPU', 0):g}, {has.get('GPU', 0):g} and {has.get('memory', 0) / 1e9:.3g}; ask for less"
+                f"one worker must fit in this machine, but it takes {_in_words(needs)} of {has.get('CPU', 0):g}, "
+                f"{has.get('GPU', 0):g} and {has.get('memory', 0) / 1e9:.3g}; ask for less"
             )
         return self._asked or max(1, fit)
 
     def _make_room(self, actors: int) -> None:
-        """Other executors of this process give their idle actors back where the cluster has no room for these."""
+        """If these actors have no room, make other executors of this process give back their idle ones."""
         free = ray.available_resources()
         if any(free.get(name, 0) < actors * amount for name, amount in _asked(self._needs).items()):
             for pool in _POOLS:
@@ -118,7 +118,7 @@ class ActorPool:
 
     def _fresh(self, avoiding: Collection[str] = ()) -> Any:
         needs = self._needs
-        # restarted without end: a call that keeps killing its worker is given up by its own count of failures
+        # unlimited restarts: the failures of an item are counted elsewhere
         return (
             ray.remote(concurrency_groups={PREFETCHING: 2})(Worker)
             .options(
@@ -136,10 +136,10 @@ class ActorPool:
 
 
 class Nodes:
-    """Which nodes of a cluster fail in one pass.
+    """Counts the failures of nodes in one pass.
 
-    A node is avoided after FAILURES_A_NODE failures. An item that fails on it with the device counts once: it may be
-    at fault itself.
+    A node is avoided after FAILURES_A_NODE failures. Device failures at the same item count once, because the item may
+    be at fault.
     """
 
     def __init__(self, pool: ActorPool, label: str) -> None:
@@ -148,7 +148,7 @@ class Nodes:
         self.avoided: set[str] = set()
 
     def failed(self, node: str, cause: object, broken: Broken) -> None:
-        """A worker on this node failed. cause: the item at hand, or what tells this failure from all others."""
+        """Count a failure on this node. cause: the item in progress, or a new object if there is none."""
         self._failures[node].add(cause)
         if len(self._failures[node]) < FAILURES_A_NODE or node in self.avoided:
             return
@@ -159,7 +159,7 @@ class Nodes:
             self._tell(f"no more work goes to the node {name}, whose workers failed twice: {broken.message}")
 
     def cannot_start(self, error: Exception) -> None:
-        """An actor is left out of this pass, for its process does not come up; its error says where."""
+        """Report an actor that is left out of this pass because its process does not start; the error names the node."""
         self._tell(f"a worker cannot start, and the others go on without it: {error}")
 
     def _tell(self, what: str) -> None:
@@ -167,12 +167,12 @@ class Nodes:
 
     @property
     def everywhere(self) -> bool:
-        """Whether so many nodes fail that all will."""
+        """Whether so many nodes fail that all of them will."""
         return len(self.avoided) >= max(_FEW_NODES, len(living()) / 2)
 
 
 def living() -> list[dict[str, Any]]:
-    """The nodes that are in the cluster now, as Ray tells of them."""
+    """The nodes of the cluster now, as Ray lists them."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
@@ -182,12 +182,12 @@ def is_gone(node: str | None) -> bool:
 
 
 def name_of(node: dict[str, Any]) -> str:
-    """What people call a node: its host, and the start of Ray's number for it."""
+    """A node's name for people: its host, and the first digits of Ray's node id."""
     return f"{node['NodeManagerHostname'] or node['NodeManagerAddress']} ({node['NodeID'][:8]})"
 
 
 def room_in_cluster(needs: Needs) -> str:
-    """What a worker takes and what the cluster has, in words."""
+    """The needs of a worker and the resources of the cluster, in words."""
     free, total = ray.available_resources(), ray.cluster_resources()
     found = {name: f"{free.get(name, 0):g} of {total.get(name, 0):g}" for name in ("CPU", "GPU")}
     memory = f"{free.get('memory', 0) / 1e9:.3g} of {total.get('memory', 0) / 1e9:.3g}"
@@ -196,13 +196,13 @@ def room_in_cluster(needs: Needs) -> str:
         "another run or executor holds the others until it ends" if enough else "it begins once the cluster has grown"
     )
     return (
-        f"each takes {_in_words(needs)}, and of the cluster's cores {found['CPU']} are free, "
-        f"of its GPUs {found['GPU']}, of its GB of memory {memory}; {until}"
+        f"each takes {_in_words(needs)}, and of the cluster's cores {found['CPU']} are free, of its GPUs "
+        f"{found['GPU']}, of its GB of memory {memory}; {until}"
     )
 
 
 def _declared_bytes(needs: Needs) -> int:
-    """What a worker declares to Ray."""
+    """Bytes of memory that a worker declares to Ray."""
     return int(needs.memory_gb * 1e9)
 
 

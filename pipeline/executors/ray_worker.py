@@ -18,7 +18,7 @@ PREFETCHING = "prefetching"
 
 
 class Worker:
-    """One actor: keeps what the current task opened, and does one call at a time, or two by PREFETCHING."""
+    """The actors' class: keeps what the current task opened; runs one call at a time, or two if it prefetches."""
 
     def __init__(self) -> None:
         self._call = -1
@@ -27,18 +27,18 @@ class Worker:
         self._process = time.time_ns()
 
     def greet(self) -> tuple[int, str]:
-        """Answers once the actor runs: which of its processes, for it may be restarted, this one is, and its node."""
+        """Answer when the actor runs: its process, because an actor may be restarted, and its node."""
         return self._process, ray.get_runtime_context().get_node_id()
 
     def run(self, call: int, task: Task[Any, Any], items: Sequence[object], slice_s: float) -> Answer:
-        """Do items, the first in any case, until all are done or the slice of time is over.
+        """Do items until all are done or the time slice is over; the first one in any case.
 
         Raises only what ends the job: a FATAL error, or a bug.
         """
         outcomes: list[tuple[bool | None, Any]] = []
         started = time.perf_counter()
         for item in items:
-            # an item that fails is an outcome like another: were it raised, those done before it would be lost
+            # a failed item is an outcome too; if it were raised, the results before it would be lost
             outcomes.append(self._one(call, task, item))
             if outcomes[-1][0] is None or time.perf_counter() - started > slice_s:
                 break
@@ -61,23 +61,23 @@ class Worker:
             raise
 
     def _opened(self, call: int, task: Task[Any, Any]) -> Any:
-        with self._opening:  # of two calls that prefetch, one opens and the other waits for it
+        with self._opening:  # of two calls at once, one opens the task and the other waits
             if call != self._call:
-                self._function = None  # the last task's model must leave the memory before the next one's comes
+                self._function = None  # the model of the last task must leave memory before the next model is loaded
                 self._function = opened(task)
                 self._call = call
             return self._function
 
 
 def _combined(task: Task[Any, Any], outcomes: list[tuple[bool | None, Any]]) -> list[tuple[bool | None, Any]]:
-    """The same outcomes, those that are results combined where the task says how, so that the driver gets one."""
+    """The same outcomes, with the results combined if the task can, so that the driver receives a single one."""
     combine = getattr(task, "combine", None)
     done = [at for at, (good, _) in enumerate(outcomes) if good]
     if combine is None or len(done) < 2:
         return outcomes
     try:
         found = combine([outcomes[at][1] for at in done])
-    except WinnowError:  # results that do not fit together: the driver finds that too, and says so once
+    except WinnowError:  # the results cannot be merged; the driver will find that too, and reports it once
         return outcomes
     for at, result in zip(done, found, strict=True):
         outcomes[at] = True, result

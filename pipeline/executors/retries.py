@@ -36,7 +36,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an item could not be done. name: of the item. lasting: no other try can do better."""
+    """Why an item could not be done. name: of the item. lasting: whether no retry can help."""
 
     name: str
     message: str
@@ -44,7 +44,7 @@ class Failure:
 
 
 def failure(name: str, error: Exception) -> Failure:
-    """What a WinnowError or OSError says of an item. Raises what ends the stage: a FATAL one, or FullError."""
+    """The Failure of an item, from its WinnowError or OSError. Raises errors that end the stage: FATAL, FullError."""
     if isinstance(error, FATAL):
         raise error
     if any(cause.errno in _FULL for cause in _calls(error)):
@@ -53,18 +53,18 @@ def failure(name: str, error: Exception) -> Failure:
 
 
 def failures(name: str, error: Exception) -> list[Failure]:
-    """`failure` of an item, or of each item of the span that a SpanError names."""
+    """The Failure of an item; for a SpanError, those of all items of the span that failed."""
     if isinstance(error, SpanError):
         return [failure(of, one) for of, one in error.failures]
     return [failure(name, error)]
 
 
 def is_lasting(error: BaseException) -> bool:
-    """True where no other try can do better.
+    """True if no retry can help.
 
-    What the operating system, or a back end in its place, said first decides, whatever was made of it: a file that may
-    not be read stays so, and a disk or network that failed may come back. A file that is not there is tried again: a
-    shared file system may show what another node wrote some seconds late, and to try costs nothing.
+    The first error of the operating system, or of a back end, decides, whatever it was turned into. A file without read
+    permission stays unreadable, but a disk or network that failed may recover. A missing file is tried again, because a
+    shared file system may show a file some seconds late, and a try costs nothing.
     """
     for cause in _calls(error):
         return isinstance(cause, _LASTING_CALLS) or cause.errno in _LASTING_NUMBERS
@@ -72,7 +72,7 @@ def is_lasting(error: BaseException) -> bool:
 
 
 def _calls(error: BaseException) -> Iterator[OSError]:
-    """Of an error and its causes, those of a call that failed; Arrow has OSErrors of content too, without a number."""
+    """Of an error and its causes, those of failed system calls. (Arrow's OSErrors about content have no number.)"""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and (cause.errno is not None or type(cause) is not OSError):
@@ -81,10 +81,10 @@ def _calls(error: BaseException) -> Iterator[OSError]:
 
 
 class Account:
-    """What became of the items of one pass so far; threads may tell it.
+    """Counts the done and failed items of one pass; safe for threads.
 
-    A pass goes on with the others where an item fails, and says so once. It is over where the first few items all
-    failed, for reasons that last, and are more than `spare`, those that the job can do without.
+    If an item fails, the pass goes on with the others, and says so once. The pass is over if the first items all
+    failed, for lasting reasons, and are more than `spare`, the number that the job tolerates.
     """
 
     def __init__(self, label: str, total: int, spare: int) -> None:
@@ -95,35 +95,35 @@ class Account:
 
     @property
     def over(self) -> bool:
-        """Whether no more items are to be begun."""
+        """Whether no further items should begin."""
         failed = len(self._failures)
         return not self._done and failed >= FEW and failed > self._spare and all(f.lasting for f in self._failures)
 
     @property
     def any_done(self) -> bool:
-        """Whether an item is done."""
+        """Whether any item is done."""
         return self._done > 0
 
     def done(self) -> None:
-        """One more item is."""
+        """Count a done item."""
         with self._lock:
             self._done += 1
             self._tell()
 
     def failed(self, failures: Sequence[Failure]) -> None:
-        """These will not be tried again."""
+        """Add failures that will not be tried again."""
         with self._lock:
             self._failures += failures
             self._tell()
 
     def close(self) -> None:
-        """Raises FailedShards where some failed."""
+        """Raises FailedShards if items failed."""
         if self._failures:
             failures = sorted((f.name, f.message) for f in self._failures)
             raise FailedShards(self._label, failures, self._total, ended_early=self.over)
 
     def _tell(self) -> None:
-        """That the error at the end is known already, and what it will be of."""
+        """Print that the run will end with an error, and with which one."""
         if self._done and self._failures and not self._told:
             self._told = True
             name, message = self._failures[0].name, self._failures[0].message

@@ -1,4 +1,4 @@
-"""Opens a task in a worker, again where the network fails while it loads; tells the faults of a worker from others."""
+"""Opens a task in a worker, with retries if the network fails; tells faults of the worker from other errors."""
 
 import re
 import time
@@ -20,7 +20,7 @@ _DEVICE = re.compile(
 
 
 def opened(task: Task[Item, Result]) -> Callable[[Item], Result]:
-    """The function that a task opens; four tries where what fails is the network."""
+    """The function that a task opens; four tries if the network fails."""
     for pause_s in PAUSES_S:
         try:
             return task.open()
@@ -32,14 +32,14 @@ def opened(task: Task[Item, Result]) -> Callable[[Item], Result]:
 
 
 def everywhere(error: BaseException) -> bool:
-    """Whether a task that cannot be opened can be opened nowhere: the job says what cannot be."""
+    """Whether an error while opening a task would happen in every worker, because the job is wrong."""
     return isinstance(error, FATAL) and not isinstance(error, (WeightsError, DeviceError))
 
 
 def of_device(error: BaseException) -> bool:
-    """Whether a GPU or its driver failed, after which the process that met it can do no more.
+    """Whether a GPU or its driver failed. A process cannot use the GPU after that.
 
-    Libraries raise RuntimeErrors of it and tell by their words: torch, faiss and cuDNN have no type in common.
+    Libraries raise RuntimeErrors whose words tell: torch, faiss and cuDNN have no error type in common.
     """
     return any(
         isinstance(cause, DeviceError) or (isinstance(cause, RuntimeError) and _DEVICE.search(str(cause)))
@@ -48,7 +48,7 @@ def of_device(error: BaseException) -> bool:
 
 
 def of_network(error: BaseException) -> bool:
-    """Whether a server refused for now, or a connection failed: another try may do better."""
+    """Whether a server refused temporarily or a connection failed, so that a retry may help."""
     for cause in causes(error):
         answer = getattr(cause, "response", None)
         status = getattr(answer, "status_code", None) or getattr(cause, "code", None)
@@ -60,7 +60,7 @@ def of_network(error: BaseException) -> bool:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and what it came from."""
+    """An error and its causes."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

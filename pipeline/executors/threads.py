@@ -1,7 +1,7 @@
-"""Runs the items of a pass in threads of this process, and leaves threads behind that exceed their deadline.
+"""Runs the items of a pass in threads of this process, and abandons threads that exceed their deadline.
 
-A thread cannot be ended. One that hangs keeps what it holds until the process ends; another takes its place, its item
-has failed, and `pipeline/lifeline.py` ends the process without waiting for it.
+A thread cannot be ended. If one hangs, its item fails and another thread takes its place. It keeps its memory until the
+process ends, and `pipeline/lifeline.py` ends the process without waiting for it.
 """
 
 import queue
@@ -25,7 +25,7 @@ _AHEAD = 4
 
 
 class _Worker(Generic[Item, Result]):
-    """One worker: its threads share what the task opens when the first of them asks."""
+    """One worker: its threads share what the task opens, which happens when the first thread asks for it."""
 
     def __init__(self, task: Task[Item, Result]) -> None:
         self._task, self._lock = task, threading.Lock()
@@ -40,7 +40,7 @@ class _Worker(Generic[Item, Result]):
 
 @dataclass(eq=False)
 class _Seat(Generic[Item, Result]):
-    """One thread of a worker. index: of the item that it is at; since: when this try began; left: it hangs."""
+    """One thread of a worker. index: its current item. since: when this try began. left: whether it was abandoned."""
 
     worker: _Worker[Item, Result]
     index: int | None = None
@@ -50,9 +50,9 @@ class _Seat(Generic[Item, Result]):
 
 
 class Crew(Generic[Item, Result]):
-    """The threads of one pass: `workers` workers, each with one thread or two.
+    """The threads of one pass: `workers` workers with one or two threads each.
 
-    failed: is told how often each item failed.
+    failed: is filled with the number of failures of each item.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Crew(Generic[Item, Result]):
                 self._hire(worker)
 
     def results(self) -> Iterator[tuple[int, Result]]:
-        """(index, result) as they come. Raises FailedShards at the end, and what no other item can do without."""
+        """(index, result) in any order. Raises FailedShards at the end; an error that all items would have, at once."""
         try:
             self._hand_out(_AHEAD * len(self._seats))
             look = time.monotonic()
@@ -90,12 +90,12 @@ class Crew(Generic[Item, Result]):
                     index, seconds, outcome = self._came.get(timeout=self._deadline.tick_s)
                 except queue.Empty:
                     continue
-                if index not in self._under_way:  # given up, or done again by another thread
+                if index not in self._under_way:  # it was given up, or another thread has done it
                     continue
                 self._under_way.remove(index)
                 self._hand_out(1)
                 if isinstance(outcome, BaseException):
-                    raise outcome  # worth more than the other shards: it is a bug, or no shard can do better
+                    raise outcome  # more important than the other shards: a bug, or an error that all shards would have
                 self._deadline.saw(seconds)
                 for result in outcome:
                     yield index, result
@@ -125,13 +125,13 @@ class Crew(Generic[Item, Result]):
             self._came.put((index, seconds, outcome))
 
     def _tried(self, seat: _Seat[Item, Result], index: int) -> tuple[Result, ...]:
-        """The result; nothing where it failed for good, or the pass was over before."""
+        """The result of an item; nothing if it failed for good, or if the pass was over before."""
         while not self._account.over and not seat.left:
             seat.since, seat.index = time.monotonic(), index
             try:
                 result = seat.worker.function()(self._items[index])
             except (WinnowError, OSError) as error:
-                # raises where no other shard can do better either
+                # raises if every other shard would fail too
                 found = failures(self._name(self._items[index]), error)
                 if all(one.lasting for one in found) or self._failed[index] == self._needs.retries:
                     self._account.failed([] if seat.left else found)
@@ -144,7 +144,7 @@ class Crew(Generic[Item, Result]):
         return ()
 
     def _leave_late(self) -> None:
-        """Give up what exceeds its deadline. The other thread of its worker may wait for it: its item goes again."""
+        """Give up items past their deadline. The worker's other thread may wait for such an item: repeat its item."""
         late = [seat for seat in self._seats if self._is_late(seat)]
         for seat in sorted(late, key=lambda seat: seat.since):
             index = seat.index
@@ -152,7 +152,7 @@ class Crew(Generic[Item, Result]):
                 continue
             fresh = _Worker(self._task)
             for other in [other for other in self._seats if other.worker is seat.worker]:
-                if other.index is None:  # it waits for an item, not for the other thread
+                if other.index is None:  # it is idle, so it does not wait for the other thread
                     other.worker = fresh
                     continue
                 if other is not seat:
@@ -174,7 +174,7 @@ class Crew(Generic[Item, Result]):
         return not seat.left and seat.index is not None and time.monotonic() - seat.since > self._deadline.limit_s
 
     def _end(self) -> None:
-        """Begin nothing more, and wait for what is under way, as long as it keeps to its deadline."""
+        """Begin no further items, and wait for those in progress until their deadlines."""
         while not self._todo.empty():
             self._todo.get()
         for _ in self._seats:

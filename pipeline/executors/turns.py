@@ -1,6 +1,6 @@
-"""A lock for workers that prefetch: of two shards under way in a worker, one at a time does its main work.
+"""A lock for workers that prefetch: of two shards in progress in a worker, one at a time does its main work.
 
-So the next item opens while one is at it, and the one before ends (its upload) while the next is at it.
+Meanwhile the next shard is opened, or the one before is uploaded.
 """
 
 import threading
@@ -12,14 +12,14 @@ _WAITED = threading.local()
 
 
 class Turn:
-    """One item's part of a worker: it waits, has the worker, and lets it go."""
+    """The turn of one item: it waits for the worker, holds it, and releases it."""
 
     def __init__(self, lock: threading.Lock) -> None:
         self._lock = lock
         self._has = self._had = False
 
     def begin(self) -> None:
-        """Wait for the item that has the worker; does nothing after the first time."""
+        """Wait until no other item holds the worker; does nothing after the first call."""
         if self._had:
             return
         started = time.perf_counter()
@@ -28,21 +28,21 @@ class Turn:
         _WAITED.seconds = waited_s() + time.perf_counter() - started
 
     def end(self) -> None:
-        """The next item may begin; does nothing where this one does not have the worker."""
+        """Release the worker for the next item; does nothing if this item does not hold it."""
         if self._has:
             self._has = False
             self._lock.release()
 
 
 class Turns:
-    """Of one worker."""
+    """The turns of one worker."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
     @contextmanager
     def one(self) -> Iterator[Turn]:
-        """A turn, which ends with the block at the latest, however that ends."""
+        """A turn, which ends at the latest when the block ends, even by an error."""
         turn = Turn(self._lock)
         try:
             yield turn
@@ -51,6 +51,6 @@ class Turns:
 
 
 def waited_s() -> float:
-    """Seconds that this thread has waited for turns; how long one piece of work waited is the difference."""
+    """Seconds that this thread has waited for turns in all. The difference of two readings is the wait in between."""
     seconds: float = getattr(_WAITED, "seconds", 0.0)
     return seconds

@@ -1,4 +1,4 @@
-"""Measures every shard of a pass (worker, seconds, rows, bytes) and tells progress, event log and metrics."""
+"""Measures every shard of a pass (worker, seconds, rows, bytes), and reports to progress, event log and metrics."""
 
 import os
 import platform
@@ -22,10 +22,9 @@ R = TypeVar("R")
 class Done:
     """One item of one pass of a stage.
 
-    stage: what the pass is called. shard: index of the item, None where it is no shard. worker: host:process.
-    seconds: of the work alone, without waiting for a turn, of its last try; of an exchange, its last step. rows:
-    samples, where the work counts them. rejects: samples that could not be read. bytes: of the files that it committed.
-    retries: tries that failed.
+    stage: name of the pass. shard: index of the item, None if it is not a shard. worker: host:process. seconds: of the
+    last try, without waiting for a turn; in an exchange, of the last step. rows: samples, if the work counts them.
+    rejects: samples that could not be read. bytes: of the committed files. retries: tries that failed.
     """
 
     stage: str
@@ -39,10 +38,10 @@ class Done:
 
 
 class Watcher(Protocol):
-    """Who is told of every pass over items; must be quick, for the driver waits for it."""
+    """Receives every event of a pass over items. It must be fast, because the driver waits for it."""
 
     def begin(self, stage: str, total: int, ready: int) -> None:
-        """A pass of `total` items starts, of which an earlier run finished `ready`."""
+        """A pass of `total` items begins; an earlier run has finished `ready` of them."""
         ...
 
     def done(self, item: Done) -> None:
@@ -50,21 +49,21 @@ class Watcher(Protocol):
         ...
 
     def end(self, stage: str, seconds: float) -> None:
-        """The pass came to its end; one that failed does not."""
+        """The pass is complete. Not called for a pass that fails."""
         ...
 
     def avoided(self, node: str, error: str) -> None:
-        """A node gets no more work, for its workers fail; error: the kind of what they raise."""
+        """A node gets no more work because its workers fail. error: the kind of their error."""
         ...
 
     def made(self, label: str, artifact: str, seconds: float, reused: bool) -> None:
-        """A stage, which is some passes, is done; reused: it was there already."""
+        """A stage, which has one or more passes, is done. reused: whether an earlier run did it."""
         ...
 
 
 @dataclass(frozen=True)
 class Measured(Generic[R]):
-    """The result of a task, and what doing it took. rows, rejects: that the result counts, also once it is combined."""
+    """The result of a task, and its measurements. rows, rejects: of this item, also after results were combined."""
 
     result: R
     worker: str
@@ -76,7 +75,7 @@ class Measured(Generic[R]):
 
 @dataclass(frozen=True)
 class MeasuredTask(Generic[Item, Result]):
-    """A task that measures itself; for the executor it is the same work."""
+    """Wraps a task to measure it; the executor sees the same work."""
 
     task: Task[Item, Result]
 
@@ -87,7 +86,7 @@ class MeasuredTask(Generic[Item, Result]):
 
 @dataclass(frozen=True)
 class MeasuredReduction(MeasuredTask[Item, Result]):
-    """The same of a task whose results are combined: each item is measured, and the first one has the result."""
+    """The same for a task whose results are combined: each item is measured, and the first one has the result."""
 
     task: Reduction[Item, Result]
 
@@ -98,14 +97,14 @@ class MeasuredReduction(MeasuredTask[Item, Result]):
 
 
 def measured(function: Callable[..., R], *of: object) -> Measured[R]:
-    """What a function of an item gives, and what it took in this thread."""
+    """The result of a function of an item, and its measurements in this thread."""
     clock = _Clock()
-    with one_version():  # an object that is replaced while its shard is done fails, and is not read half old, half new
+    with one_version():  # if an object is replaced while it is read, the read fails instead of mixing old and new bytes
         return clock.seen(function(*of))
 
 
 class _Clock:
-    """Starts when it is made."""
+    """A clock that starts when it is created."""
 
     def __init__(self) -> None:
         self._committed = storage.committed_bytes()
@@ -123,10 +122,7 @@ def _worker() -> str:
 
 @dataclass(frozen=True)
 class Watch:
-    """An executor, and who is told what it does.
-
-    Every call shows its progress on stderr.
-    """
+    """Runs work on an executor and tells watchers about it. Every call shows its progress on stderr."""
 
     executor: Executor
     watchers: tuple[Watcher, ...] = ()
@@ -134,7 +130,7 @@ class Watch:
     def map(
         self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs, ready: int = 0
     ) -> Generator[tuple[int, Result], None, None]:
-        """Executor.map. ready: how many more items an earlier run finished."""
+        """As Executor.map. ready: number of further items that an earlier run finished."""
         measuring = MeasuredReduction(task) if isinstance(task, Reduction) else MeasuredTask(task)
         results = self.executor.map(measuring, items, label, needs)
         return self.told(results, items, len(items) + ready, label, ready, retried=True)
@@ -149,11 +145,11 @@ class Watch:
         retried: bool = False,
         before: Callable[[], None] | None = None,
     ) -> Generator[tuple[int, Result], None, None]:
-        """The results of one pass, each told to the watchers as it comes.
+        """The results of one pass; tells the watchers about each of them.
 
-        items: those whose indices the results have. total: of the pass, `ready` of them done by an earlier run.
-        retried: whether the executor counts the failures of these very items. before: what the pass does before its
-        first result, which shows a progress of its own.
+        items: the items that the indices of the results refer to. total: items of the pass, of which an earlier run has
+        done `ready`. retried: whether the executor counts the failures of these items. before: work before the first
+        result, with its own progress line.
         """
         started = time.monotonic()
         for watcher in self.watchers:
@@ -165,8 +161,8 @@ class Watch:
                 progress.advance(seen.rows, seen.rejects)
                 if self.watchers:
                     shard = getattr(items[index], "index", None)
-                    shard = shard if isinstance(shard, int) else None  # tuples have a method of that name
-                    # an exchange is retried by spans of items, so no item has a count of its own
+                    shard = shard if isinstance(shard, int) else None  # a tuple's `index` is a method
+                    # an exchange retries spans of items, so items have no count of their own
                     retries = self.executor.failed.get(index, 0) if retried else 0
                     done = Done(label, shard, seen.worker, seen.seconds, seen.rows, seen.rejects, seen.bytes, retries)
                     for watcher in self.watchers:
@@ -177,7 +173,7 @@ class Watch:
 
     @contextmanager
     def _telling_avoided(self) -> Iterator[None]:
-        """At the end of the block, however that comes: nodes that are avoided since it began."""
+        """When the block ends, even by an error, tell which nodes have been avoided since it began."""
         before = set(self.executor.avoided)
         try:
             yield
@@ -188,7 +184,7 @@ class Watch:
 
 
 def counted(result: object) -> tuple[int, int]:
-    """Rows and rejects that a summary tells of, 0 where it tells none."""
+    """The rows and rejects of a summary; 0 if it does not count them."""
     if not isinstance(result, Mapping):
         return 0, 0
     rows, rejects = result.get("rows"), result.get("rejects")

@@ -28,7 +28,7 @@ from winnow.jobs.plan.price_table import Prices, show_price_table, totals
 from winnow.jobs.plan.timing import Call
 from winnow.jobs.run import run_job
 from winnow.pipeline.errors import JobError
-from winnow.pipeline.executors.batching import AIM_S, Pieces, Waiting
+from winnow.pipeline.executors.batching import AIM_S, PassItems, Waiting
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.machine import cores
@@ -118,7 +118,7 @@ def test_a_call_by_itself_costs_the_driver_more_than_one_of_many(ray_executor: E
 
 @pytest.mark.parametrize("workers", [1, 2, 64])
 def test_what_is_timed_alone_goes_alone(workers: int) -> None:
-    waiting = Waiting(Pieces(kernels.ALONE * workers, str, lambda actor, pieces: None), workers)
+    waiting = Waiting(PassItems(kernels.ALONE * workers, str, lambda actor, items: None), workers)
     waiting.saw(1, 1e-9)
     while waiting:
         assert len(waiting.take()) == 1

@@ -1,17 +1,17 @@
-"""How pieces are dealt out: every one once, more to a call while calls are quick, suspects by themselves."""
+"""How items are given to calls: each exactly once, more per call while calls are quick, suspects alone."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.pipeline.executors.batching import AIM_S, Pieces, Waiting
+from winnow.pipeline.executors.batching import AIM_S, PassItems, Waiting
 
 
 def waiting(count: int, seats: int = 2) -> Waiting:
-    return Waiting(Pieces(count, str, lambda actor, pieces: None), seats)
+    return Waiting(PassItems(count, str, lambda actor, items: None), seats)
 
 
 def dealt(queue: Waiting, seconds_each: float) -> list[int]:
-    """How many went with each call, where a piece takes so long."""
+    """Number of items in each call, if an item takes so long."""
     sizes = []
     while queue:
         taken = queue.take()
@@ -25,7 +25,7 @@ def dealt(queue: Waiting, seconds_each: float) -> list[int]:
     seats=st.integers(1, 9),
     calls=st.lists(st.tuples(st.floats(0, 9), st.integers(0, 99), st.booleans()), max_size=20),
 )
-def test_every_piece_goes_once_however_calls_end(count, seats, calls):
+def test_every_item_goes_once_however_calls_end(count, seats, calls):
     queue = waiting(count, seats)
     done = []
     endings = iter(calls)
@@ -51,7 +51,7 @@ def test_calls_grow_while_they_are_quick_and_all_workers_end_together():
     assert len(sizes) < 4000 / 50 + 40
 
 
-def test_slow_pieces_go_one_by_one():
+def test_slow_items_go_one_by_one():
     assert dealt(waiting(500), AIM_S) == [1] * 500
 
 
@@ -64,7 +64,7 @@ def test_a_call_that_took_longer_than_thought_is_followed_by_small_ones():
     assert len(queue.take()) == 1
 
 
-def test_a_few_pieces_are_shared_among_all_workers():
+def test_a_few_items_are_shared_among_all_workers():
     queue = waiting(100, seats=8)
     for _ in range(9):
         queue.saw(1, 0.0)
