@@ -85,7 +85,7 @@ def keep_top(
     group = np.zeros(len(value), np.int32) if groups is None else np.asarray(groups).astype(np.int32)
     limits = np.atleast_1d(np.asarray(quota, np.int64))
     if (limits < 0).any():
-        raise DataError(f"a quota is a number of rows, 0 or more, got {limits.min()}")
+        raise DataError(f"a quota must be at least 0 rows, got {limits.min()}")
     [kept] = selecting.keep_top([selecting.Rows(value, group, uids_from(uids), 0)], limits)
     return kept
 

@@ -34,7 +34,7 @@ def export_job(
     wanted, count = job.counts["pool"] - kept if dropped else kept, cast(int, result.report["named"])
     if wanted != count:
         what = "leaves out" if dropped else "keeps"
-        raise AccountingError(f"an export names every sample, but {name} {what} {wanted}, and {count} are named")
+        raise AccountingError(f"an export must list every sample that {name} {what}, {wanted}, but it lists {count}")
     for column, filled in cast(Mapping[str, int], result.report["filled"]).items():
         if count and not filled:
             say(f"none of {count:,} samples has {column}: it is null in the export")

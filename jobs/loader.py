@@ -69,7 +69,7 @@ def open_kept_samples(store: str, name: str, *, epoch: int | None = None, gap_by
         drawn = Drawn.of(last)
         if drawn is None or not 0 <= epoch < drawn.epochs:
             have = "has no cut that draws any, such as `epochs`" if drawn is None else f"has 0 to {drawn.epochs - 1}"
-            raise JobError(f"an epoch must be one of those that {name} drew, got {epoch}, and it {have}")
+            raise JobError(f"an epoch must be one that {name} drew, got {epoch}; {name} {have}")
         selected = replace(selected, drawn=drawn, epoch=epoch)
         count = drawn.size
     return KeptSamples(name, selected, shards, count)
@@ -152,6 +152,6 @@ def _reader(name: str, pool: Mapping[str, Any]) -> Reader:
     if reader.has_images:
         return reader
     raise JobError(
-        f"the pool of {name} ({pool['format']}) has vectors and no images, so there is nothing to train on in it; "
-        f"take uids.npy of its manifest to where the images are"
+        f"the pool of {name} ({pool['format']}) has vectors and no images, so nothing can be trained on it; "
+        f"use uids.npy of its manifest where the images are"
     )

@@ -76,7 +76,7 @@ def run_job(
         _check_shards(dict(steps)["shards"].report, counts)
     record = _record(job, counts, steps)
     if former := keep_former(job.store, record):
-        say(f"{'record':22} the former result of {job.name}, of other options, is now called {former}")
+        say(f"{'record':22} the earlier result of {job.name}, which had other options, is now called {former}")
     write_json(job_url(job.store, job.name), record)
     return JobResult(job, path, counts, tuple(steps))
 

@@ -189,7 +189,9 @@ def run_sweep(found: Sequence[Variant], executor: Executor, say: Callable[[str],
     both = overlaps(shared, [Survivors(embedded.artifact, cut, job.pool.reader) for cut in last])
     kept = [outcome.kept for outcome in outcomes]
     if np.diag(both).tolist() != kept:
-        raise AccountingError(f"policies that keep {kept} samples must be compared, but {np.diag(both)} were found")
+        raise AccountingError(
+            f"the policies must keep {kept} samples, but {np.diag(both)} were found while comparing them; run again"
+        )
     kinds = [cast(Mapping[str, int], step.report["rejects"]) for step in (embedded, distinct)]
     return Sweep(_pool(embedded), {**kinds[0], **kinds[1]}, tuple(outcomes), both, time.monotonic() - started)
 
@@ -221,8 +223,8 @@ def _decide(
     rejected = sum(cast(int, step.report["rejected"]) for step in (embedded, distinct))
     if _pool(embedded) != kept + sum(dropped.values()) + rejected:
         raise AccountingError(
-            f"pool = kept + dropped + rejected must hold, but {_pool(embedded)} != {kept} + "
-            f"{sum(dropped.values())} + {rejected}"
+            f"pool = kept + dropped + rejected must hold, but {_pool(embedded)} != {kept} + {sum(dropped.values())} + "
+            f"{rejected}"
         )
     thresholds = {
         name: cast(int | float | None, report["threshold"]) for name, report in reports.items() if "threshold" in report

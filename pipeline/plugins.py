@@ -87,7 +87,7 @@ def of_kind(base: type) -> Callable[[str, object], str | None]:
 
     def wrong(name: str, found: object) -> str | None:
         if not (isinstance(found, type) and issubclass(found, base)):
-            return f"must be a subclass of {base.__module__}.{base.__qualname__}, but is none"
+            return f"must be a subclass of {base.__module__}.{base.__qualname__}, but is not"
         kind = getattr(found, "kind", None)
         return None if kind == name else f"must have this name as its kind, but has {kind!r}"
 
@@ -131,8 +131,8 @@ class Offered(Mapping[str, type[_T]]):
         owners = [*(["winnow"] if name in self._own else []), *(str(offer.origin) for offer in offers)]
         if len(owners) > 1:
             raise JobError(
-                f"{name} must be one thing, but {' and '.join(owners)} each have one in {self._group}; uninstall all "
-                f"but one of them, or ask their authors for another name"
+                f"one distribution must offer {name} in {self._group}, but {' and '.join(owners)} do; uninstall all "
+                "but one of them, or ask their authors for another name"
             )
         if not offers:
             return self._own[name]

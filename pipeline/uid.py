@@ -37,7 +37,7 @@ def content_hash(*parts: bytes | memoryview) -> bytes:
 def uids_from_bytes(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """Array of dtype UID from a column of 16-byte binaries. Raises DataError for another type and for nulls."""
     if column.type != UID_ARROW or column.null_count:
-        raise DataError(f"uids are {UID_ARROW}, no nulls, got {column.type}, {column.null_count} nulls")
+        raise DataError(f"uids must be {UID_ARROW} without nulls, got {column.type} with {column.null_count} nulls")
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if len(array) == 0:
         return np.empty(0, UID)
@@ -75,7 +75,7 @@ def uids_from_hex(texts: list[str]) -> np.ndarray:
     """Array of dtype UID from texts of 32 hex digits. Raises ValueError that names the first text that is not a uid."""
     for text in texts:
         if not is_uid_hex(text):
-            raise ValueError(f"a uid is 32 hex digits, got {text!r}")
+            raise ValueError(f"a uid must be 32 hex digits, got {text!r}")
     raw = np.frombuffer(bytes.fromhex("".join(texts)), ">u8").reshape(-1, 2)
     return uids_from_pairs(raw[:, 0], raw[:, 1])
 
@@ -99,7 +99,9 @@ def bytes_of(texts: pa.ChunkedArray | pa.Array) -> pa.FixedSizeBinaryArray:
     Raises DataError for another type, for nulls, and for the first text that is not a uid.
     """
     if texts.type != pa.string() or texts.null_count:
-        raise DataError(f"uids are texts of 32 hex digits, no nulls, got {texts.type}, {texts.null_count} nulls")
+        raise DataError(
+            f"uids must be texts of 32 hex digits without nulls, got {texts.type} with {texts.null_count} nulls"
+        )
     array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     if not len(array):
         return pa.array([], UID_ARROW)
@@ -111,7 +113,7 @@ def bytes_of(texts: pa.ChunkedArray | pa.Array) -> pa.FixedSizeBinaryArray:
         raw = b""
     if len(raw) != 16 * len(array) or (np.diff(ends) != 32).any():
         [wrong] = [text for text in array.to_pylist() if not is_uid_hex(text)][:1]
-        raise DataError(f"a uid is 32 hex digits, got {wrong!r:.80}")
+        raise DataError(f"a uid must be 32 hex digits, got {wrong!r:.80}")
     return pa.FixedSizeBinaryArray.from_buffers(UID_ARROW, len(array), [None, pa.py_buffer(raw)])
 
 

@@ -47,7 +47,7 @@ def check_rejects(run: Run, embeddings: Artifact, distinct: Artifact | None = No
             f"{embeddings.name}: {rejected:,} of {pool:,} samples are rejected, {rejected / pool:.2%}, but "
             f"limits.max_reject_fraction is {limits.max_reject_fraction}:\n{_table(run, rejecting, kinds, pool)}\n"
             f"Fix what they have in common (pool.image and pool.caption name what is read), or raise the limit. All "
-            f"embeddings are kept, and the same command goes on from there."
+            f"embeddings are kept, and the same command resumes."
         )
 
 

@@ -122,7 +122,7 @@ def test_keep_top_takes_uids_as_people_have_them() -> None:
     for wrong in (["zz"] * 40, [b"short"] * 40, list(range(40)), [*texts[:-1], raw[-1]]):
         with pytest.raises(winnow.DataError, match="uid"):
             winnow.keep_top(values, wrong, 13)
-    with pytest.raises(winnow.DataError, match="a quota is a number of rows, 0 or more, got -1"):
+    with pytest.raises(winnow.DataError, match="a quota must be at least 0 rows, got -1"):
         winnow.keep_top(values, texts, -1)
 
 

@@ -104,7 +104,9 @@ def filter_quality(
     if score is None:
         found = [column for column in embeddings.columns(0) if column.endswith(".similarity")]
         if len(found) != 1:
-            raise JobError(f"{name} has no single cosine ({', '.join(found) or 'none'}); name a column with --score")
+            raise JobError(
+                f"{name} must have one cosine, but it has {', '.join(found) or 'none'}; name a column with --score"
+            )
         score = found[0]
     source = next((made for made in (embeddings, artifacts["manifest"]) if score in made.columns(0)), None)
     if source is None:
@@ -136,7 +138,7 @@ def _joined(source: Artifact, score: str, truth: Truth) -> np.ndarray:
     place = {uid: row for row, uid in enumerate(truth.uid.to_pylist())}
     values = np.full(len(place), np.nan)
     if len(place) != len(truth.uid):
-        raise DataError("a truth must name each sample once, but a uid is there twice")
+        raise DataError("a truth must name each sample once, but a uid is repeated")
     for index in sorted(source.present()):
         table = source.read(index, ["uid", score])
         rows = np.asarray([place.get(uid, -1) for uid in table["uid"].to_pylist()], np.int64)

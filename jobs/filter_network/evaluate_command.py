@@ -58,7 +58,7 @@ def model(
 ) -> None:
     """Measure zero-shot accuracy on labelled images, or retrieval recall on captioned images."""
     if (images is None) == (pairs is None) or (images is None) != (classnames is None):
-        raise JobError("evaluate model needs --images with --classnames, or --pairs; run it once for each")
+        raise JobError("evaluate model needs either --images with --classnames, or --pairs; run it once for each")
     from winnow.jobs.filter_network import evaluate
     from winnow.pipeline import storage
     from winnow.stages.encoders import OpenClip

@@ -57,7 +57,7 @@ def parse_filter_job(values: Mapping[str, object]) -> FilterJob:
     """The job of plain values, as a YAML file holds them."""
     for key in ("name", "folder", "model", "clean"):
         if not values.get(key):
-            raise JobError(f"a filter's job must have {key}; it has {', '.join(_KEYS)}")
+            raise JobError(f"a filter's job must have {key}; its keys are {', '.join(_KEYS)}")
     asked = options_of(_Asked, "the job", values)
     finetune = None if asked.finetune is None else _finetune(asked)
     if not 0 <= asked.ensemble <= 1:
@@ -105,5 +105,7 @@ def _finetune(asked: _Asked) -> Finetune:
 def _recipe(where: str, asked: _Asked, options: Mapping[str, object], pretrained: str | None) -> Recipe:
     for key in ("model", "pretrained"):
         if key in options:
-            raise JobError(f"{where} has no {key}: the job has one for all of it, beside {where.partition('.')[0]}")
+            raise JobError(
+                f"{where} must not have {key}, because one {key} holds for the whole job; move it to the top level"
+            )
     return options_of(Recipe, where, {**options, "model": asked.model, "pretrained": pretrained})

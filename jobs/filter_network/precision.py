@@ -69,6 +69,6 @@ def _measured(device: str) -> "tuple[TrainerPrecision, str]":
     ran = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     if ran.returncode != 0:
         *_, last = ran.stderr.strip().splitlines() or [f"measuring ended with exit code {ran.returncode}"]
-        raise ModelError(f"a training needs its device, but {last}")
+        raise ModelError(f"the device of a training must work, but: {last}")
     found = json.loads(ran.stdout)
     return found["precision"], found["why"]

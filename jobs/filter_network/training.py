@@ -119,7 +119,7 @@ def run_training(shards: str, out: Path, recipe: Recipe, say: Callable[[str], No
             fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise TrainingError(
-                f"a folder takes one trainer at a time, but another writes {log}; wait for it or stop it"
+                f"a folder must have one trainer at a time, but another one writes {log}; wait for it or stop it"
             ) from error
         _remove_torn(checkpoint.parent)
         try:
@@ -141,7 +141,7 @@ def claim(path: Path, asked: Mapping[str, object], what: str) -> None:
         write_json(str(path), asked)
     elif changed := [key for key in {**found, **asked} if not _same(found.get(key), asked.get(key))]:
         told = "; ".join(f"{key} was {found.get(key)!r} and is {asked.get(key)!r}" for key in changed)
-        raise ModelError(f"a folder holds {what}, but in {path.parent} {told}; take a fresh folder")
+        raise ModelError(f"a folder must hold {what}, but in {path.parent} {told}; use another folder")
 
 
 def _same(before: object, now: object) -> bool:
@@ -164,7 +164,9 @@ def claim_model(folder: Path, model: str) -> None:
     try:
         config = json.loads(Path(model).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"a model is a name of open_clip or a configuration .json, got {model}: {error}") from error
+        raise ModelError(
+            f"a model must be a name of open_clip or a configuration .json, got {model}: {error}"
+        ) from error
     claim(folder / MODEL, config, "trainings of one model")
 
 

@@ -113,7 +113,7 @@ def write_pairs(sources: Sequence[PairSource], folder: str, executor: Executor) 
         sizes |= {piece.name(layer): samples for layer in range(piece.source.layers) if samples}
     if not sizes:
         raise PoolError(
-            f"training needs pictures with captions, but of {pieces[0].url} and the others none could be read: "
+            f"training needs pictures with captions, but none could be read from {pieces[0].url} and the others: "
             f"{dict(rejects)}"
         )
     write_json(storage.join(folder, SHARD_SIZES), cast(dict[str, object], sizes))

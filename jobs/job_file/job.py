@@ -91,7 +91,7 @@ def read(path: str, changes: Sequence[str] = ()) -> dict[str, Any]:
     try:
         values = storage.from_file(loads(storage.read_text(path), path), path)
     except StorageError as error:
-        raise JobError(f"a job is a YAML file, but: {error}") from error
+        raise JobError(f"a job must be a YAML file, but: {error}") from error
     if not isinstance(values, dict):
         raise JobError(f"{path} must be a mapping with {', '.join(_KEYS)}, but it holds {type(values).__name__}")
     paths = [text.partition("=")[0] for text in changes]
@@ -107,7 +107,7 @@ def parse(values: Mapping[str, object]) -> Job:
     known_keys("the job", values, _KEYS)
     for key in ("name", "store", "pool"):
         if not values.get(key):
-            raise JobError(f"a job must have {key}")
+            raise JobError(f"a job must have {key}; its keys are {', '.join(_KEYS)}")
     if not isinstance(values["name"], str):
         raise JobError(f"name must be text, got {values['name']!r}; quote it")
     pool = _pool(mapping_of("pool", values["pool"]))
@@ -137,7 +137,7 @@ def _check(job: Job) -> None:
     images = job.pool.reader.has_images
     names = tuple(job.embeddings) if images else job.pool.reader.encoders()
     if not images and job.embeddings:
-        raise JobError(f"this pool brings its vectors ({', '.join(names)}), so the job must not have embeddings")
+        raise JobError(f"this pool has its own vectors ({', '.join(names)}), so the job must not have embeddings")
     if not images and job.shards is not None:
         raise JobError("this pool has no images, so no shards can be written: leave shards out and use uids.npy")
     if not names:
@@ -147,7 +147,7 @@ def _check(job: Job) -> None:
         cut.check(Given(text, images, tuple(job.pool.fields)))
     if early := [cut.kind for cut in job.policy[:-1] if cut.draws_epochs]:
         raise JobError(
-            f"{early[0]} must be the last cut of a policy, for a later one would take samples out of some epochs"
+            f"{early[0]} must be the last cut of a policy, because a later cut would remove samples from some epochs"
         )
     if not _NAME.fullmatch(job.name):
         raise JobError(f"a job's name must be letters, digits, dot, dash or underscore, got {job.name!r}")
@@ -168,7 +168,9 @@ def _store(url: object) -> str:
     if not isinstance(url, str):
         raise JobError(f"store must be a URL or a folder, got {url!r}")
     if url.startswith(("http://", "https://")):
-        raise JobError(f"store must be where files can be written, got {storage.redacted(url)}, of a web server")
+        raise JobError(
+            f"store must be a place where files can be written, got {storage.redacted(url)}, which is on a web server"
+        )
     try:
         store = storage.rooted(url).rstrip("/") or "/"
         storage.check_commits(store)
@@ -176,8 +178,8 @@ def _store(url: object) -> str:
         raise JobError(f"store: {error}") from error
     if found := next((mark for mark in _PATTERNS if mark in store), None):
         raise JobError(
-            f"store must be a name that training can open as it is, but {storage.redacted(store)} holds {found}, which "
-            f"webdataset takes for a list of names; name another folder"
+            f"store must be a name that webdataset can open, but {storage.redacted(store)} contains {found}, which "
+            f"webdataset expands to a list of names; use another folder"
         )
     return store
 

@@ -63,7 +63,10 @@ def dumps(value: object, **layout: Any) -> str:
 
 def _value(node: yaml.Node, where: str, above: tuple[yaml.Node, ...]) -> Any:
     if node in above:
-        raise JobError(f"{_at(node, where)}: what an alias (*) stands for must end, but this one is inside itself")
+        raise JobError(
+            f"{_at(node, where)}: an alias (*) must stand for something outside itself, but this one is inside its own "
+            "anchor (&)"
+        )
     if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
         return _mapping(node, where, (*above, node))
     if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
@@ -81,7 +84,7 @@ def _mapping(node: yaml.MappingNode, where: str, above: tuple[yaml.Node, ...]) -
         name = _value(key, where, above)
         if not isinstance(name, str):
             shown = repr(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
-            raise JobError(f"{_at(key, where)}: a key must be text, got {shown}; quote it, where it is a name")
+            raise JobError(f"{_at(key, where)}: a key must be text, got {shown}; quote it if it is a name")
         if name in lines:
             raise JobError(
                 f"{where}: a key must come once, but {name} is in line {lines[name]} and again in line {_line(key)}; "
@@ -133,7 +136,7 @@ def _number(node: yaml.ScalarNode, kind: str, where: str) -> int | float:
 
 def _tagged(node: yaml.Node, where: str) -> JobError:
     tag = node.tag.replace(_TAG, "!!")
-    return JobError(f"{_at(node, where)}: values have no tags, got {tag}; write the value as it is meant")
+    return JobError(f"{_at(node, where)}: a value must have no tag, got {tag}; write the plain value")
 
 
 def _line(node: yaml.Node) -> int:

@@ -74,7 +74,9 @@ def price(job: Job, executor: Executor, options: PriceOptions, say: Callable[[st
     urls = job.pool.urls()
     sources = storage.expand(options.measure_on, job.pool.reader.suffix) if options.measure_on else urls
     if options.measure_on and options.samples_per_shard is None:
-        raise JobError("shards of another pool do not tell how many samples this one has: give --samples-per-shard too")
+        raise JobError(
+            "--measure-on must come with --samples-per-shard, because other shards do not tell the size of this pool"
+        )
     rows = options.rows or (IMAGES if job.pool.reader.has_images else VECTORS)
     with storage.scratch_folder() as folder:
         count = max(options.shards, executor.workers)

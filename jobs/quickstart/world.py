@@ -97,7 +97,9 @@ def render_world(world: World, folder: Path) -> pa.Table:
     Raises: JobError when the folder already holds a world; nothing is overwritten.
     """
     if (folder / "truth.parquet").exists():
-        raise JobError(f"a world needs a folder without one, but {folder} has one; name a fresh folder")
+        raise JobError(
+            f"a world must be rendered into a new folder, but {folder} holds one already; name another folder"
+        )
     sizes = {}
     for shard, positions in enumerate(_split(world.clean_pairs, world.clean_shards)):
         path = folder / "clean" / f"{shard:05d}.tar"

@@ -97,6 +97,8 @@ def _blocks(url: str, block: int) -> Iterator[np.ndarray]:
             data = file.read(min(block, left) * UID.itemsize)
             found = np.frombuffer(data[: len(data) // UID.itemsize * UID.itemsize], UID)
             if not len(found):
-                raise DataError(f"{url} must have {shape[0]} uids, but ends {left} before; run the job again")
+                raise DataError(
+                    f"{url} must have {shape[0]} uids, but {left} are missing at its end; run the job again"
+                )
             yield found
             left -= len(found)

@@ -32,7 +32,7 @@ def pool(job: Finished, run: Run) -> Findings:
     found = looked(shards=len(files))
     for shard, urls in files.items():
         if missing := [url for url in urls if url not in there]:
-            found += violated(f"{', '.join(missing)}: an input shard must stay, but it is not there")
+            found += violated(f"{', '.join(missing)}: an input shard must still exist, but it does not")
             continue
         now = as_one([there[url] for url in urls])
         if now != shard:
@@ -52,8 +52,8 @@ def files(job: Finished, run: Run) -> Findings:
         by_shard = {url for url in there if url.startswith(f"{artifact.folder}/") and url.endswith(".parquet")}
         missing, strange = sorted(wanted - there), sorted(by_shard - wanted)
         found += looked(artifacts=1, files=len(wanted))
-        found += violated(*(f"{url} must be there, but is not" for url in missing))
-        found += violated(*(f"{url} is of none of {len(run.shards)} input shards" for url in strange))
+        found += violated(*(f"{url} must exist, but does not" for url in missing))
+        found += violated(*(f"{url} belongs to none of the {len(run.shards)} input shards" for url in strange))
     return found
 
 

@@ -73,7 +73,7 @@ def shards(job: Finished, run: Run) -> Findings | None:
         found += unless_equal(f"{url}: samples of {name}", expected.get(name, 0), sizes.get(name, 0))
     there = {storage.name_of(file.url) for file in storage.listing(out.folder)}
     strange = sorted(name for name in there if name.endswith(".tar") and name not in expected)
-    found += violated(*(f"{out.file(name)} is of none of {len(expected)} output shards" for name in strange))
+    found += violated(*(f"{out.file(name)} belongs to none of the {len(expected)} output shards" for name in strange))
     return found + over(run, partial(_tar_of, job), tars, "shards")
 
 

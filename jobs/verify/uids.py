@@ -73,7 +73,7 @@ class _Chunk:
             file.seek(self.start + first * UID.itemsize)
             content = file.read((last - first) * UID.itemsize)
         if len(content) != (last - first) * UID.itemsize:
-            raise DataError(f"{self.url} must have {last} uids, as its header says, but ends before")
+            raise DataError(f"{self.url} must have at least {last} uids, as its header says, but it ends earlier")
         return np.frombuffer(content, UID)
 
 
@@ -92,7 +92,7 @@ def _compared(run: Run, url: str, named: NamedRows) -> Findings:
     except FailedShards as error:
         return found + unreadable(error)
     if repeated := found.sums.get("repeated", 0):
-        found += violated(f"{url}: a uid names one sample, but {repeated} of its uids name more than one")
+        found += violated(f"{url}: a uid must name one sample, but {repeated} of its uids name more than one")
     return found
 
 
@@ -105,7 +105,7 @@ def _header(url: str) -> tuple[int, int, int]:
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         start = file.tell()
         if len(shape) != 1 or dtype != UID:
-            raise DataError(f"{url} must hold a row of {UID}, but holds {dtype} of shape {shape}")
+            raise DataError(f"{url} must hold a one-dimensional array of {UID}, but holds {dtype} of shape {shape}")
         return start, int(shape[0]), file.seek(0, 2)
 
 

@@ -85,7 +85,7 @@ def explain(
     workers: threads that read. Raises JobError for a job, shard or sample that does not exist, and for a malformed uid.
     """
     if (uid is None) == (shard is None) or (shard is None) != (key is None):
-        raise JobError("a sample is named by its uid, or by --shard and --key together; give one of the two")
+        raise JobError("a sample must be named by its uid, or by --shard and --key together; give one of them")
     job, identities = read_finished(store, name, RowSample(None))
     run = run_of(job.job, LocalExecutor(workers), identities)
     items = run.items

@@ -30,7 +30,7 @@ def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) ->
     Raises JobError for a malformed uid and for a uid that no readable sample has.
     """
     if not is_uid_hex(uid):
-        raise JobError(f"a uid is 32 hex digits, got {uid!r}; --shard and --key find a sample without it")
+        raise JobError(f"a uid must be 32 hex digits, got {uid!r}; --shard and --key find a sample without it")
     wanted = uids_from_hex([uid])[0]
 
     def rows_of(item: ShardItem) -> np.ndarray:
@@ -89,7 +89,7 @@ def picture(job: Finished, place: FoundSample) -> bytes:
     """
     reader = job.job.pool.reader
     if not reader.has_images:
-        raise JobError("a pool of vectors has no images, so there is none to write; leave the option out")
+        raise JobError("the pool must have images to write one, but this is a pool of vectors; leave the option out")
     check_unchanged(job.embeddings, place.item.index, place.item.url, reader)
     for sample in reader.samples(place.item.url):
         if sample.position == place.position and isinstance(sample, Sample):

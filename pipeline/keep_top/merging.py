@@ -22,7 +22,7 @@ def merge(partials: Sequence[Partial]) -> Partial:
     found = [p for p in partials if isinstance(p, Candidates)]
     if bool(counts) == bool(found):
         raise DataError(
-            f"merge takes results of one pass, got {len(counts)} Counts and {len(found)} Candidates; "
+            f"merged results must be of one pass, got {len(counts)} Counts and {len(found)} Candidates; "
             f"merge each pass separately"
         )
     [key_bytes, *others] = {partial.key_bytes for partial in partials}
@@ -93,7 +93,7 @@ class Histogram:
             merge([partial, Counts(partial.group[:0], partial.group[:0], self._key_bytes or partial.key_bytes)])
         elif partial.bits != NARROW_BITS:
             raise DataError(
-                f"counts must be of digits of {NARROW_BITS} bits, got {partial.bits}; merge each pass alone"
+                f"counts must be of digits of {NARROW_BITS} bits, got {partial.bits}; merge each pass separately"
             )
         else:
             self._key_bytes = partial.key_bytes

@@ -105,7 +105,9 @@ class Selection:
     def thresholds(self) -> Thresholds:
         """The exact thresholds. Raises DataError if a pass is still needed."""
         if self._live.any():
-            raise DataError("thresholds need every pass, but a pass is still needed; loop until next_pass is None")
+            raise DataError(
+                "thresholds must be read after the last pass, but another pass is needed; loop until next_pass is None"
+            )
         big_endian = self._bound.astype(self._digit.newbyteorder(">"))
         bound = big_endian.view(f"S{self._digit.itemsize * self._bound.shape[1]}").reshape(-1)
         return Thresholds(bound, np.minimum(self._quota, self._size), self._size)

@@ -35,7 +35,7 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         filesystem, path = url_to_fs(url, **_options(url))
     except (ValueError, ImportError) as error:  # fsspec does not know the scheme, or its package is not installed
         raise StorageError(
-            f"a URL must be of a storage that fsspec knows here, got {url}: {error}; {STORAGES}"
+            f"a URL must name a storage that fsspec can open here, got {url}: {error}; {STORAGES}"
         ) from error
     if url.startswith(S3):
         filesystem.retries = _S3_ROUNDS

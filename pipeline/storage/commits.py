@@ -69,7 +69,7 @@ def commit_of(url: str) -> Commit:
     scheme = url.partition("://")[0]
     if scheme not in WAYS:
         raise StorageError(
-            f"results must lie on storage where a file appears whole or not at all, which winnow does not know of "
+            f"results must go to a storage where a file appears whole or not at all; winnow does not know this of "
             f"{scheme}://, got {redacted(url)}; write to a local path or to {', '.join(WAYS)}, and copy from there"
         )
     return WAYS[scheme]

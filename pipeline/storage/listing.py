@@ -137,14 +137,16 @@ def identity_of(url: str) -> Identity:
 
 def _identity(url: str, info: dict[str, Any]) -> Identity:
     if info["size"] is None:
-        raise StorageError(f"{redacted(url)}: the server does not say how many bytes it has; read a copy of it")
+        raise StorageError(
+            f"a server must say how many bytes a file has, but it does not for {redacted(url)}; read a copy of the file"
+        )
     for field in _STAMPS:
         if info.get(field):
             # one back end gives the same time as a number in a listing and as a datetime for a single file
             stamp = info[field].timestamp() if isinstance(info[field], datetime) else info[field]
             return Identity(url, int(info["size"]), str(stamp).strip('"'))
     raise StorageError(
-        f"{redacted(url)}: the store gives neither an etag nor a time, so a change could not be seen; read a copy"
+        f"a file must have an etag or a time, so that a change is seen, but {redacted(url)} has neither; read a copy"
     )
 
 
@@ -161,4 +163,6 @@ def check_distinct(files: Sequence[Identity]) -> None:
             there = os.stat(url)
             same = first.setdefault((there.st_dev, there.st_ino), url)
             if same != url:
-                raise PoolError(f"a pool must name each shard once, but {same} and {url} are one file; leave one out")
+                raise PoolError(
+                    f"a pool must name each shard once, but {same} and {url} are the same file; leave one out"
+                )

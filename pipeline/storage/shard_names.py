@@ -56,7 +56,9 @@ def expand(patterns: Iterable[str], suffix: str | None = None, lists: bool = Tru
                 urls.append(absolute(name))
     repeated = [url for url, times in Counter(urls).items() if times > 1]
     if repeated:
-        raise PoolError(f"a pool must name each shard once, but {redacted(repeated[0])} is named more often")
+        raise PoolError(
+            f"a pool must name each shard once, but {redacted(repeated[0])} is named more than once; name it once"
+        )
     return urls
 
 

@@ -11,7 +11,7 @@ def utf8(data: bytes, name: str) -> str:
     """
     if data.startswith(_UTF16) or b"\0" in data:
         raise ValueError(
-            f"{name} must be UTF-8, but it is UTF-16, or holds NUL; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
+            f"{name} must be UTF-8, but it is UTF-16 or contains NUL; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
         )
     try:
         return data.decode("utf-8").removeprefix(MARK)

@@ -61,8 +61,8 @@ def home(path: str) -> str:
     found = os.path.expanduser(path)
     if found == path:
         raise JobError(
-            f"~ stands for a home folder, but nobody here is called {path.partition('/')[0][1:] or 'so'}, got {path}; "
-            f"write ./{path} for a file with this name"
+            f"~ must stand for the home folder of a user of this machine, but {path.partition('/')[0]} has none, got "
+            f"{path}; write ./{path} for a file with this name"
         )
     return found
 

@@ -104,7 +104,9 @@ def _above_floors(cut: FinishedCut, run: Run, standing: Standings, total: int, b
     first = np.array([min(standing.first.tolist(), default=LAST)], WIDE_KEY)
     found = Findings()
     for group in np.flatnonzero(standing.kept < least):
-        found += violated(f"{cut.name}, group {group}: {least[group]} must stay, but {standing.kept[group]} do")
+        found += violated(
+            f"{cut.name}, group {group}: at least {least[group]} samples must be kept, but {standing.kept[group]} are"
+        )
     for group in np.flatnonzero((standing.kept > least) & (standing.last > first[0])):
         found += comes_first(cut, run, f"group {group}", standing.last[group : group + 1], first)
     return found

@@ -30,7 +30,7 @@ def fastest_precision(device: str) -> tuple[str, str]:
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(
-                f"device {device} needs a GPU that torch can use, but there is none here; give device: cpu"
+                f"device {device} needs a GPU that torch can use, but this machine has none; set device: cpu"
             )
         with torch.cuda.device(device if ":" in device else "cuda:0"):
             own = torch.cuda.is_bf16_supported(including_emulation=False)

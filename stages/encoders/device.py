@@ -23,7 +23,7 @@ def device_of(name: str) -> torch.device:
     except RuntimeError as error:
         raise JobError(f"a device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(f"device {name} needs a GPU that torch can use, but there is none here; use auto or cpu")
+        raise DeviceError(f"device {name} needs a GPU that torch can use, but this machine has none; use auto or cpu")
     return device
 
 

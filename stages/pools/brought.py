@@ -65,4 +65,4 @@ def _opened(url: str) -> Iterator[tuple[BinaryIO, ParquetFile]]:
         except (pa.ArrowException, OSError) as error:  # a page that does not decompress is an OSError
             if isinstance(error, MemoryError):
                 raise
-            raise DataError(f"{url} must be whole parquet, but: {error}; write it again, or fetch it again") from error
+            raise DataError(f"{url} must be a complete parquet file, but: {error}; write or fetch it again") from error

@@ -95,7 +95,7 @@ def _label_column(url: str, label: str, image: str) -> list[object]:
         schema = file.schema_arrow
         if lost := {label, image} - set(schema.names):
             raise PoolError(
-                f"{url} must have columns {image} and {label}, but {', '.join(sorted(lost))} is none of "
+                f"{url} must have columns {image} and {label}, but {', '.join(sorted(lost))} is not one of "
                 f"{', '.join(schema.names)}"
             )
         if not holds_images(schema.field(image).type):

@@ -121,7 +121,7 @@ class Reader:
             if done == len(wanted):
                 return
         if done < len(wanted):
-            raise DataError(f"{url}: each position must be that of a sample, but there is none at {wanted[done]}")
+            raise DataError(f"{url}: each position must be that of a sample, but position {wanted[done]} has none")
 
     # the samples of a shard, read again by their places in the embeddings file
 

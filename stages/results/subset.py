@@ -188,7 +188,7 @@ def _copy(piece: BinaryIO, file: BinaryIO, count: int, url: str) -> None:
 def _keys(uids: pa.Array) -> np.ndarray:
     """(n,) of _KEY over the same memory as a column of 16-byte uids."""
     if uids.type != UID_ARROW or uids.null_count:
-        raise AccountingError(f"uids must be {UID_ARROW}, no nulls, got {uids.type}, {uids.null_count} nulls")
+        raise AccountingError(f"uids must be {UID_ARROW} without nulls, got {uids.type} with {uids.null_count} nulls")
     if not len(uids):
         return np.empty(0, _KEY)
     return np.frombuffer(uids.buffers()[1], _KEY, len(uids), 16 * uids.offset)

@@ -57,7 +57,7 @@ def test_the_tars_of_all_shards_are_the_exported_samples(
     [
         (["planted", "4"], 2, "winnow: a shard of planted must be 0 to 3, got 4"),
         (["other", "0"], 2, "winnow: a job must have finished before it is read"),
-        (["planted", "0", "--epoch", "9"], 2, "winnow: an epoch must be one of those that planted drew, got 9"),
+        (["planted", "0", "--epoch", "9"], 2, "winnow: an epoch must be one that planted drew, got 9"),
         (["planted", "0", "--gap=-1"], 2, "winnow: a gap must be 0 bytes or more, got -1"),
         (["planted", "nine"], 2, "shard"),
     ],

@@ -266,7 +266,7 @@ def test_status_lists_jobs_and_artifacts(
         ),
         (["--set", "polciy=[]"], 2, "winnow: the job has no key 'polciy'; did you mean policy?"),
         (["--executor", "slurm"], 2, "winnow: the executor must be 'local' or 'ray', got 'slurm'"),
-        (["--address", "auto", "--executor", "local"], 2, "winnow: --address names a Ray cluster, so it goes with"),
+        (["--address", "auto", "--executor", "local"], 2, "winnow: --address must come with --executor ray, got local"),
         (
             ["--set", "pool.shards=absent-{0..1}.parquet"],
             2,
@@ -297,7 +297,8 @@ def test_an_unknown_option_and_an_absent_job_are_usage_errors(
 ) -> None:
     assert called(monkeypatch, "run", "absent.yaml", "--executor", "local") == 2
     assert (
-        "winnow: a job is a YAML file, but: cannot read absent.yaml: there is no such file" in capsys.readouterr().err
+        "winnow: a job must be a YAML file, but: cannot read absent.yaml: there is no such file"
+        in capsys.readouterr().err
     )
     assert called(monkeypatch, "run", "absent.yaml", "--frobnicate") == 2
     assert "No such option" in capsys.readouterr().err

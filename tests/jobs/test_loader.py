@@ -127,7 +127,7 @@ def test_epochs_of_another_package_are_loaded_where_it_is_not_installed(tmp_path
     with pytest.MonkeyPatch.context() as patch:
         outside_cut.install(patch, tmp_path / "installed")
         manifest = finished(values).path.manifest
-        with pytest.raises(JobError, match="slices must be the last cut of a policy, for a later one would take"):
+        with pytest.raises(JobError, match="slices must be the last cut of a policy, because a later cut would remove"):
             parse({**values, "policy": [policy[1], policy[0]]})
     stay = [[row["uid"] for row in manifest.read(shard).to_pylist() if row["kept"]] for shard in range(4)]
     assert [len(uids) for uids in stay] == [14] * 4

@@ -141,7 +141,7 @@ def test_what_changes_places_in_a_plugins_cut_is_named(
     pq.write_table(table.set_column(0, table.schema.field(0), pa.array(kept)), url)
     said = lines(values)["cuts"]
     assert said.startswith("NOT  cuts: ")
-    assert ("is kept, so" in said) or ("must keep what is beyond 10" in said)
+    assert ("it must be kept too" in said) or ("must keep what is beyond 10" in said)
 
 
 def test_a_cut_that_orders_nothing_is_told_and_never_passed_in_silence(
@@ -199,7 +199,11 @@ def test_plan_names_a_plugins_cut(
         ("longer", "tests.outside_cut:Longest", "must have the name of its entry point as kind, got 'longest'"),
         ("length", "tests.outside_cut:Length", "must be a dataclass that inherits winnow.stages.cuts.cut.Cut"),
         ("lost", "tests.no_such_module:Lost", "but: ModuleNotFoundError: No module named 'tests.no_such_module'"),
-        ("rules", "tests.outside_cut:Longest", "rules must be one thing, but winnow and acme 2.0 each have one"),
+        (
+            "rules",
+            "tests.outside_cut:Longest",
+            "one distribution must offer rules in winnow.cuts, but winnow and acme 2.0 do",
+        ),
     ],
 )
 def test_a_plugin_that_is_none_is_refused_when_a_job_names_it(

@@ -180,7 +180,7 @@ def test_a_job_that_names_them_wrongly_is_refused(zips: Path, change: str, messa
         (
             "winnow.pools",
             "acme_encoder:MeanColours",
-            "must be a subclass of winnow.stages.pools.reader.Reader, but is none",
+            "must be a subclass of winnow.stages.pools.reader.Reader, but is not",
         ),
         ("winnow.pools", "acme_pools:Listed", "must have this name as its kind, but has 'listed'"),
         ("winnow.encoders", "acme_pools:Zipped", "must be a subclass of winnow.stages.encoders.encoder.Encoder"),

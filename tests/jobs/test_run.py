@@ -476,7 +476,7 @@ def test_a_record_of_other_options_keeps_a_name(tmp_path: Path) -> None:
     assert not [line for line in said if line.startswith("record")]
     second = ran(0.25)
     [former] = [path for path in (tmp_path / "s/jobs").iterdir() if path.name != "v.json"]
-    assert said[-1].endswith(f"the former result of v, of other options, is now called {former.stem}")
+    assert said[-1].endswith(f"the earlier result of v, which had other options, is now called {former.stem}")
     kept = json.loads(former.read_text())
     assert kept["name"] == former.stem
     assert {**kept, "name": "v", "job": first["job"], "seconds_now": {}} == {**first, "seconds_now": {}}

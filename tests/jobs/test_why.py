@@ -217,10 +217,10 @@ def test_the_command_writes_the_picture(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["f" * 31], 2, "winnow: a uid is 32 hex digits, got 'fff"),
+        (["f" * 31], 2, "winnow: a uid must be 32 hex digits, got 'fff"),
         (["f" * 32], 2, "winnow: a uid must be that of a readable sample, but ffff"),
-        ([], 2, "winnow: a sample is named by its uid, or by --shard and --key together"),
-        (["--shard", "1"], 2, "winnow: a sample is named by its uid, or by --shard and --key together"),
+        ([], 2, "winnow: a sample must be named by its uid, or by --shard and --key together"),
+        (["--shard", "1"], 2, "winnow: a sample must be named by its uid, or by --shard and --key together"),
         (
             ["--shard", "9.tar", "--key", "a"],
             2,
@@ -250,5 +250,5 @@ def test_pools_of_vectors_have_no_picture(
 ) -> None:
     words = ["why", every.store, every.name, every.rows[0]["uid"], "--image", str(tmp_path / "a.jpg")]
     assert called(monkeypatch, *words) == 2
-    assert "a pool of vectors has no images" in capsys.readouterr().err
+    assert "but this is a pool of vectors" in capsys.readouterr().err
     assert not (tmp_path / "a.jpg").exists()

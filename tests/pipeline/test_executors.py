@@ -456,7 +456,9 @@ def test_a_second_executor_is_refused_while_a_pass_of_the_first_holds_what_it_ne
     next(first)
     second = RayExecutor(CPUS)
     try:
-        with pytest.raises(JobError, match="another executor of this process is in the middle of one: each takes 1 co"):
+        with pytest.raises(
+            JobError, match="another executor of this process is in the middle of a pass: each takes 1 co"
+        ):
             list(second.map(Square(str(tmp_path)), range(4), "squares", Needs()))
     finally:
         second.close()

@@ -315,5 +315,5 @@ def test_results_of_different_passes_do_not_merge():
     counts = Counts(np.zeros(1, np.int64), np.ones(1, np.int64))
     with pytest.raises(DataError, match="results of one pass"):
         merge([counts, Candidates(np.zeros(0, np.int64), np.zeros(0, "S36"))])
-    with pytest.raises(DataError, match="a pass is still needed"):
+    with pytest.raises(DataError, match="another pass is needed"):
         Selection(np.array([1])).thresholds()

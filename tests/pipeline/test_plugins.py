@@ -80,8 +80,8 @@ def test_distributions_that_share_a_namespace_are_told_apart(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["plain"], "plain must be one thing, but winnow and acme-0 1.0 each have one in winnow.cuts; uninstall all"),
-        (["same", "same"], "same must be one thing, but acme-0 1.0 and acme-1 1.0 each have one in winnow.cuts"),
+        (["plain"], "one distribution must offer plain in winnow.cuts, but winnow and acme-0 1.0 do; uninstall all"),
+        (["same", "same"], "one distribution must offer same in winnow.cuts, but acme-0 1.0 and acme-1 1.0 do"),
     ],
 )
 def test_a_name_that_two_have_is_refused(

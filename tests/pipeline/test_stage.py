@@ -150,7 +150,9 @@ def test_a_name_alone_is_not_believed(pool, monkeypatch):
     monkeypatch.setattr("winnow.pipeline.stage.fingerprint", lambda made_of, digits=16: "0" * digits)
     pool.execute(scale=2)
     assert pool.execute(scale=2).reused
-    with pytest.raises(DataError, match="but its scale is 2 and the job's is 3: two configurations have one name"):
+    with pytest.raises(
+        DataError, match="but its scale is 2 and the job's is 3: two configurations have the same fingerprint"
+    ):
         pool.execute(scale=3)
 
 

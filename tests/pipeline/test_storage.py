@@ -187,7 +187,7 @@ def test_expand_refuses_what_matches_nothing_and_what_comes_twice(folder):
     storage.write_bytes(url, b"")
     with pytest.raises(PoolError, match=r"match at least one file, but nothing matches .*\*\.parquet"):
         storage.expand([storage.join(folder, "*.parquet")])
-    with pytest.raises(PoolError, match=r"000\.tar is named more often"):
+    with pytest.raises(PoolError, match=r"000\.tar is named more than once"):
         storage.expand([url, storage.join(folder, "*.tar")])
     with pytest.raises(StorageError, match=r"none\.txt: there is no such file"):
         storage.expand([storage.join(folder, "none.txt")])
@@ -256,7 +256,7 @@ def test_a_link_is_what_it_points_to(tmp_path):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("quux://a/b", "a URL must be of a storage that fsspec knows here, got quux://a/b"),
+        ("quux://a/b", "a URL must name a storage that fsspec can open here, got quux://a/b"),
         (
             "s3://key:geheim@bucket/b",
             "a URL must carry no password, because results and logs repeat it, but bucket/b",

@@ -63,12 +63,12 @@ def test_names_sort_as_their_text(names):
 def test_what_is_no_name_is_refused(text):
     assert not is_uid_hex(text)
     if isinstance(text, str):
-        with pytest.raises(ValueError, match="a uid is 32 hex digits, got"):
+        with pytest.raises(ValueError, match="a uid must be 32 hex digits, got"):
             uids_from_hex(["0" * 32, text])
 
 
 def test_columns_that_hold_no_names_are_refused():
-    with pytest.raises(DataError, match="uids are fixed_size_binary"):
+    with pytest.raises(DataError, match="uids must be fixed_size_binary"):
         uids_from_bytes(pa.array([b"x" * 16]))
     with pytest.raises(DataError, match="1 nulls"):
         uids_from_bytes(pa.array([b"x" * 16, None], UID_ARROW))

@@ -122,7 +122,7 @@ def bench_reading(table: Table, result: JobResult, rounds: int) -> None:
     kept = cast(int, result.counts["kept"])
     counts = {way: samples for way, (samples, _) in found.items()}
     if counts != {"all": result.counts["pool"], "exported": kept, "piped": kept, "cat": kept, "samples": kept}:
-        raise ValueError(f"every way must give the {kept} samples that are kept, got {counts}")
+        raise ValueError(f"every reader must yield the {kept} kept samples, got {counts}")
     plain = found["all"][0] / found["all"][1]
     cells = [
         f"{n / s:,.0f} ({n / s / plain:.2f})"

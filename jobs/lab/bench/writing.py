@@ -131,7 +131,7 @@ class Bench:
         ends = [shell.wait() for shell in shells]
         seconds = time.perf_counter() - started
         if any(ends):
-            raise OSError(f"a shell must copy {self.kept} by {script!r}, got {ends}; read what it said above")
+            raise OSError(f"a shell must copy {self.kept} by {script!r}, got {ends}; its messages are above")
         return seconds
 
     def by_tarfile(self) -> float:
@@ -236,7 +236,9 @@ def measure_writing(table: Table, folder: Path, gigabytes: float, executor: Exec
     size = int(gigabytes * 1e9)
     free = shutil.disk_usage(folder).free
     if free < _ROOM * size:
-        raise OSError(f"{folder} needs {_ROOM * gigabytes:.1f} GB of room, but has {free / 1e9:.1f}; name another")
+        raise OSError(
+            f"{folder} needs {_ROOM * gigabytes:.1f} GB of free space, but has {free / 1e9:.1f}; use another folder"
+        )
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         bench = Bench.prepared(Path(scratch), size)
         bench.by_winnow(executor)  # starts the workers

@@ -102,7 +102,7 @@ def _encoders(
 def _kept(outcome: Outcome, result: JobResult) -> FilteredPool:
     artifact = result.path.shards
     if artifact is None:
-        raise AccountingError(f"an outcome is trained on its shards, but {outcome} has none")
+        raise AccountingError(f"an outcome must have shards to train on, but {outcome} has none")
     return FilteredPool(outcome, _pattern(Path(artifact.folder)), artifact.name, cast(int, result.counts["kept"]))
 
 
@@ -128,5 +128,5 @@ def _right(result: JobResult, truth: pa.Table) -> float:
     uids = manifest.filter(manifest["kept"])["uid"].to_pylist()
     known = truth.filter(pc.is_in(truth["uid"], pa.array(uids, pa.string())))
     if known.num_rows != len(uids):
-        raise AccountingError(f"truth must know each of {len(uids)} kept samples, but it knows {known.num_rows}")
+        raise AccountingError(f"the truth must have each of the {len(uids)} kept samples, but it has {known.num_rows}")
     return float(pc.mean(pc.is_in(known["what"], pa.array(RIGHT))).as_py() or 0.0)

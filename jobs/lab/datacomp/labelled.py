@@ -68,7 +68,7 @@ class LabelledSet:
                 images.append(bytes(sample.image))
                 labels.append(label)
         if not images:
-            raise PoolError(f"a labelled set has images, but {self.images} has none")
+            raise PoolError(f"a labelled set must have images, but {self.images} has none")
         return Pictures(tuple(images), np.array(labels, np.int64), names)
 
 

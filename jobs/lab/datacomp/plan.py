@@ -141,27 +141,33 @@ def outcome_job(comparison: Comparison, outcome: Outcome, pool: Mapping[str, Any
 
 def _check(found: Comparison) -> None:
     if (found.labelled is None) == (found.pool is None):
-        raise JobError("a comparison has either labelled images, which become a pool, or a pool of its own")
+        raise JobError(
+            "a comparison must have either `labelled` (images from which a pool is made) or `pool`; give one of them"
+        )
     if found.pool is not None and (found.clean is None) != (found.filter is None):
-        raise JobError("a filter is trained on a clean set: name both filter and clean, or neither of them")
+        raise JobError("filter must come with clean, the pairs that it is trained on; give both or neither")
     if found.labelled is not None and (found.clean is not None or found.filter is None):
         raise JobError(
-            "labelled images bring their clean set, and need filter: how the filter network is trained on it"
+            "`labelled` must come with filter and without clean, because the clean set is made from the images"
         )
     if FILTER in found.embeddings and found.filter is not None:
-        raise JobError(f"the filter network that is trained here is called {FILTER}; call the other encoder otherwise")
+        raise JobError(
+            f"an encoder must not be called {FILTER}, the name of the network that is trained here; rename it"
+        )
     if FILTER not in found.embeddings and found.filter is None:
-        raise JobError("a comparison needs filter, how a network is trained, or embeddings with one that is there")
+        raise JobError(
+            "a comparison must have filter (how to train a network), or embeddings with an encoder called filter"
+        )
     if "://" in found.folder:
-        raise JobError(f"the trainer reads and writes on this machine, but folder is {found.folder}; name a local one")
+        raise JobError(f"folder must be local, because the trainer reads and writes there, got {found.folder}")
     for policy in found.policies:
         last = policy.policy[-1] if policy.policy else {}
         if policy.fractions and (len(last) != 1 or not isinstance(next(iter(last.values())), dict | None)):
-            raise JobError(f"a fraction goes to the options of the last cut, but {policy.name!r} ends with {last}")
+            raise JobError(f"fractions must have a last cut that takes them, but {policy.name!r} ends with {last}")
     names = [outcome.slug for outcome in outcomes(found)]
     if len(set(names)) < len(names):
-        raise JobError(f"every policy has a name of its own, got {sorted(names)}")
+        raise JobError(f"policies must have different names, got {sorted(names)}")
     if sum(not outcome.policy for outcome in outcomes(found)) != 1:
-        raise JobError("one policy must have no cut: all others are compared with the whole pool")
+        raise JobError("exactly one policy must have no cut, because the others are compared with the whole pool")
     if not found.train.seeds or not found.train.regimes:
-        raise JobError(f"a comparison trains with a seed and a regime or more, got {found.train}")
+        raise JobError(f"train must have at least one seed and one regime, got {found.train}")

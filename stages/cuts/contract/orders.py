@@ -158,7 +158,7 @@ def in_order(cut: FinishedCut, run: Run, standings: Sequence[Standings]) -> Find
 def comes_first(cut: FinishedCut, run: Run, group: str, kept: np.ndarray, dropped: np.ndarray) -> Findings:
     """A violation: the sample with key `kept` (1,) stays, but that with key `dropped` (1,), which ranks first, goes."""
     stays, goes = (_who(run, key) for key in (kept, dropped))
-    return violated(f"{cut.name}, {group}: {stays} is kept, so {goes}, which comes first, must be too")
+    return violated(f"{cut.name}, {group}: {goes} ranks before the kept {stays}, so it must be kept too")
 
 
 def _who(run: Run, key: np.ndarray) -> str:

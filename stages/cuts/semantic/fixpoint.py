@@ -85,7 +85,7 @@ class SemanticStage:
             if not left["cut"]:
                 raise AccountingError(
                     f"{out.name}: each round must decide a sample, but the last decided none of {left['waiting']} that "
-                    f"wait; delete the folders of that name and run again"
+                    f"wait; delete the folders of this artifact and run again"
                 )
             cells = self._cells_of_cut_off(run, what, state, len(buckets.blocks))
         parts = max(1, -(-self.survivors.count() // _PART_ROWS))

@@ -100,14 +100,14 @@ def target_of(survivors: Survivors, by: str, target: str | Sequence[str], key: s
         came = "got both" if kinds else f"but {target!r} names nothing"
         raise JobError(f"a target must be a set of images or of vectors, {came}; give files of one kind")
     if key is not None and not any(_suffix(url) in ("npz", "parquet") for url in urls):
-        raise JobError(f"target_key is for npz and parquet files, but {urls[0]} is neither; leave it out")
+        raise JobError(f"target_key must come with an npz or parquet file, but {urls[0]} is neither; leave it out")
     if kinds == {"vectors"}:
         return Target(tuple(storage.identify(urls)), key, None, by, None)
     embedder = survivors.embedder
     if embedder is None:
         raise JobError(
-            f"this pool has precomputed vectors, so no encoder can read the images of {urls[0]}; give the target as "
-            f"a .npy, .npz or parquet file of vectors that the same encoder made"
+            f"a target of images needs an encoder, but this pool has precomputed vectors, got {urls[0]}; give the "
+            f"target as a .npy, .npz or parquet file of vectors that the same encoder made"
         )
     encoder = {
         "provenance": dict(embedder.provenance)[by],
@@ -164,7 +164,7 @@ def _kind(url: str, key: str | None) -> Kind:
 def _column_kind(url: str, key: str | None) -> Kind:
     name, schema = key or _IMAGE_COLUMN, brought_schema(url)
     if name not in schema.names:
-        raise JobError(f"target_key must name a column of {url}, but {name} is none of {', '.join(schema.names)}")
+        raise JobError(f"target_key must name a column of {url}, but {name} is not one of {', '.join(schema.names)}")
     kind = schema.field(name).type
     if not (holds_images(kind) or holds_vectors(kind)):
         raise JobError(
@@ -277,5 +277,7 @@ def _only_array(url: str) -> str:
     with whole_shard(url), storage.open_read(url) as file, zipfile.ZipFile(file) as archive:
         names = [member.removesuffix(".npy") for member in archive.namelist()]
     if len(names) != 1:
-        raise JobError(f"{url} holds {', '.join(names) or 'no array'}; name the one with the vectors by target_key")
+        raise JobError(
+            f"{url} must hold one array, but holds {', '.join(names) or 'none'}; name the vectors by target_key"
+        )
     return names[0]

@@ -231,4 +231,4 @@ def test_the_model_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert called(monkeypatch, *words, "--pairs", str(tmp_path / "a.tar"), "--json", str(out)) == 0
     assert json.loads(out.read_text())["pictures"] == 3
     assert called(monkeypatch, *words) == 2
-    assert "needs --images with --classnames, or --pairs" in capsys.readouterr().err
+    assert "needs either --images with --classnames, or --pairs" in capsys.readouterr().err

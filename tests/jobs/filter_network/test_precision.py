@@ -82,7 +82,7 @@ def test_a_training_writes_what_it_came_to_and_goes_on_in_it(tmp_path: Path) -> 
     with pytest.raises(TrainingError, match="took longer"):
         run_training("nowhere/00000.tar", tmp_path, ASKED)
     assert recipe()["precision"] == "amp_bf16"
-    with pytest.raises(ModelError, match="precision was 'amp_bf16' and is 'fp32'; take a fresh folder"):
+    with pytest.raises(ModelError, match="precision was 'amp_bf16' and is 'fp32'; use another folder"):
         run_training("nowhere/00000.tar", tmp_path, replace(ASKED, precision="fp32"))
 
 
@@ -98,5 +98,7 @@ def test_trainings_that_are_compared_take_one(tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
 def test_a_gpu_that_is_not_there_ends_it_before_it_begins(tmp_path: Path, precision: TrainerPrecision) -> None:
-    with pytest.raises(ModelError, match="a training needs its device, but device cuda needs a GPU that torch can use"):
+    with pytest.raises(
+        ModelError, match="the device of a training must work, but: device cuda needs a GPU that torch can use"
+    ):
         settled(replace(ASKED, precision=precision, device="cuda"), tmp_path / RECIPE, pytest.fail)

@@ -196,13 +196,13 @@ def test_there_are_filter_jobs_to_read() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"clean": None}, "a filter's job must have clean; it has name, folder"),
+        ({"clean": None}, "a filter's job must have clean; its keys are name, folder"),
         ({"trainning": {}}, "the job has no key 'trainning'; did you mean training?"),
         ({"clean": {"shards": "a.tar", "layer": 2}}, "clean has no key 'layer'; did you mean layers?"),
         ({"clean": {"shards": "a.tar", "layers": 0}}, "clean.layers: Input should be greater than or equal to 1"),
         ({"training": {"epoch": 2}}, "training has no key 'epoch'; did you mean epochs?"),
         ({"training": {"precision": "int8"}}, "training.precision: Input should be 'auto', 'fp32', 'amp'"),
-        ({"training": {"model": "x"}}, "training has no model: the job has one for all of it"),
+        ({"training": {"model": "x"}}, "training must not have model, because one model holds for the whole job"),
         ({"training": {"batch_size": 10, "processes": 4}}, "got 10 pairs for 4 processes"),
         ({"finetune": {}}, "finetune must have task (labelled images), pairs (captioned images), or both"),
         ({"finetune": {"task": {"images": "a"}}}, "finetune.task.classnames: Field required"),

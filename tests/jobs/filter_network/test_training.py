@@ -122,22 +122,22 @@ def test_another_model_of_the_same_name_is_refused(tmp_path: Path) -> None:
     recipe = replace(SHORT, model=str(tmp_path / "mine.json"))
     started(tmp_path / "run", recipe)
     (tmp_path / "mine.json").write_text(json.dumps({**config, "embed_dim": 8}))
-    assert "a folder holds trainings of one model, but in " in started(tmp_path / "run", recipe)
+    assert "a folder must hold trainings of one model, but in " in started(tmp_path / "run", recipe)
     (tmp_path / "mine.json").unlink()
-    assert "a model is a name of open_clip or a configuration .json, got" in started(tmp_path / "run", recipe)
+    assert "a model must be a name of open_clip or a configuration .json, got" in started(tmp_path / "run", recipe)
 
 
 def test_two_trainers_never_share_a_folder(tmp_path: Path) -> None:
     tmp_path.joinpath(LOG).touch()
     with (tmp_path / LOG).open("ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
-        assert "a folder takes one trainer at a time, but another writes" in started(tmp_path)
+        assert "a folder must have one trainer at a time, but another one writes" in started(tmp_path)
 
 
 def test_a_folder_takes_one_recipe(tmp_path: Path) -> None:
     started(tmp_path)
     later = replace(SHORT, epochs=3, timeout_s=5, workers=2, threads=1)
-    assert "epochs was 2 and is 3; take a fresh folder" in started(tmp_path, later)
+    assert "epochs was 2 and is 3; use another folder" in started(tmp_path, later)
     with pytest.raises(ModelError, match=r"shards was 'nowhere/00000\.tar' and is 'other\.tar'"):
         run_training("other.tar", tmp_path, SHORT)
 

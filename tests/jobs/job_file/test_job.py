@@ -186,7 +186,7 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ),
         (
             {"policy": [{"epochs": {"epochs": 2, "count": 5}}, {"random": {"count": 5}}]},
-            "epochs must be the last cut of a policy, for a later one would take samples out of some epochs",
+            "epochs must be the last cut of a policy, because a later cut would remove samples from some epochs",
         ),
         ({"policy": [{"epochs": {"count": 5}}]}, "policy.0.epochs.epochs: Field required"),
         ({"policy": [{"duplicates": {"epsilon": 0.1}}]}, "set by (an encoder) and clusters (k) too"),
@@ -221,7 +221,7 @@ def test_what_is_wrong_is_said(changes: dict[str, Any], message: str) -> None:
     [
         (
             {"embeddings": {"c": {"model": "x"}}},
-            "this pool brings its vectors (l14), so the job must not have embeddings",
+            "this pool has its own vectors (l14), so the job must not have embeddings",
         ),
         (
             {"shards": {}},
@@ -316,7 +316,9 @@ def test_files_that_are_no_job_are_said(tmp_path: Path, text: str, message: str)
     with pytest.raises(JobError) as error:
         load_job(written(tmp_path, text))
     assert message in str(error.value)
-    with pytest.raises(JobError, match=r"a job is a YAML file, but: cannot read .*absent\.yaml: there is no such file"):
+    with pytest.raises(
+        JobError, match=r"a job must be a YAML file, but: cannot read .*absent\.yaml: there is no such file"
+    ):
         load_job(str(tmp_path / "absent.yaml"))
 
 
@@ -400,10 +402,16 @@ def test_vector_pools_resolve_to_themselves(pool: dict[str, Any], reader: object
         ({"name": 12}, "name must be text, got 12; quote it"),
         ({"store": "zip://a.zip"}, "store: a URL must name a file of one storage, but zip://a.zip goes through zip"),
         ({"store": "s3://key:geheim@bucket/s"}, "store: a URL must carry no password"),
-        ({"store": "/data/a::b"}, "store must be a name that training can open as it is, but /data/a::b holds ::"),
-        ({"store": "s3://bucket/{a,b}"}, "but s3://bucket/{a,b} holds {, which webdataset takes for a list"),
-        ({"store": "https://host/store?x=1"}, "store must be where files can be written, got https://host/store"),
-        ({"store": "~no-such-user/store"}, "~ stands for a home folder, but nobody here is called no-such-user"),
+        ({"store": "/data/a::b"}, "store must be a name that webdataset can open, but /data/a::b contains ::"),
+        ({"store": "s3://bucket/{a,b}"}, "but s3://bucket/{a,b} contains {, which webdataset expands to a list"),
+        (
+            {"store": "https://host/store?x=1"},
+            "store must be a place where files can be written, got https://host/store",
+        ),
+        (
+            {"store": "~no-such-user/store"},
+            "~ must stand for the home folder of a user of this machine, but ~no-such-user has none",
+        ),
     ],
 )
 def test_values_are_of_their_own_kind(changes: dict[str, Any], message: str) -> None:
@@ -455,7 +463,7 @@ def test_home_is_a_folder_wherever_a_job_names_one(tmp_path: Path, monkeypatch: 
         (["policy.1.density.count=012"], "policy.1.density.count: Input should be a valid integer, got '012'"),
         (["policy.01.density.count=5"], "there is no '01' in the job at that place"),
         (["policy.².density.count=5"], "there is no '²' in the job at that place"),
-        (["name=!!set {a}"], "values have no tags, got !!set"),
+        (["name=!!set {a}"], "a value must have no tag, got !!set"),
     ],
 )
 def test_changes_are_held_as_strictly(tmp_path: Path, changes: list[str], message: str) -> None:

@@ -84,5 +84,5 @@ def test_what_is_judged_is_not_trained_again(tmp_path: Path) -> None:
     ablate(values, JUDGED, range(2), [], 2, said.append)
     assert len(said) == 10, "a precision is chosen once"
     longer = {**values, "training": {**values["training"], "epochs": 40}}
-    with pytest.raises(ModelError, match=r"a folder holds rows of one ablation, but in .* job was"):
+    with pytest.raises(ModelError, match=r"a folder must hold rows of one ablation, but in .* job was"):
         ablate(longer, JUDGED, range(2), [], 2, said.append)

@@ -39,7 +39,7 @@ def test_pictures_stay_and_captions_move(tmp_path: Path) -> None:
     done = json.loads((tmp_path / "out/_done.json").read_text())
     assert done == {"share": 0.4, "seed": 3, "tars": 2, "rejected": 2}
     assert poisoned(urls, "json:captions", 0.4, 3, tmp_path / "out") == pattern
-    with pytest.raises(ModelError, match=r"a folder holds one set of copies, but in .* share was 0\.4 and is 0\.5"):
+    with pytest.raises(ModelError, match=r"a folder must hold one set of copies, but in .* share was 0\.4 and is 0\.5"):
         poisoned(urls, "json:captions", 0.5, 3, tmp_path / "out")
     write_tar(tmp_path / "clean/1.tar", members(samples[:4]))
     with pytest.raises(ModelError, match="files was"):

@@ -502,9 +502,9 @@ def test_lost_rejects_and_strange_files_are_named(tars: Done) -> None:
     next(Path(tars.artifact("embeddings").meta("rejects")).iterdir()).unlink()
     assert "rejects/0000" in tars.told("ledger")
     shutil.copy(tars.artifact("rules").shard(0), tars.artifact("rules").file("00003.parquet"))
-    assert "00003.parquet is of none of 3 input shards" in tars.told("files")
+    assert "00003.parquet belongs to none of the 3 input shards" in tars.told("files")
     shutil.copy(tars.artifact("shards").file("00001.tar"), tars.artifact("shards").file("00009.tar"))
-    assert "00009.tar is of none of 4 output shards" in tars.told("shards")
+    assert "00009.tar belongs to none of the 4 output shards" in tars.told("shards")
 
 
 def test_a_lost_list_of_shards_ends_it(tars: Done) -> None:
@@ -568,7 +568,7 @@ def test_a_uid_that_two_kept_samples_have_is_found(tmp_path: Path) -> None:
         pq.write_table(table.set_column(0, "uid", named).set_column(4, "kept", pa.array([True] * 4)), url)
     url = done.artifact("manifest").meta("uids.npy")
     np.save(url, np.sort(uids_from_hex(samples.uid)))
-    assert "a uid names one sample, but 1 of its uids name more than one" in done.told("uids")
+    assert "a uid must name one sample, but 1 of its uids name more than one" in done.told("uids")
 
 
 # shards
@@ -680,7 +680,7 @@ def test_a_changed_or_missing_input_shard_is_named(tmp_path: Path) -> None:
     said = done.told("pool")
     assert "2 violations" in said
     assert f"{urls[1]}: an input shard must stay as it was" in said
-    assert f"{urls[2]}: an input shard must stay, but it is not there" in said
+    assert f"{urls[2]}: an input shard must still exist, but it does not" in said
 
 
 # record, sample and command

@@ -94,8 +94,8 @@ def test_what_no_item_can_do_without_ends_an_exchange_at_once(executor, tmp_path
 @pytest.mark.parametrize(
     ("stray", "said"),
     [
-        ("part", r"spread: rows go to a part in \[0, 2\), got part 99; fix `scatter`"),
-        ("item", r"spread: part 0 decides on items in \[0, 3\), got item 101; fix `decide`"),
+        ("part", r"spread: `scatter` must send rows to parts in \[0, 2\), got part 99"),
+        ("item", r"spread: `decide` must answer for items in \[0, 3\), but part 0 gave item 101"),
     ],
 )
 def test_rows_for_a_part_or_an_item_that_is_not_there_do_not_vanish(executor, tmp_path, stray, said):

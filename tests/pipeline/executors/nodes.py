@@ -193,7 +193,7 @@ def main(folder: str, names: list[str]) -> None:
 
 
 _CUDA = RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
-_DRIVER = DeviceError("device cuda needs a GPU that torch can use, but there is none here; use auto or cpu")
+_DRIVER = DeviceError("device cuda needs a GPU that torch can use, but this machine has none; use auto or cpu")
 _SHORT = Needs(retries=1, deadline_factor=2, deadline_floor_s=5)
 
 SCENARIOS: dict[str, Callable[[Any, Any, str], dict[str, Any]]] = {

@@ -152,7 +152,7 @@ def job(folder: Path, name: str = "job") -> Path:
 
 def test_a_cluster_that_hangs_is_given_up(hanging):
     started = time.monotonic()
-    with pytest.raises(JobError, match=f"at {hanging} must take a driver in within 1 seconds"):
+    with pytest.raises(JobError, match=f"at {hanging} must accept a driver within 1 seconds"):
         ray_address.check_connects(hanging, 1)
     assert time.monotonic() - started < 20
 

@@ -80,7 +80,7 @@ def asks_again_for_answers_that_went_with_their_node(found: Played) -> None:
 JUDGED: dict[str, Callable[[Played], None]] = {
     "device": ends_well_without_the_sick_node("RuntimeError", "RuntimeError: CUDA error: device-side assert triggered"),
     "driver": ends_well_without_the_sick_node(
-        "DeviceError", "device cuda needs a GPU that torch can use, but there is none here"
+        "DeviceError", "device cuda needs a GPU that torch can use, but this machine has none"
     ),
     "import": ends_well_without_the_sick_node("ImportError", "ImportError: No module named 'open_clip'"),
     "everywhere": ends_with_an_error_of_every_node_after_a_few_tries,

@@ -114,7 +114,7 @@ def test_a_pool_is_filtered_on_storage_that_writes_in_place(served: Served, tmp_
 
 @pytest.mark.parametrize("scheme", ["box", "gdrive", "dropbox", "adl", "http"])
 def test_storage_that_cannot_commit_is_refused_by_name(scheme: str) -> None:
-    with pytest.raises(StorageError, match=f"appears whole or not at all, which winnow does not know of {scheme}://"):
+    with pytest.raises(StorageError, match=f"appears whole or not at all; winnow does not know this of {scheme}://"):
         storage.check_commits(f"{scheme}://bucket/out")
 
 

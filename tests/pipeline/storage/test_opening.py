@@ -116,10 +116,10 @@ def test_files_in_braces_keep_their_order(web: Server):
 def test_a_server_that_does_not_say_enough_is_refused(web: Server):
     url = f"{web.url}/0.tar?a=1"
     web.stamps = {}
-    with pytest.raises(StorageError, match=r"/0\.tar: the store gives neither an etag nor a time, so a change"):
+    with pytest.raises(StorageError, match=r"so that a change is seen, but .*/0\.tar has neither"):
         storage.identify([url])
     web.stamps, web.length = {"ETag": "x"}, False
-    with pytest.raises(StorageError, match=r"/0\.tar: the server does not say how many bytes it has; read a copy"):
+    with pytest.raises(StorageError, match=r"how many bytes a file has, but it does not for .*/0\.tar; read a copy"):
         storage.identify([url])
     with pytest.raises(StorageError, match=r"cannot read .*/0\.tar: .*must say how many bytes a file has"):
         storage.read_bytes(url)

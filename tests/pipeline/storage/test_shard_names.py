@@ -158,10 +158,10 @@ def test_one_file_by_two_names_is_refused(tmp_path: Path):
     os.link(url, tmp_path / "hard.tar")
     storage.write_bytes(f"{tmp_path}/other.tar", b"0.tar")
     for name in ("link.tar", "hard.tar"):
-        with pytest.raises(PoolError, match=rf"once, but .*0\.tar and .*{name} are one file; leave one out"):
+        with pytest.raises(PoolError, match=rf"once, but .*0\.tar and .*{name} are the same file; leave one out"):
             storage.check_distinct(storage.identify([url, f"{tmp_path}/{name}"]))
     storage.check_distinct(storage.identify([url, f"{tmp_path}/other.tar"]))
-    assert "0.tar is named more often" in refused(url, f"file://{url}")
+    assert "0.tar is named more than once" in refused(url, f"file://{url}")
 
 
 def test_a_pattern_of_a_url_that_is_refused_is_refused():

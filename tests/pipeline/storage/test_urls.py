@@ -57,7 +57,7 @@ def test_other_urls_stay_as_they_are(url: str):
         ("file://host/a", StorageError, "must have an absolute path, got file://host/a"),
         ("file:///a%20b", StorageError, "a file:// URL must have no %XX escapes, got file:///a%20b"),
         ("/a/\udce9.tar", StorageError, r"a path must be UTF-8, because results name it, but '/a/\udce9.tar' is not"),
-        ("~no-such-user/x", JobError, "nobody here is called no-such-user, got ~no-such-user/x; write ./~no"),
+        ("~no-such-user/x", JobError, "but ~no-such-user has none, got ~no-such-user/x; write ./~no"),
     ],
 )  # fmt: skip
 def test_what_names_no_file_of_one_storage_is_refused(url: str, error: type[WinnowError], message: str):

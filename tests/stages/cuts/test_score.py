@@ -284,8 +284,8 @@ def test_a_file_that_is_no_parquet_is_the_users_to_mend(tmp_path: Path) -> None:
         "empty.parquet": (b"", "must be parquet, but it is empty; write it as parquet"),
         "zip.parquet": (b"PK\x03\x04" + bytes(99), "must be parquet, but it begins with b'PK"),
         "arrow.feather": (b"ARROW1\0\0" + bytes(99), "must be parquet, but it begins with b'ARROW1"),
-        "cut.parquet": (whole[: len(whole) // 2], "must be whole parquet, but: "),
-        "tail.parquet": (whole[:-1] + b"X", "must be whole parquet, but: "),
+        "cut.parquet": (whole[: len(whole) // 2], "must be a complete parquet file, but: "),
+        "tail.parquet": (whole[:-1] + b"X", "must be a complete parquet file, but: "),
     }
     for name, (content, message) in files.items():
         (tmp_path / name).write_bytes(content)

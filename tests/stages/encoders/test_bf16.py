@@ -47,7 +47,7 @@ def test_a_gpu_that_is_not_there_is_said(device: str) -> None:
     found = asked(device)
     assert found.returncode == 1
     assert found.stderr.strip() == (
-        f"device {device} needs a GPU that torch can use, but there is none here; give device: cpu"
+        f"device {device} needs a GPU that torch can use, but this machine has none; set device: cpu"
     )
 
 

@@ -53,7 +53,9 @@ def test_a_label_is_a_class(tmp_path: Path, label: list[object]) -> None:
 
 def test_missing_columns_are_said(tmp_path: Path) -> None:
     url = table(tmp_path, [0, 1, 2])
-    with pytest.raises(PoolError, match="must have columns image and fine_label, but fine_label is none of image, lab"):
+    with pytest.raises(
+        PoolError, match="must have columns image and fine_label, but fine_label is not one of image, lab"
+    ):
         list(labelled_images(url, "fine_label", "image", NAMES))
     with pytest.raises(PoolError, match="label must hold encoded images"):
         list(labelled_images(url, "image", "label", NAMES))

@@ -82,5 +82,5 @@ def test_a_copy_that_fails_is_no_rate(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"needs 1800000\.0 GB of room, but has"):
+    with pytest.raises(OSError, match=r"needs 1800000\.0 GB of free space, but has"):
         bench_shards.measure_writing(bench_shards.Table(), tmp_path, 1e6, LocalExecutor(1))

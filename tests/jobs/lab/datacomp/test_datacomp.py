@@ -242,7 +242,9 @@ def test_a_whole_comparison_and_the_same_command_again(
     try:
         shown = pq.read_table(images)
         pq.write_table(shown.take(list(range(shown.num_rows))[::-1]), images)
-        with pytest.raises(ModelError, match=r"a folder holds accuracies on one set of images, but in .* pictures was"):
+        with pytest.raises(
+            ModelError, match=r"a folder must hold accuracies on one set of images, but in .* pictures was"
+        ):
             run_comparison(comparison, LocalExecutor(1), said.append)
     finally:
         images.write_bytes(before)
@@ -347,12 +349,15 @@ def test_every_comparison_of_the_project_is_read(path: Path) -> None:
         ({"polices": []}, "polices: Unexpected keyword argument"),
         ({"labelled": None}, "either labelled images"),
         ({"filter": None}, "need filter"),
-        ({"embeddings": {"filter": {}}}, "call the other encoder otherwise"),
+        ({"embeddings": {"filter": {}}}, "an encoder must not be called filter"),
         ({"policies": [{"name": "a"}, {"name": "b"}]}, "one policy must have no cut"),
-        ({"policies": [{"name": "a"}, {"name": "a"}]}, "a name of its own"),
-        ({"policies": [{"name": "a", "fractions": [0.1]}]}, "options of the last cut, but 'a' ends with {}"),
+        ({"policies": [{"name": "a"}, {"name": "a"}]}, "policies must have different names"),
+        (
+            {"policies": [{"name": "a", "fractions": [0.1]}]},
+            "must have a last cut that takes them, but 'a' ends with {}",
+        ),
         ({"policies": [{"name": "a", "fractions": [0.1], "policy": [{"random": 3}]}]}, "'a' ends with {'random': 3}"),
-        ({"folder": "s3://bucket/x"}, "reads and writes on this machine, but folder is s3://bucket/x"),
+        ({"folder": "s3://bucket/x"}, "reads and writes there, got s3://bucket/x"),
     ],
 )
 def test_a_comparison_that_cannot_be_is_refused(

@@ -258,7 +258,7 @@ def test_no_vectors_are_refused(vectors: Filtered, tmp_path: Path) -> None:
 
 def test_images_for_a_pool_of_vectors_are_refused(vectors: Filtered, tmp_path: Path) -> None:
     for target in (as_folder(tmp_path / "photos"), as_tar(tmp_path), as_parquet(tmp_path)):
-        with pytest.raises(JobError, match=r"has precomputed vectors, so no encoder .*; give the target as a \.npy"):
+        with pytest.raises(JobError, match=r"has precomputed vectors, got .*; give the target as a \.npy"):
             landed(vectors, target)
 
 
@@ -275,10 +275,15 @@ def test_targets_that_cannot_be_are_refused(images: Filtered, tmp_path: Path) ->
         (f"{tmp_path}/*.jpg", None, PoolError, "nothing matches"),
         (f"{tmp_path}/list.txt", None, JobError, r"list\.txt' names nothing; give files of one kind"),
         ([npy, tar], None, JobError, "a set of images or of vectors, got both"),
-        (npy, "l14", JobError, r"target_key is for npz and parquet files, but .*t\.npy is neither"),
-        (table, "l14", JobError, "target_key must name a column of .*, but l14 is none of uid, image"),
+        (npy, "l14", JobError, r"target_key must come with an npz or parquet file, but .*t\.npy is neither"),
+        (table, "l14", JobError, "target_key must name a column of .*, but l14 is not one of uid, image"),
         (table, None, JobError, r"column image must hold images .* or lists of floats, but is int64; name another by"),
-        (f"{tmp_path}/two.npz", None, JobError, r"two\.npz holds a, b; name the one with the vectors by target_key"),
+        (
+            f"{tmp_path}/two.npz",
+            None,
+            JobError,
+            r"two\.npz must hold one array, but holds a, b; name the vectors by target_key",
+        ),
         (f"{tmp_path}/two.npz", "c", FailedShards, "the archive must hold c, but holds a, b"),
     ]
     for target, key, error, message in cases:
