@@ -159,7 +159,7 @@ class Nodes:
             self._tell(f"no more work goes to the node {name}, whose workers failed twice: {broken.message}")
 
     def cannot_start(self, error: Exception) -> None:
-        """Report an actor that is left out of this pass because its process does not start; the error names the node."""
+        """Report an actor left out of this pass because its process does not start; the error names its node."""
         self._tell(f"a worker cannot start, and the others go on without it: {error}")
 
     def _tell(self, what: str) -> None:
