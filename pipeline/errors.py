@@ -7,12 +7,12 @@ WinnowError                     exit 1
 ├── FullError                           the storage cannot be written: it is full or read-only
 ├── TornError                           a file of the store is damaged; delete it, and the next run makes it again
 ├── ModelError                  exit 2  weights or a model's configuration cannot be loaded
-│   └── WeightsError        exit 2  one machine cannot get at weights: a download failed, a file is missing
-├── DeviceError                         a GPU or its driver fails; that of another worker may not
+│   └── WeightsError        exit 2  one machine cannot load weights: a download failed, a file is missing
+├── DeviceError                         a GPU or its driver fails; another worker may do the same work
 ├── TrainingError                       a training failed; the same command continues it
 ├── DataError                           a value column breaks its contract (NaN, wrong length, unknown uid)
 ├── ShardError                          one shard cannot be read as a whole; it is retried, then failed
-├── SpanError                           of some shards that a worker took as one, these failed; each is told by name
+├── SpanError                           some shards of a group that a worker did at once failed; it names them
 ├── FailedShards                        some shards failed for good; the run can be resumed
 ├── RejectsError                        more of the pool cannot be read than the job's limits allow
 ├── AccountingError                     pool = kept + dropped + rejected does not hold
@@ -59,7 +59,7 @@ class ModelError(WinnowError):
 
 
 class WeightsError(ModelError):
-    """One machine cannot get at weights: a download failed, a file is not there; another machine may have them."""
+    """One machine cannot load weights: a download failed, or a file is missing. Another machine may have them."""
 
 
 class DeviceError(WinnowError):
@@ -86,7 +86,7 @@ class ShardError(WinnowError):
 
 
 class SpanError(WinnowError):
-    """Of some items that a worker took as one, these failed, and the others are done: (name, error) of each."""
+    """Some items of a group that a worker did at once failed; the others are done. Holds (name, error) of each."""
 
     def __init__(self, failures: Sequence[tuple[str, Exception]]) -> None:
         self.failures = list(failures)

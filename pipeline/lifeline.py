@@ -37,14 +37,14 @@ def end_self() -> None:
 
 
 def left_behind(thread: threading.Thread) -> None:
-    """This thread hangs, nobody waits for it, and the process is to end without it."""
+    """Mark a thread that hangs: the process will end without waiting for it."""
     _LEFT.append(thread)
 
 
 def end_without_them(code: object) -> None:
     """End this process with its exit code, at once, if a thread that was left behind still runs.
 
-    Python would abort the process where such a thread wakes up in a library of C++ while it ends.
+    Otherwise Python aborts the process if such a thread wakes up in a C++ library while the process ends.
     """
     if any(thread.is_alive() for thread in _LEFT):
         sys.stdout.flush()

@@ -1,7 +1,7 @@
-"""Runs stages: each makes the artifact that its fingerprint names, unless it is there already.
+"""Runs stages: each makes the artifact that its fingerprint names, unless that artifact exists already.
 
-A stage is a frozen dataclass: its fields are its whole configuration and the artifacts that it reads. What
-only says how to run it (threads, devices) is marked `field(metadata={"fingerprint": False})`.
+A stage is a frozen dataclass: its fields are its whole configuration and the artifacts that it reads. Fields that only
+say how to run it (threads, devices) are marked `field(metadata={"fingerprint": False})`.
 """
 
 import dataclasses
@@ -36,17 +36,17 @@ class Stage(Protocol):
 
     @property
     def version(self) -> int:
-        """Goes up when the same configuration would give other files."""
+        """Raise it when the same configuration gives other files than before."""
         ...
 
     def make(self, run: "Run", out: Artifact) -> Summary:
-        """Make every file of `out`; returns what `_done.json` shall say (counts, seconds, versions)."""
+        """Make every file of `out`. Returns the report for `_done.json` (counts, seconds, versions)."""
         ...
 
 
 @dataclass(frozen=True)
 class ShardItem:
-    """One input shard as an item of work: its number in the pool and its url."""
+    """An input shard as an item of work: its number in the pool and its URL."""
 
     index: int
     url: str
@@ -54,11 +54,11 @@ class ShardItem:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run bears of bad input.
+    """How much bad input a run tolerates.
 
-    max_reject_fraction: how many of all samples of the pool may be rejected. max_failed_shards: how many shards may
-    fail for good; each is then accounted for as one reject. stop_early: whether a run ends as soon as the shards of
-    `spread` are rejected nearly whole.
+    max_reject_fraction: share of the pool's samples that may be rejected. max_failed_shards: number of shards that may
+    fail for good; each counts as one reject. stop_early: whether a run ends as soon as nearly all samples of the shards
+    of `spread` are rejected.
     """
 
     max_reject_fraction: float = 0.05
@@ -73,26 +73,25 @@ _PROBED = 5
 
 
 def spread(count: int) -> list[int]:
-    """Up to five numbers in [0, count), evenly spread, the first and the last among them: they stand for all."""
+    """Up to five evenly spread numbers in [0, count), including the first and the last."""
     if count <= _PROBED:
         return list(range(count))
     return [number * (count - 1) // (_PROBED - 1) for number in range(_PROBED)]
 
 
 def nearly_whole(rejected: int, samples: int, limits: Limits) -> bool:
-    """True where the job must be wrong: more than nine tenths are rejected, and more than the limit bears."""
+    """Whether so much is rejected that the job must be wrong: more than nine tenths, and more than the limit."""
     return rejected > max(NEARLY_WHOLE, limits.max_reject_fraction) * samples
 
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage of a job shares.
+    """Everything that the stages of a job share: shards, executor, resources, limits and watchers.
 
-    shards: identity of each input shard, in the order of the pool. needs: what the job gives a worker that embeds.
-    limits: of bad input. watchers: who is told of every shard that is done. scratch: URL where the rows of exchanges
-    lie meanwhile, seen by all workers; empty for a folder beside the artifact. alone: what the job gives a worker that
-    works while no other does, as that of k-means; 0 cores: one, and the use of all of its machine. None: that, and a
-    GPU if `needs` has any.
+    shards: identity of each input shard, in the order of the pool. needs: resources of a worker that embeds. limits:
+    of bad input. watchers: are told of every finished shard. scratch: URL for the files of exchanges, which all workers
+    see; "" for a folder next to the artifact. alone: resources of a worker that works while no other does, such as that
+    of k-means; with 0 cores it asks for one and uses all of its machine; None: the same, and a GPU if `needs` has any.
     """
 
     store: str
@@ -102,7 +101,9 @@ class Run:
     limits: Limits = field(default_factory=Limits)
     watchers: tuple[Watcher, ...] = ()
     scratch: str = ""
-    exchanged: set[str] = field(default_factory=set, repr=False, compare=False)  # folders, removed with their stage
+    exchanged: set[str] = field(
+        default_factory=set, repr=False, compare=False
+    )  # folders of exchanges, removed when their stage is done
     alone: Needs | None = None
 
     @property
@@ -115,7 +116,7 @@ class Run:
 
     @property
     def plain(self) -> Needs:
-        """What a worker of a pass without a model takes: a core, and all else that the job gives."""
+        """The resources of a worker in a pass without a model: one core, and all else as in `needs`."""
         return dataclasses.replace(self.needs, cpus=1.0, gpus=0.0, prefetch=False)
 
     @cached_property
@@ -126,13 +127,13 @@ class Run:
     def each(
         self, function: Callable[[Item], Result], items: Sequence[Item], label: str, needs: Needs | None = None
     ) -> Iterator[tuple[int, Result]]:
-        """(index of item, function(item)) in any order; picklable. Shows progress, checks that each came back once."""
+        """(index of item, function(item)) in any order. function: picklable. Checks that each item returns once."""
         return self.each_task(Stateless(function), items, label, needs)
 
     def each_task(
         self, task: Task[Item, Result], items: Sequence[Item], label: str, needs: Needs | None = None
     ) -> Iterator[tuple[int, Result]]:
-        """As `each`, for work that keeps something between items."""
+        """As `each`, for a task, which keeps something between items."""
         yield from _checked(self._watch.map(task, items, label, self._bearing(needs)), len(items), label)
 
     def reduce(
@@ -142,7 +143,7 @@ class Run:
         items: Sequence[Item],
         label: str,
     ) -> Iterator[Result]:
-        """The results of all items in any order, some merged on the workers (see Reduction): fold them as they come."""
+        """The results of all items in any order, some already merged on the workers (see Reduction)."""
         for _, result in self.each_task(Reduction(Stateless(function), merge), items, label):
             if result is not None:
                 yield result
@@ -150,7 +151,7 @@ class Run:
     def exchange(
         self, work: Exchange[Any, Any], label: str, out: Artifact, told: Sequence[Told] = (), beside: Sequence[Any] = ()
     ) -> Totals:
-        """An exchange over every shard, from what an earlier run of it left beside `out`; the sums of their summaries.
+        """Run an exchange over all shards, or resume it from the files of an earlier run. Returns the summed summaries.
 
         work: a dataclass for `canonical`; its summaries are plain JSON. beside: items after the shards, such as files.
         """
@@ -162,7 +163,7 @@ class Run:
         return summed(_checked(shuffle.results(self._watch), len(items), label), told)
 
     def exchange_apart(self, work: Exchange[Item, Result], items: Sequence[Item], label: str) -> Iterator[Result]:
-        """The results of an exchange over any items, in any order; its files are removed, for no run continues it."""
+        """The results of an exchange over any items, in any order. Removes its files, because no run resumes it."""
         with folder_apart(self.executor, self.scratch, self.store) as folder:
             shuffle = Shuffle(self.executor, work, items, label, self.plain, folder, recorded=False)
             for _, result in _checked(shuffle.results(self._watch), len(items), label):
@@ -171,7 +172,7 @@ class Run:
     def fill(
         self, function: Callable[[ShardItem], Summary], out: Artifact, label: str, told: Sequence[Told] = ()
     ) -> Totals:
-        """Apply `function` to the shards whose file is not in `out` yet; the sums of the summaries of all.
+        """Apply `function` to the shards whose file is not in `out` yet. Returns the summed summaries of all shards.
 
         The function commits `out.shard(item.index)` with its summary; see fill_task.
         """
@@ -185,10 +186,10 @@ class Run:
         needs: Needs | None = None,
         told: Sequence[Told] = (),
     ) -> Totals:
-        """As `fill`, for work that keeps something between shards.
+        """As `fill`, for a task, which keeps something between shards.
 
         The task commits `out.shard(item.index)` with its summary, so a shard that an earlier run finished
-        costs one read of its footer. A file that is torn, as another program may leave one, is made again.
+        costs one read of its footer. A damaged file is made again.
         told: see Told; the shards of `spread` are among the first.
         """
         with closing(self._filling(task, out, label, needs, bool(told))) as results:
@@ -197,20 +198,20 @@ class Run:
     def _filling(
         self, task: Task[ShardItem, Summary], out: Artifact, label: str, needs: Needs | None, judged: bool
     ) -> Generator[tuple[int, Summary], None, None]:
-        """(index, summary) of the shards that are done, then of the others. judged: those of `spread` come first."""
+        """(index, summary) of the shards that are done, then of the others. judged: do those of `spread` first."""
         wanted, present, whole = self.items, out.present(), set[int]()
         ready = [item for item in wanted if item.index in present]
-        # not watched: nobody is to be told that a shard took seconds which took an earlier run's
+        # without watchers, because an earlier run spent the seconds of these shards
         footers = self.executor.map(Stateless(_FooterIfWhole(out)), ready, f"{label} (done before)", self.plain)
         for position, found in footers:
             if found is not None:
                 whole.add(ready[position].index)
                 yield ready[position].index, found
-        # who is told judges the job by a few shards, so those are done first
+        # the caller judges the job by a few shards, so these are done first
         first = set(spread(len(wanted))) if judged else set()
         missing = sorted((item for item in wanted if item.index not in whole), key=lambda item: item.index not in first)
         made = self._watch.map(task, missing, label, self._bearing(needs), len(whole))
-        with closing(made):  # the workers of a pass that is ended stop
+        with closing(made):  # if the caller stops early, so do the workers
             for position, summary in made:
                 yield missing[position].index, summary
 
@@ -221,13 +222,13 @@ class Run:
 
 
 def _checked(results: Iterator[tuple[int, Result]], count: int, label: str) -> Iterator[tuple[int, Result]]:
-    """The same results; raises AccountingError at the end unless every item came back exactly once."""
+    """The same results. Raises AccountingError at the end unless every item was returned exactly once."""
     seen: list[int] = []
     for index, result in results:
         seen.append(index)
         yield index, result
     if sorted(seen) != list(range(count)):
-        raise AccountingError(f"{label}: {count} items must come back once each, got {len(seen)}")
+        raise AccountingError(f"{label}: {count} items must return exactly once each, got {len(seen)}")
 
 
 @dataclass(frozen=True)
@@ -247,8 +248,8 @@ class _FooterIfWhole:
 
 
 def artifact_of(stage: Stage, store: str) -> Artifact:
-    """The artifact that a stage makes in a store, by name; nothing is read or written."""
-    # a stage of much configuration, such as the list of all shards, keeps what was computed of it as `mark`
+    """The artifact that a stage makes in a store. Reads and writes nothing."""
+    # a stage with a large configuration, such as the list of all shards, caches its fingerprint as `mark`
     return Artifact(store, stage.name, getattr(stage, "mark", None) or mark_of(stage))
 
 
@@ -259,7 +260,7 @@ def mark_of(stage: Stage) -> str:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What became of one stage: its artifact, its report, seconds now, and whether it was there already."""
+    """The result of one stage: its artifact, its report, the seconds of this run, and whether it existed already."""
 
     stage: str
     artifact: Artifact
@@ -269,9 +270,9 @@ class StepResult:
 
 
 def execute(stage: Stage, run: Run) -> StepResult:
-    """Run a stage unless it is done and its files are there; `_done.json` is written last.
+    """Run a stage, unless it is done and its files exist. Writes `_done.json` last.
 
-    Raises DataError where what is there under the stage's name was made from another configuration.
+    Raises DataError if the artifact of that name was made from another configuration.
     """
     out = artifact_of(stage, run.store)
     started = time.monotonic()
@@ -279,14 +280,14 @@ def execute(stage: Stage, run: Run) -> StepResult:
     if done is not None and out.holds(done):
         check_made_of(stage, out, done)
         return StepResult(stage.name, out, done, time.monotonic() - started, reused=True)
-    run.executor.start()  # only here, where there is something to do
-    started = time.monotonic()  # a cluster that starts is no part of the stage
+    run.executor.start()  # not before it is known that there is work
+    started = time.monotonic()  # starting a cluster is not part of the stage
     for folder in (out.folder, out.meta_folder):
         storage.remove_abandoned(folder)
     try:
         report = stage.make(run, out)
     except FailedShards:
-        # another run of the same job, which was ahead, has finished the stage and removed what this one was to read
+        # another run of the same job has finished the stage, and removed the files that this one was about to read
         if (done := out.done()) is None or not out.holds(done):
             raise
         return StepResult(stage.name, out, done, time.monotonic() - started, reused=True)

@@ -1,7 +1,7 @@
-"""Writes a stage's configuration for `_done.json`, and compares it where an artifact of that name is there already.
+"""Writes a stage's configuration for `_done.json`, and compares it with that of an artifact of the same name.
 
-A field marked `field(metadata={"recorded": "fingerprint"})`, such as the list of all input shards, is written as its
-fingerprint alone: `_done.json` is read by every command, and by a run for each stage that is done.
+A field marked `field(metadata={"recorded": "fingerprint"})`, such as the list of all input shards, is written only as
+its fingerprint, because every command reads `_done.json`, and a run reads it for each finished stage.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ _DIGITS = 32  # more than the name's, or comparing would find nothing that the n
 
 
 def check_made_of(stage: object, out: Artifact, done: Mapping[str, object]) -> None:
-    """Raises DataError unless `_done.json` tells the configuration of this stage: a name alone is never believed."""
+    """Raises DataError unless `_done.json` has the configuration of this stage, because a name alone is no proof."""
     there, counted = cast(Mapping[str, object], done["config"]), fingerprinted(stage)
     for option in _fields_of(stage):
         name, asked = option.name, _plain(stage, option)

@@ -1,4 +1,4 @@
-"""Sums of whole numbers by index, sparse: what a shard of few rows says of many groups is short and adds up exactly."""
+"""Sparse sums of integers by index: the report of a small shard on many groups is short, and adds up exactly."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from jaxtyping import Int, Int64
 
 
 def add_at(totals: np.ndarray, index: np.ndarray, weight: np.ndarray) -> None:
-    """totals[index] += weight in place, int64 (n,) each; an index may repeat. Some 3 to 15 ns an entry."""
-    # an array out of a pickle has a dtype object of its own, for which np.add.at takes 100 ns: a view has the usual one
+    """totals[index] += weight in place, int64 (n,) each; an index may repeat. Takes 3 to 15 ns per entry."""
+    # an unpickled array has a dtype object of its own, with which np.add.at takes 100 ns; a view has the usual object
     np.add.at(totals, index.view(np.int64), weight.view(np.int64))
 
 
@@ -22,9 +22,9 @@ def sum_by(index: np.ndarray, weight: np.ndarray, length: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Sums:
-    """Numbers of the indices that occur. index (m,): ascending, each once. values: int64 (m,) each, in step with it.
+    """Sums at the indices that occur. index (m,): ascending, unique. values: int64 (m,) each, in the same order.
 
-    Integers, because sums of floats depend on the order of the shards.
+    They are integers because sums of floats would depend on the order of the shards.
     """
 
     index: Int[np.ndarray, "m"]
@@ -32,7 +32,7 @@ class Sums:
 
     @classmethod
     def of(cls, index: np.ndarray, *weights: np.ndarray) -> "Sums":
-        """How often each index (n,) occurs, then the sum of each of the weights int64 (n,) at it. Cost O(n log n)."""
+        """Counts of each index (n,), then the sums of each of the weights int64 (n,) at it. Cost O(n log n)."""
         found, back, count = np.unique(index, return_inverse=True, return_counts=True)
         return cls(found, (count, *(sum_by(back, weight, len(found)) for weight in weights)))
 
@@ -43,7 +43,7 @@ class Sums:
 
 
 def merge_sums(parts: Sequence[Sums]) -> Sums:
-    """The sums of several shards as one; parts: one at least. Cost O(k + entries) for indices below k."""
+    """The merged sums of several shards. parts: at least one. Cost O(k + entries) for indices below k."""
     first = parts[0]
     k = max(int(part.index[-1]) + 1 if len(part.index) else 0 for part in parts)
     totals = [np.zeros(k, np.int64) for _ in first.values]
@@ -56,7 +56,7 @@ def merge_sums(parts: Sequence[Sums]) -> Sums:
 
 
 def dense(parts: Iterable[Sums], k: int, values: int = 1) -> list[np.ndarray]:
-    """Fold parts into dense sums: int64 (k,) for each of so many values. Memory: 8 k bytes each, however many parts."""
+    """Add parts into dense sums, int64 (k,) for each value. Memory: 8 k bytes each, for any number of parts."""
     totals = [np.zeros(k, np.int64) for _ in range(values)]
     for part in parts:
         part.add_to(totals)

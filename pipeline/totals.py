@@ -1,4 +1,4 @@
-"""Adds up the summaries of shards as they come, so that a pass over any number of shards keeps one summary."""
+"""Adds up the summaries of shards as they arrive, so that a pass over any number of shards holds only one summary."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,9 +12,9 @@ Told = Callable[[int, Summary], None]
 
 
 class Totals:
-    """The sums of the summaries so far: of each field that is a number, and of each that counts by name.
+    """The sums of the summaries so far: of each field that is a number, and of each that maps names to counts.
 
-    shards: how many summaries. Other fields (texts, lists) are no counts and are left out.
+    shards: number of summaries. Other fields (texts, lists) are left out.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Totals:
 
 
 def summed(results: Iterable[tuple[int, Summary]], told: Sequence[Told] = ()) -> Totals:
-    """The sums of summaries as they come; told: hear of each of them."""
+    """The sums of summaries. told: functions that receive each of them."""
     totals = Totals()
     for index, summary in results:
         totals.add(summary)
@@ -58,7 +58,7 @@ def summed(results: Iterable[tuple[int, Summary]], told: Sequence[Told] = ()) ->
 
 
 def samples_of(report: Summary) -> int | None:
-    """How many samples a stage saw, as its report says under one of several names; None where it does not count them.
+    """Number of samples that a stage saw, from its report; None if it does not count them.
 
     A stage that rejects samples reports what it kept and rejected.
     """

@@ -27,7 +27,7 @@ A descent for one group with quota 5 in 3 shards (a digit is one hex place here 
     pass 2   the 9 rows whose key begins with 2 are few: gather their keys and sort them; the second one is the bound
     kept     every row whose key is at most the bound: a local comparison in each shard
 
-rows.py checks the columns of a shard, scan.py runs one pass over it, merging.py merges what the shards answer, and
+rows.py checks the columns of a shard, scan.py runs one pass over it, merging.py merges the answers of the shards, and
 selection.py plans passes and finds the bounds.
 """
 

@@ -1,4 +1,4 @@
-"""Merges what the shards answer in one pass of keep_top: counts into one histogram, candidates into one list."""
+"""Merges the answers of shards in one pass of keep_top: counts into one histogram, candidates into one list."""
 
 from collections.abc import Iterator, Sequence
 from typing import cast
@@ -77,7 +77,7 @@ class Merging:
 class Histogram:
     """The same for counts of 8-bit digits, in a dense array of groups * 256 cells: one addition a count, no sort.
 
-    Memory: 2 kB a group, whatever comes. Time: 5 to 20 ns a count.
+    Memory: 2 kB per group, for any number of counts. Time: 5 to 20 ns per count.
     """
 
     def __init__(self, groups: int) -> None:

@@ -1,7 +1,7 @@
 """How each storage commits a file whole: by one upload, or under a temporary name that is then renamed.
 
-A file that is there counts as finished. A back end that writes in place can leave half of a file under its final name,
-so storage that offers neither way is refused by name, before anything is written.
+A file that exists counts as finished. A back end that writes in place can leave half of a file under its final name, so
+storage that offers neither way is refused before anything is written.
 """
 
 import os
@@ -19,7 +19,7 @@ Commit = Callable[[Any, str, str], None]
 
 
 def upload(filesystem: Any, source: str, path: str) -> None:
-    """One PUT, or a multipart upload that is completed at its end: the object is there from then on."""
+    """One PUT, or a multipart upload. The object exists only when it is complete."""
     filesystem.put_file(source, path)
 
 
@@ -32,7 +32,7 @@ def assign(filesystem: Any, source: str, path: str) -> None:
 def rename(filesystem: Any, source: str, path: str) -> None:
     """Write under a temporary name in the same folder, compare the size, and rename.
 
-    Where the back end cannot rename onto an existing file, the old file is removed first. Between these two steps
+    If the back end cannot rename onto an existing file, the old file is removed first. Between these two steps
     there is no file, which is safe: a missing file is made again.
     """
     folder, name = posixpath.split(path)
@@ -65,7 +65,7 @@ WAYS: dict[str, Commit] = {
 
 
 def commit_of(url: str) -> Commit:
-    """How files under this URL of another machine are committed. Raises StorageError where they cannot be."""
+    """How files under this remote URL are committed. Raises StorageError if they cannot be committed whole."""
     scheme = url.partition("://")[0]
     if scheme not in WAYS:
         raise StorageError(
@@ -82,7 +82,7 @@ def check_commits(url: str) -> None:
 
 
 def renames(url: str) -> bool:
-    """True where a killed writer may leave a file under a temporary name."""
+    """True if a killed writer may leave a file under a temporary name."""
     return is_local(url) or WAYS.get(url.partition("://")[0]) is rename
 
 

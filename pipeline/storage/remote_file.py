@@ -1,4 +1,4 @@
-"""Reads remote files by range requests, with read-ahead and retries; a short answer is never taken for the end."""
+"""Reads remote files by range requests, with read-ahead and retries; a short answer never counts as the end."""
 
 import io
 import time
@@ -172,7 +172,7 @@ class RemoteFile(io.RawIOBase):
 
 
 class Seeking:
-    """Ranges of a back end's file object. It need not know its size: a file of SFTP is asked where its end is."""
+    """Ranges of a back end's file object. If it does not know its size, as with SFTP, the end is sought."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

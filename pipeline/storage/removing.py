@@ -1,4 +1,4 @@
-"""Removes files and folders; one that another process has removed already is no error."""
+"""Removes files and folders; a file that another process has removed already is not an error."""
 
 import shutil
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def remove(urls: Sequence[str]) -> None:
 
 
 def remove_folder(url: str) -> None:
-    """Remove a folder with all that is in it; does nothing where there is none."""
+    """Remove a folder with everything in it; does nothing if it does not exist."""
     filesystem, path = resolve(url)
     if lies_here(filesystem):
         shutil.rmtree(path, ignore_errors=True)

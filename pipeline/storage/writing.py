@@ -1,4 +1,4 @@
-"""Commits files: a local file by a temporary name, fsync and rename; others as commits.py says of their storage."""
+"""Commits files whole: local files by a temporary name, fsync and rename; others as commits.py says for each."""
 
 import errno
 import io

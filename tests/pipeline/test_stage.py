@@ -322,11 +322,11 @@ class Forgetful:
 
 def test_an_item_that_does_not_come_back_is_an_error(pool):
     run = replace(pool.run(), executor=Forgetful(lost=1))
-    with pytest.raises(AccountingError, match="lengths: 3 items must come back once each, got 2"):
+    with pytest.raises(AccountingError, match="lengths: 3 items must return exactly once each, got 2"):
         execute(pool.stage(run), run)
     made = artifact_of(pool.stage(run), run.store)
     assert made.done() is None
-    with pytest.raises(AccountingError, match="3 items must come back once each, got 2"):
+    with pytest.raises(AccountingError, match="3 items must return exactly once each, got 2"):
         list(run.each(_Measure(pool.stage(run), made), run.items, "each"))
 
 
@@ -338,7 +338,7 @@ def test_an_executor_that_returns_an_item_twice_is_an_error(pool):
 
     run = replace(pool.run(), executor=Doubling(lost=-1))
     stage = pool.stage(run)
-    with pytest.raises(AccountingError, match="3 items must come back once each, got 6"):
+    with pytest.raises(AccountingError, match="3 items must return exactly once each, got 6"):
         list(run.each(_Measure(stage, artifact_of(stage, run.store)), run.items, "each"))
 
 
