@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from winnow.pipeline.exchange.steps import Decide, Scatter, Settle
+from winnow.pipeline.exchange.steps import DecideTask, ScatterTask, SettleTask
 from winnow.pipeline.executors.contract import Executor, Forwarding, Needs, Stateless, Task
 from winnow.pipeline.stage import ShardItem
 
@@ -101,7 +101,7 @@ class Timing(Forwarding):
     def map(self, task: Task[Any, Any], items: Sequence[Any], label: str, needs: Needs) -> Iterator[Any]:
         """See Executor.map; of an exchange its calls on each item and part are timed, not those of its spans."""
         step = task.function if isinstance(task, Stateless) else None
-        if isinstance(step, Scatter | Decide | Settle):
+        if isinstance(step, ScatterTask | DecideTask | SettleTask):
             work = _TimedExchange(step.work, _StepClock(str(self._folder), step.label))
             return self._inner.map(Stateless(replace(step, work=work)), items, label, needs)
         return self._inner.map(_Timed(task, _StepClock(str(self._folder), label)), items, label, needs)

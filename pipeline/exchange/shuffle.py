@@ -17,7 +17,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import read_json
 from winnow.pipeline.errors import AccountingError, FailedShards
 from winnow.pipeline.exchange.pieces import Inbox, Piece, gaps, pieces_in, tiling
-from winnow.pipeline.exchange.steps import DECIDED, SENT, SETTLED, Decide, Scatter, Settle, Settling, Span
+from winnow.pipeline.exchange.steps import DECIDED, SENT, SETTLED, DecideTask, ScatterTask, SettleTask, Settling, Span
 from winnow.pipeline.exchange.work import Exchange
 from winnow.pipeline.executors.contract import Executor, Item, Needs, Result, Stateless
 from winnow.pipeline.executors.local import LocalExecutor
@@ -131,7 +131,7 @@ class Shuffle(Generic[Item, Result]):
         """
         left = set(range(len(self._items))) - set(settled)
         inbox = Inbox(tuple(self._all(DECIDED) or ()), self._settling.bins)
-        task = Settle(self._work, self._label, self._folder, self._held, inbox, self._settling, self._recorded)
+        task = SettleTask(self._work, self._label, self._folder, self._held, inbox, self._settling, self._recorded)
         spans = [] if self._settled() else self._unsettled(left)
         try:
             for _, results in self._executor.map(Stateless(task), spans, self._label, self._needs):
@@ -166,7 +166,7 @@ class Shuffle(Generic[Item, Result]):
     def _scatter(self) -> None:
         missing = gaps(self._pieces.get(SENT, []), len(self._items))
         spans = [span for first, stop in missing for span in self._spans(self._items, first, stop, self._size())]
-        task = Scatter(self._work, self._label, self._folder, self._held)
+        task = ScatterTask(self._work, self._label, self._folder, self._held)
         self._run(task, spans, "scatter", len(self._items), "shards")
 
     def _decide(self, sent: Sequence[Piece]) -> None:
@@ -177,7 +177,7 @@ class Shuffle(Generic[Item, Result]):
         each = -(-len(parts) // max(1, count))
         spans = [span for first, stop in missing for span in self._spans(parts, first, stop, each)]
         inbox = Inbox(tuple(sent), len(parts))
-        task = Decide(self._work, self._label, self._folder, self._held, inbox, self._settling)
+        task = DecideTask(self._work, self._label, self._folder, self._held, inbox, self._settling)
         self._run(task, spans, "decide", len(parts), "parts")
 
     def _run(

@@ -95,7 +95,7 @@ class Settling:
 
 
 @dataclass(frozen=True)
-class Scatter(Generic[Item]):
+class ScatterTask(Generic[Item]):
     """Sends the rows of some items to the parts; a piece is committed once it has `held` bytes."""
 
     work: Exchange[Item, Any]
@@ -144,7 +144,7 @@ class Scatter(Generic[Item]):
 
 
 @dataclass(frozen=True)
-class Decide:
+class DecideTask:
     """Decides on some parts, in batches of `held` bytes; writes one piece for each batch."""
 
     work: Exchange[Any, Any]
@@ -203,7 +203,7 @@ class Decide:
 
 
 @dataclass(frozen=True)
-class Settle(Generic[Item, Result]):
+class SettleTask(Generic[Item, Result]):
     """Settles some items. Writes their results next to the pieces, for a run that resumes.
 
     recorded: whether to write the results; they must then be plain JSON.
@@ -234,7 +234,7 @@ class Settle(Generic[Item, Result]):
     def _settle(
         self, mail: Mail, span: Span[Item], first: int, stop: int, failures: _Failures
     ) -> list[tuple[int, Measured[Result]]]:
-        """Settle one batch of bins; a function of its own for the reason in Decide."""
+        """Settle one batch of bins; a function of its own for the reason in DecideTask."""
         results: list[tuple[int, Measured[Result]]] = []
         for number, tables in mail.tables(first, stop):
             of = _by_item(tables)

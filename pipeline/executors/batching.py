@@ -35,9 +35,9 @@ class Waiting:
     what is left. Batching pays because a call costs the driver a millisecond, and most work on a small shard less.
     """
 
-    def __init__(self, items: PassItems, seats: int) -> None:
+    def __init__(self, items: PassItems, slots: int) -> None:
         self._left = deque(range(items.count))
-        self._shares = seats * _CALLS_LEFT
+        self._shares = slots * _CALLS_LEFT
         self._aim_s = items.aim_s
         self._size = 1.0
         self.alone: set[int] = (

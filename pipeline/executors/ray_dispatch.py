@@ -37,7 +37,7 @@ class _Call:
 
 
 @dataclass
-class _Seat:
+class _ActorSlot:
     """One actor of the pool as the driver sees it: whether it answers, and the calls that were sent to it.
 
     process, node: of its last greeting. ended: a process that the driver has ended. moved: whether it replaces an actor
@@ -59,7 +59,7 @@ class Dispatcher:
 
     def __init__(self, items: PassItems, label: str, needs: Needs, pool: ActorPool) -> None:
         self._items, self._label, self._needs, self._pool = items, label, needs, pool
-        self._at: dict[Any, _Seat] = {}  # by reference that is not ready yet
+        self._at: dict[Any, _ActorSlot] = {}  # by reference that is not ready yet
         self._account = Account(label, items.count, needs.spare)
         self._deadline = Deadline(needs)
         self._nodes = Nodes(pool, label)
@@ -69,91 +69,91 @@ class Dispatcher:
 
     def results(self) -> Iterator[tuple[int, Any]]:
         """(item, result) in any order. If items fail for good, raises FailedShards after all others are done."""
-        self._seats = [_Seat(actor) for actor in self._pool.begin(self._needs, self._items.count)]
-        self._waiting = Waiting(self._items, len(self._seats))
+        self._slots = [_ActorSlot(actor) for actor in self._pool.begin(self._needs, self._items.count)]
+        self._waiting = Waiting(self._items, len(self._slots))
         try:
-            for seat in self._seats:
-                self._greet(seat)
+            for slot in self._slots:
+                self._greet(slot)
             yield from self._all()
         finally:
-            for seat in self._seats:
+            for slot in self._slots:
                 if (
-                    seat.moved and seat.greeting is not None
+                    slot.moved and slot.greeting is not None
                 ):  # it still waits for room, which the next pass may not need
-                    self._pool.drop(seat.actor)
+                    self._pool.drop(slot.actor)
             self._pool.end()
         self._account.close()
 
     def _all(self) -> Iterator[tuple[int, Any]]:
-        while self._waiting or any(seat.sent for seat in self._seats):
+        while self._waiting or any(slot.sent for slot in self._slots):
             self._hand_out()
             for reference in self._ready():
                 if reference not in self._at:  # its actor was ended because of another answer
                     continue
-                seat = self._at.pop(reference)
-                if reference == seat.greeting:
-                    self._greeted(seat)
+                slot = self._at.pop(reference)
+                if reference == slot.greeting:
+                    self._greeted(slot)
                 else:
-                    yield from self._answered(seat, reference)
+                    yield from self._answered(slot, reference)
             self._end_late()
             if self._account.over:
-                _settle(self._seats)
+                _settle(self._slots)
                 break
 
-    def _greet(self, seat: _Seat) -> None:
+    def _greet(self, slot: _ActorSlot) -> None:
         """Ask the actor to answer before it gets work: an actor without room would keep its work forever."""
         # Ray repeats the call through any number of restarts, so it fails only if there will be no further one
-        seat.greeting = seat.actor.greet.options(max_task_retries=-1).remote()
-        self._at[seat.greeting] = seat
+        slot.greeting = slot.actor.greet.options(max_task_retries=-1).remote()
+        self._at[slot.greeting] = slot
 
-    def _greeted(self, seat: _Seat) -> None:
+    def _greeted(self, slot: _ActorSlot) -> None:
         try:
-            process, node = ray.get(seat.greeting)
+            process, node = ray.get(slot.greeting)
         except ray.exceptions.RayError as error:  # it cannot start on its node; the error says why
-            self._pool.drop(seat.actor)
-            self._seats.remove(seat)
+            self._pool.drop(slot.actor)
+            self._slots.remove(slot)
             self._nodes.cannot_start(error)
-            if not self._seats:
+            if not self._slots:
                 raise JobError(f"a node must be able to run a worker, but none can: {error}") from error
             return
-        if process == seat.ended:  # it answered before it was ended, so new work would be lost with it
-            self._greet(seat)
+        if process == slot.ended:  # it answered before it was ended, so new work would be lost with it
+            self._greet(slot)
             return
-        if seat.charged and is_gone(
-            seat.node
+        if slot.charged and is_gone(
+            slot.node
         ):  # only now is it known that the node left, so the items did not kill their worker
-            self.failed.subtract(seat.charged)
-        seat.process, seat.node, seat.greeting, seat.charged = process, node, None, []
+            self.failed.subtract(slot.charged)
+        slot.process, slot.node, slot.greeting, slot.charged = process, node, None, []
 
     def _hand_out(self) -> None:
         # a second call waits at each actor, so that no actor idles; at the end of a pass it would only wait in a queue
-        waiting, seats = self._waiting, self._seats
-        depth = 2 if len(waiting) > 2 * len(seats) else 1
+        waiting, slots = self._waiting, self._slots
+        depth = 2 if len(waiting) > 2 * len(slots) else 1
         at_once = 2 if self._needs.prefetch else 1
         for filled in range(depth):  # every actor gets its first call before any actor gets a second
-            for seat in seats:
-                if waiting and seat.greeting is None and len(seat.sent) == filled:
-                    if self._shuns(seat, seats):
+            for slot in slots:
+                if waiting and slot.greeting is None and len(slot.sent) == filled:
+                    if self._shuns(slot, slots):
                         waiting.defer()
-                        if self._shuns(seat, [other for other in seats if other.greeting is None]):
+                        if self._shuns(slot, [other for other in slots if other.greeting is None]):
                             continue
-                    queued = (item for call in seat.sent.values() for item in call.items)
+                    queued = (item for call in slot.sent.values() for item in call.items)
                     if filled and (waiting.next_alone() or any(item in waiting.alone for item in queued)):
                         continue
                     items = waiting.take()
-                    reference = self._items.send(seat.actor, items)
-                    seat.sent[reference] = _Call(items, time.monotonic() if filled < at_once else math.inf)
-                    self._at[reference] = seat
+                    reference = self._items.send(slot.actor, items)
+                    slot.sent[reference] = _Call(items, time.monotonic() if filled < at_once else math.inf)
+                    self._at[reference] = slot
 
-    def _shuns(self, seat: _Seat, others: Sequence[_Seat]) -> bool:
+    def _shuns(self, slot: _ActorSlot, others: Sequence[_ActorSlot]) -> bool:
         """Whether a GPU of this node failed at the next item, and an actor of another node could take the item."""
         nodes = self._failed_on.get(self._waiting.first) if self._failed_on else None
-        return nodes is not None and seat.node in nodes and any(other.node not in nodes for other in others)
+        return nodes is not None and slot.node in nodes and any(other.node not in nodes for other in others)
 
     def _ready(self) -> list[Any]:
         """All references that are ready before the next check of deadlines."""
         pending = list(self._at)
-        idle = all(seat.greeting is not None for seat in self._seats)
+        idle = all(slot.greeting is not None for slot in self._slots)
         try:
             ready, _ = ray.wait(pending, num_returns=1, timeout=_QUIET_S if idle else self._deadline.tick_s)
             if not ready:
@@ -163,19 +163,19 @@ class Dispatcher:
             # all ready references in one request; one request each would make the driver slower than a thousand workers
             found: list[Any] = ray.wait(pending, num_returns=len(pending), timeout=0)[0]
         except KeyboardInterrupt:
-            _settle(self._seats)
+            _settle(self._slots)
             raise
         return found
 
-    def _answered(self, seat: _Seat, reference: Any) -> Iterator[tuple[int, Any]]:
+    def _answered(self, slot: _ActorSlot, reference: Any) -> Iterator[tuple[int, Any]]:
         """The results of a call. Items that it did not do, or that failed, go back to the queue."""
         try:
             answer = answer_of(reference)
         except DEATHS as error:
-            self._died(seat, error)
+            self._died(slot, error)
             return
-        now, call = time.monotonic(), seat.sent.pop(reference)
-        for queued in list(seat.sent.values())[:1]:
+        now, call = time.monotonic(), slot.sent.pop(reference)
+        for queued in list(slot.sent.values())[:1]:
             queued.since = min(queued.since, now)
         if answer is None:
             self._spare(call.items, "its answer was lost with its node")
@@ -190,58 +190,58 @@ class Dispatcher:
                 self._account.done()
                 yield item, value
             elif good is None:
-                self._broke(seat, item, value)
+                self._broke(slot, item, value)
             else:
                 self._again(item, value)
 
-    def _broke(self, seat: _Seat, item: int, broken: Broken) -> None:
+    def _broke(self, slot: _ActorSlot, item: int, broken: Broken) -> None:
         """A worker process cannot go on: put its items back and start a new process."""
-        lost = self._forgotten(seat)
+        lost = self._forgotten(slot)
         self._waiting.back(lost)
         if broken.what == "memory":
             # a process at its memory limit may fail in other ways too, so a new one tries again
             if self._needs.prefetch:  # two items at once may have been too many
                 self._waiting.alone.update([item, *lost])
             self._again(item, [Failure(self._items.name(item), f"its worker ran out of memory: {broken.message}")])
-            self._restart(seat)
+            self._restart(slot)
             return
         if broken.what == "device":
             self._waiting.alone.add(item)
-            self._failed_on.setdefault(item, set()).add(seat.node)
+            self._failed_on.setdefault(item, set()).add(slot.node)
             self._spare([item], f"the GPU of its worker failed: {broken.message}")
         else:
             self._waiting.back([item])
         cause = item if broken.what == "device" else object()
-        self._nodes.failed(str(seat.node), cause, broken)
-        if seat.node in self._nodes.avoided:
-            self._replaced(seat, broken)
+        self._nodes.failed(str(slot.node), cause, broken)
+        if slot.node in self._nodes.avoided:
+            self._replaced(slot, broken)
         else:
-            self._restart(seat)
+            self._restart(slot)
 
-    def _restart(self, seat: _Seat) -> None:
-        self._pool.restart(seat.actor)
-        seat.ended = seat.process
-        self._greet(seat)
+    def _restart(self, slot: _ActorSlot) -> None:
+        self._pool.restart(slot.actor)
+        slot.ended = slot.process
+        self._greet(slot)
 
-    def _replaced(self, seat: _Seat, broken: Broken) -> None:
+    def _replaced(self, slot: _ActorSlot, broken: Broken) -> None:
         """Replace the actor on another node, or drop it. Raises the error if no actor is left, or all nodes fail."""
-        actor = self._pool.replace(seat.actor, self._nodes.avoided)
-        self._seats.remove(seat)
+        actor = self._pool.replace(slot.actor, self._nodes.avoided)
+        self._slots.remove(slot)
         if actor is not None:
-            self._seats.append(_Seat(actor, moved=True))
-            self._greet(self._seats[-1])
-        if not self._seats or (self._nodes.everywhere and not self._account.any_done):
+            self._slots.append(_ActorSlot(actor, moved=True))
+            self._greet(self._slots[-1])
+        if not self._slots or (self._nodes.everywhere and not self._account.any_done):
             raise broken.error
 
     def _end_late(self) -> None:
         """End the process of each item that exceeds its deadline, and try the item once more, alone."""
         now, limit_s = time.monotonic(), self._deadline.limit_s
-        late = [seat for seat in self._seats if any(now - call.since > limit_s for call in seat.sent.values())]
-        for seat in late:
+        late = [slot for slot in self._slots if any(now - call.since > limit_s for call in slot.sent.values())]
+        for slot in late:
             # of two items at once the older one, because the other may only have waited for it
-            items = min(seat.sent.values(), key=lambda call: call.since).items
-            self._waiting.back([item for item in self._forgotten(seat) if item not in items])
-            self._restart(seat)
+            items = min(slot.sent.values(), key=lambda call: call.since).items
+            self._waiting.back([item for item in self._forgotten(slot) if item not in items])
+            self._restart(slot)
             self._waiting.alone.update(items)
             if len(items) > 1:
                 self._waiting.back(items)
@@ -250,24 +250,24 @@ class Dispatcher:
             again = self._late[items[0]] > 1
             self._again(items[0], [Failure(self._items.name(items[0]), self._deadline.missed(), lasting=again)])
 
-    def _forgotten(self, seat: _Seat) -> list[int]:
+    def _forgotten(self, slot: _ActorSlot) -> list[int]:
         """Forget the calls of an actor whose process ends. Returns their items, the oldest first."""
-        items = [item for call in seat.sent.values() for item in call.items]
-        for reference in seat.sent:  # each of them would report the same death, which must count only once
+        items = [item for call in slot.sent.values() for item in call.items]
+        for reference in slot.sent:  # each of them would report the same death, which must count only once
             self._at.pop(reference, None)
-        seat.sent.clear()
+        slot.sent.clear()
         return items
 
-    def _died(self, seat: _Seat, error: BaseException) -> None:
-        items, gone = self._forgotten(seat), is_gone(seat.node)
-        self._greet(seat)
+    def _died(self, slot: _ActorSlot, error: BaseException) -> None:
+        items, gone = self._forgotten(slot), is_gone(slot.node)
+        self._greet(slot)
         if gone:
             self._spare(items, f"its node left: {first_line(error)}")
         elif len(items) > 1:  # each gets a worker to itself, which shows the item that is at fault
             self._waiting.alone.update(items)
             self._waiting.back(items)
         else:
-            seat.charged = items
+            slot.charged = items
             self._again(items[0], [Failure(self._items.name(items[0]), f"its worker died: {first_line(error)}")])
 
     def _spare(self, items: Sequence[int], why: str) -> None:
@@ -286,11 +286,11 @@ class Dispatcher:
             self._account.failed(failures)
 
 
-def _settle(seats: Sequence[_Seat]) -> None:
+def _settle(slots: Sequence[_ActorSlot]) -> None:
     """Wait a little for the calls in progress, so that no file is left half written, and cancel those that wait."""
-    queued = [reference for seat in seats for reference in list(seat.sent)[1:]]
+    queued = [reference for slot in slots for reference in list(slot.sent)[1:]]
     for reference in queued:
         ray.cancel(reference)
-    running = [next(iter(seat.sent)) for seat in seats if seat.sent]
+    running = [next(iter(slot.sent)) for slot in slots if slot.sent]
     if running:
         ray.wait(running, num_returns=len(running), timeout=_GRACE_S)

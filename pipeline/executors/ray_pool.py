@@ -153,7 +153,7 @@ class Nodes:
         if len(self._failures[node]) < FAILURES_A_NODE or node in self.avoided:
             return
         self.avoided.add(node)
-        name = next((name_of(found) for found in ray.nodes() if found["NodeID"] == node), node[:8])
+        name = next((node_name(found) for found in ray.nodes() if found["NodeID"] == node), node[:8])
         if name not in self._pool.avoided:
             self._pool.avoided[name] = type(broken.error).__name__
             self._tell(f"no more work goes to the node {name}, whose workers failed twice: {broken.message}")
@@ -181,7 +181,7 @@ def is_gone(node: str | None) -> bool:
     return node is not None and all(found["NodeID"] != node for found in living())
 
 
-def name_of(node: dict[str, Any]) -> str:
+def node_name(node: dict[str, Any]) -> str:
     """A node's name for people: its host, and the first digits of Ray's node id."""
     return f"{node['NodeManagerHostname'] or node['NodeManagerAddress']} ({node['NodeID'][:8]})"
 

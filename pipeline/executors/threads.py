@@ -39,7 +39,7 @@ class _Worker(Generic[Item, Result]):
 
 
 @dataclass(eq=False)
-class _Seat(Generic[Item, Result]):
+class _ThreadSlot(Generic[Item, Result]):
     """One thread of a worker. index: its current item. since: when this try began. left: whether it was abandoned."""
 
     worker: _Worker[Item, Result]
@@ -70,7 +70,7 @@ class Crew(Generic[Item, Result]):
         self._account, self._deadline = Account(label, len(items), needs.spare), Deadline(needs)
         self._todo: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._came: queue.SimpleQueue[tuple[int, float, Any]] = queue.SimpleQueue()
-        self._seats: list[_Seat[Item, Result]] = []
+        self._slots: list[_ThreadSlot[Item, Result]] = []
         self._left, self._under_way = iter(range(len(items))), set[int]()
         for _ in range(workers):
             worker = _Worker(task)
@@ -80,7 +80,7 @@ class Crew(Generic[Item, Result]):
     def results(self) -> Iterator[tuple[int, Result]]:
         """(index, result) in any order. Raises FailedShards at the end; an error that all items would have, at once."""
         try:
-            self._hand_out(_AHEAD * len(self._seats))
+            self._hand_out(_AHEAD * len(self._slots))
             look = time.monotonic()
             while self._under_way:
                 if (now := time.monotonic()) > look:
@@ -104,58 +104,58 @@ class Crew(Generic[Item, Result]):
         self._account.close()
 
     def _hire(self, worker: _Worker[Item, Result]) -> None:
-        seat = _Seat(worker)
-        seat.thread = threading.Thread(target=self._work, args=(seat,), name=self._label, daemon=True)
-        self._seats.append(seat)
-        seat.thread.start()
+        slot = _ThreadSlot(worker)
+        slot.thread = threading.Thread(target=self._work, args=(slot,), name=self._label, daemon=True)
+        self._slots.append(slot)
+        slot.thread.start()
 
     def _hand_out(self, count: int) -> None:
         for index in islice(self._left, count):
             self._under_way.add(index)
             self._todo.put(index)
 
-    def _work(self, seat: _Seat[Item, Result]) -> None:
-        while not seat.left and (index := self._todo.get()) is not None:
+    def _work(self, slot: _ThreadSlot[Item, Result]) -> None:
+        while not slot.left and (index := self._todo.get()) is not None:
             outcome: Any
             try:
-                outcome = self._tried(seat, index)
+                outcome = self._tried(slot, index)
             except BaseException as error:  # noqa: BLE001 - of any kind: the driver raises it
                 outcome = error
-            seconds, seat.index = time.monotonic() - seat.since, None
+            seconds, slot.index = time.monotonic() - slot.since, None
             self._came.put((index, seconds, outcome))
 
-    def _tried(self, seat: _Seat[Item, Result], index: int) -> tuple[Result, ...]:
+    def _tried(self, slot: _ThreadSlot[Item, Result], index: int) -> tuple[Result, ...]:
         """The result of an item; nothing if it failed for good, or if the pass was over before."""
-        while not self._account.over and not seat.left:
-            seat.since, seat.index = time.monotonic(), index
+        while not self._account.over and not slot.left:
+            slot.since, slot.index = time.monotonic(), index
             try:
-                result = seat.worker.function()(self._items[index])
+                result = slot.worker.function()(self._items[index])
             except (WinnowError, OSError) as error:
                 # raises if every other shard would fail too
                 found = failures(self._name(self._items[index]), error)
                 if all(one.lasting for one in found) or self._failed[index] == self._needs.retries:
-                    self._account.failed([] if seat.left else found)
+                    self._account.failed([] if slot.left else found)
                     return ()
                 self._failed[index] += 1
             else:
-                if not seat.left:
+                if not slot.left:
                     self._account.done()
                 return (result,)
         return ()
 
     def _leave_late(self) -> None:
         """Give up items past their deadline. The worker's other thread may wait for such an item: repeat its item."""
-        late = [seat for seat in self._seats if self._is_late(seat)]
-        for seat in sorted(late, key=lambda seat: seat.since):
-            index = seat.index
-            if index is None or not self._is_late(seat):
+        late = [slot for slot in self._slots if self._is_late(slot)]
+        for slot in sorted(late, key=lambda slot: slot.since):
+            index = slot.index
+            if index is None or not self._is_late(slot):
                 continue
             fresh = _Worker(self._task)
-            for other in [other for other in self._seats if other.worker is seat.worker]:
+            for other in [other for other in self._slots if other.worker is slot.worker]:
                 if other.index is None:  # it is idle, so it does not wait for the other thread
                     other.worker = fresh
                     continue
-                if other is not seat:
+                if other is not slot:
                     self._todo.put(other.index)
                 self._leave(other)
                 self._hire(fresh)
@@ -164,24 +164,24 @@ class Crew(Generic[Item, Result]):
             said = f"{self._deadline.missed()}; its thread cannot be ended and is left behind"
             self._account.failed([Failure(self._name(self._items[index]), said, lasting=True)])
 
-    def _leave(self, seat: _Seat[Item, Result]) -> None:
-        seat.left = True
-        self._seats.remove(seat)
-        if seat.thread is not None:
-            left_behind(seat.thread)
+    def _leave(self, slot: _ThreadSlot[Item, Result]) -> None:
+        slot.left = True
+        self._slots.remove(slot)
+        if slot.thread is not None:
+            left_behind(slot.thread)
 
-    def _is_late(self, seat: _Seat[Item, Result]) -> bool:
-        return not seat.left and seat.index is not None and time.monotonic() - seat.since > self._deadline.limit_s
+    def _is_late(self, slot: _ThreadSlot[Item, Result]) -> bool:
+        return not slot.left and slot.index is not None and time.monotonic() - slot.since > self._deadline.limit_s
 
     def _end(self) -> None:
         """Begin no further items, and wait for those in progress until their deadlines."""
         while not self._todo.empty():
             self._todo.get()
-        for _ in self._seats:
+        for _ in self._slots:
             self._todo.put(None)
-        for seat in list(self._seats):
-            while seat.thread is not None and seat.thread.is_alive():
-                if self._is_late(seat):
-                    self._leave(seat)
+        for slot in list(self._slots):
+            while slot.thread is not None and slot.thread.is_alive():
+                if self._is_late(slot):
+                    self._leave(slot)
                     break
-                seat.thread.join(self._deadline.tick_s)
+                slot.thread.join(self._deadline.tick_s)

@@ -23,7 +23,7 @@ def upload(filesystem: Any, source: str, path: str) -> None:
     filesystem.put_file(source, path)
 
 
-def assign(filesystem: Any, source: str, path: str) -> None:
+def put_at_once(filesystem: Any, source: str, path: str) -> None:
     """All bytes at once; fsspec's put_file would show an empty file first, and let it grow."""
     with open(source, "rb") as file:
         filesystem.pipe_file(path, file.read())
@@ -57,7 +57,7 @@ def rename(filesystem: Any, source: str, path: str) -> None:
 
 
 WAYS: dict[str, Commit] = {
-    "memory": assign,
+    "memory": put_at_once,
     **dict.fromkeys(("s3", "s3a", "gs", "gcs", "az", "abfs", "oss", "oci", "tos", "hf"), upload),
     **dict.fromkeys(("sftp", "ssh", "ftp", "smb", "hdfs", "arrow_hdfs", "webhdfs", "webdav"), rename),
 }

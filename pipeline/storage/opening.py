@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFile
 
 from winnow.pipeline.errors import StorageError, WinnowError
 from winnow.pipeline.storage.backends import S3, answering, in_memory, is_absence, lies_here, reading_options, resolve
-from winnow.pipeline.storage.remote_file import Fetching, Known, RemoteFile, Seeking
+from winnow.pipeline.storage.remote_file import Fetching, RemoteFile, Seeking, SizedRanges
 from winnow.pipeline.storage.s3_object import open_object
 from winnow.pipeline.storage.text import utf8
 from winnow.pipeline.storage.urls import HTTP, redacted
@@ -59,7 +59,7 @@ def read_range(url: str, start: int, stop: int) -> bytes:
                 file.seek(start)
                 found = file.read(stop - start)
         else:
-            with RemoteFile(Known(filesystem, path, stop), url) as remote:
+            with RemoteFile(SizedRanges(filesystem, path, stop), url) as remote:
                 remote.seek(start)
                 found = remote.read(stop - start)
     if len(found) != stop - start:

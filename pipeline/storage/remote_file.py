@@ -193,7 +193,7 @@ class Seeking:
         self._file.close()
 
 
-class Known:
+class SizedRanges:
     """Ranges of a file that is known to have `size` bytes or more: nothing is asked but the bytes themselves."""
 
     def __init__(self, filesystem: Any, path: str, size: int) -> None:

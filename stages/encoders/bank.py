@@ -17,7 +17,7 @@ from PIL import Image
 
 from winnow.pipeline.errors import DeviceError, ModelError, SampleError
 from winnow.pipeline.executors.turns import Turns
-from winnow.stages.encoders.device import cores, device_of, dtype_of, tell_where_slow
+from winnow.stages.encoders.device import decoding_threads, device_of, dtype_of, tell_where_slow
 from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.encoders.encoding import Encoding
 from winnow.stages.encoders.pixels.decoding import Picture, decode_all
@@ -89,7 +89,7 @@ class Bank:
         self._encoding = encoding
         self._device = device
         self._dtype = dtype
-        threads = encoding.decode_threads or cores()
+        threads = encoding.decode_threads or decoding_threads()
         # prefetch for a GPU: one batch waits while another runs
         self._in_flight = threads if device.type == "cpu" else 2
         # a resize runs on one thread, or each decoding thread would start as many again

@@ -45,8 +45,8 @@ def tell_where_slow() -> None:
         )
 
 
-def cores() -> int:
-    """Threads that may run at once: OMP_NUM_THREADS, else the cores that this process may use."""
+def decoding_threads() -> int:
+    """Threads for decoding: OMP_NUM_THREADS, else the cores that this process may use."""
     told = os.environ.get("OMP_NUM_THREADS", "")
     if told.isdigit() and int(told) > 0:
         return int(told)

@@ -135,7 +135,7 @@ def test_epochs_of_another_package_are_loaded_where_it_is_not_installed(tmp_path
         found = list(loader.samples(values["store"], "planted", epoch=epoch))
         assert uids(found) == sorted(uid for shard in stay for uid in shard[7 * epoch : 7 * epoch + 7])
         assert loader.open_kept_samples(values["store"], "planted", epoch=epoch).count == len(found) == 28
-    with pytest.raises(JobError, match="got 2, and it has 0 to 1"):
+    with pytest.raises(JobError, match="got 2; planted has 0 to 1"):
         loader.open_kept_samples(values["store"], "planted", epoch=2)
 
 

@@ -255,7 +255,7 @@ def test_counts_of_other_digits_are_refused():
     histogram = Histogram(3)
     with pytest.raises(DataError, match="digits of 8 bits, got 16"):
         histogram.add(Counts(few, many))
-    with pytest.raises(DataError, match="results of one pass"):
+    with pytest.raises(DataError, match="merged results must be of one pass"):
         histogram.add(Candidates(np.zeros(0, np.int64), np.zeros(0, "S36")))
     histogram.add(Counts(few, many, 36, 8))
     with pytest.raises(DataError, match=r"got keys of (40 and of 36|36 and of 40) bytes"):
@@ -313,7 +313,7 @@ def test_rows_that_change_between_passes_are_refused():
 
 def test_results_of_different_passes_do_not_merge():
     counts = Counts(np.zeros(1, np.int64), np.ones(1, np.int64))
-    with pytest.raises(DataError, match="results of one pass"):
+    with pytest.raises(DataError, match="merged results must be of one pass"):
         merge([counts, Candidates(np.zeros(0, np.int64), np.zeros(0, "S36"))])
     with pytest.raises(DataError, match="another pass is needed"):
         Selection(np.array([1])).thresholds()

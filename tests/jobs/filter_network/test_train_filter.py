@@ -206,7 +206,10 @@ def test_there_are_filter_jobs_to_read() -> None:
         ({"training": {"batch_size": 10, "processes": 4}}, "got 10 pairs for 4 processes"),
         ({"finetune": {}}, "finetune must have task (labelled images), pairs (captioned images), or both"),
         ({"finetune": {"task": {"images": "a"}}}, "finetune.task.classnames: Field required"),
-        ({"finetune": {"pairs": {"shards": "a"}, "training": {"pretrained": "x"}}}, "finetune.training has no pretra"),
+        (
+            {"finetune": {"pairs": {"shards": "a"}, "training": {"pretrained": "x"}}},
+            "finetune.training must not have pretra",
+        ),
         ({"ensemble": 1.5}, "ensemble must be between 0 and 1 (share of the fine-tuned weights), got 1.5"),
     ],
 )

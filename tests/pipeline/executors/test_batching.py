@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from winnow.pipeline.executors.batching import AIM_S, PassItems, Waiting
 
 
-def waiting(count: int, seats: int = 2) -> Waiting:
-    return Waiting(PassItems(count, str, lambda actor, items: None), seats)
+def waiting(count: int, slots: int = 2) -> Waiting:
+    return Waiting(PassItems(count, str, lambda actor, items: None), slots)
 
 
 def dealt(queue: Waiting, seconds_each: float) -> list[int]:
@@ -22,11 +22,11 @@ def dealt(queue: Waiting, seconds_each: float) -> list[int]:
 
 @given(
     count=st.integers(0, 300),
-    seats=st.integers(1, 9),
+    slots=st.integers(1, 9),
     calls=st.lists(st.tuples(st.floats(0, 9), st.integers(0, 99), st.booleans()), max_size=20),
 )
-def test_every_item_goes_once_however_calls_end(count, seats, calls):
-    queue = waiting(count, seats)
+def test_every_item_goes_once_however_calls_end(count, slots, calls):
+    queue = waiting(count, slots)
     done = []
     endings = iter(calls)
     while queue:
@@ -65,7 +65,7 @@ def test_a_call_that_took_longer_than_thought_is_followed_by_small_ones():
 
 
 def test_a_few_items_are_shared_among_all_workers():
-    queue = waiting(100, seats=8)
+    queue = waiting(100, slots=8)
     for _ in range(9):
         queue.saw(1, 0.0)
     assert len(queue.take()) == 3

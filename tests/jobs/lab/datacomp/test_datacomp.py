@@ -347,8 +347,8 @@ def test_every_comparison_of_the_project_is_read(path: Path) -> None:
     ("change", "message"),
     [
         ({"polices": []}, "polices: Unexpected keyword argument"),
-        ({"labelled": None}, "either labelled images"),
-        ({"filter": None}, "need filter"),
+        ({"labelled": None}, "must have either `labelled`"),
+        ({"filter": None}, "must come with filter and without clean"),
         ({"embeddings": {"filter": {}}}, "an encoder must not be called filter"),
         ({"policies": [{"name": "a"}, {"name": "b"}]}, "one policy must have no cut"),
         ({"policies": [{"name": "a"}, {"name": "a"}]}, "policies must have different names"),
