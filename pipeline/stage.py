@@ -67,7 +67,7 @@ class Limits:
 
 
 NEARLY_WHOLE = 0.9
-"""Share of a shard's samples: where more are rejected, of each of five shards, what is wrong is the job."""
+"""Share of rejected samples. If each of five shards has more, the job must be wrong."""
 
 _PROBED = 5
 
@@ -111,7 +111,7 @@ class Run:
         return Watch(self.executor, self.watchers)
 
     def _bearing(self, needs: Needs | None) -> Needs:
-        """Those, or a core a worker and the job's retries; with as many failing shards as the job can do without."""
+        """The given needs, or one core per worker; `spare` is the number of failing shards that the job tolerates."""
         return dataclasses.replace(needs or self.plain, spare=self.limits.max_failed_shards)
 
     @property

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 Summary = Mapping[str, object]
-"""What a task says of one shard, or a stage of all: small JSON, such as counts."""
+"""The summary of a shard, or of all shards of a stage: small JSON, such as counts."""
 
 Told = Callable[[int, Summary], None]
-"""Is told each shard's number and summary as it comes; what it raises ends the pass."""
+"""A function that receives each shard's number and summary. If it raises, the pass ends."""
 
 
 class Totals:

@@ -153,7 +153,7 @@ def growth_of(asked: Stage | None, did: Stage, calls: Sequence[Call]) -> dict[tu
 
 
 def _came(result: StepResult, small: Miniature) -> float:
-    """Number of samples that a stage saw; all of them where its report does not say."""
+    """Number of samples that a stage saw; all samples if its report does not say."""
     seen = samples_of(result.report)
     return float(small.rows if seen is None else seen)
 

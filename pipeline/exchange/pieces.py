@@ -21,7 +21,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.errors import TornError
 
 FORMAT = 1
-"""Goes up where pieces would be read otherwise: those of another format are not looked at."""
+"""Version of the format of a piece. Pieces of another version are ignored, so raise it when the format changes."""
 
 _NAME = re.compile(r"(?P<step>[a-z]+)-(?P<first>\d+)-(?P<stop>\d+)\.\w+")
 _OFFSET = np.dtype("<u8")

@@ -25,11 +25,11 @@ from winnow.pipeline.executors.watching import Measured, Watch, measured
 from winnow.pipeline.progress import StageProgress
 
 HELD_BYTES = 640 << 20
-"""Rows that a worker gathers before it commits a piece, and that it reads at once.
+"""Bytes of rows that a worker gathers before it commits a piece, and that it reads at once.
 
-A worker takes this and the copies that the work makes of one part, about a GB, which machines of 2 GB a core have. It
-holds two parts of `duplicates`, 256 MiB of vectors each with their keys. Half of it would be four times the requests:
-D bytes are D / HELD pieces, and each is read in D / HELD ranges.
+A worker needs this and the copies that the work makes of one part, about 1 GB, which fits a machine with 2 GB a core.
+The bytes hold two parts of `duplicates`, each 256 MiB of vectors with their keys. Half as many bytes would need four
+times the requests: D bytes make D / HELD pieces, and each piece is read in D / HELD ranges.
 """
 
 _SPAN = 256  # most items in a span; a worker that dies loses at most one span, and progress counts spans

@@ -23,7 +23,7 @@ from winnow.pipeline.executors.watching import Measured, measured
 from winnow.pipeline.storage.s3_object import one_version
 
 SENT, DECIDED, SETTLED = "sent", "decided", "settled"
-"""What the pieces of each step are called."""
+"""Names of the pieces of each step."""
 
 _ITEM = "__item"  # column with the item that each row of a decision belongs to
 

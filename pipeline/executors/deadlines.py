@@ -6,7 +6,7 @@ from collections import deque
 from winnow.pipeline.executors.contract import Needs
 
 ENOUGH = 3
-"""So many items must be done before their median says what is usual."""
+"""Number of items that must be finished before their median counts."""
 
 _KEPT = 1001  # the last ones only, because a median of all would keep all of them
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from winnow.pipeline.errors import JobError
 
 CONNECT_S = 60.0
-"""Seconds in which a cluster that answers at its address must take a driver in."""
+"""Seconds within which a cluster that answers must accept a driver."""
 
 _ANSWER_S = 5.0
 _CONNECT = """

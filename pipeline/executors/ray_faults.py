@@ -45,8 +45,8 @@ class Broken:
 
 
 Answer = tuple[float, list[tuple[bool | None, Any]]]
-"""(seconds, outcomes), an outcome for each of the first items of a call: (True, result); (False, failures) where the
-item's data is at fault; (None, Broken), the last one, where the process cannot go on."""
+"""(seconds, outcomes), with an outcome for each of the first items of a call: (True, result); (False, failures) if the
+item's data is at fault; (None, Broken), which is the last one, if the process cannot go on."""
 
 
 def broken_by(error: Exception) -> Broken | None:

@@ -15,7 +15,7 @@ from winnow.pipeline.executors.ray_faults import Broken
 from winnow.pipeline.executors.ray_worker import PREFETCHING, Worker
 
 FAILURES_A_NODE = 2
-"""After so many failures of its workers, by different items or while they open the task, a node gets no more."""
+"""A node gets no more workers after this many failures, at different items or while opening the task."""
 
 _FEW_NODES = 3
 

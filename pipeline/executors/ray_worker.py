@@ -14,7 +14,7 @@ from winnow.pipeline.executors.retries import failures
 from winnow.pipeline.executors.task_opening import opened
 
 PREFETCHING = "prefetching"
-"""The concurrency group of calls of which an actor does two at once; all others go one by one."""
+"""The concurrency group for calls of which an actor runs two at once. It runs other calls one by one."""
 
 
 class Worker:

@@ -21,13 +21,13 @@ from winnow.pipeline.errors import (
 )
 
 FATAL = (JobError, ModelError, DeviceError, FullError)
-"""Errors that no other item can do without: they end a stage at once, unless another worker may do better."""
+"""Errors that every item would have. They end a stage at once, unless another worker may succeed."""
 
 FEW = 3
-"""So many items, and no other, must have failed for good before a pass ends with them."""
+"""A pass ends early if at least this many items have failed for good and none is done."""
 
 _LASTING = (PoolError, DataError, TornError, AccountingError)
-"""Errors of what a file holds: it holds the same when it is read again."""
+"""Errors about the content of a file, which is the same when it is read again."""
 
 _LASTING_CALLS = (PermissionError, IsADirectoryError, NotADirectoryError)
 _LASTING_NUMBERS = {errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG}

@@ -9,7 +9,7 @@ from winnow.pipeline.executors.contract import Item, Result, Task
 from winnow.pipeline.executors.retries import FATAL
 
 PAUSES_S = (1.0, 2.0, 4.0)
-"""A task whose opening meets a network error is opened again after each of these."""
+"""Seconds of the pauses between tries to open a task, after a network error."""
 
 _PASSING = {408, 425, 429}
 _CLIENTS = {"requests", "urllib3", "httpx", "httpcore", "aiohttp"}
@@ -39,7 +39,7 @@ def everywhere(error: BaseException) -> bool:
 def of_device(error: BaseException) -> bool:
     """Whether a GPU or its driver failed. A process cannot use the GPU after that.
 
-    Libraries raise RuntimeErrors whose words tell: torch, faiss and cuDNN have no error type in common.
+    It looks at the words of RuntimeErrors, because torch, faiss and cuDNN have no error type in common.
     """
     return any(
         isinstance(cause, DeviceError) or (isinstance(cause, RuntimeError) and _DEVICE.search(str(cause)))

@@ -21,7 +21,7 @@ from winnow.pipeline.executors.task_opening import opened
 from winnow.pipeline.lifeline import left_behind
 
 _AHEAD = 4
-"""Calls for each thread that are begun or done before the first result is taken: no more results are held."""
+"""Most calls per thread that are begun or done before their results are taken, so that few results are held."""
 
 
 class _Worker(Generic[Item, Result]):

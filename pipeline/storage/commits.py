@@ -15,7 +15,7 @@ from winnow.pipeline.errors import StorageError
 from winnow.pipeline.storage.urls import is_local, redacted
 
 Commit = Callable[[Any, str, str], None]
-"""Brings a local file, the second argument, to a path of a back end, the third, whole or not at all."""
+"""Commits a file: (back end, local source, path in the back end). The file appears whole or not at all."""
 
 
 def upload(filesystem: Any, source: str, path: str) -> None:
@@ -61,7 +61,7 @@ WAYS: dict[str, Commit] = {
     **dict.fromkeys(("s3", "s3a", "gs", "gcs", "az", "abfs", "oss", "oci", "tos", "hf"), upload),
     **dict.fromkeys(("sftp", "ssh", "ftp", "smb", "hdfs", "arrow_hdfs", "webhdfs", "webdav"), rename),
 }
-"""By the scheme of a URL. Paths and file:// go their own way (writing.py). docs/faults.md says which are tested."""
+"""How files are committed, by scheme of the URL; writing.py does local files. docs/faults.md says which are tested."""
 
 
 def commit_of(url: str) -> Commit:

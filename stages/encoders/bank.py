@@ -102,7 +102,7 @@ class Bank:
             self._models = ThreadPoolExecutor(self._in_flight, "model", torch.set_num_threads, own)
         self._tokenizing = threading.Lock()
         self.turns = Turns()
-        """The order of the shards that one worker has under way: each draws its samples after the one before."""
+        """The order of the shards in progress in one worker: each reads its samples after the one before."""
         self._columns = self._widths()
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Chooses the device and the precision that encoders run with, and says where this machine lacks what was asked for."""
+"""Chooses the device and the precision of encoders, and reports what this machine lacks for the choice of the job."""
 
 import functools
 import os

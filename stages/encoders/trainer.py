@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 BY_NAME = "-"
-"""Stands in place of a configuration's path if the model is one of open_clip's own."""
+"""Used as the path of the configuration if the model is one of open_clip's own."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from winnow.pipeline.errors import ModelError, WeightsError
 from winnow.pipeline.storage import FileName, rooted
 
 RANDOM = "random"
-"""Stands for seeded random weights, the same in every worker. For benchmarks only."""
+"""The name for seeded random weights, which are the same in every worker. For benchmarks only."""
 
 _SUFFIXES = {".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar", ".npz"}
 _BEGINNINGS = (b"PK\x03\x04", b"\x80", b"\x1f\x8b")

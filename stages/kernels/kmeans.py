@@ -70,7 +70,7 @@ def fit(
 
 @contextmanager
 def _in_threads(count: int) -> Iterator[None]:
-    """faiss and its BLAS use so many threads inside the block; overrides OMP_NUM_THREADS of a worker."""
+    """Inside the block, faiss and its BLAS use this many threads; overrides OMP_NUM_THREADS of a worker."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(count)
     try:

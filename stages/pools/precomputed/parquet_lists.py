@@ -1,4 +1,4 @@
-"""Streams the vectors of a parquet column of lists of floats, and says of other columns why they are no vectors."""
+"""Streams the vectors of a parquet column of lists of floats; errors explain why another column has no vectors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

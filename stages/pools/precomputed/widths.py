@@ -38,7 +38,7 @@ class Widths:
             first[width] = min(index, first.get(width, index))
 
     def one(self, shards: Sequence[Identity]) -> dict[str, int]:
-        """The width of each encoder's vectors; absent where no shard has a row. Raises PoolError where two differ."""
+        """The width of each encoder's vectors; none if no shard has a row. Raises PoolError if two shards differ."""
         for name, first in self._first.items():
             if len(first) > 1:
                 (here, width), (there, other) = sorted((index, width) for width, index in first.items())[:2]
