@@ -105,7 +105,7 @@ def test_an_epoch_has_its_own_samples(result: JobResult) -> None:
     ("options", "says"),
     [
         ({"name": "other"}, "none called 'other'; it has planted"),
-        ({"epoch": 3}, "got 3, and it has 0 to 2"),
+        ({"epoch": 3}, "got 3; planted has 0 to 2"),
         ({"epoch": -1}, "got -1"),
     ],
 )
@@ -155,7 +155,7 @@ def test_a_job_without_epochs_and_one_whose_files_are_gone_say_so(tmp_path: Path
     planted(tmp_path / "pool", 1)
     values = job_values(tmp_path, [{"random": {"count": 9}}], limits={"max_reject_fraction": 0.1}, shards=None)
     done = finished(values)
-    with pytest.raises(JobError, match="got 0, and it has no cut that draws any, such as `epochs`"):
+    with pytest.raises(JobError, match="got 0; planted has no cut that draws any, such as `epochs`"):
         loader.open_kept_samples(values["store"], "planted", epoch=0)
     Path(dict(done.steps)["pool"].artifact.meta("_done.json")).unlink()
     with pytest.raises(JobError, match=r"must be whole, but has no _done\.json; run the job again"):
