@@ -25,8 +25,8 @@ def check_made_of(stage: object, out: Artifact, done: Mapping[str, object]) -> N
             seen = fingerprint(seen, _DIGITS)  # a store may be older than the mark: its `_done.json` has all of it
         if name in counted and seen != asked:
             raise DataError(
-                f"{out.folder} must have the configuration of this job, but its {name} is {seen!r:.200} and the job's is "
-                f"{asked!r:.200}: two configurations have the same fingerprint; use another store for one of them"
+                f"{out.folder} must have the configuration of this job, but its {name} is {seen!r:.200} and the job's "
+                f"is {asked!r:.200}: two configurations have the same fingerprint; use another store for one of them"
             )
 
 

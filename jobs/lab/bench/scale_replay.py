@@ -13,7 +13,7 @@ from typing import Any
 
 from winnow.pipeline.exchange.pieces import piece_url
 from winnow.pipeline.exchange.shuffle import HELD_BYTES
-from winnow.pipeline.exchange.steps import DECIDED, SENT, SETTLED, Decide, Scatter, Settle, Span
+from winnow.pipeline.exchange.steps import DECIDED, SENT, SETTLED, DecideTask, ScatterTask, SettleTask, Span
 from winnow.pipeline.executors.contract import Needs, Task
 from winnow.pipeline.executors.ray_worker import Worker
 from winnow.pipeline.executors.watching import Measured
