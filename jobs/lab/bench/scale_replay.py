@@ -48,9 +48,9 @@ class Replayed:
     def map(self, task: Task[Any, Any], items: Sequence[Any], label: str, needs: Needs) -> Iterator[tuple[int, Any]]:
         """See Executor.map."""
         step = getattr(task, "function", None)
-        if isinstance(step, Scatter | Decide):
+        if isinstance(step, ScatterTask | DecideTask):
             yield from self._sent(step, items)
-        elif isinstance(step, Settle):
+        elif isinstance(step, SettleTask):
             yield from self._settled(step, items)
         else:
             yield from self._replayed(task, items)
@@ -70,8 +70,8 @@ class Replayed:
             ):
                 yield index, result
 
-    def _sent(self, step: Scatter[Any] | Decide, spans: Sequence[Span[Any]]) -> Iterator[tuple[int, None]]:
-        name, size = (SENT, self.a_piece) if isinstance(step, Scatter) else (DECIDED, max(1, len(spans[0].items)))
+    def _sent(self, step: ScatterTask[Any] | DecideTask, spans: Sequence[Span[Any]]) -> Iterator[tuple[int, None]]:
+        name, size = (SENT, self.a_piece) if isinstance(step, ScatterTask) else (DECIDED, max(1, len(spans[0].items)))
         Path(step.folder).mkdir(parents=True, exist_ok=True)
         for at, span in enumerate(spans):
             for first in range(span.first, span.stop, size):
@@ -79,7 +79,7 @@ class Replayed:
                     piece.truncate(HELD_BYTES)
             yield at, None
 
-    def _settled(self, step: Settle[Any, Any], spans: Sequence[Span[Any]]) -> Iterator[tuple[int, Any]]:
+    def _settled(self, step: SettleTask[Any, Any], spans: Sequence[Span[Any]]) -> Iterator[tuple[int, Any]]:
         for at, span in enumerate(spans):
             found = [(index, Measured(self.settled(index), "worker 3", 0.1, 9_000, 9, 0)) for index, _ in span.named()]
             content = pickle.dumps(found, 5)
