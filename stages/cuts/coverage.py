@@ -181,9 +181,7 @@ class CoverageStage:
         extent = _extent(run, left, "coverage: range")
         low, high = extent.ends.tolist() or (0.0, 0.0)
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise DataError(
-                f"coverage: scores must be finite, got {low} to {high}; drop the other samples before this cut"
-            )
+            raise DataError(f"coverage: scores must be finite, got {low} to {high}; drop the other samples first")
         parts = _Strata(left, low, high, options.strata, options.seed)
         [size] = dense(run.reduce(_StratumSizes(parts), merge_sums, run.items, "coverage: strata"), options.strata)
         wanted = self.amount.number(self.survivors)
