@@ -134,7 +134,7 @@ def _unfit(what: str, who: str, came: str, other: str = "", also: str = "") -> D
     more = f" and {also} has {other}" if also else f", while {other}" if other else ""
     return DataError(
         f"{what} must be numbers, texts or bools, of one kind in all samples, but {who} has {came}{more}; "
-        f"mend the pool, or leave this field out"
+        f"correct the pool, or leave this field out"
     )
 
 

@@ -133,7 +133,7 @@ def test_types_that_mix_are_an_error_with_both(tmp_path: Path) -> None:
     tars(tmp_path / "pool", 6, 1, lambda n: {"a": "x" if n == 4 else n, "b": [1]})
     with pytest.raises(DataError, match=r"00000.tar: json:a must .* sample 4 has text 'x'|sample 0 has whole number 0"):
         look_at_inputs(parse(values := tar_job(tmp_path, {"a": "json:a"})), *laid_out(parse(values)))
-    with pytest.raises(DataError, match=r"json:b must be .* has a list, \[1\]; mend the pool"):
+    with pytest.raises(DataError, match=r"json:b must be .* has a list, \[1\]; correct the pool"):
         look_at_inputs(parse(values := tar_job(tmp_path, {"b": "json:b"})), *laid_out(parse(values)))
 
 

@@ -79,8 +79,8 @@ def form_of(url: str) -> Form:
         return "parquet"
     if told := foreign(head):
         raise DataError(
-            f"{url} must be a list as .npy, parquet or text, but it is {told.partition(':')[0]}; write a name a line, "
-            f"not compressed"
+            f"{url} must be a .npy, parquet or text file, but it is {told.partition(':')[0]}; write one name per line, "
+            f"uncompressed"
         )
     return "text"
 
@@ -125,8 +125,8 @@ def _uid_header(file: BinaryIO, url: str) -> tuple[np.dtype, int]:
     fits = [(half.kind, half.itemsize) for half in halves] == [("u", 8)] * 2 and pair.itemsize == UID.itemsize
     if not fits or shape[1:] != (() if kind.names else (2,)) or fortran:
         raise DataError(
-            f"{url}: a list as .npy must hold uids of dtype u8,u8, as DataComp's subset files do, but {kind} of shape "
-            f"{shape} came; write the uids as text, one a line, or as parquet"
+            f"{url}: a .npy list must hold uids of dtype u8,u8, as DataComp's subset files do, but it holds {kind} of "
+            f"shape {shape}; write the uids as text, one per line, or as parquet"
         )
     begin, size = file.tell(), file.seek(0, 2)
     file.seek(begin)
@@ -157,7 +157,7 @@ def _lines(part: ListPart) -> list[str]:
     if end < 0 and part.stop + _LONGEST_LINE < size:
         raise DataError(
             f"{part.url}: a line must have at most {_LONGEST_LINE} bytes, but one after byte {part.stop} has more; "
-            f"write one name a line"
+            f"write one name per line"
         )
     if part.first and (at == 0 or begin + at >= part.stop):  # a line of an earlier part covers this one
         return []

@@ -34,7 +34,7 @@ class ListNames:
     def check_form(self, form: str, url: str) -> None:
         """Raises DataError for a .npy file of anything but uids."""
         if form == "npy" and self.what != "uids":
-            raise DataError(f"{url}: a list as .npy holds uids, but subset.{self.what} came; write text or parquet")
+            raise DataError(f"{url}: a .npy list must hold uids, got subset.{self.what}; write text or parquet")
 
     def of_list(self, values: pa.ChunkedArray, url: str) -> np.ndarray:
         """The name of each entry: (n,) of dtype UID. Raises DataError for an entry that is none."""
@@ -47,7 +47,7 @@ class ListNames:
         wrong = [at for at, name in enumerate(found) if name is None]
         if wrong:
             first = values[wrong[0]].as_py()
-            raise DataError(f"{url}: {self._rule}, but {len(wrong)} are not, first {first!r:.80}; mend the list")
+            raise DataError(f"{url}: {self._rule}, but {len(wrong)} are not, first {first!r:.80}; correct the list")
         return hashed([name for name in found if name is not None])
 
     def of_pool(self, survivors: Survivors, item: ShardItem) -> tuple[np.ndarray, np.ndarray]:

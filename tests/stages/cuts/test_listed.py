@@ -176,15 +176,15 @@ REFUSED = {
     ),
     "floats": (
         saved(np.zeros(4)),
-        "uids of dtype u8,u8, as DataComp's subset files do, but float64 of shape (4,)",
+        "uids of dtype u8,u8, as DataComp's subset files do, but it holds float64 of shape (4,)",
     ),
-    "integers": (saved(np.arange(4, dtype=np.uint64)), "but uint64 of shape (4,) came; write the uids as text"),
-    "pairs of int64": (saved(PAIRS.astype(np.int64)), "but int64 of shape (7, 2) came"),
-    "texts": (saved(np.array(GONE)), "but <U32 of shape (7,) came"),
-    "objects": (saved(np.array(GONE, object)), "but object of shape (7,) came"),
+    "integers": (saved(np.arange(4, dtype=np.uint64)), "but it holds uint64 of shape (4,); write the uids as text"),
+    "pairs of int64": (saved(PAIRS.astype(np.int64)), "but it holds int64 of shape (7, 2)"),
+    "texts": (saved(np.array(GONE)), "but it holds <U32 of shape (7,)"),
+    "objects": (saved(np.array(GONE, object)), "but it holds object of shape (7,)"),
     "cut off": (saved(UIDS)[:-1], "must be a whole .npy file, but it ends in row 6 of 7"),
     "no header": (saved(UIDS)[:9], "must be a whole .npy file, but: "),
-    "gzip": (b"\x1f\x8b\x08" + bytes(50), "but it is compressed with gzip; write a name a line, not compressed"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(50), "but it is compressed with gzip; write one name per line, uncompressed"),
     "UTF-16": (LINES.encode("utf-16"), "must be UTF-8, but it is UTF-16"),
     "Latin-1": (b"caf\xe9\n", "must be UTF-8, but the byte 0xe9 of line 1 is not"),
     "another column": (as_parquet(id=GONE), "must have a column uid, but it has id"),
@@ -212,7 +212,7 @@ def test_options_that_say_nothing_or_too_much_are_refused(tmp_path: Path) -> Non
     with pytest.raises(JobError, match="must name at least one file"):
         filtered(SAMPLES, Listed(uids=()))
     url = landed(tmp_path, "t.npy", saved(UIDS))
-    with pytest.raises((DataError, FailedShards), match=r"holds uids, but subset\.urls came; write text or parquet"):
+    with pytest.raises((DataError, FailedShards), match=r"must hold uids, got subset\.urls; write text or parquet"):
         filtered(SAMPLES, Listed(urls=url))
 
 
