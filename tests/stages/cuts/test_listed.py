@@ -190,7 +190,7 @@ REFUSED = {
     "another column": (as_parquet(id=GONE), "must have a column uid, but it has id"),
     "a column of numbers": (as_parquet(uid=range(7)), "are not, first 0; join samples with other names by key"),
     "a null": (as_parquet(uid=pa.array([*GONE[:2], None])), "but 1 are not, first None"),
-    "half a parquet file": (as_parquet(uid=GONE)[:-9], "must be whole parquet, but: "),
+    "half a parquet file": (as_parquet(uid=GONE)[:-9], "must be a complete parquet file, but: "),
     "a long line": (b"x" * 70_000 + b"\n" + b"y" * 70_000, "first 'xxxx"),
 }
 

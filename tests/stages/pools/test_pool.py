@@ -49,7 +49,7 @@ def test_done_holds_the_fingerprint_of_the_list_of_shards_and_not_the_list(tmp_p
         if same:
             assert execute(PoolStage(listed), run).reused
             continue
-        with pytest.raises(DataError, match="two configurations have one name"):
+        with pytest.raises(DataError, match="two configurations have the same fingerprint"):
             execute(PoolStage(listed), run)
 
 
