@@ -90,17 +90,24 @@ def run(folder: Path, size: Size, seed: int, groups: Sequence[str], say: Callabl
         timed(Row("worker out of memory", size.memory), vectors, faults.memory_limits, 4.0)
     if "drivers" in groups:
         timed(Row("driver killed", size.drivers), images, faults.driver_kills)
+        rows += in_an_exchange("driver killed", size.nodes, folder, faults.exchange_driver_kills)
     if "nodes" in groups:
         timed(Row("node lost", size.nodes), images, faults.node_losses)
-        for step in ("scatter", "decide", "settle"):
-            row = Row(f"node lost, {step} of an exchange", size.nodes)
-            started = time.monotonic()
-            faults.exchange_losses(row, folder, step)
-            row.seconds = time.monotonic() - started
-            rows.append(row)
+        rows += in_an_exchange("node lost", size.nodes, folder, faults.exchange_losses)
         timed(Row("node lost, answers on it", size.nodes), vectors, faults.answer_losses)
     if "storage" in groups:
         rows += through_storage(folder, size, seed, say)
+    return rows
+
+
+def in_an_exchange(fault: str, wanted: int, folder: Path, inject: Callable[[Row, Path, str], None]) -> list[Row]:
+    """A row for each step of an exchange."""
+    rows = []
+    for step in ("scatter", "decide", "settle"):
+        row, started = Row(f"{fault}, {step} of an exchange", wanted), time.monotonic()
+        inject(row, folder, step)
+        row.seconds = time.monotonic() - started
+        rows.append(row)
     return rows
 
 

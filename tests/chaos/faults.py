@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.chaos import exchange_driver
 from tests.chaos.exchange_loss import SPAN
 from tests.chaos.pools import Chaos, Left, left
-from tests.chaos.processes import ROOT, RUN_S, Driver, driving, is_worker
+from tests.chaos.processes import ROOT, RUN_S, Driver, driving, is_worker, started
 from tests.faults import FaultyProxy
 from winnow.pipeline import storage
 from winnow.pipeline.errors import WinnowError
@@ -37,6 +38,8 @@ _STAGES = (
     "manifest",
     "shards",
 )
+
+_KILLED_AFTER = 6  # calls of the step
 
 
 @dataclass
@@ -227,6 +230,42 @@ def exchange_losses(row: Row, folder: Path, step: str) -> None:
         row.injected += 1
         row.identical += found["same"] and again <= 2 * (SPAN if step == "settle" else 1)
         row.redone += again
+
+
+def exchange_driver_kills(row: Row, folder: Path, step: str) -> None:
+    """SIGKILL to the driver in the middle of a step of an exchange, then the same command again.
+
+    Redone may be what each worker was at: a piece, which is one item or part, or in the last step a span of items.
+    """
+    for number in range(row.wanted):
+        place = folder / f"exchange-driver-{step}-{number}"
+        place.mkdir()
+        command, log = ("tests.chaos.exchange_driver", str(place)), place / "driver.log"
+        with started(*command, log=log) as driver:
+            while driver.running and len(list(place.glob(f"calls/{step}*"))) < _KILLED_AFTER:
+                time.sleep(0.002)
+            driver.kill()
+        # its workers may have come to the end of what they were at
+        begun = len(list(place.glob(f"calls/{step}*")))
+        row.injected += begun < (exchange_driver.PARTS if step == "decide" else exchange_driver.ITEMS)
+        row.notes.append(f"{begun} begun before")
+        with started(*command, log=log) as driver:
+            code = driver.wait()
+        row.runs += 1
+        row.finished += code == 0
+        if code != 0:
+            row.notes.append(f"exit code {code}; see {log}")
+            continue
+        said = log.read_text()
+        found = json.JSONDecoder().raw_decode(said, said.rindex('{"same"'))[0]
+        again = sum(count for call, count in found["again"].items() if call.startswith(step))
+        others = sum(found["again"].values()) - again
+        row.identical += found["same"] and not others and again <= exchange_driver.WORKERS * _most_again(step)
+        row.redone += again + others
+
+
+def _most_again(step: str) -> int:
+    return exchange_driver.SPAN if step == "settle" else 1
 
 
 def answer_losses(row: Row, chaos: Chaos, folder: Path, expected: Left, rng: random.Random) -> None:

@@ -1,4 +1,4 @@
-"""Starts the command as a process of its own and tells its workers; ends only what it started."""
+"""Starts a driver as a process of its own and tells its workers; ends only what it started."""
 
 import contextlib
 import ipaddress
@@ -17,11 +17,11 @@ RUN_S = 240.0
 
 
 class Driver:
-    """`winnow run` of a job file."""
+    """A Python module that drives an executor. log: file that gets its output."""
 
-    def __init__(self, job: Path, *words: str, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "winnow.jobs", "run", str(job), "--workers", "2", *words]
-        self._log = job.with_suffix(".log").open("ab")
+    def __init__(self, module: str, *words: str, log: Path, environment: dict[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", module, *words]
+        self._log = log.open("ab")
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=self._log, stderr=self._log, start_new_session=True
         )
@@ -76,8 +76,16 @@ class Driver:
 
 @contextmanager
 def driving(job: Path, *words: str, environment: dict[str, str] | None = None) -> Iterator[Driver]:
+    """`winnow run` of a job file, ended with the block."""
+    command = ["winnow.jobs", "run", str(job), "--workers", "2", *words]
+    with started(*command, log=job.with_suffix(".log"), environment=environment) as driver:
+        yield driver
+
+
+@contextmanager
+def started(module: str, *words: str, log: Path, environment: dict[str, str] | None = None) -> Iterator[Driver]:
     """A driver that is ended with the block."""
-    driver = Driver(job, *words, environment=environment)
+    driver = Driver(module, *words, log=log, environment=environment)
     try:
         yield driver
     finally:
