@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from winnow.jobs.console import print_json, start, telling, working
+from winnow.jobs.files import files
 from winnow.jobs.filter_network.evaluate_command import app as evaluate_app
 from winnow.jobs.plan.command import plan
 from winnow.jobs.why.command import why
@@ -198,6 +199,7 @@ def cat(
 
 
 app.command()(why)
+app.command()(files)
 
 
 @app.command("train-filter")

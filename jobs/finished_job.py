@@ -12,7 +12,7 @@ import numpy as np
 
 from winnow.jobs import loader
 from winnow.pipeline import storage
-from winnow.pipeline.artifact import read_table
+from winnow.pipeline.artifact import Artifact, read_table
 from winnow.pipeline.storage.urls import is_local
 
 if TYPE_CHECKING:
@@ -37,19 +37,32 @@ class FinishedJob:
     job: Mapping[str, Any]
 
     def manifest(self) -> "Dataset":
-        """The verdict on every sample of the pool: a pyarrow dataset with the columns of docs/formats.md.
+        """The verdict on every sample of the pool, as `dataset` gives it; in memory about 100 bytes per sample."""
+        return self.dataset("manifest")
 
-        Local files are read lazily. A manifest in an object store is read now, in this thread, into memory: about 100
-        bytes per sample. If that is too much, give `artifacts["manifest"]` to DuckDB or polars.
+    def files(self, label: str) -> list[str]:
+        """URLs of the parquet files of one stage, in the order of the shards. Raises KeyError for an unknown label.
+
+        The embeddings of a pool that has grown lie in the folders of several artifacts; this list has all of them.
+        """
+        made = Artifact.named(self.store, storage.name_of(self.artifacts[label]))
+        if (known := made.shard_files) is not None:
+            return [storage.join(self.store, file) for file in known.files.to_pylist()]
+        return sorted(found.url for found in storage.listing(made.folder) if found.url.endswith(".parquet"))
+
+    def dataset(self, label: str) -> "Dataset":
+        """The tables of one stage, such as `embeddings`: a pyarrow dataset with the columns of docs/formats.md.
+
+        Local files are read lazily. Files in an object store are read now, in this thread, into memory. If that is too
+        much, give `files(label)` to DuckDB or polars.
         """
         # An Arrow thread that still holds a buffer of a Python file aborts the process as it exits
         # (pipeline/parquet_file.py), so no Arrow thread may get such a buffer. Arrow opens local files itself, in C++;
         # tables from other storages are read here, before the dataset is made of them.
         from pyarrow.dataset import dataset
 
-        folder = self.artifacts["manifest"]
-        files = sorted(found.url for found in storage.listing(folder) if found.url.endswith(".parquet"))
-        if is_local(folder):
+        files = self.files(label)
+        if is_local(self.store):
             return dataset(files, format="parquet")
         return dataset([read_table(url) for url in files])
 

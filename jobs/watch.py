@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from winnow.pipeline.errors import JobError
-from winnow.pipeline.events import EventLog, EventReader
 from winnow.pipeline.executors.choose import open_metrics
 from winnow.pipeline.executors.watching import Watcher
+from winnow.pipeline.store.events import EventLog, EventReader
 
 EVERY_S = 2.0
 

@@ -4,6 +4,8 @@ An artifact has two folders. `<name>` holds only data files (00000.parquet …),
 table; some programs read every file of a folder, even hidden ones and those in subfolders. `<name>.meta` beside it
 holds everything else, such as `_done.json`.
 
+A file that an earlier artifact has already is not copied: `files.parquet` says where it lies (store/shard_files.py).
+
 A stage that rejects samples also writes `<name>.meta/rejects/00000.parquet …`. The rejects of a shard are written
 before the shard's file, whose summary counts them under `rejects`.
 
@@ -15,8 +17,8 @@ name contains a fingerprint of everything that the artifact is made from, so not
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -26,8 +28,9 @@ import pyarrow.parquet as pq
 
 from winnow.pipeline import storage
 from winnow.pipeline.errors import StorageError, TornError
-from winnow.pipeline.parquet_file import ParquetFile
+from winnow.pipeline.parquet_file import ParquetFile, column_spans
 from winnow.pipeline.storage.remote_file import expect
+from winnow.pipeline.store.shard_files import FILES, ShardFiles, files_of
 
 DONE = "_done.json"
 _SUMMARY = b"winnow"
@@ -38,11 +41,13 @@ class Artifact:
     """The name of what one stage makes in a store. An Artifact object exists before its files do.
 
     store: URL of the store. stage: name of the stage. fingerprint: 16 hex digits over everything that it is made from.
+    refers: whether files of its shards may lie in other artifacts; False saves the look for their list.
     """
 
     store: str
     stage: str
     fingerprint: str
+    refers: bool = field(default=True, compare=False, repr=False)
 
     @classmethod
     def named(cls, store: str, folder: str) -> "Artifact":
@@ -75,21 +80,34 @@ class Artifact:
         """URL of a file in the meta folder."""
         return storage.join(self.meta_folder, name)
 
+    @property
+    def shard_files(self) -> ShardFiles | None:
+        """Where the files of its shards lie; None if all lie in its own folder. Raises TornError for a damaged list."""
+        return files_of(self.meta(FILES), self.meta(DONE)) if self.refers else None
+
+    def place(self, index: int) -> tuple[str, str]:
+        """(folder of an artifact, file name) of the data file of input shard `index`."""
+        known = self.shard_files
+        return (self.name, shard_name(index)) if known is None else known.of_shard(index)
+
     def shard(self, index: int) -> str:
         """URL of the data file of input shard `index`."""
-        return self.file(shard_name(index))
+        return storage.join(self.store, *self.place(index))
 
     def rejects(self, index: int) -> str:
         """URL of the rejects of input shard `index`; the file exists only if the shard's summary counts rejects."""
-        return self.meta(f"rejects/{shard_name(index)}")
+        folder, name = self.place(index)
+        return storage.join(self.store, f"{folder}.meta", "rejects", name)
 
     def columns(self, index: int) -> list[str]:
         """Column names of the table of shard `index`; reads the footer only."""
         return list(read_schema(self.shard(index)).names)
 
     def present(self, suffix: str = ".parquet") -> set[int]:
-        """Indices of the shard files that are committed, by one list request."""
+        """Indices of the shard files that are committed, by one list request for each folder that has some."""
         # a shard file is committed whole, so its name is enough: no request for each shard
+        if (known := self.shard_files) is not None:
+            return known.present(self.store)
         names = [storage.name_of(found.url) for found in storage.listing(self.folder)]
         stems = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
         return {int(stem) for stem in stems if stem.isdigit()}
@@ -107,31 +125,40 @@ class Artifact:
         return read_summary(self.shard(index))
 
     def summary_if_whole(self, index: int) -> dict[str, object] | None:
-        """The summary of shard `index`; None if one of the shard's files is truncated, for example by a broken copy."""
+        """The summary of shard `index`; None if one of the shard's files is lost or truncated, by a broken copy say."""
         try:
             found = self.summary(index)
             # a shard without its rejects would lose samples silently
             if found.get("rejects"):
-                if not storage.exists(self.rejects(index)):
-                    return None
                 read_schema(self.rejects(index))
         except TornError:
             return None
+        except StorageError as error:
+            if storage.is_absence(error.__cause__):
+                return None
+            raise
         return found
 
     def weight(self, report: Mapping[str, object]) -> dict[str, int]:
-        """Number and total bytes of the files in both folders and of the rejects, without `_done.json`.
+        """Number and total bytes of its files without `_done.json`; files in other artifacts' folders count too.
 
-        report: the stage's report. Cost: two list requests, three if the report counts rejects.
+        report: the stage's report. Cost: two list requests, three if the report counts rejects, and one or two for each
+        folder of another artifact.
         """
-        folders = [self.folder, self.meta_folder, *([self.meta("rejects")] if report.get("rejects") else [])]
-        files = [found for folder in folders for found in storage.listing(folder)]
-        sizes = [found.size for found in files if storage.name_of(found.url) != DONE]
-        return {"count": len(sizes), "bytes": sum(sizes)}
+        known, rejects = self.shard_files, bool(report.get("rejects"))
+        files = [found for found in storage.listing(self.meta_folder) if storage.name_of(found.url) != DONE]
+        if known is None:
+            files += [f for url in (self.folder, *([self.meta("rejects")] * rejects)) for f in storage.listing(url)]
+        else:
+            files += known.listed(self.store, rejects)
+        return {"count": len(files), "bytes": sum(found.size for found in files)}
 
     def holds(self, done: Mapping[str, object]) -> bool:
         """Whether the files have the number and size that `_done.json` records; if not, a file is lost or damaged."""
-        return "files" not in done or done["files"] == self.weight(done)
+        try:
+            return "files" not in done or done["files"] == self.weight(done)
+        except TornError:  # of the list of files
+            return False
 
     def done(self) -> dict[str, object] | None:
         """The content of `_done.json`; None if the stage is not finished."""
@@ -172,19 +199,6 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
             raise  # Arrow's MemoryError is an ArrowException too, but the file is not damaged
         except (pa.ArrowException, OSError) as error:  # a page that does not decompress is an OSError
             raise _torn(url, error) from error
-
-
-def column_spans(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """(first byte, byte after the last) of each column chunk of these columns in a parquet file."""
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        for number in range(row_group.num_columns):
-            chunk = row_group.column(number)
-            path = chunk.path_in_schema  # `image.list.element` for a nested column; names may contain dots too
-            if any(path == name or path.startswith(f"{name}.") for name in columns):
-                # a chunk begins with its dictionary, if it has one (0 or None: no dictionary)
-                first = chunk.dictionary_page_offset or chunk.data_page_offset
-                yield first, first + chunk.total_compressed_size
 
 
 def write_table(url: str, table: pa.Table, summary: Mapping[str, object] | None = None) -> None:

@@ -7,7 +7,7 @@ destructor, and the process aborts: "terminate called without an active exceptio
 parallel, because workers read different files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -40,3 +40,16 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]  # pyarrow is published
     def read_row_groups(self, row_groups: list[int], columns: list[str] | None = None) -> pa.Table:
         """Some row groups."""
         return super().read_row_groups(row_groups, columns, use_threads=False)
+
+
+def column_spans(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """(first byte, byte after the last) of each column chunk of these columns in a parquet file."""
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for number in range(row_group.num_columns):
+            chunk = row_group.column(number)
+            path = chunk.path_in_schema  # `image.list.element` for a nested column; names may contain dots too
+            if any(path == name or path.startswith(f"{name}.") for name in columns):
+                # a chunk begins with its dictionary, if it has one (0 or None: no dictionary)
+                first = chunk.dictionary_page_offset or chunk.data_page_offset
+                yield first, first + chunk.total_compressed_size

@@ -250,7 +250,7 @@ class _FooterIfWhole:
 def artifact_of(stage: Stage, store: str) -> Artifact:
     """The artifact that a stage makes in a store. Reads and writes nothing."""
     # a stage with a large configuration, such as the list of all shards, caches its fingerprint as `mark`
-    return Artifact(store, stage.name, getattr(stage, "mark", None) or mark_of(stage))
+    return Artifact(store, stage.name, getattr(stage, "mark", None) or mark_of(stage), hasattr(stage, "recipe"))
 
 
 def mark_of(stage: Stage) -> str:

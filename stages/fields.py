@@ -7,8 +7,8 @@ from typing import ClassVar, cast
 
 import pyarrow as pa
 
-from winnow.pipeline.adoption import adopt
-from winnow.pipeline.artifact import Artifact, read_schema
+from winnow.pipeline.adoption import adopt, keep_own
+from winnow.pipeline.artifact import Artifact, read_schema, shard_name, write_table
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run, ShardItem, Summary, artifact_of
 from winnow.stages.pool_field import FIELD, KINDS, VALUE, Field
@@ -47,8 +47,9 @@ class FieldStage:
         totals = run.fill(_ReadFields(self, (*more, (self.source, out))), out, f"{self.name} {self.source}", [types])
         kind = types.common(self.source)
         if not types.agree:
-            for _ in run.each(_Widen(out, kind, self.source), run.items, f"{self.name} {self.source}: one type"):
-                pass
+            label = f"{self.name} {self.source}: one type"
+            widened_here = run.each(_Widen(out, kind, self.source), run.items, label)
+            keep_own(out, {index for index, again in widened_here if again})
         rows, nulls = totals.number("rows"), totals.number("null")
         return {"rows": rows, "null": nulls, "type": str(kind), "adopted": adopted, "notes": self._notes(rows, nulls)}
 
@@ -127,15 +128,18 @@ def _who(places: pa.Table, row: int) -> str:
 
 @dataclass(frozen=True)
 class _Widen:
-    """Commits a shard's file again if its type is not that of all shards."""
+    """Commits a shard's file again, in `out` itself, if its type is not that of all shards; says whether it did."""
 
     out: Artifact
     kind: pa.DataType
     source: str
 
-    def __call__(self, item: ShardItem) -> Summary:
-        if read_schema(self.out.shard(item.index)).field(VALUE).type != self.kind:
+    def __call__(self, item: ShardItem) -> bool:
+        again: bool = read_schema(self.out.shard(item.index)).field(VALUE).type != self.kind
+        if again:
             values, summary = self.out.read(item.index)[VALUE], self.out.summary(item.index)
             wide = widened(values, self.kind, f"{item.url}: {self.source}", "row {}".format)
-            self.out.write(item.index, pa.table({VALUE: wide}), {**summary, "type": str(self.kind)})
-        return {"rows": 0}
+            # not where it lies: that may be another artifact, whose shards are all of the type that it has
+            own = self.out.file(shard_name(item.index))
+            write_table(own, pa.table({VALUE: wide}), {**summary, "type": str(self.kind)})
+        return again

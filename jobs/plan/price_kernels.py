@@ -16,10 +16,10 @@ import numpy as np
 from winnow.jobs.job_file.job import Job
 from winnow.jobs.plan.miniature import Shrunk
 from winnow.pipeline import storage
-from winnow.pipeline.events import EventLog
 from winnow.pipeline.executors.contract import Executor, Needs, Stateless
 from winnow.pipeline.executors.watching import Watch
 from winnow.pipeline.machine import cores
+from winnow.pipeline.store.events import EventLog
 from winnow.stages.encoders import Encoding
 from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.kernels.close_pairs import close_pairs

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline import storage
 from winnow.pipeline.adoption import PARTS
-from winnow.pipeline.artifact import DONE, Artifact
+from winnow.pipeline.artifact import DONE, Artifact, shard_name
 from winnow.pipeline.stage import Run
+from winnow.pipeline.store.shard_files import FILES
 from winnow.stages.cuts.contract.findings import Findings, looked, violated
 from winnow.stages.cuts.contract.finished import Contents
 from winnow.stages.cuts.cut import Cut
@@ -17,8 +18,8 @@ from winnow.stages.results.shards import SHARD_SIZES
 
 _OF_A_STEP = {
     "pool": Contents(by_shard=False, data=("shards.parquet",)),
-    "embeddings": Contents(beside=(PARTS,)),
-    FIELD: Contents(beside=(PARTS,)),
+    "embeddings": Contents(beside=(PARTS, FILES)),
+    FIELD: Contents(beside=(PARTS, FILES)),
     "manifest": Contents(beside=(UIDS,)),
     "shards": Contents(by_shard=False, beside=(SHARD_SIZES,)),  # its tars have a check of their own
 }
@@ -44,13 +45,19 @@ def pool(job: Finished, run: Run) -> Findings:
 
 
 def files(job: Finished, run: Run) -> Findings:
-    """Every artifact has `_done.json`, one file for each input shard, the stage's own files, and no other table."""
+    """Every artifact has `_done.json`, one file for each input shard, the stage's own files, and no other table.
+
+    The file of a shard may lie in another artifact's folder; see pipeline/store/shard_files.py.
+    """
     found, cuts = Findings(), {cut.name: cut.options for cut in job.cuts}
     for label, artifact in job.artifacts.items():
         wanted = set(_wanted(label, artifact, cuts, len(run.shards)))
         there = {file.url for folder in (artifact.folder, artifact.meta_folder) for file in storage.listing(folder)}
         by_shard = {url for url in there if url.startswith(f"{artifact.folder}/") and url.endswith(".parquet")}
-        missing, strange = sorted(wanted - there), sorted(by_shard - wanted)
+        # two runs at once may both have made a file that one of them takes over
+        own = {artifact.file(shard_name(index)) for index in range(len(run.shards) if artifact.shard_files else 0)}
+        there |= {artifact.shard(index) for index in artifact.present()}
+        missing, strange = sorted(wanted - there), sorted(by_shard - wanted - own)
         found += looked(artifacts=1, files=len(wanted))
         found += violated(*(f"{url} must exist, but does not" for url in missing))
         found += violated(*(f"{url} belongs to none of the {len(run.shards)} input shards" for url in strange))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from winnow.pipeline.errors import DeviceError, WeightsError
 from winnow.pipeline.executors.contract import Item, Result, Task
 from winnow.pipeline.executors.retries import FATAL
+from winnow.pipeline.store.shard_files import forget
 
 PAUSES_S = (1.0, 2.0, 4.0)
 """Seconds of the pauses between tries to open a task, after a network error."""
@@ -21,6 +22,7 @@ _DEVICE = re.compile(
 
 def opened(task: Task[Item, Result]) -> Callable[[Item], Result]:
     """The function that a task opens; four tries if the network fails."""
+    forget()  # the driver may have written another list of files since the last pass of this worker
     for pause_s in PAUSES_S:
         try:
             return task.open()

@@ -6,6 +6,7 @@ write goes through `committing`, which makes a file appear under its final name 
 take credentials from the environment; no URL, log or artifact holds them.
 """
 
+from winnow.pipeline.storage.backends import is_absence
 from winnow.pipeline.storage.commits import check_commits
 from winnow.pipeline.storage.listing import (
     Identity,
@@ -60,6 +61,7 @@ __all__ = [
     "home",
     "identify",
     "identity_of",
+    "is_absence",
     "is_shared",
     "join",
     "listing",

@@ -1,9 +1,13 @@
-"""Lists folders, and identifies a file by size and etag or modification time, so that a change is seen."""
+"""Lists folders, and identifies a file by size and etag or modification time, so that a change is seen.
+
+A file also gets a mark of its content, where the storage has one that stays when the file is renamed.
+"""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
@@ -17,19 +21,24 @@ _STAMPS = (
     "last_modified", "updated", "modificationTime", "modify", "created",
 )  # fmt: skip
 """Fields in which back ends give an etag, a hash or a time, the most reliable first."""
+_MD5 = re.compile(r"[0-9a-f]{32}(-\d+)?")
+"""An etag of S3 that is a hash of the content, as most are; encrypted objects have others."""
 _AT_ONCE = 16  # concurrent requests to a web server, which cannot list files
 
 
 @dataclass(frozen=True, order=True)
 class Identity:
-    """The identity of a file when it was listed. A change of any field means that the content changed.
+    """The identity of a file when it was listed. A change of url, size or stamp means that the content changed.
 
-    size: bytes. stamp: the store's etag if it has one, else the time of last modification.
+    size: bytes. stamp: the store's etag if it has one, else the time of last modification. content: a mark that, with
+    the size, only this content has, under any name; "" if the storage has none that is certain. It is no part of what
+    artifacts are made from.
     """
 
     url: str
     size: int
     stamp: str
+    content: str = field(default="", compare=False, metadata={"fingerprint": False})
 
 
 def exists(url: str) -> bool:
@@ -140,14 +149,26 @@ def _identity(url: str, info: dict[str, Any]) -> Identity:
         raise StorageError(
             f"a server must say how many bytes a file has, but it does not for {redacted(url)}; read a copy of the file"
         )
-    for field in _STAMPS:
-        if info.get(field):
+    for name in _STAMPS:
+        if info.get(name):
             # one back end gives the same time as a number in a listing and as a datetime for a single file
-            stamp = info[field].timestamp() if isinstance(info[field], datetime) else info[field]
-            return Identity(url, int(info["size"]), str(stamp).strip('"'))
+            stamp = info[name].timestamp() if isinstance(info[name], datetime) else info[name]
+            stamp = str(stamp).strip('"')
+            return Identity(url, int(info["size"]), stamp, _content(url, stamp, info))
     raise StorageError(
         f"a file must have an etag or a time, so that a change is seen, but {redacted(url)} has neither; read a copy"
     )
+
+
+def _content(url: str, stamp: str, info: dict[str, Any]) -> str:
+    """See Identity.content."""
+    if url.startswith(S3):
+        return stamp if _MD5.fullmatch(stamp) else ""
+    # A local file keeps its inode and its time when it is renamed. Archives and some copies set a time of whole
+    # seconds, and then another file that gets the same inode later could have the same size and time.
+    if is_local(url) and not float(info["mtime"]).is_integer():
+        return f"{info['ino']}-{stamp}"
+    return ""
 
 
 def check_distinct(files: Sequence[Identity]) -> None:

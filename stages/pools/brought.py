@@ -6,9 +6,8 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from winnow.pipeline.artifact import column_spans
 from winnow.pipeline.errors import DataError
-from winnow.pipeline.parquet_file import ParquetFile
+from winnow.pipeline.parquet_file import ParquetFile, column_spans
 from winnow.pipeline.storage import open_read
 from winnow.pipeline.storage.remote_file import expect
 

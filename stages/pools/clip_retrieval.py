@@ -58,6 +58,7 @@ class ClipRetrieval(Reader):
     uid: str = "auto"
     kind: ClassVar[str] = "clip-retrieval"
     suffix: ClassVar[str] = ".parquet"
+    movable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.encoder or not self.uid:

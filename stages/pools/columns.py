@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, UInt8
 
-from winnow.pipeline.artifact import column_spans
 from winnow.pipeline.errors import PoolError, ShardError
-from winnow.pipeline.parquet_file import ParquetFile
+from winnow.pipeline.parquet_file import ParquetFile, column_spans
 from winnow.pipeline.storage import open_read
 from winnow.pipeline.storage.remote_file import expect
 from winnow.pipeline.uid import DASHES, content_hash

@@ -38,6 +38,7 @@ class Datacomp(Reader):
     use: tuple[str, ...] = ("b32", "l14")
     kind: ClassVar[str] = "datacomp"
     suffix: ClassVar[str] = ".parquet"
+    movable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.use, str) or not self.use or not set(self.use) <= {"b32", "l14"}:

@@ -52,6 +52,7 @@ class Parquet(Reader):
     uid: str = "auto"
     kind: ClassVar[str] = "parquet"
     suffix: ClassVar[str] = ".parquet"
+    movable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.image or self.caption == "" or not self.uid:

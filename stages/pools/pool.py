@@ -1,7 +1,7 @@
 """The stage `pool`: the list of a run's input shards in their fixed order, with the identity of each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -48,7 +48,8 @@ class Pool:
         known = iter(self._identify(names))
         files = [[next(known) for _ in range(1 + len(more))] for more in companions]
         storage.check_distinct([shard for shard, *_ in files])
-        return tuple(as_one(shard) for shard in files)
+        found = (as_one(shard) for shard in files)
+        return tuple(found if self.reader.movable else (replace(shard, content="") for shard in found))
 
     def _identify(self, names: Sequence[str]) -> list[Identity]:
         try:
@@ -60,7 +61,9 @@ class Pool:
 
 def as_one(files: Sequence[Identity]) -> Identity:
     """One identity for a shard of several files; its URL is that of the first."""
-    return Identity(files[0].url, sum(file.size for file in files), "+".join(file.stamp for file in files))
+    stamps, contents = [file.stamp for file in files], [f"{file.size}-{file.content}" for file in files]
+    content = "+".join(contents) if all(file.content for file in files) else ""
+    return Identity(files[0].url, sum(file.size for file in files), "+".join(stamps), content)
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,14 @@ class Reader:
     """One pool format: a frozen dataclass of its options, and everything that is special about the format.
 
     kind: its name in a job file. suffix: suffix of shards in a folder. mapped: whether local shards are mapped into
-    memory; the system does not count that as reading.
+    memory; the system does not count that as reading. movable: whether the samples of a shard and their uids are the
+    same under another name of its files, so that a renamed shard is not read again.
     """
 
     kind: ClassVar[str]
     suffix: ClassVar[str]
     mapped: ClassVar[bool] = False
+    movable: ClassVar[bool] = False
 
     # what the pool has
 

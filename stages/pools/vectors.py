@@ -51,6 +51,7 @@ class Vectors(Reader):
     encoder: str = "vectors"
     kind: ClassVar[str] = "vectors"
     suffix: ClassVar[str] = ".parquet"
+    movable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (self.image and self.uid and self.encoder) or self.text == "" or self.caption == "":

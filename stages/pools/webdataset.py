@@ -54,6 +54,7 @@ class Webdataset(Reader):
     kind: ClassVar[str] = "webdataset"
     suffix: ClassVar[str] = ".tar"
     mapped: ClassVar[bool] = True
+    movable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.image, str) or not self.image or not all(self.image):

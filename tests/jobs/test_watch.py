@@ -10,8 +10,8 @@ from tests.jobs.test_cli import called, job_file
 from winnow.jobs import watch as watching
 from winnow.jobs.watch import RunState, recorded, watch
 from winnow.pipeline.errors import JobError, StorageError
-from winnow.pipeline.events import EventLog
 from winnow.pipeline.executors.watching import Done, Watcher
+from winnow.pipeline.store.events import EventLog
 
 __all__ = ["job_file"]  # a fixture
 

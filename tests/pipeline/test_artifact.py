@@ -34,7 +34,7 @@ def artifact(tmp_path) -> Artifact:
 
 
 def test_names_follow_from_stage_and_fingerprint():
-    artifact = Artifact("s3://bucket/store/", "embeddings", "3fa2c17bb71c2af3")
+    artifact = Artifact("s3://bucket/store/", "embeddings", "3fa2c17bb71c2af3", refers=False)
     assert artifact.name == "embeddings-3fa2c17bb71c2af3"
     assert artifact.folder == "s3://bucket/store/embeddings-3fa2c17bb71c2af3"
     assert artifact.shard(7) == "s3://bucket/store/embeddings-3fa2c17bb71c2af3/00007.parquet"

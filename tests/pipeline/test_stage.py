@@ -2,88 +2,21 @@
 
 import os
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-import pyarrow as pa
 import pytest
 
+from tests.lengths import Lengths, Measure, Pool, lengths
 from winnow.pipeline import storage
-from winnow.pipeline.adoption import adopt, state_of
-from winnow.pipeline.artifact import DONE, Artifact, shard_name, write_table
-from winnow.pipeline.errors import AccountingError, DataError, FailedShards, ShardError
+from winnow.pipeline.adoption import state_of
+from winnow.pipeline.artifact import DONE, Artifact
+from winnow.pipeline.errors import AccountingError, DataError, FailedShards
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.local import LocalExecutor
-from winnow.pipeline.fingerprint import fingerprint
-from winnow.pipeline.stage import Run, ShardItem, Summary, artifact_of, execute
+from winnow.pipeline.stage import Summary, artifact_of, execute
 from winnow.pipeline.totals import samples_of
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Leaves the length of every line of every shard; a line `bad` is a reject, a shard `torn` an error."""
-
-    scale: int
-    reads: Artifact | None = None
-    calls: str = field(default="", metadata={"fingerprint": False})
-    name: ClassVar[str] = "lengths"
-    version: ClassVar[int] = 1
-
-    def make(self, run: Run, out: Artifact) -> dict[str, object]:
-        recipe = fingerprint([self.name, self.version, self.scale])
-        adopted = adopt(run, out, recipe)
-        totals = run.fill(_Measure(self, out), out, self.name)
-        return {"rows": totals.number("rows"), "adopted": adopted}
-
-
-@dataclass(frozen=True)
-class _Measure:
-    stage: Lengths
-    out: Artifact
-
-    def __call__(self, item: ShardItem) -> dict[str, object]:
-        with open(self.stage.calls, "a") as file:
-            file.write(f"{storage.name_of(item.url)} ")
-        lines = storage.read_bytes(item.url).decode().split()
-        if "torn" in lines:
-            raise ShardError(f"{item.url} is torn")
-        good = [line for line in lines if line != "bad"]
-        if good != lines:
-            rejects = self.out.meta(f"rejects/{shard_name(item.index)}")
-            write_table(rejects, pa.table({"line": [line for line in lines if line == "bad"]}))
-        summary = {"rows": len(good)}
-        self.out.write(item.index, pa.table({"length": [self.stage.scale * len(g) for g in good]}), summary)
-        return summary
-
-
-class Pool:
-    """Shards on disk, a store beside them, and which shards were worked on since the last look."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.store, self.calls = folder / "pool", str(folder / "store"), folder / "calls"
-        self.calls.touch()
-
-    def put(self, name: str, text: str) -> None:
-        storage.write_bytes(str(self.folder / name), text.encode())
-
-    def run(self) -> Run:
-        shards = storage.identify(storage.expand([str(self.folder / "*")]))
-        return Run(self.store, LocalExecutor(2), tuple(shards))
-
-    def stage(self, run: Run, scale: int = 1) -> Lengths:
-        """Reads an artifact that stands for the pool, as every first stage does."""
-        listed = Artifact(self.store, "pool", fingerprint(list(run.shards)))
-        return Lengths(scale, listed, str(self.calls))
-
-    def execute(self, scale: int = 1):
-        run = self.run()
-        return execute(self.stage(run, scale), run)
-
-    def worked(self) -> list[str]:
-        found = sorted(self.calls.read_text().split())
-        self.calls.write_text("")
-        return found
 
 
 @pytest.fixture
@@ -93,11 +26,6 @@ def pool(tmp_path) -> Pool:
     pool.put("b", "")
     pool.put("c", "eleven")
     return pool
-
-
-def lengths(result) -> list[list[int]]:
-    shards = sorted(result.artifact.present())
-    return [result.artifact.read(index)["length"].to_pylist() for index in shards]
 
 
 def contents(folder: str) -> dict[str, bytes]:
@@ -238,48 +166,6 @@ def test_the_state_of_a_stage_for_people(pool):
     assert str(state_of(made, run.shards)) == "done"
 
 
-def test_a_changed_shard_is_the_only_one_done_again(pool):
-    first = pool.execute()
-    pool.worked()
-    pool.put("c", "three four")
-    second = pool.execute()
-    assert second.artifact != first.artifact
-    assert second.report["adopted"] == 2
-    assert pool.worked() == ["c"]
-    assert lengths(second) == [[3, 5], [], [5, 4]]
-    assert lengths(first) == [[3, 5], [], [6]], "what was there stays"
-
-
-def test_an_added_shard_moves_the_others_with_their_rejects(pool):
-    first = pool.execute()
-    pool.worked()
-    pool.put("0", "zero")
-    second = pool.execute()
-    assert second.report["adopted"] == 3
-    assert pool.worked() == ["0"]
-    assert lengths(second) == [[4], [3, 5], [], [6]]
-    moved = storage.read_bytes(second.artifact.meta(f"rejects/{shard_name(1)}"))
-    assert moved == storage.read_bytes(first.artifact.meta(f"rejects/{shard_name(0)}"))
-    assert not storage.exists(second.artifact.meta(f"rejects/{shard_name(0)}"))
-
-
-def test_a_removed_shard_costs_nothing(pool):
-    pool.execute()
-    pool.worked()
-    os.remove(pool.folder / "a")
-    assert lengths(pool.execute()) == [[], [6]]
-    assert pool.worked() == []
-
-
-def test_nothing_is_adopted_from_another_recipe(pool):
-    pool.execute(scale=1)
-    pool.worked()
-    second = pool.execute(scale=3)
-    assert second.report["adopted"] == 0
-    assert pool.worked() == ["a", "b", "c"]
-    assert lengths(second) == [[9, 15], [], [18]]
-
-
 def test_the_name_follows_from_config_version_and_inputs_alone(pool, monkeypatch):
     run = pool.run()
     stage = pool.stage(run)
@@ -299,7 +185,7 @@ def test_the_shards_are_listed_once(pool):
 
 def test_summaries_come_from_the_footers(pool):
     made = pool.execute().artifact
-    assert dict(pool.run().summaries(made)) == {0: {"rows": 2}, 1: {"rows": 0}, 2: {"rows": 1}}
+    assert dict(pool.run().summaries(made)) == {0: {"rows": 2, "rejects": {"bad": 1}}, 1: {"rows": 0}, 2: {"rows": 1}}
 
 
 @dataclass
@@ -327,7 +213,7 @@ def test_an_item_that_does_not_come_back_is_an_error(pool):
     made = artifact_of(pool.stage(run), run.store)
     assert made.done() is None
     with pytest.raises(AccountingError, match="3 items must return exactly once each, got 2"):
-        list(run.each(_Measure(pool.stage(run), made), run.items, "each"))
+        list(run.each(Measure(pool.stage(run), made), run.items, "each"))
 
 
 def test_an_executor_that_returns_an_item_twice_is_an_error(pool):
@@ -339,14 +225,14 @@ def test_an_executor_that_returns_an_item_twice_is_an_error(pool):
     run = replace(pool.run(), executor=Doubling(lost=-1))
     stage = pool.stage(run)
     with pytest.raises(AccountingError, match="3 items must return exactly once each, got 6"):
-        list(run.each(_Measure(stage, artifact_of(stage, run.store)), run.items, "each"))
+        list(run.each(Measure(stage, artifact_of(stage, run.store)), run.items, "each"))
 
 
 def test_each_gives_what_the_executor_gives(pool):
     run = pool.run()
     stage = pool.stage(run)
-    found = run.each(_Measure(stage, artifact_of(stage, run.store)), run.items, "each", Needs(retries=0))
-    assert sorted(found) == [(0, {"rows": 2}), (1, {"rows": 0}), (2, {"rows": 1})]
+    found = run.each(Measure(stage, artifact_of(stage, run.store)), run.items, "each", Needs(retries=0))
+    assert sorted(found) == [(0, {"rows": 2, "rejects": {"bad": 1}}), (1, {"rows": 0}), (2, {"rows": 1})]
 
 
 def test_both_executors_leave_the_same_bytes(pool, executor, tmp_path):

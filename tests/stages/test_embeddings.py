@@ -245,7 +245,10 @@ def test_cosine_is_float64_and_rows_stand_alone(n: int, width: int, seed: int) -
 def test_the_store_has_one_file_a_shard(pool: Filtered) -> None:
     made = pool.survivors.embeddings
     names = [[storage.name_of(found.url) for found in storage.listing(url)] for url in (made.folder, made.meta_folder)]
-    assert names == [["00000.parquet", "00001.parquet", "00002.parquet"], ["_done.json", "_parts.json"]]
+    assert names == [
+        ["00000.parquet", "00001.parquet", "00002.parquet"],
+        ["_done.json", "_parts.json", "files.parquet"],
+    ]
     assert (storage.folders(made.folder), storage.folders(made.meta_folder)) == ([], ["rejects"])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from winnow.pipeline.artifact import Artifact, read_table
 from winnow.pipeline.columns import matrix
 from winnow.pipeline.errors import ModelError
-from winnow.pipeline.events import EventReader
+from winnow.pipeline.store.events import EventReader
 
 _TAIL = 2000  # characters of a log that an error shows
 

@@ -8,8 +8,8 @@ import pytest
 
 from winnow.pipeline import events, storage
 from winnow.pipeline.errors import TornError
-from winnow.pipeline.events import EventLog, EventReader
 from winnow.pipeline.executors.watching import Done
+from winnow.pipeline.store.events import EventLog, EventReader
 
 ITEM = Done("rules", 3, "host:7", 0.123456, 100, 2, 4096, 1)
 
