@@ -1,4 +1,4 @@
-"""The cut `normsim` (NormSim): keeps the samples that align best with a target set."""
+"""The cut `normsim` (NormSim): keeps the samples that align best with a target set, or drops what is too near to it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass as plain_dataclass
@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, array_if_whole
 from winnow.pipeline.columns import column, scattered
+from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.stages.cuts.contract.findings import Findings, looked, over, unequal
 from winnow.stages.cuts.contract.finished import Check, Contents, FinishedCut
@@ -20,18 +21,12 @@ from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Cut, Of
 from winnow.stages.cuts.keeping import Ranked
 from winnow.stages.cuts.score import Joined, joined_value
-from winnow.stages.cuts.targets.target import TARGET_FILES, Target, check_width, read_target, target_of
-from winnow.stages.kernels.float16 import widened
+from winnow.stages.cuts.targets.target import TARGET_FILES, Target, check_width, read_names, read_target, target_of
+from winnow.stages.kernels.products import gram, largest, lengths, nearest
 from winnow.stages.survivors import Survivors
 
 GRAM = "gram.npy"
-
-_ROWS = 1024
-_TARGETS = 8192  # rows of the target at once: with _ROWS, 32 MB of products
-_NEAR = 1e-5  # float32 products of unit vectors in different orders differ by less
-_PAIRS = 256  # pairs whose float64 copies stay in cache
-_EXACT_ROWS = 16  # the sum of this many products, each up to 1 and a multiple of 2^-48, fits into 53 bits
-_GRAM_ROWS = 32  # rows that share one reading of the Gram matrix, which is larger than the cache
+NEAREST = "nearest"
 
 P = Literal[2, "inf"]
 
@@ -41,15 +36,17 @@ class Normsim(Cut):
     """Keep the samples that align with a target set (Wang et al. 2024, arXiv 2405.19547): NormSim_p = ‖Z f_i‖_p.
 
     by: encoder. target: images, which `by` embeds too, or vectors that it made (stages/cuts/targets/): Z (m, d).
-    target_key: the column of parquet or array of npz. p: 2, or inf, which is the largest |⟨z_j, f_i⟩|. Exactly one of
-    fraction, count and threshold (the norm must be greater). of: the base of the fraction. The authors keep 30 % by
-    negCLIPLoss, then 20 % of the pool by NormSim_inf.
+    target_key: the column of parquet or array of npz. p: 2, or inf, which is the largest |⟨z_j, f_i⟩|. keep: lowest
+    with a threshold is decontamination: what is too near to an evaluation set goes, and for p = inf the nearest of its
+    rows is named. Exactly one of fraction, count and threshold (the norm must be beyond it). of: the base of the
+    fraction. The authors keep 30 % by negCLIPLoss, then 20 % of the pool by NormSim_inf.
     """
 
     by: str
     target: storage.Files
     target_key: str | None = None
     p: P = "inf"
+    keep: Literal["highest", "lowest"] = "highest"
     fraction: float | None = None
     count: int | None = None
     threshold: float | None = None
@@ -61,19 +58,26 @@ class Normsim(Cut):
 
     def amount(self) -> Amount:
         """How much to keep."""
-        return Amount(self.fraction, self.count, self.threshold, self.of)
+        return Amount(self.fraction, self.count, self.threshold, self.of, self.keep == "lowest")
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """The target's vectors, the norm of every sample, then the selection. Another fraction reads no vectors."""
-        target = target_of(survivors, self.by, self.target, self.target_key)
-        norms = NormsStage(survivors, artifact_of(target, store), self.by, self.p)
-        values = Joined(survivors, artifact_of(norms, store), "highest")
+        target = target_of(survivors, self.by, self.target, self.target_key, self._names_nearest)
+        made = NearestStage if self._names_nearest else NormsStage
+        norms = made(survivors, artifact_of(target, store), self.by, self.p)
+        joined = Joined(survivors, artifact_of(norms, store), self.keep)
+        values = Near(joined) if self._names_nearest else joined
         return [target, norms, Ranked(self.kind, values, survivors, self.amount())]
+
+    @property
+    def _names_nearest(self) -> bool:
+        return self.keep == "lowest" and self.p == "inf"
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        about = "Keeps the samples whose images are most similar to a target set."
-        return Shown(about, "value", "norm of the products with the target set")
+        least = self.keep == "lowest"
+        about = f"Keeps the samples whose images are {'least' if least else 'most'} similar to a target set."
+        return Shown(about, "value", "norm of the products with the target set", lowest=least)
 
     def contents(self) -> Mapping[str, Contents]:
         """See Cut.contents."""
@@ -86,7 +90,8 @@ class Normsim(Cut):
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
         """See Cut.made_again."""
-        return joined_value(cut, item, NormsStage.name)
+        found = joined_value(cut, item, NormsStage.name)
+        return {**found, **nearest_name(cut.prepared[NormsStage.name], item)} if self._names_nearest else found
 
 
 def check_norms(cut: FinishedCut, run: Run) -> Findings:
@@ -107,65 +112,17 @@ def _norms_of(cut: FinishedCut, options: Normsim, item: ShardItem) -> Findings:
         made = largest(vectors, read_target(cut.prepared[Target.name]))
     values = column(stored, "value", null=np.nan)[rows]
     found = unequal(item, f"{cut.name}.{NormsStage.name}", rows, made, values, cut.pool.who)
+    if NEAREST in artifact.columns(item.index):
+        target = cut.prepared[Target.name]
+        named = _texts(read_names(target))[nearest(vectors, read_target(target))[1]]
+        there = _texts(artifact.read(item.index, [NEAREST])[NEAREST])[rows]
+        found += unequal(item, f"{cut.name}.{NEAREST}", rows, named, there, cut.pool.who)
     return looked(samples=len(rows)) + found
 
 
-def largest(vectors: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """NormSim_inf of each row: max_j |⟨z_j, f_i⟩|, float32 (n,) in [0, 1].
-
-    vectors: float16 (n, d), or float32 of the same numbers. target: float16 (m, d), m >= 1. Both of unit norm.
-    float32 products only propose candidates. Those within 1e-5 of the largest are computed again in float64, where they
-    are exact: products of float16 are multiples of 2^-48, and their sums over unit vectors stay below 2, so 53 bits
-    hold them. No block, BLAS or number of threads can change a bit. Cost: O(n m d); 40 MB beside the arguments.
-    """
-    values = np.empty(len(vectors), np.float32)
-    for start in range(0, len(vectors), _ROWS):
-        values[start : start + _ROWS] = _largest(vectors[start : start + _ROWS], target)
-    return values
-
-
-def _largest(vectors: np.ndarray, target: np.ndarray) -> np.ndarray:
-    rows = widened(vectors)
-    proposed = np.zeros(len(rows), np.float32)
-    exact = np.zeros(len(rows))
-    for start in range(0, len(target), _TARGETS):
-        part = widened(target[start : start + _TARGETS])
-        products = rows @ part.T  # (b, d) @ (d, t)
-        np.abs(products, out=products)
-        proposed = np.maximum(proposed, products.max(axis=1))
-        i, j = np.nonzero(products > proposed[:, None] - np.float32(_NEAR))
-        for low in range(0, len(i), _PAIRS):
-            a, b = i[low : low + _PAIRS], j[low : low + _PAIRS]
-            np.maximum.at(exact, a, np.abs(np.vecdot(rows[a].astype(np.float64), part[b].astype(np.float64))))
-    return exact.astype(np.float32)
-
-
-def gram(target: np.ndarray) -> np.ndarray:
-    """ZᵀZ of float16 (m, d) of unit norm: float64 (d, d).
-
-    Products of 16 rows are exact in float64, and they are added in order, so every BLAS gives the same bits.
-    Cost: O(m d²), 0.12 s per 1,000 rows at d = 768 on one core.
-    """
-    product = np.zeros((target.shape[1], target.shape[1]))
-    for start in range(0, len(target), _EXACT_ROWS):
-        rows = target[start : start + _EXACT_ROWS].astype(np.float64)
-        product += rows.T @ rows  # (d, 16) @ (16, d) = (d, d)
-    return product
-
-
-def lengths(vectors: np.ndarray, product: np.ndarray) -> np.ndarray:
-    """NormSim_2 of each row: ‖Z f_i‖ = sqrt(f_iᵀ G f_i), float64 (n,) from 0 to sqrt(m).
-
-    vectors: float16 (n, d), or float32 of the same numbers, of unit norm. product: G = ZᵀZ, float64 (d, d).
-    Each number of G f_i is computed as a separate dot product, because the last bits of a matrix product depend on the
-    other rows. Cost: O(n d²) for any m, 60 to 80 µs a row at d = 768 on one core, 2.7 times the matrix product.
-    """
-    values = np.empty(len(vectors))
-    for start in range(0, len(vectors), _GRAM_ROWS):
-        rows = vectors[start : start + _GRAM_ROWS].astype(np.float64)
-        images = np.vecdot(rows[:, None, :], product)  # (b, 1, d) · (d, d) -> (b, d)
-        values[start : start + _GRAM_ROWS] = np.sqrt(np.maximum(np.vecdot(rows, images), 0))
-    return values
+def _texts(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """numpy's texts, "" for null."""
+    return np.array(column.fill_null("").to_pylist(), str)
 
 
 @plain_dataclass(frozen=True)
@@ -185,6 +142,40 @@ class NormsStage:
             for _ in run.each(_Gram(self.target, out), ["the target set"], "norms: Gram matrix"):
                 pass
         return {"rows": run.fill_task(_Norms(self, out), out, self.name).number("rows")}
+
+
+@plain_dataclass(frozen=True)
+class NearestStage(NormsStage):
+    """The same for p = inf, and the name of the nearest row of the target, which must be a NamedTarget."""
+
+    def make(self, run: Run, out: Artifact) -> Summary:
+        """Every worker holds the target and its names."""
+        return {"rows": run.fill_task(_Nearest(self, out), out, self.name).number("rows")}
+
+
+@plain_dataclass(frozen=True)
+class Near:
+    """A joined value with the name of the nearest row of the target beside it."""
+
+    joined: Joined
+
+    @property
+    def survivors(self) -> Survivors:
+        """See Source.survivors."""
+        return self.joined.survivors
+
+    def rows(self, item: ShardItem) -> Rows:
+        """See Source.rows."""
+        return self.joined.rows(item)
+
+    def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
+        """See Source.columns."""
+        return {**self.joined.columns(item, rows), **nearest_name(self.joined.scores, item)}
+
+
+def nearest_name(norms: Artifact, item: ShardItem) -> Mapping[str, pa.Array]:
+    """Column `nearest` of every row of a shard, as NearestStage wrote it."""
+    return {NEAREST: norms.read(item.index, [NEAREST])[NEAREST].combine_chunks()}
 
 
 @plain_dataclass(frozen=True)
@@ -233,4 +224,28 @@ class _Norms:
             done += len(vectors)
         summary = {"rows": len(rows)}
         self.out.write(item.index, pa.table({"value": scattered(values, rows, len(mask))}), summary)
+        return summary
+
+
+@plain_dataclass(frozen=True)
+class _Nearest:
+    """Commits `value` (float32) and `nearest` (string) of one shard."""
+
+    stage: NormsStage
+    out: Artifact
+
+    def open(self) -> Callable[[ShardItem], Summary]:
+        return partial(self._near, read_target(self.stage.target), read_names(self.stage.target))
+
+    def _near(self, target: np.ndarray, names: pa.Array, item: ShardItem) -> Summary:
+        stage, mask = self.stage, self.stage.survivors.mask(item.index)
+        rows = np.flatnonzero(mask)
+        found = [(np.empty(0, np.float32), np.empty(0, np.int64))]
+        for vectors in stage.survivors.blocks(item.index, item.url, stage.by, "image", rows):
+            check_width(target.shape[1], vectors.shape[1], stage.by)
+            found.append(nearest(vectors, target))
+        values, at = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        named = names.take(scattered(at, rows, len(mask)))
+        summary = {"rows": len(rows)}
+        self.out.write(item.index, pa.table({"value": scattered(values, rows, len(mask)), NEAREST: named}), summary)
         return summary

@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.pipeline import storage
-from winnow.pipeline.artifact import Artifact, write_table
+from winnow.pipeline.artifact import Artifact, read_table, write_table
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run, Summary
 from winnow.stages.cuts.contract.finished import Contents
 from winnow.stages.embeddings import Embeddings
+from winnow.stages.kernels.products import byte_order, in_byte_order
 from winnow.stages.pools.brought import brought_schema
 from winnow.stages.pools.columns import whole_shard
 from winnow.stages.pools.images import (
@@ -39,6 +40,7 @@ from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.survivors import Survivors
 
 VECTORS = "vectors.npy"
+NAMES = "names.parquet"
 
 TARGET_FILES = {"target": Contents(by_shard=False, data=(VECTORS,))}
 """For Cut.contents of a cut that has a target."""
@@ -64,6 +66,7 @@ class Target:
     by: str = field(metadata={"fingerprint": False})
     embedder: Embeddings | None = field(metadata={"fingerprint": False})
     name: ClassVar[str] = "target"
+    named: ClassVar[bool] = False
     version: ClassVar[int] = 2
 
     def look(self, widths: Mapping[str, int]) -> str:
@@ -88,7 +91,16 @@ class Target:
         return {name: found[name] for name in ("vectors", "width", "rejected", "rejects")}
 
 
-def target_of(survivors: Survivors, by: str, target: str | Sequence[str], key: str | None) -> Target:
+@dataclass(frozen=True)
+class NamedTarget(Target):
+    """The same with the name of each vector in names.parquet: the URL of its file, with its name or row inside."""
+
+    named: ClassVar[bool] = True
+
+
+def target_of(
+    survivors: Survivors, by: str, target: str | Sequence[str], key: str | None, named: bool = False
+) -> Target:
     """The stage for a job's `target`. It lists the files, because a changed file must make another artifact.
 
     Raises JobError for files of two kinds, for a folder or file that holds neither images nor vectors, and for images
@@ -101,8 +113,9 @@ def target_of(survivors: Survivors, by: str, target: str | Sequence[str], key: s
         raise JobError(f"a target must be a set of images or of vectors, {came}; give files of one kind")
     if key is not None and not any(_suffix(url) in ("npz", "parquet") for url in urls):
         raise JobError(f"target_key must come with an npz or parquet file, but {urls[0]} is neither; leave it out")
+    made = NamedTarget if named else Target
     if kinds == {"vectors"}:
-        return Target(tuple(storage.identify(urls)), key, None, by, None)
+        return made(tuple(storage.identify(urls)), key, None, by, None)
     embedder = survivors.embedder
     if embedder is None:
         raise JobError(
@@ -116,13 +129,18 @@ def target_of(survivors: Survivors, by: str, target: str | Sequence[str], key: s
         "precision": embedder.precision,
         "device": embedder.device,
     }
-    return Target(tuple(_identities(urls)), key, encoder, by, embedder)
+    return made(tuple(_identities(urls)), key, encoder, by, embedder)
 
 
 def read_target(made: Artifact) -> np.ndarray:
     """The vectors of a target artifact: float16 (m, d), unit norm, in the order of their bytes."""
     with storage.open_read(made.file(VECTORS)) as file:
         return cast(np.ndarray, np.load(file, allow_pickle=False))
+
+
+def read_names(made: Artifact) -> pa.Array:
+    """The name of each vector of a NamedTarget's artifact, in the order of read_target: string (m,)."""
+    return read_table(made.meta(NAMES))["name"].combine_chunks()
 
 
 def target_shape(made: Artifact) -> tuple[int, int]:
@@ -138,14 +156,6 @@ def check_width(target: int, pool: int, by: str) -> None:
             f"a target must be embedded like the pool, but its vectors have {target} numbers and those of {by} have "
             f"{pool}; make it with the same encoder"
         )
-
-
-def in_byte_order(vectors: np.ndarray) -> np.ndarray:
-    """Rows of float16 (m, d) sorted by their bytes, so that the result does not depend on their order."""
-    m, d = vectors.shape
-    rows = np.ascontiguousarray(vectors).view(f"S{2 * d}").reshape(m)
-    ordered: np.ndarray = vectors[np.argsort(rows, kind="stable")]
-    return ordered
 
 
 def _suffix(url: str) -> str:
@@ -199,13 +209,15 @@ class _ReadTarget:
     out: Artifact
 
     def __call__(self, item: str) -> Summary:
-        rejects: list[Reject] = []
-        embedder = self.stage.embedder
-        vectors = _brought(self.stage) if embedder is None else _embedded(self.stage, embedder, rejects)
+        rejects, names, embedder = list[Reject](), list[str](), self.stage.embedder
+        vectors = _brought(self.stage, names) if embedder is None else _embedded(self.stage, embedder, rejects, names)
         kinds = dict(sorted(Counter(reject.kind for reject in rejects).items()))
         if rejects:
             rows = [{name: getattr(reject, name) for name in ("key", "kind", "message")} for reject in rejects]
             write_table(self.out.meta("rejects.parquet"), pa.Table.from_pylist(rows))
+        if len(vectors) and self.stage.named:
+            named = pa.array(names, pa.string()).take(pa.array(byte_order(vectors)))
+            write_table(self.out.meta(NAMES), pa.table({"name": named}))
         if len(vectors):
             with storage.committing(self.out.file(VECTORS)) as file:
                 np.save(file, in_byte_order(vectors))
@@ -218,7 +230,7 @@ class _ReadTarget:
         }
 
 
-def _embedded(stage: Target, embedder: Embeddings, rejects: list[Reject]) -> np.ndarray:
+def _embedded(stage: Target, embedder: Embeddings, rejects: list[Reject], names: list[str]) -> np.ndarray:
     from winnow.stages.encoders import Bank  # torch takes three seconds to import, and vectors do not need it
 
     bank = Bank.open({stage.by: dict(embedder.encoders)[stage.by]}, embedder.encoding)
@@ -227,6 +239,7 @@ def _embedded(stage: Target, embedder: Embeddings, rejects: list[Reject]) -> np.
     for batch in bank.encode(_samples(stage)):
         parts.append(batch.vectors[column])
         rejects += batch.rejects
+        names += [sample.key for sample in batch.samples]
     return np.concatenate(parts)
 
 
@@ -245,8 +258,8 @@ def _samples(stage: Target) -> Iterator[Sample | Reject]:
             yield from file_images(image.url for image in images)
 
 
-def _brought(stage: Target) -> np.ndarray:
-    """Unit vectors of every file, in order: float16 (m, d)."""
+def _brought(stage: Target, names: list[str]) -> np.ndarray:
+    """Unit vectors of every file, in order: float16 (m, d). names: gets the name of each."""
     parts = []
     for file in stage.files:
         with _blocks(file.url, stage.key) as blocks:
@@ -259,6 +272,7 @@ def _brought(stage: Target) -> np.ndarray:
             )
         with _blocks(file.url, stage.key) as blocks:
             parts.append(unit_rows(blocks, None, file.url))
+        names += [f"{file.url}: row {row}" for row in range(len(norms))]
     widths = sorted({part.shape[1] for part in parts})
     if len(widths) > 1:
         raise DataError(f"the vectors of a target must have one width, got {widths}; give files of one encoder")

@@ -6,17 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pools import Filtered, Samples, answers, asked, filtered, normed, unit
+from tests.pools import Filtered, Samples, answers, asked, filtered, normed, unit, write_datacomp
+from winnow.jobs.job_file.job import parse
+from winnow.jobs.run import run_job
+from winnow.jobs.verify.verify import verify_job
+from winnow.jobs.why.explain import explain
+from winnow.jobs.why.show import lines_of
 from winnow.pipeline.errors import JobError
-from winnow.stages.cuts import normsim
-from winnow.stages.cuts.normsim import Normsim, gram, largest, lengths
+from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.stage import artifact_of
+from winnow.stages.cuts.contract.finished import RowSample
+from winnow.stages.cuts.normsim import Normsim
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
-from winnow.stages.cuts.targets.target import in_byte_order
+from winnow.stages.kernels import products
+from winnow.stages.kernels.products import gram, in_byte_order, largest, lengths, nearest
 
 
 def oracle(vectors: np.ndarray, target: np.ndarray, p: int | str) -> np.ndarray:
@@ -61,10 +71,23 @@ def test_a_value_depends_on_its_row_alone(data: st.DataObject, p: int | str, see
 def test_blocks_change_no_bit(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     vectors, target = unit(40, 32, 1), unit(130, 32, 2)
     expected = largest(vectors, target), lengths(vectors, gram(target))
+    rows = nearest(vectors, target)[1]
     for name in ("_ROWS", "_TARGETS", "_PAIRS", "_GRAM_ROWS"):
-        monkeypatch.setattr(normsim, name, block)
+        monkeypatch.setattr(products, name, block)
     assert largest(vectors, target).tobytes() == expected[0].tobytes()
     assert lengths(vectors, gram(target)).tobytes() == expected[1].tobytes()
+    assert nearest(vectors, target)[1].tolist() == rows.tolist()
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(0, 60), m=st.integers(1, 90), seed=st.integers(0, 9))
+def test_the_nearest_row_is_the_first_of_the_largest_products(n: int, m: int, seed: int) -> None:
+    vectors, target = unit(n, 24, seed), np.concatenate([unit(m, 24, seed + 1)] * 2)
+    values, rows = nearest(vectors, target)
+    dense = np.abs(vectors.astype(np.float64) @ target.astype(np.float64).T)
+    assert values.tobytes() == largest(vectors, target).tobytes()
+    assert rows.tolist() == dense.argmax(axis=1).tolist()
+    assert (rows < m).all()
 
 
 def test_the_largest_of_all_but_equal_products_is_found() -> None:
@@ -227,3 +250,70 @@ def test_a_target_of_another_encoder_is_refused(pool: Filtered, tmp_path: Path, 
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises((JobError, ValueError), match=message):
         Normsim(**{"by": "clip", "target": "t.npy", **options})
+
+
+def contaminated(samples: Samples) -> tuple[np.ndarray, dict[int, int]]:
+    """An evaluation set of 25, and which of its rows a sample is nearly equal to."""
+    target, copies = unit(25, seed=8), {3: 7, 20: 0, 41: 24}
+    for sample, row in copies.items():
+        target[row] = normed(samples.image[sample : sample + 1] + 0.02 * unit(1, seed=sample))[0]
+    return target, copies
+
+
+def test_what_is_too_near_to_an_evaluation_set_goes_and_is_told_what_it_is_near_to(tmp_path: Path) -> None:
+    samples = Samples.drawn(60)
+    target, copies = contaminated(samples)
+    out = filtered(samples, cut_of(tmp_path, target, keep="lowest", threshold=0.95), shards=3)
+    assert out.kept == [uid for n, uid in enumerate(samples.uid) if n not in copies]
+    expected = oracle(samples.image, target, "inf").astype(np.float32)
+    closest = np.abs(samples.image.astype(np.float64) @ target.astype(np.float64).T).argmax(axis=1)
+    for n, row in enumerate(out.rows):
+        assert row["value"] == expected[n]
+        assert row["nearest"] == f"{tmp_path}/target.npy: row {copies.get(n, closest[n])}"
+
+
+def test_decontamination_is_one_answer_and_takes_counts_too(tmp_path: Path) -> None:
+    samples = Samples.drawn(60)
+    target, copies = contaminated(samples)
+    for cut in (
+        cut_of(tmp_path, target, keep="lowest", threshold=0.95),
+        cut_of(tmp_path, target, keep="lowest", count=57),
+    ):
+        found = answers(samples, cut)
+        assert all(answer == found[0] for answer in found)
+        assert set(samples.uid) - set(found[0]) == {samples.uid[n] for n in copies}
+
+
+def test_only_what_is_in_is_compared_with_an_evaluation_set(tmp_path: Path) -> None:
+    samples = Samples.drawn(60)
+    target, copies = contaminated(samples)
+    pool = filtered(samples, Random(count=20), shards=3)
+    out = pool.through(cut_of(tmp_path, target, keep="lowest", threshold=0.95))
+    assert [row["nearest"] is None for row in out.rows] == [uid not in pool.kept for uid in samples.uid]
+    assert set(out.kept) == set(pool.kept) - {samples.uid[n] for n in copies}
+
+
+def test_a_decontaminated_job_is_explained_and_checked(tmp_path: Path) -> None:
+    samples = Samples.drawn(60)
+    target, copies = contaminated(samples)
+    pool = {"shards": [*write_datacomp(tmp_path / "pool", samples, 3)], "format": "datacomp", "use": ["l14"]}
+    cut = {"by": "l14", "target": written(tmp_path, target), "keep": "lowest", "threshold": 0.95}
+    values = {"name": "j", "store": str(tmp_path / "store"), "pool": pool, "policy": [{"normsim": cut}]}
+    result = run_job(parse(values), LocalExecutor(1), lambda line: None)
+    rows = [row for shard in range(3) for row in result.path.manifest.read(shard).to_pylist()]
+    assert [n for n, row in enumerate(rows) if row["reason"] == "normsim"] == [*copies]
+    assert rows[20]["normsim.nearest"] == f"{tmp_path}/target.npy: row 0"
+    found = {x.check: str(x) for x in verify_job(values["store"], "j", LocalExecutor(1), RowSample(None))}
+    assert [line for line in found.values() if line.startswith("NOT")] == []
+    said = lines_of(explain(values["store"], "j", uid=samples.uid[20], workers=1).said[0])
+    assert said[0].startswith("value 0.99")
+    assert "0.95" in said[0]
+    assert f"nearest {tmp_path}/target.npy: row 0" in said
+    made = dict(result.path.stages)["normsim.norms"]
+    url = artifact_of(made, values["store"]).shard(0)
+    table = pq.read_table(url)
+    names = table["nearest"].to_pylist()
+    names[3] = names[4]
+    pq.write_table(table.set_column(1, "nearest", pa.array(names)), url)
+    found = {x.check: str(x) for x in verify_job(values["store"], "j", LocalExecutor(1), RowSample(None))}
+    assert "normsim.nearest must be" in found["norms"]

@@ -28,9 +28,10 @@ from winnow.pipeline.errors import DataError, FailedShards, JobError, PoolError
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import Run, StepResult, artifact_of, execute
-from winnow.stages.cuts.targets.target import in_byte_order, read_target, target_of, target_shape
+from winnow.stages.cuts.targets.target import read_target, target_of, target_shape
 from winnow.stages.embeddings import Embeddings
 from winnow.stages.encoders import Encoding, Timm
+from winnow.stages.kernels.products import in_byte_order
 from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.survivors import Survivors
