@@ -57,6 +57,8 @@ BETWEEN_STAGES = {
     ("normsim", "score"): "takes the norms as a joined column",
     ("normsim", "target"): "reads the vectors that it compares with",
     ("target", "embeddings"): "embeds images as the stage that embedded the pool",
+    ("mix", "similarity"): "takes the cosine of an encoder as one of its values",
+    ("mix", "score"): "joins users' columns as its values, and takes its sums as a joined column",
     ("coverage", "similarity"): "takes the cosine of an encoder as its score",
     ("coverage", "score"): "joins a user's column as its score",
 }

@@ -28,7 +28,7 @@ from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.contract.source import Source
 from winnow.stages.cuts.cut import Amount, Cut, Number, Of
 from winnow.stages.cuts.keeping import funnel, keep_by_quota, one_group, select
-from winnow.stages.cuts.score import Joined, JoinStage, join_of, joined_value
+from winnow.stages.cuts.score import Joined, join_of, joined_value
 from winnow.stages.cuts.scores.score_names import Names
 from winnow.stages.cuts.similarity import Cosine, stored_cosine
 from winnow.stages.kernels.strata import Extent, budgets, edges_of, stratum_of
@@ -121,7 +121,7 @@ class Coverage(Cut):
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
         """See Cut.made_again: the score, and the stratum of every sample that `beta` left."""
-        found = joined_value(cut, item, JoinStage.name) if self.by is None else stored_cosine(cut, item, self.by)
+        found = joined_value(cut, item, "scores") if self.by is None else stored_cosine(cut, item, self.by)
         strata = read_table(cut.artifact.meta(STRATA))
         ends = np.concatenate([column(strata, "low"), column(strata, "high")])
         ease = np.asarray(found[self._score].fill_null(0))

@@ -10,8 +10,7 @@ from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.density import Density
 from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.cuts.epochs import Epochs
-from winnow.stages.cuts.feature_mapping import FeatureMapping
-from winnow.stages.cuts.image_based import ImageBased
+from winnow.stages.cuts.mix import Mix
 from winnow.stages.cuts.negclip import Negclip
 from winnow.stages.cuts.normsim import Normsim
 from winnow.stages.cuts.prototypes import Prototypes
@@ -20,6 +19,8 @@ from winnow.stages.cuts.rules import Rules
 from winnow.stages.cuts.score import Score
 from winnow.stages.cuts.similarity import Similarity
 from winnow.stages.cuts.subset import Listed
+from winnow.stages.cuts.targets.feature_mapping import FeatureMapping
+from winnow.stages.cuts.targets.image_based import ImageBased
 
 GROUP = "winnow.cuts"
 """The group of entry points in which other distributions offer cuts."""
@@ -49,6 +50,7 @@ OWN: Mapping[str, type[Cut]] = {
         FeatureMapping,
         Random,
         Score,
+        Mix,
         Listed,
         Epochs,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -75,15 +75,24 @@ class Score(Cut):
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
         """See Cut.made_again."""
-        return joined_value(cut, item, JoinStage.name)
+        return joined_value(cut, item, "scores")
 
 
 def join_of(
-    survivors: Survivors, source: str | tuple[str, ...], column: str, names: Names, missing: Literal["error", "drop"]
+    survivors: Survivors,
+    source: str | tuple[str, ...],
+    column: str,
+    names: Names,
+    missing: Literal["error", "drop"],
+    name: str = "scores",
 ) -> "JoinStage":
-    """The join with a user's files. It lists them, because a changed file must make another artifact."""
+    """The join with a user's files. It lists them, because a changed file must make another artifact.
+
+    name: of the stage, for a cut with several joins.
+    """
     patterns = (source,) if isinstance(source, str) else source
-    return JoinStage(survivors, tuple(storage.identify(storage.expand(patterns, ".parquet"))), column, names, missing)
+    files = storage.identify(storage.expand(patterns, ".parquet"))
+    return JoinStage(survivors, tuple(files), column, names, missing, name)
 
 
 def joined_value(cut: FinishedCut, item: ShardItem, stage: str) -> Mapping[str, pa.Array]:
@@ -100,7 +109,7 @@ class JoinStage:
     column: str
     names: Names
     missing: str
-    name: ClassVar[str] = "scores"
+    name: str = field(default="scores", metadata={"fingerprint": False})  # it is in the fingerprint of every stage
     version: ClassVar[int] = 2
 
     def look(self, widths: Mapping[str, int]) -> str:

@@ -72,7 +72,7 @@ class Listed(Cut):
 
     def shown(self) -> Shown:
         """See Cut.shown."""
-        return Shown(f"Samples {'stay' if self.keep else 'go'} that a list names.")
+        return Shown(f"{'Keeps' if self.keep else 'Drops'} the samples that a list names.")
 
     def explain(self, asked: Asked) -> Explained:
         """See Cut.explain: whether the list names the sample."""

@@ -14,12 +14,12 @@ from winnow.pipeline.storage import Identity
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.density import Density
 from winnow.stages.cuts.duplicates import Duplicates
-from winnow.stages.cuts.image_based import ImageBased
 from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
 from winnow.stages.cuts.score import Score
 from winnow.stages.cuts.similarity import Similarity
+from winnow.stages.cuts.targets.image_based import ImageBased
 from winnow.stages.encoders import Encoding
 from winnow.stages.policy import Path as Stages
 from winnow.stages.policy import lay_out

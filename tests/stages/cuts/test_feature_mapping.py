@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.pools import Filtered, Samples, answers, filtered, normed, unit
 from winnow.pipeline.artifact import read_table
-from winnow.stages.cuts.feature_mapping import FeatureMapping, Top
-from winnow.stages.cuts.image_based import ImageBased
+from winnow.stages.cuts.targets.feature_mapping import FeatureMapping, Top
+from winnow.stages.cuts.targets.image_based import ImageBased
 
 
 def written(folder: Path, target: np.ndarray) -> str:

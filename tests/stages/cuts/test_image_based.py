@@ -17,10 +17,10 @@ from winnow.pipeline.errors import AccountingError, JobError
 from winnow.pipeline.stage import artifact_of, execute
 from winnow.stages.clusters.clusters import Members, read_centroids
 from winnow.stages.cuts.density import Density
-from winnow.stages.cuts.image_based import AtLeast, ImageBased
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
 from winnow.stages.cuts.targets import votes
+from winnow.stages.cuts.targets.image_based import AtLeast, ImageBased
 
 
 def written(folder: Path, target: np.ndarray) -> str:
