@@ -15,6 +15,7 @@ from winnow.jobs.run import run_job
 from winnow.pipeline import storage
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
+from winnow.pipeline.uid import uids_from_hex
 from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.results.manifest import UIDS
 
@@ -30,6 +31,8 @@ POLICY = [
     {"prototypes": {"by": "clip", "fraction": 0.9, "clusters": 5, "balance": 0.5}},
     {"density": {"by": "clip", "fraction": 0.8, "clusters": 7}},
     {"score": {"from": "SCORES", "column": "value", "fraction": 0.9}},
+    {"mix": {"values": [{"by": "clip"}, {"from": "SCORES", "column": "value", "weight": 0.5}], "fraction": 0.9}},
+    {"subset": {"uids": "LIST", "keep": False}},
     {"random": {"fraction": 0.9}},
     {"epochs": {"fraction": 0.3, "epochs": 2}},
 ]
@@ -52,6 +55,7 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, samples = tmp_path_factory.mktemp("shardings"), crowds()
     for shards in (1, 7, 40):
         write_vectors(str(folder / f"pool-{shards}"), samples, shards)
+    np.save(folder / "list.npy", uids_from_hex(samples.uid[::3]))
     np.save(folder / "target.npy", samples.image[::30])
     pq.write_table(pa.table({"uid": samples.uid, "value": np.arange(900) % 97}), folder / "scores.parquet")
     return folder
@@ -63,6 +67,7 @@ def decided(folder: Path, shards: int, executor: Executor) -> tuple[str, dict[st
         json.dumps(POLICY)
         .replace("TARGET", str(folder / "target.npy"))
         .replace("SCORES", str(folder / "scores.parquet"))
+        .replace("LIST", str(folder / "list.npy"))
     )
     pool = {"shards": str(folder / f"pool-{shards}/*.parquet"), "format": "vectors", "encoder": "clip"}
     store = str(folder / f"store-{type(executor).__name__}-{shards}")

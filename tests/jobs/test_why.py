@@ -121,7 +121,7 @@ def test_the_rank_is_that_of_a_sort(every: Finished) -> None:
     for row in inside[::17]:
         group = [r for r in inside if r["density.cluster"] == row["density.cluster"]]
         order = sorted(group, key=lambda r: (-r["density.distance"], r["uid"]))
-        stay = [r for r in group if r["kept"] or r["reason"] in ("random", "epochs")]
+        stay = [r for r in group if r["kept"] or r["reason"] in ("subset", "mix", "random", "epochs")]
         [density] = [cut for cut in every.why(uid=row["uid"]).said if cut.cut == "density"]
         assert density.facts["cluster_rank"] == 1 + order.index(row)
         assert (density.facts["cluster_size"], density.facts["cluster_kept"]) == (len(group), len(stay))

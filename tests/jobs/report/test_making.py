@@ -270,9 +270,9 @@ def test_every_cut_has_its_section(tmp_path: Path) -> None:
     sections = {tag.attributes["id"].removeprefix("cut-") for tag in page.named("section", **{"class": "cut"})}
     assert sections == set(counts["dropped"])
     assert {name.removesuffix("_2") for name in sections} == set(CUTS)
-    assert set(page.data["histograms"]) == sections - {"rules", "epochs"}
+    assert set(page.data["histograms"]) == sections - {"rules", "subset", "epochs"}
     assert set(page.data["sliders"]) == {
-        *("similarity", "similarity_2", "negclip", "score", "normsim", "normsim_2", "density", "random"),
+        *("similarity", "similarity_2", "negclip", "score", "normsim", "normsim_2", "density", "mix", "random"),
     }
     assert page.data["histograms"]["score"]["lowest"]
     for name, histogram in page.data["histograms"].items():

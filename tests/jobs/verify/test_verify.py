@@ -91,6 +91,7 @@ def finished(values: dict[str, Any], executor: Executor | None = None) -> Done:
 
 def every_cut(folder: Path) -> list[dict[str, Any]]:
     """A policy of all cuts that need no image, in an order in which each has something to do."""
+    (folder / "takedown.txt").write_text("\n".join(near_sets().uid[7::30]))
     target, clusters = {"by": "l14", "target": str(folder / "target.npy")}, {"by": "l14", "clusters": 4}
     return [
         {"rules": {"min_side": 100}},
@@ -106,6 +107,8 @@ def every_cut(folder: Path) -> list[dict[str, Any]]:
         {"feature_mapping": {**target, "clusters": 8, "top": 6}},
         {"prototypes": {**clusters, "fraction": 0.9, "balance": 0.8, "keep": "easy"}},
         {"density": {**clusters, "fraction": 0.9}},
+        {"subset": {"uids": f"{folder}/takedown.txt", "keep": False}},
+        {"mix": {"values": [{"by": "l14"}, {"from": f"{folder}/el2n.parquet", "column": "el2n"}], "fraction": 0.95}},
         {"random": {"fraction": 0.95}},
         {"epochs": {"epochs": 5, "fraction": 0.3}},
     ]
@@ -163,7 +166,7 @@ def test_an_undamaged_job_passes_and_says_what_was_looked_at(tar_job: Done, vect
     assert str(lines["shards"]) == "–    shards: this job has none"
     looked = lines["cuts"].findings
     assert looked is not None
-    assert looked.looked["cuts"] == 13
+    assert looked.looked["cuts"] == 14
 
 
 def parquet_pool(folder: Path) -> dict[str, Any]:
@@ -301,7 +304,7 @@ def test_every_column_of_every_cut_is_held_against_manifest_and_scores(vectors: 
                 assert uid in vectors.told(judge)
             Path(url).write_bytes(whole)
             seen += 1
-    assert seen == 36
+    assert seen == 40
     assert vectors.broken() == []
 
 
@@ -314,6 +317,8 @@ def test_every_column_of_every_cut_is_held_against_manifest_and_scores(vectors: 
         ("density.clusters", "row", "clusters"),
         ("negclip.contrast_1", "contrast", "values"),
         ("score.scores", "value", "values"),
+        ("mix.scores_1", "value", "mixed"),
+        ("mix.mixed", "value", "mixed"),
         ("normsim.norms", "value", "norms"),
         ("normsim_2.norms", "value", "norms"),
         ("embeddings", "l14.similarity", "similarity"),
@@ -357,7 +362,7 @@ def test_quotas_and_votes_are_held_against_the_members(vectors: Done, label: str
     assert f"{label}" in vectors.told("cuts")
 
 
-SWAPPED = ["similarity", "negclip", "score", "coverage", "normsim", "prototypes", "density", "random", "epochs"]
+SWAPPED = ["similarity", "negclip", "score", "coverage", "normsim", "prototypes", "density", "mix", "random", "epochs"]
 
 
 @pytest.mark.parametrize("name", [*SWAPPED, "similarity_2", "image_based", "feature_mapping"])
@@ -402,7 +407,7 @@ def test_an_epoch_of_one_too_few_is_named(vectors: Done) -> None:
     lists = pq.read_table(url)["epochs"].to_pylist()
     row = next(at for at, epochs in enumerate(lists) if epochs)
     edit(url, "epochs", row, lambda epochs: epochs[1:])
-    assert f"epochs: samples up to epoch {lists[row][0]} must be 9, but is 8" in vectors.told("cuts")
+    assert f"epochs: samples up to epoch {lists[row][0]} must be 8, but is 7" in vectors.told("cuts")
 
 
 def test_clusters_of_prototypes_are_held_against_each_other(vectors: Done) -> None:
@@ -793,12 +798,12 @@ def test_the_command_and_its_exit_codes(
     words = ["verify", str(vectors.store), "all", "--executor", "local", "--workers", "1"]
     assert called(monkeypatch, *words, "--sample", "50") == 0
     out, err = capsys.readouterr()
-    assert [line[:5].strip() for line in out.splitlines() if line[:1] != " "] == [*["ok"] * 5, "–", "–", *["ok"] * 6]
+    assert [line[:5].strip() for line in out.splitlines() if line[:1] != " "] == [*["ok"] * 5, "–", "–", *["ok"] * 8]
     assert err == ""
     edit(vectors.artifact("manifest").shard(0), "weight", 7)
     assert called(monkeypatch, *words, "--all") == 1
     out, err = capsys.readouterr()
-    assert "NOT  manifest: 4 shards, 240 rows, 28 columns; 1 violation\n" in out
+    assert "NOT  manifest: 4 shards, 240 rows, 30 columns; 1 violation\n" in out
     assert "\n       " in out
     assert err == "winnow: a finished job must be as it was left, but all fails ledger, manifest; see above\n"
     assert called(monkeypatch, *words[:2], "other", *words[3:]) == 2
