@@ -43,7 +43,7 @@ bench-many: $(VENV)/.installed  ## what 20,000 tiny shards cost the driver, and 
 bench-peer: $(VENV)/.installed  ## embedding beside a plain webdataset loop, and clip-retrieval where CLIP_RETRIEVAL is the python of one
 	$(RUN) -m winnow.jobs.lab.bench.peer --folder out/bench-peer $(if $(CLIP_RETRIEVAL),--clip-retrieval $(CLIP_RETRIEVAL))
 
-bench-scale: $(VENV)/.installed  ## the driver's memory and seconds at 50,000 and 200,000 shards and 50,000 clusters; 150 MB of disk, 8 minutes
+bench-scale: $(VENV)/.installed  ## the driver's memory and seconds at 50,000 and 200,000 shards and 50,000 clusters; 270,000 small files, 25 minutes on busy cores
 	$(RUN) -m winnow.jobs.lab.bench.scale --folder out/bench-scale
 
 bench-shards: $(VENV)/.installed  ## writing a quarter of 5 GB of tars beside its limits and two resharders; 9 GB under FOLDER (out; /dev/shm: no disk), 6 minutes

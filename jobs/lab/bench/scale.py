@@ -88,7 +88,7 @@ def show(by_size: Mapping[int, Mapping[str, PassCost]], drawn: Drawn, together: 
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="scratch space: 150 MB")] = Path("out/bench-scale"),
+    folder: Annotated[Path, typer.Option(help="scratch space: 300 MB in 270,000 files")] = Path("out/bench-scale"),
     shards: Annotated[str, typer.Option(help="sizes of the pool, smallest first")] = "50000,200000",
     clusters: Annotated[int, typer.Option(help="k")] = 50_000,
     rows: Annotated[int, typer.Option(help="of a shard")] = 10_000,
