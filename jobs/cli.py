@@ -14,6 +14,7 @@ from rich.console import Console
 from winnow.jobs.console import print_json, start, telling, working
 from winnow.jobs.files import files
 from winnow.jobs.filter_network.evaluate_command import app as evaluate_app
+from winnow.jobs.garbage.command import gc
 from winnow.jobs.plan.command import plan
 from winnow.jobs.why.command import why
 from winnow.pipeline.errors import AccountingError, JobError
@@ -200,6 +201,7 @@ def cat(
 
 app.command()(why)
 app.command()(files)
+app.command()(gc)
 
 
 @app.command("train-filter")

@@ -7,7 +7,8 @@ from winnow.jobs.run import run_of
 from winnow.jobs.verify.finished import read_finished
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.executors.contract import Executor
-from winnow.pipeline.stage import execute
+from winnow.pipeline.stage import artifact_of, execute
+from winnow.pipeline.store.in_use import running
 from winnow.stages.cuts.contract.finished import RowSample
 from winnow.stages.results.exported import URL, Export
 
@@ -29,7 +30,8 @@ def export_job(
     """
     job, shards = read_finished(store, name, RowSample(None))
     stage = Export(job.embeddings, job.manifest, job.job.pool.reader, tuple(columns), dropped)
-    result = execute(stage, run_of(job.job, executor, shards))
+    with running(job.job.store, name, {"artifacts": [artifact_of(stage, job.job.store).name]}):
+        result = execute(stage, run_of(job.job, executor, shards))
     kept = job.counts["kept"]
     wanted, count = job.counts["pool"] - kept if dropped else kept, cast(int, result.report["named"])
     if wanted != count:

@@ -17,6 +17,7 @@ from winnow.pipeline.executors.watching import Watcher
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.plugins import origin_of
 from winnow.pipeline.stage import Run, Stage, StepResult, artifact_of, execute
+from winnow.pipeline.store.in_use import running
 from winnow.stages.budget import Rejecting, check_rejects
 from winnow.stages.policy import Path, lay_out
 from winnow.stages.pools.pool import PoolStage
@@ -70,6 +71,17 @@ def run_job(
     if looked:
         look_at_inputs(job, path, identities, again=False)
     shared = run_of(job, executor, identities, watchers)
+    with running(job.store, job.name, uses(job, path)):
+        return _run(job, path, shared, say)
+
+
+def uses(job: Job, *paths: Path) -> Mapping[str, object]:
+    """What a run of these stages uses, for its note in the store: its artifacts, and those that its options name."""
+    made = sorted({artifact_of(stage, job.store).name for path in paths for _, stage in path.stages})
+    return {"artifacts": made, "job": job.resolved}
+
+
+def _run(job: Job, path: Path, shared: Run, say: Callable[[str], None]) -> JobResult:
     steps = [(label, step(label, stage, shared, say)) for label, stage in path.stages]
     counts = _counts(dict(steps)["manifest"].report)
     if path.shards is not None:

@@ -17,10 +17,11 @@ import numpy as np
 from winnow.jobs.job_file.changes import put
 from winnow.jobs.job_file.job import Job, parse
 from winnow.jobs.job_file.yaml_text import dumps, loads
-from winnow.jobs.run import run_of, stages_of, step
+from winnow.jobs.run import run_of, stages_of, step, uses
 from winnow.pipeline.errors import AccountingError, JobError, WinnowError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.stage import Run, ShardItem, StepResult, artifact_of
+from winnow.pipeline.store.in_use import running
 from winnow.stages.policy import Path
 from winnow.stages.pools.pool import PoolStage
 from winnow.stages.survivors import Survivors
@@ -174,15 +175,9 @@ def run_sweep(found: Sequence[Variant], executor: Executor, say: Callable[[str],
     _check_differ(found, paths)
     shared = run_of(job, executor, identities)
     made: dict[str, StepResult] = {}
-    outcomes = []
-    for policy, path in zip(found, paths, strict=True):
-        say(f"policy {policy.number} of {len(found)}: {policy}")
-        try:
-            outcomes.append(_decide(policy, path, shared, made, say))
-        except WinnowError as error:
-            named = WinnowError(f"policy {policy.number} of {len(found)} ({policy}): {error}")
-            named.exit_code = error.exit_code
-            raise named from error
+    with running(job.store, job.name, uses(job, *paths)):
+        pairs = zip(found, paths, strict=True)
+        outcomes = [_outcome(policy, len(found), path, shared, made, say) for policy, path in pairs]
     embedded, distinct = (outcomes[0].steps[name] for name in ("embeddings", "distinct"))
     started = time.monotonic()
     last = [path.cuts[-1][1] if path.cuts else distinct.artifact for path in paths]
@@ -194,6 +189,19 @@ def run_sweep(found: Sequence[Variant], executor: Executor, say: Callable[[str],
         )
     kinds = [cast(Mapping[str, int], step.report["rejects"]) for step in (embedded, distinct)]
     return Sweep(_pool(embedded), {**kinds[0], **kinds[1]}, tuple(outcomes), both, time.monotonic() - started)
+
+
+def _outcome(
+    policy: Variant, count: int, path: Path, shared: Run, made: dict[str, StepResult], say: Callable[[str], None]
+) -> VariantResult:
+    """One of `count` policies, with its number in every message."""
+    say(f"policy {policy.number} of {count}: {policy}")
+    try:
+        return _decide(policy, path, shared, made, say)
+    except WinnowError as error:
+        named = WinnowError(f"policy {policy.number} of {count} ({policy}): {error}")
+        named.exit_code = error.exit_code
+        raise named from error
 
 
 def _check_differ(found: Sequence[Variant], paths: Sequence[Path]) -> None:

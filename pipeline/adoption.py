@@ -15,6 +15,7 @@ from winnow.pipeline.artifact import DONE, Artifact, is_artifact, json_if_whole,
 from winnow.pipeline.errors import TornError
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run
+from winnow.pipeline.store.in_use import being_removed
 from winnow.pipeline.store.shard_files import FILES, ShardFiles, forget
 
 PARTS = "_parts.json"
@@ -33,9 +34,14 @@ def adopt(run: Run, out: Artifact, recipe: str) -> int:
     if not out.refers:
         raise ValueError(f"a stage that takes over files must have the property `recipe`, but {out.stage} has none")
     forget()  # another process may have begun this artifact since this one looked
-    marks = _Marks.of(run.shards)
-    files = _files(out, marks, recipe)
-    files.commit(out.meta(FILES))
+    marks, barred = _Marks.of(run.shards), frozenset[str]()
+    while True:
+        files = _files(out, marks, recipe, barred)
+        files.commit(out.meta(FILES))
+        # a removal that began before the list was there may not have seen it: see in_use.py
+        if not (gone := (being_removed(out.store) & files.by_folder.keys()) - barred - {out.name}):
+            break
+        barred |= gone
     write_json(out.meta(PARTS), {"recipe": recipe, "parts": marks.parts, "contents": marks.contents})
     return len(files.taken(out.name))
 
@@ -72,10 +78,15 @@ class _Marks:
         return ((index, {*pair} - {""}) for index, pair in enumerate(zip(self.parts, self.contents, strict=True)))
 
 
-def _files(out: Artifact, marks: _Marks, recipe: str) -> ShardFiles:
-    """Where the file of each shard lies, or shall be made: there already, in an artifact that has it, or in `out`."""
+def _files(out: Artifact, marks: _Marks, recipe: str, barred: Collection[str]) -> ShardFiles:
+    """Where the file of each shard lies, or shall be made: there already, in an artifact that has it, or in `out`.
+
+    barred: artifacts that are being removed.
+    """
     known, present = _there(out)
-    offered = dict(_offered(out, marks, present, recipe))
+    if known is not None:
+        present -= {index for name in barred for shards in known.by_folder.get(name, {}).values() for index in shards}
+    offered = dict(_offered(out, marks, present, recipe, barred))
     own = [f"{out.name}/{shard_name(index)}" for index in range(len(marks.parts))]
     files = own if known is None else known.files.to_pylist()
     return ShardFiles.of([files[i] if i in present else offered.get(i, mine) for i, mine in enumerate(own)])
@@ -91,7 +102,9 @@ def _there(out: Artifact) -> tuple[ShardFiles | None, set[int]]:
         return None, out.present()
 
 
-def _offered(out: Artifact, marks: _Marks, present: Collection[int], recipe: str) -> Iterator[tuple[int, str]]:
+def _offered(
+    out: Artifact, marks: _Marks, present: Collection[int], recipe: str, barred: Collection[str] = ()
+) -> Iterator[tuple[int, str]]:
     """(shard, its file in another artifact) of every shard that is not present and that another artifact has."""
     wanted: dict[str, set[int]] = defaultdict(set)
     # shards by mark, not by number: a new shard at the front of the pool renumbers all others
@@ -100,11 +113,14 @@ def _offered(out: Artifact, marks: _Marks, present: Collection[int], recipe: str
             wanted[mark].add(index)
     for other in _others(out, recipe) if wanted else ():
         for index, known in other.marks.each():
+            folder, name = other.place(index)
+            if folder in barred:
+                continue
             for mine in {shard for mark in known for shard in wanted.get(mark, ())} if index in other.held else ():
                 # taken out, so that a second artifact does not offer the same shard again
                 for mark in {marks.parts[mine], marks.contents[mine]} - {""}:
                     wanted[mark].discard(mine)
-                yield mine, other.file(index)
+                yield mine, f"{folder}/{name}"
         if not any(wanted.values()):
             return
 
@@ -118,9 +134,9 @@ class _Other:
     files: ShardFiles | None
     held: set[int]
 
-    def file(self, index: int) -> str:
-        """Of one shard, relative to the store; it lies in a third artifact if this one refers to that."""
-        return f"{self.name}/{shard_name(index)}" if self.files is None else "/".join(self.files.of_shard(index))
+    def place(self, index: int) -> tuple[str, str]:
+        """(folder, name) of the file of one shard; it lies in a third artifact if this one refers to that."""
+        return (self.name, shard_name(index)) if self.files is None else self.files.of_shard(index)
 
 
 def _others(out: Artifact, recipe: str) -> Iterator[_Other]:

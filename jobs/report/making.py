@@ -70,7 +70,8 @@ def make_report(
     storage.write_bytes(url, html)
     made = WrittenPage(url, len(html), time.monotonic() - started, len(identities), view.looked.sampled_shards)
     if out is None:
-        folder.finish({"bytes": made.size_bytes, "seconds": round(made.seconds, 3), "job": name, "compare": compare})
+        made_of = {"job": name, "compare": compare, "manifest": finished.manifest.name}
+        folder.finish({"bytes": made.size_bytes, "seconds": round(made.seconds, 3), **made_of})
     return made
 
 

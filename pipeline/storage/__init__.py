@@ -1,9 +1,9 @@
 """Storage by URL (local, memory, s3, gs …): reading, listing, and atomic writing of files and objects.
 
-Import storage functions from here: URLs (urls.py), reading (opening.py), listing (listing.py), writing (writing.py,
-commits.py), removing (removing.py), temporary folders (scratch.py) and the shards of a pool (shard_names.py). Every
-write goes through `committing`, which makes a file appear under its final name whole or not at all. fsspec's back ends
-take credentials from the environment; no URL, log or artifact holds them.
+Import storage functions from here: URLs (urls.py), reading (opening.py), listing (listing.py, tree.py), writing
+(writing.py, commits.py), removing (removing.py), temporary folders (scratch.py) and the shards of a pool
+(shard_names.py). Every write goes through `committing`, which makes a file appear under its final name whole or not at
+all. fsspec's back ends take credentials from the environment; no URL, log or artifact holds them.
 """
 
 from winnow.pipeline.storage.backends import is_absence
@@ -31,6 +31,7 @@ from winnow.pipeline.storage.places import File, FileName, Files, OptionsOf, fro
 from winnow.pipeline.storage.removing import remove, remove_folder
 from winnow.pipeline.storage.scratch import scratch_folder
 from winnow.pipeline.storage.shard_names import expand
+from winnow.pipeline.storage.tree import Found, tree
 from winnow.pipeline.storage.urls import absolute, home, is_shared, join, name_of, parent_of, redacted
 from winnow.pipeline.storage.writing import (
     committed_bytes,
@@ -46,6 +47,7 @@ __all__ = [
     "File",
     "FileName",
     "Files",
+    "Found",
     "Identity",
     "OptionsOf",
     "absolute",
@@ -85,5 +87,6 @@ __all__ = [
     "rooted",
     "rooted_pattern",
     "scratch_folder",
+    "tree",
     "write_bytes",
 ]  # fmt: skip

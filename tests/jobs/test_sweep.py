@@ -29,6 +29,7 @@ from winnow.jobs.sweep import (
     policies,
     run_sweep,
 )
+from winnow.pipeline.artifact import is_artifact
 from winnow.pipeline.errors import JobError, WinnowError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
@@ -101,7 +102,7 @@ def test_every_policy_accounts_for_the_whole_pool(values: dict[str, Any]) -> Non
 
 def test_what_policies_share_is_made_once_and_serves_a_later_run(values: dict[str, Any], tmp_path: Path) -> None:
     result, lines = swept(values, VARY)
-    names = [path.name for path in (tmp_path / "store").iterdir() if not path.name.endswith(".meta")]
+    names = [path.name for path in (tmp_path / "store").iterdir() if is_artifact(path.name)]
     folders = Counter(name.rpartition("-")[0] for name in names)
     assert folders == {"pool": 1, "embeddings": 1, "distinct": 1, "similarity": 2, "clusters": 2, "density": 4}
     first, second, third, fourth = [list(outcome.seconds) for outcome in result.outcomes]

@@ -1,0 +1,1 @@
+"""`winnow gc`: finds and removes what no job of a store needs."""
