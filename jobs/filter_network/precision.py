@@ -40,8 +40,8 @@ def settled(recipe: "Recipe", file: Path, say: Callable[[str], None] | None = No
         return dataclasses.replace(recipe, precision=told) if recipe.precision == AUTO else recipe
     kind = recipe.device.partition(":")[0]
     if kind == "cpu" and recipe.precision in _FP16 and say is not None:
-        slow = "is fp16 on a CPU, in which a layer takes some ten times as long as in fp32"
-        say(f"precision {recipe.precision}, as the job says, {slow}; fp32 or auto would be faster")
+        slow = "on a CPU a layer in fp16 takes some ten times as long as in fp32"
+        say(f"precision {recipe.precision}, as the job asks, but {slow}; fp32 or auto would be faster")
     may_be_slow = kind == "cpu" and recipe.precision in _BF16 and say is not None
     if recipe.precision != AUTO and kind != "cuda" and not may_be_slow:
         return recipe
@@ -51,7 +51,7 @@ def settled(recipe: "Recipe", file: Path, say: Callable[[str], None] | None = No
         say(f"precision {faster}: {why}")
         return dataclasses.replace(recipe, precision=faster)
     if recipe.precision in _BF16 and faster not in _BF16:
-        say(f"precision {recipe.precision}, as the job says, but {why}; {faster} or auto would be faster")
+        say(f"precision {recipe.precision}, as the job asks, but {why}; {faster} or auto would be faster")
     return recipe
 
 

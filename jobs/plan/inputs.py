@@ -42,12 +42,12 @@ class Look:
         size = f"{self.shards:,} shard{'' if self.shards == 1 else 's'}, {_size(self.bytes)}"
         if self.first is not None:
             count, rejected = self.first.samples, self.first.rejected
-            size += f"; {count:,} samples of one are looked at, {rejected:,} cannot be read"
+            size += f"; of the first {count:,} samples of a shard, {rejected:,} cannot be read"
             if count and rejected == count:  # if no sample of any shard could be read, look() has raised already
-                size += ", and the run will show whether others can"
+                size += ", but others may be readable, which the run will show"
             size += "".join(f"\n{'':10} {kind}: {self.first.examples[kind]}" for kind in self.first.rejects)
         if self.unread is not None:
-            size += f"; the first cannot be read: {self.unread}"
+            size += f"; the first shard cannot be read: {self.unread}"
         told = {"pool": size}
         if self.first is not None and (first := _sample(self.first.first)):
             told["sample"] = first

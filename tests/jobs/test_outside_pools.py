@@ -97,7 +97,7 @@ def winnow(*words: object) -> str:
 def test_a_pool_of_another_distribution_is_whole(pool: str, request: pytest.FixtureRequest) -> None:
     job: Path = request.getfixturevalue(pool)
     store, kept = job.parent / "store", int((ROWS - 1) * SHARDS * 0.5)
-    assert "12 samples of one are looked at, 1 cannot be read" in winnow("plan", job)
+    assert "of the first 12 samples of a shard, 1 cannot be read" in winnow("plan", job)
     assert "density" in winnow("plan", job, "--price", "--executor", "local")
     winnow("run", job, "--executor", "local")
     record = json.loads((store / "jobs/outside.json").read_text())

@@ -47,7 +47,7 @@ def test_bf16_that_is_asked_for_is_given_and_its_price_said(tmp_path: Path) -> N
     asked = replace(ASKED, precision="amp_bf16")
     assert settled(asked, tmp_path / RECIPE, said.append) == asked
     [line] = said
-    assert line.startswith("precision amp_bf16, as the job says, but a layer in bf16 takes ")
+    assert line.startswith("precision amp_bf16, as the job asks, but a layer in bf16 takes ")
     assert line.endswith("; fp32 or auto would be faster")
 
 
@@ -57,7 +57,7 @@ def test_fp16_on_a_cpu_is_given_and_its_price_said_once(tmp_path: Path, precisio
     asked = replace(ASKED, precision=precision)
     assert settled(asked, tmp_path / RECIPE, said.append) == asked
     [line] = said
-    assert line.startswith(f"precision {precision}, as the job says, is fp16 on a CPU, in which a layer takes some ten")
+    assert line.startswith(f"precision {precision}, as the job asks, but on a CPU a layer in fp16 takes some ten")
     assert line.endswith("; fp32 or auto would be faster")
     write_json(str(tmp_path / RECIPE), {"precision": precision})
     assert settled(asked, tmp_path / RECIPE, pytest.fail) == asked

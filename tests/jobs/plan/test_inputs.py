@@ -49,7 +49,10 @@ def test_a_head_that_proves_nothing_is_told_so(tmp_path: Path) -> None:
     full = write_tar(tmp_path / "1.tar", members([("a", {"jpg": jpeg(0), "txt": b"a red car"})]))
     job = job_of(tmp_path, bad, full)
     [pool, _] = look_at_inputs(job, *laid_out(job)).lines()
-    assert "1 samples of one are looked at, 1 cannot be read, and the run will show whether others can\n" in pool
+    assert (
+        "of the first 1 samples of a shard, 1 cannot be read, but others may be readable, which the run will show\n"
+        in pool
+    )
 
 
 def test_what_is_done_is_not_looked_at_again(tmp_path: Path) -> None:
