@@ -187,6 +187,10 @@ def _busy(
         asked, did = measured.growth.get((label, step), (None, None))
         took = sum(call.seconds for call in calls)
         known = [call for call in calls if call.index in rows]
+        if known and (beside := [call for call in calls if call.index is None]):  # parts of a user's files
+            busy += sum(call.seconds for call in beside)
+            calls = [call for call in calls if call.index is not None]
+            took = sum(call.seconds for call in calls)
         if isinstance(asked, KMeansFit):
             alone += rates.fit.get(measured.label, took)
         elif isinstance(asked, Once):

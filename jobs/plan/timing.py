@@ -67,7 +67,11 @@ class _Timed:
 
 
 def _timed(function: Callable[[Any], Any], clock: _StepClock, item: Any) -> Any:
-    return clock.time("run", item.index if isinstance(item, ShardItem) else None, lambda: function(item))
+    return clock.time("run", _shard_of(item), lambda: function(item))
+
+
+def _shard_of(item: Any) -> int | None:
+    return item.index if isinstance(item, ShardItem) else None
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class _TimedExchange:
         return int(self.work.parts)
 
     def scatter(self, item: Any) -> Mapping[int, pa.Table]:
-        found: Mapping[int, pa.Table] = self.clock.time("scatter", item.index, lambda: self.work.scatter(item))
+        found: Mapping[int, pa.Table] = self.clock.time("scatter", _shard_of(item), lambda: self.work.scatter(item))
         return found
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
@@ -88,7 +92,7 @@ class _TimedExchange:
         return found
 
     def settle(self, item: Any, tables: Sequence[pa.Table]) -> Any:
-        return self.clock.time("settle", item.index, lambda: self.work.settle(item, tables))
+        return self.clock.time("settle", _shard_of(item), lambda: self.work.settle(item, tables))
 
 
 class Timing(Forwarding):

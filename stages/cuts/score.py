@@ -24,6 +24,7 @@ from winnow.stages.cuts.keeping import Ranked, one_group
 from winnow.stages.cuts.scores.score_files import ScorePart, ToParts, check_columns, one_number_type
 from winnow.stages.cuts.scores.score_join import ScoreJoin, Told
 from winnow.stages.cuts.scores.score_names import Names
+from winnow.stages.growth import Growth, Once
 from winnow.stages.survivors import Survivors
 
 _PART_ROWS = 2_000_000  # of samples and scores, which one part of the exchange holds: 40 bytes each
@@ -116,6 +117,14 @@ class JoinStage:
         """See Looking.look."""
         kind, by = check_columns(self.files[0].url, self.column, self.names), " and ".join(self.names.columns)
         return f"column {self.column}, {kind}, by {by} in {len(self.files):,} file{'s' * (len(self.files) > 1)}"
+
+    def growth(self, label: str, step: str) -> Growth | None:
+        """See Growing.growth: the first pass reads the user's files, whatever the pool."""
+        return Once() if label == f"{self.name}: files" else None
+
+    def width(self, out: Artifact) -> int:
+        """See Growing.width."""
+        return 0
 
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard with the column `value`. Raises DataError if two samples have the same key."""

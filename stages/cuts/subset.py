@@ -22,8 +22,9 @@ from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.keeping import funnel, write_kept
 from winnow.stages.cuts.lists.list_files import ListPart, look_at
-from winnow.stages.cuts.lists.list_join import joining
+from winnow.stages.cuts.lists.list_join import LOOK, joining
 from winnow.stages.cuts.lists.list_names import FIELDS, ListNames, What
+from winnow.stages.growth import Growth, Once
 from winnow.stages.survivors import Survivors
 
 _UNKNOWN = -1  # for comparison: the pool does not say the sample's url or hash
@@ -159,6 +160,14 @@ class SubsetStage:
         """See Looking.look."""
         more = f" and {len(self.files) - 1:,} more files" if len(self.files) > 1 else ""
         return look_at(self.files[0], self.names) + more
+
+    def growth(self, label: str, step: str) -> Growth | None:
+        """See Growing.growth: the first pass reads the list, whatever the pool."""
+        return Once() if label == LOOK else None
+
+    def width(self, out: Artifact) -> int:
+        """See Growing.width."""
+        return 0
 
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard: `kept`, and `listed`, null if the pool does not say the sample's url or hash.

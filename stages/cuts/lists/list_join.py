@@ -18,6 +18,9 @@ from winnow.stages.kernels.same_names import first_of_name
 from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.survivors import Survivors
 
+LOOK = "subset: list"
+"""The pass that looks at the files of a list and divides them."""
+
 _PART_ROWS = 2_000_000  # of the pool and of the list, which one part of the exchange holds: 32 bytes each
 
 _OF_LIST = pa.schema([("name", UID_ARROW), ("item", pa.int32())])
@@ -114,7 +117,7 @@ def joining(
     run: Run, survivors: Survivors, files: tuple[storage.Identity, ...], names: ListNames, settled: Settled[R_co]
 ) -> tuple[ListJoin[R_co], tuple[ListPart, ...]]:
     """The exchange for these files, and the parts of the list as items after the shards."""
-    found = dict(run.each(ToParts(names), files, "subset: list"))
+    found = dict(run.each(ToParts(names), files, LOOK))
     parts = numbered([part for at in range(len(files)) for part in found[at]], len(run.items))
     rows = survivors.pool_count() + sum(part.rows for part in parts)
     return ListJoin(survivors, files, names, settled, len(run.items), max(1, -(-rows // _PART_ROWS))), parts

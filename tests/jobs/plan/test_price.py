@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from hypothesis import given
@@ -16,7 +17,16 @@ from rich.console import Console
 from tests.jobs.test_cli import called
 from tests.jobs.test_run import job_values
 from tests.outside_cut import Longest, install
-from tests.pools import Samples, members, pair, write_clip_retrieval, write_datacomp, write_tar, write_vectors
+from tests.pools import (
+    Samples,
+    members,
+    pair,
+    write_clip_retrieval,
+    write_datacomp,
+    write_parquet,
+    write_tar,
+    write_vectors,
+)
 from winnow.jobs.job_file.job import Job, load_job, parse
 from winnow.jobs.plan import price as pricing
 from winnow.jobs.plan import price_kernels as kernels
@@ -283,3 +293,28 @@ def test_a_machine_is_not_given_the_workers_of_a_cluster() -> None:
     here = cores()
     assert workers_here(None, None) == workers_here(256, None) == workers_here(None, 4096) == here
     assert workers_here(1, 256) == workers_here(None, 1) == 1
+
+
+def test_files_beside_the_pool_cost_once_and_not_by_its_samples(tmp_path: Path) -> None:
+    """A list and a column of a user's files are read whole, on whatever part of the pool the price is measured."""
+    samples = Samples.drawn(400)
+    pool = {"shards": [*write_datacomp(tmp_path / "pool", samples, 4)], "format": "datacomp", "use": ["l14"]}
+    (tmp_path / "takedown.txt").write_text("\n".join(samples.uid[::9]))
+    v = np.random.default_rng(0).random(400)
+    url = write_parquet(f"{tmp_path}/v.parquet", pa.table({"uid": samples.uid, "v": v}))
+    policy = [
+        {"subset": {"uids": f"{tmp_path}/takedown.txt", "keep": False}},
+        {"score": {"from": url, "column": "v", "fraction": 0.5}},
+        {"mix": {"values": [{"by": "l14"}, {"from": url, "column": "v"}], "fraction": 0.5}},
+    ]
+    job = parse({"name": "j", "store": str(tmp_path / "store"), "pool": pool, "policy": policy})
+    page = priced(job)
+    found = [stage.label for stage in page.stages]
+    assert found[found.index("subset") :][:5] == ["subset", "score.scores", "score", "mix.scores_1", "mix.mixed"]
+    small = len(page.miniature.shards)
+    calls = [Call("subset", "scatter", index, 1.0, 0, 0, 0, "a:1") for index in range(small)]
+    calls.append(Call("subset", "scatter", None, 50.0, 0, 0, 0, "a:1"))
+    stage = MeasuredStage("subset", 50.0 + small, 0.0, tuple(calls), page.miniature.rows, small, 0, 0, 0)
+    pool = PoolEstimate(1000 * small, 1000 * page.miniature.rows, 0.0, 0.0, assumed=True)
+    told = estimate(stage, page.miniature, page.job, pool, Rates(0.0, 0.0, 1e9), 1, 1)
+    assert told.busy == pytest.approx(50 + 1000 * small)
