@@ -9,7 +9,7 @@ def gc(
     store: Annotated[str, typer.Argument(help="URL of a store")],
     remove: Annotated[bool, typer.Option("--remove", help="remove what is listed")] = False,
     hours: Annotated[
-        float, typer.Option(min=0, help="keep what was written, or used by an unfinished run, within so many hours")
+        float, typer.Option(min=0, help="keep what was written, or used by an unfinished run, within this many hours")
     ] = 24.0,
     plain: Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Removes from a store what no job needs, while runs may go on in it."""
+"""Removes what no job of a store needs, even while runs are in progress."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,9 @@ def _remove(store: str, one: Unneeded, note: Renewal) -> None:
     # in batches, so that the note is looked at between them
     for start in range(0, len(one.files), 1000):
         if note.lag_s > LIVE_S / 2:
-            raise StorageError(f"the note {note.url} was not renewed for {note.lag_s:.0f} s; run winnow gc again")
+            raise StorageError(
+                f"the note {note.url} must be renewed in time, but was not for {note.lag_s:.0f} s; run winnow gc again"
+            )
         storage.remove([file.url for file in one.files[start : start + 1000]])
     for name in (one.name, f"{one.name}.meta"):
         if not any(kept.startswith(f"{name}/") for kept in one.kept):

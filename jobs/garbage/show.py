@@ -1,4 +1,4 @@
-"""How `winnow gc` tells what it found: a table for people, a document for programs."""
+"""Prints what `winnow gc` found: a table for people, JSON for programs."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,11 +14,11 @@ def table(store: str, found: Survey, removed: bool) -> Iterator[Table | str]:
     whys = Counter(why.partition(" ")[0] for why in found.needed.values())
     yield f"{len(found.records)} records: {', '.join(found.records) or 'none'}; they need {whys['job']} artifacts"
     if runs := sum(count for why, count in whys.items() if why == "a"):
-        yield f"{runs} more artifacts are of runs that go on or did not finish"
+        yield f"{runs} more artifacts belong to runs in progress or unfinished runs"
     if young := whys["it"]:
         yield f"{young} more artifacts are new (--hours)"
     if not found.unneeded:
-        yield "nothing else is there"
+        yield "the store has no other artifacts"
         return
     rows = Table("not needed", "files", "MB", "kept for others")
     for column in rows.columns[1:3]:
@@ -32,7 +32,7 @@ def table(store: str, found: Survey, removed: bool) -> Iterator[Table | str]:
     if removed:
         yield f"removed {count:,} files of {size / 1e6:,.1f} MB"
     else:
-        yield f"{count:,} files of {size / 1e6:,.1f} MB can go: winnow gc {store} --remove"
+        yield f"{count:,} files of {size / 1e6:,.1f} MB can be removed: winnow gc {store} --remove"
 
 
 def document(store: str, found: Survey, removed: bool) -> Mapping[str, Any]:

@@ -1,1 +1,1 @@
-"""What a store knows beside its artifacts: where the files of shards lie, and what each run did."""
+"""What a store holds besides artifacts: the places of shard files, event logs, and notes of runs in progress."""

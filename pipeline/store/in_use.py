@@ -1,4 +1,4 @@
-"""Notes in a store of the runs that go on, and of the removals, so that neither takes files from the other.
+"""Notes in a store about runs and removals in progress, so that neither takes files away from the other.
 
 A run writes `<store>/running/<id>.json` before it looks at any artifact, renews it every few minutes, and removes it
 when its record is written. `winnow gc` writes such a note of what it is about to remove, then looks for runs again. So

@@ -1,4 +1,4 @@
-"""Where the file of each shard of an artifact lies: in its own folder, or in that of an earlier artifact.
+"""The place of the file of each shard of an artifact: in its own folder, or in that of an earlier artifact.
 
 An artifact that takes over files of earlier ones does not copy them. Its `files.parquet` lists the file of every shard,
 relative to the store, so other programs find all files in one list. An artifact without this list has all of its files

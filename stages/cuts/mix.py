@@ -1,4 +1,4 @@
-"""The cut `mix`: keeps the samples of the highest weighted sum of several values, such as several scores."""
+"""The cut `mix`: keeps the samples with the highest weighted sum of several values, such as several scores."""
 
 import math
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ class Part:
         alone = self.source is None and self.column is None
         if not (alone if self.by is not None else joined):
             raise JobError(
-                "a value of a mix is by (an encoder), or both from and column (of parquet files), got by = "
+                "a value of a mix must have by (an encoder), or both from and column (of parquet files), got by = "
                 f"{self.by}, from = {self.source}, column = {self.column}"
             )
 
@@ -210,7 +210,7 @@ def _columns(sources: tuple[Source, ...], item: ShardItem) -> tuple[list[np.ndar
         if (lost := np.flatnonzero(~np.isfinite(values))).size:
             raise DataError(
                 f"values of a mix must be finite, but value {number} of shard {item.url} is {values[lost[0]]} in row "
-                f"{lost[0]}; drop such samples before, or give them a number"
+                f"{lost[0]}; drop such samples first, or give them a number"
             )
     return columns, there
 
@@ -252,7 +252,7 @@ class MixedStage:
         """One file per shard with the column `value`, float64, null where a sample has not all values; scales.json."""
         found = scales(moments_of(run, self.sources, f"{self.name}: scales"), self.normalise)
         if not all(math.isfinite(number) for scale in found for number in scale):
-            raise DataError(f"values of a mix must have finite ranges and deviations, got {found}; scale them before")
+            raise DataError(f"values of a mix must have finite ranges and deviations, got {found}; scale them first")
         write_json(out.meta(SCALES), {"scales": [list(scale) for scale in found]})
         totals = run.fill(_Commit(self, tuple(found), out), out, self.name)
         return {"rows": totals.number("rows"), "missing": totals.number("missing"), "scales": found}

@@ -321,9 +321,9 @@ def test_the_commands_list_and_remove(
     assert "2 more artifacts are new (--hours)" in winnow("gc", store)
     told = winnow("gc", store, "--hours", "0")
     assert made.path.manifest.name in told
-    assert f"can go: winnow gc {store} --remove" in told
+    assert f"can be removed: winnow gc {store} --remove" in told
     assert made.path.manifest.name in artifacts(pool)
     assert json.loads(winnow("gc", store, "--hours", "0", "--json"))["removed"] is False
     assert "removed 1" in winnow("gc", store, "--hours", "0", "--remove")
     assert made.path.manifest.name not in artifacts(pool)
-    assert "nothing else is there" in winnow("gc", store, "--hours", "0")
+    assert "the store has no other artifacts" in winnow("gc", store, "--hours", "0")

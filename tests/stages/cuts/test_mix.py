@@ -105,7 +105,7 @@ def test_a_threshold_and_a_constant(tmp_path: Path) -> None:
 def test_what_cannot_be_mixed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"mix\.values must have at least one value"):
         Mix(values=(), count=1)
-    with pytest.raises(JobError, match=r"a value of a mix is by \(an encoder\), or both from and column"):
+    with pytest.raises(JobError, match=r"a value of a mix must have by \(an encoder\), or both from and column"):
         Part(by="clip", column="a")
     infinite = Part(**scores(tmp_path, "a", np.where(np.arange(60) == 4, np.inf, A)))
     with pytest.raises((DataError, FailedShards), match=r"must be finite, but value 0 of shard .* is inf in row 4"):
