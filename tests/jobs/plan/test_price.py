@@ -97,7 +97,7 @@ def test_nothing_is_left_and_the_store_is_not_touched(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    with pytest.raises(JobError, match="give --samples-per-shard too"):
+    with pytest.raises(JobError, match="--measure-on must come with --samples-per-shard"):
         priced(tars, measure_on=tars.pool.shards)
     assert list(tmp_path.iterdir()) == []
 
