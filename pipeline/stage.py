@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.errors import AccountingError, FailedShards
+from winnow.pipeline.errors import AccountingError, FailedShards, StorageError
 from winnow.pipeline.exchange.pieces import FORMAT
 from winnow.pipeline.exchange.shuffle import Shuffle, folder_apart
 from winnow.pipeline.exchange.work import Exchange
@@ -286,7 +286,7 @@ def execute(stage: Stage, run: Run) -> StepResult:
         storage.remove_abandoned(folder)
     try:
         report = stage.make(run, out)
-    except FailedShards:
+    except (FailedShards, StorageError):
         # another run of the same job has finished the stage, and removed the files that this one was about to read
         if (done := out.done()) is None or not out.holds(done):
             raise
