@@ -105,13 +105,15 @@ class _ReadFields:
         embeddings, reader = self.stage.embeddings, self.stage.reader
         there = embeddings.columns(item.index)
         places = embeddings.read(item.index, list(dict.fromkeys(["position", "key", *reader.place_columns(there)])))
-        names = [reader.field_name(source) for source, _ in self.wanted]
+        # a file that lies in another artifact is there, and is not to be written over
+        wanted = [(source, made) for source, made in self.wanted if made.place(item.index)[0] == made.name]
+        names = [reader.field_name(source) for source, _ in wanted]
         found: Mapping[str, Values] = {}
         if len(places):  # a shard without readable samples may not be readable at all
             check_unchanged(embeddings, item.index, item.url, reader)
             found = reader.fields(item.url, places, names)
         summary: Summary = {}
-        for name, (source, made) in zip(names, self.wanted, strict=True):
+        for name, (source, made) in zip(names, wanted, strict=True):
             who = partial(_who, places)
             nothing = pa.chunked_array([pa.nulls(len(places))])
             values = exact(found[name], f"{item.url}: {source}", who) if name in found else nothing

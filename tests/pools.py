@@ -5,7 +5,7 @@ import itertools
 import json
 import tarfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -23,6 +23,7 @@ from winnow.stages.cuts.cut import Cut
 from winnow.stages.distinct import Distinct
 from winnow.stages.embeddings import Precomputed
 from winnow.stages.encoders import OpenClip
+from winnow.stages.fields import field_stages
 from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.vectors import Vectors
@@ -259,3 +260,20 @@ def answers(samples: Samples, *cuts: Cut, seed: int = 0) -> list[list[str]]:
     order = np.random.default_rng(seed).permutation(len(samples))
     pools = [samples, samples.take(order)]
     return [sorted(filtered(pool, *cuts, shards=n).kept) for pool in pools for n in (1, 3, 7)]
+
+
+def opened_with(samples: Samples, said: Mapping[str, Sequence[object]], shards: int = 1) -> Filtered:
+    """Samples with more columns as a pool of so many shards in memory; each column is a field of the job."""
+    root = f"memory://{uuid.uuid4().hex}"
+    edges = [len(samples) * i // shards for i in range(shards + 1)]
+    urls = []
+    for i, (part, (a, b)) in enumerate(zip(samples.split(shards), itertools.pairwise(edges), strict=True)):
+        table = part.table()
+        for name, values in said.items():
+            table = table.append_column(name, pa.array(values)[a:b])
+        urls.append(write_parquet(f"{root}/pool/{i:05d}.parquet", table))
+    pool = opened(urls, store=f"{root}/store")
+    before = pool.survivors
+    stages, fields = field_stages({name: name for name in said}, before.embeddings, before.reader, "", pool.run.store)
+    steps = [execute(stage, pool.run) for stage in stages]
+    return replace(pool, survivors=replace(before, fields=fields), steps=(*pool.steps, *steps))

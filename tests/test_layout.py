@@ -61,6 +61,8 @@ BETWEEN_STAGES = {
     ("mix", "score"): "joins users' columns as its values, and takes its sums as a joined column",
     ("coverage", "similarity"): "takes the cosine of an encoder as its score",
     ("coverage", "score"): "joins a user's column as its score",
+    ("cap", "groups"): "counts the samples of each group before it decides",
+    ("cap", "similarity"): "orders a group by the cosine of an encoder",
 }
 """The only stage modules that import another one that leaves an artifact, and why."""
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 
 from winnow.pipeline.plugins import Offered
+from winnow.stages.cuts.cap import Cap
 from winnow.stages.cuts.coverage import Coverage
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.density import Density
@@ -48,6 +49,7 @@ OWN: Mapping[str, type[Cut]] = {
         Normsim,
         ImageBased,
         FeatureMapping,
+        Cap,
         Random,
         Score,
         Mix,

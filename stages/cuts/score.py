@@ -1,9 +1,9 @@
-"""The cut `score`: keeps samples by a column from another program (aesthetic, NSFW, EL2N), joined by uid."""
+"""The cut `score`: keeps samples by a column from another program, joined by uid, or by a field of the pool."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +13,15 @@ from pydantic.dataclasses import dataclass
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
-from winnow.pipeline.errors import DataError, FailedShards
+from winnow.pipeline.errors import DataError, FailedShards, JobError
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.order import reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.stages.cuts.contract.finished import FinishedCut
+from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Cut, Number, Of
+from winnow.stages.cuts.fields.value import FieldValue
 from winnow.stages.cuts.keeping import Ranked, one_group
 from winnow.stages.cuts.scores.score_files import ScorePart, ToParts, check_columns, one_number_type
 from winnow.stages.cuts.scores.score_join import ScoreJoin, Told
@@ -32,8 +34,9 @@ _PART_ROWS = 2_000_000  # of samples and scores, which one part of the exchange 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True))
 class Score(Cut):
-    """Keep samples by a column of parquet files from another program.
+    """Keep samples by a field of the pool, or by a column of parquet files from another program.
 
+    field: the name of a field of numbers, in place of from and column.
     from: parquet files (glob, folder, list). column: the value, of any number type, no NaN; it is ordered in its own
     type. uid: the column of uids: 32 hex digits, UUIDs or 16 bytes, or values of the column that pool.uid names. key:
     the column of keys, in place of uid; shard: the column of their shards, if keys repeat. Each name must occur once.
@@ -42,8 +45,9 @@ class Score(Cut):
     Rows and samples meet by a shuffle: a worker holds a part of them.
     """
 
-    column: str
-    source: storage.Files = Field(alias="from")
+    field: str | None = None
+    column: str | None = None
+    source: storage.Files | None = Field(default=None, alias="from")
     uid: str = "uid"
     key: str | None = None
     shard: str | None = None
@@ -57,25 +61,44 @@ class Score(Cut):
 
     def __post_init__(self) -> None:
         self.amount()
+        given = [name for name in ("field", "column", "source") if getattr(self, name) is not None]
+        if given not in (["field"], ["column", "source"]):
+            raise JobError(
+                f"score needs a value: field (of the pool), or both from and column (of parquet files), got field = "
+                f"{self.field}, from = {self.source}, column = {self.column}"
+            )
 
     def amount(self) -> Amount:
         """How much to keep."""
         return Amount(self.fraction, self.count, self.threshold, self.of, self.keep == "lowest")
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
-        """The join, then one stage with one group."""
+        """The join, unless the value is a field; then one stage with one group."""
+        if self.field is not None:
+            value = FieldValue(survivors, survivors.field_named(self.field), self.keep, self.missing)
+            return [Ranked(self.kind, value, survivors, self.amount())]
         names = Names.of(survivors, self.uid, self.key, self.shard)
-        join = join_of(survivors, self.source, self.column, names, self.missing)
+        join = join_of(survivors, cast(storage.Files, self.source), cast(str, self.column), names, self.missing)
         values = Joined(survivors, artifact_of(join, store), self.keep)
         return [join, Ranked(self.kind, values, survivors, self.amount())]
 
     def shown(self) -> Shown:
         """See Cut.shown."""
         about = "Samples stay by a score that another program made."
-        return Shown(about, "value", "your score", lowest=self.keep == "lowest")
+        label = "your score"
+        if self.field is not None:
+            about, label = "Samples stay by a field of the pool.", self.field
+        return Shown(about, "value", label, lowest=self.keep == "lowest")
+
+    def check(self, given: Given) -> None:
+        """See Cut.check: the field must be one of the pool."""
+        if self.field is not None:
+            given.check_field("score.field", self.field)
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
         """See Cut.made_again."""
+        if self.field is not None:
+            return {"value": cut.before.field_named(self.field).read(item.index)}
         return joined_value(cut, item, "scores")
 
 

@@ -33,6 +33,7 @@ POLICY = [
     {"score": {"from": "SCORES", "column": "value", "fraction": 0.9}},
     {"mix": {"values": [{"by": "clip"}, {"from": "SCORES", "column": "value", "weight": 0.5}], "fraction": 0.9}},
     {"subset": {"uids": "LIST", "keep": False}},
+    {"cap": {"by": "side", "most": 9, "similarity": "clip"}},
     {"random": {"fraction": 0.9}},
     {"epochs": {"fraction": 0.3, "epochs": 2}},
 ]
@@ -46,6 +47,7 @@ def crowds(n: int = 900) -> Samples:
     text = normed(image + 0.5 * rng.normal(size=(n, 16)))
     samples = Samples.drawn(n, seed=5, image=normed(image), text=text)
     samples.caption[::50] = ["x"] * len(samples.caption[::50])
+    samples.width[:] = [200 + side for side in rng.integers(0, 20, n).tolist()]
     return samples.take(rng.permutation(n))
 
 
@@ -69,11 +71,14 @@ def decided(folder: Path, shards: int, executor: Executor) -> tuple[str, dict[st
         .replace("SCORES", str(folder / "scores.parquet"))
         .replace("LIST", str(folder / "list.npy"))
     )
-    pool = {"shards": str(folder / f"pool-{shards}/*.parquet"), "format": "vectors", "encoder": "clip"}
+    pool: dict[str, object] = {
+        "shards": str(folder / f"pool-{shards}/*.parquet"),
+        "format": "vectors",
+        "encoder": "clip",
+    }
+    pool |= {"image": "image", "text": "text", "fields": {"side": "width"}}
     store = str(folder / f"store-{type(executor).__name__}-{shards}")
-    job = parse(
-        {"name": "all", "store": store, "pool": pool | {"image": "image", "text": "text"}, "policy": json.loads(text)}
-    )
+    job = parse({"name": "all", "store": store, "pool": pool, "policy": json.loads(text)})
     result = run_job(job, executor, lambda line: None)
     kept = storage.read_bytes(result.path.manifest.meta(UIDS))
     return hashlib.sha256(kept).hexdigest(), dict(result.counts["dropped"])  # type: ignore[call-overload]  # counts by cut

@@ -1,0 +1,1 @@
+"""What cuts do with fields of the pool: limits, values, and registered domains of links."""

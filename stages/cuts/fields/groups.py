@@ -1,0 +1,129 @@
+"""The groups of a cap: the size of each, and a number for those that have too many samples.
+
+The sizes meet in an exchange, by a hash of the group, so memory follows neither groups nor samples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.columns import column, split_rows
+from winnow.pipeline.stage import Run, ShardItem, Summary
+from winnow.pipeline.uid import UID_ARROW, content_hash, uids_from_bytes
+from winnow.stages.cuts.fields.domains import registered_domains
+from winnow.stages.kernels.uid_hash import hash64
+from winnow.stages.pool_field import Field
+from winnow.stages.survivors import Survivors
+
+GIANT = 2_000_000
+"""Samples of a group from which on its samples do not meet on one worker."""
+
+_PART_ROWS = 2_000_000  # groups of shards that meet in one part: 40 bytes each
+_COUNTED = pa.schema([("hash", UID_ARROW), ("count", pa.int64()), ("shard", pa.int64())])
+
+
+@dataclass(frozen=True)
+class GroupStage:
+    """Counts the survivors of each group. domain: the group of a link is its registered domain."""
+
+    survivors: Survivors
+    field: Field
+    domain: bool
+    most: int
+    name: ClassVar[str] = "groups"
+    version: ClassVar[int] = 1
+
+    def make(self, run: Run, out: Artifact) -> Summary:
+        """One file per shard, a row for each row of the embeddings; all columns are null for rows that are out.
+
+        group: text, null for a sample without one. size: of its group. number: of a group with more than `most`, null
+        for others. giant: another number, of a group of at least GIANT samples. The report's `numbers` and `giants` are
+        above all of these; `ungrouped` counts samples without a group.
+        """
+        parts = max(1, -(-self.survivors.count() // _PART_ROWS))
+        ends = _Ends()
+        totals = run.exchange(_Count(self, out, parts), self.name, out, [ends])
+        lack, rows = totals.number("ungrouped"), totals.number("in")
+        notes = [f"{lack:,} of {rows:,} samples have no group, for they have no {self.field.name}"] if lack else []
+        return {"rows": rows, "ungrouped": lack, "numbers": ends.numbers, "giants": ends.giants, "notes": notes}
+
+
+class _Ends:
+    """One more than the highest number and the highest giant of all shards; see Told."""
+
+    numbers = 0
+    giants = 0
+
+    def __call__(self, index: int, summary: Summary) -> None:
+        del index
+        highest = cast(Mapping[str, int], summary["highest"])
+        self.numbers = max(self.numbers, highest["number"] + 1)
+        self.giants = max(self.giants, highest["giant"] + 1)
+
+
+def groups_of(field: Field, domain: bool, index: int) -> pa.Array:
+    """The group of every row of a shard as text, null for a row without one."""
+    values = field.read(index)
+    if domain:
+        return registered_domains(values.cast(pa.string()))
+    return values.cast(pa.string()).combine_chunks()
+
+
+@dataclass(frozen=True)
+class _Count:
+    stage: GroupStage
+    out: Artifact
+    parts: int
+
+    def _encoded(self, item: ShardItem) -> tuple[np.ndarray, pa.DictionaryArray]:
+        """Which rows are in, and their groups."""
+        mask = self.stage.survivors.mask(item.index)
+        groups = groups_of(self.stage.field, self.stage.domain, item.index)
+        return mask, pc.if_else(pa.array(mask), groups, pa.scalar(None, pa.string())).dictionary_encode()
+
+    def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
+        _, known = self._encoded(item)
+        hashes = [content_hash(text.encode()) for text in known.dictionary.to_pylist()]
+        number = np.asarray(known.indices.drop_null())
+        count = np.bincount(number, minlength=len(hashes))
+        columns = [pa.array(hashes, UID_ARROW), pa.array(count, pa.int64()), pa.array(np.full(len(hashes), item.index))]
+        table = pa.table(columns, schema=_COUNTED)
+        part = (hash64(uids_from_bytes(table["hash"]), 0) % np.uint64(self.parts)).astype(np.int64)
+        return {at: table.take(pa.array(rows)) for at, rows in split_rows(part)}
+
+    def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
+        table = pa.concat_tables(tables)
+        _, group = np.unique(uids_from_bytes(table["hash"]), return_inverse=True)
+        size = np.bincount(group, column(table, "count")).astype(np.int64)
+        found = {"hash": table["hash"], "size": pa.array(size[group])}
+        for name, chosen in (("number", size > self.stage.most), ("giant", size >= max(GIANT, self.stage.most + 1))):
+            number = np.cumsum(chosen) - 1  # numbers of all parts interleave, so they are dense
+            found[name] = pa.array((number * self.parts + part)[group], mask=~chosen[group])
+        answers = pa.table(found)
+        return {shard: answers.take(pa.array(rows)) for shard, rows in split_rows(column(table, "shard"))}
+
+    def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
+        mask, known = self._encoded(item)
+        columns: dict[str, pa.Array | pa.ChunkedArray] = {"group": known.cast(pa.string())}
+        told = pa.concat_tables(tables) if tables else None
+        hashes = pa.array([content_hash(text.encode()) for text in known.dictionary.to_pylist()], UID_ARROW)
+        for name in ("size", "number", "giant"):
+            if told is None:
+                columns[name] = pa.nulls(len(mask), pa.int64())
+            else:
+                by_group = told[name].combine_chunks().take(pc.index_in(hashes, told["hash"].combine_chunks()))
+                columns[name] = by_group.take(known.indices)
+        highest = {name: pc.max(columns[name]).as_py() for name in ("number", "giant")}
+        summary = {
+            "rows": len(mask),
+            "in": int(mask.sum()),
+            "ungrouped": int((mask & np.asarray(columns["group"].is_null())).sum()),
+            "highest": {name: -1 if found is None else found for name, found in highest.items()},
+        }
+        self.out.write(item.index, pa.table(columns), summary)
+        return summary
