@@ -105,8 +105,9 @@ class _ReadFields:
         embeddings, reader = self.stage.embeddings, self.stage.reader
         there = embeddings.columns(item.index)
         places = embeddings.read(item.index, list(dict.fromkeys(["position", "key", *reader.place_columns(there)])))
-        # a file that lies in another artifact is there, and is not to be written over
-        wanted = [(source, made) for source, made in self.wanted if made.place(item.index)[0] == made.name]
+        *others, own = self.wanted
+        # a file of another stage that lies in an older artifact is there, and is not to be written over
+        wanted = [*(one for one in others if one[1].place(item.index)[0] == one[1].name), own]
         names = [reader.field_name(source) for source, _ in wanted]
         found: Mapping[str, Values] = {}
         if len(places):  # a shard without readable samples may not be readable at all
