@@ -80,7 +80,7 @@ NO_CUT = {
     "stages/clusters/clustered.py": {"random"},  # an order
     "stages/clusters/members.py": {"random"},  # an order
     "stages/cuts/contract/drawn.py": {"epochs"},  # a column, and a number of the report
-    "stages/cuts/cap.py": {"similarity"},  # an option: the encoder whose cosine orders a group
+    "stages/cuts/fields/cap.py": {"similarity"},  # an option: the encoder whose cosine orders a group
     "stages/cuts/density.py": {"random"},  # an order
     "stages/cuts/semantic/compare.py": {"similarity"},  # a column of the embeddings
     "stages/cuts/semantic/fixpoint.py": {"duplicates"},  # the stage by which that cut decides

@@ -5,12 +5,12 @@ import re
 from collections.abc import Mapping
 
 from winnow.pipeline.plugins import Offered
-from winnow.stages.cuts.cap import Cap
 from winnow.stages.cuts.coverage import Coverage
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.density import Density
 from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.cuts.epochs import Epochs
+from winnow.stages.cuts.fields.cap import Cap
 from winnow.stages.cuts.mix import Mix
 from winnow.stages.cuts.negclip import Negclip
 from winnow.stages.cuts.normsim import Normsim

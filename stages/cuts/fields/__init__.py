@@ -1,1 +1,1 @@
-"""What cuts do with fields of the pool: limits, values, and registered domains of links."""
+"""Cuts by fields of the pool: limits and values for other cuts, and the cut `cap` with its groups and domains."""

@@ -24,9 +24,9 @@ from winnow.pipeline.errors import DataError, FailedShards, JobError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.fingerprint import canonical
 from winnow.pipeline.uid import uids_from_hex
-from winnow.stages.cuts.cap import Cap
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.fields import groups
+from winnow.stages.cuts.fields.cap import Cap
 from winnow.stages.cuts.fields.domains import registered_domains
 from winnow.stages.cuts.fields.limits import FieldLimits, broken_limits, check_limits
 from winnow.stages.cuts.rules import Rules
