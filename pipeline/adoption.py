@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from winnow.pipeline import storage
-from winnow.pipeline.artifact import DONE, Artifact, is_artifact, json_if_whole, shard_name, write_json
+from winnow.pipeline.artifact import DONE, Artifact, artifacts_in, json_if_whole, shard_name, write_json
 from winnow.pipeline.errors import TornError
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run
@@ -144,8 +144,8 @@ def _others(out: Artifact, recipe: str) -> Iterator[_Other]:
 
     An unfinished artifact is one too: each of its shard files is committed whole.
     """
-    for folder in storage.folders(out.store):
-        other = Artifact.named(out.store, folder) if is_artifact(folder) else out
+    for name in artifacts_in(out.store):
+        other = Artifact.named(out.store, name)
         if other.stage != out.stage or other == out:
             continue
         known = json_if_whole(other.meta(PARTS))

@@ -174,6 +174,11 @@ def is_artifact(folder: str) -> bool:
     return re.fullmatch(r".+-[0-9a-f]{16}", folder) is not None
 
 
+def artifacts_in(store: str) -> list[str]:
+    """Names of the artifacts of a store, sorted. One whose files all lie in other artifacts has a meta folder only."""
+    return sorted(filter(is_artifact, {folder.removesuffix(".meta") for folder in storage.folders(store)}))
+
+
 def shard_name(index: int, suffix: str = ".parquet") -> str:
     """File name of shard `index`: five digits or more."""
     return f"{index:05d}{suffix}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from winnow.pipeline import storage
-from winnow.pipeline.artifact import DONE, Artifact, is_artifact, json_if_whole
+from winnow.pipeline.artifact import DONE, Artifact, artifacts_in, json_if_whole
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.storage import Found
 from winnow.pipeline.store.in_use import FOLDER, LIVE_S, REMOVES, named_in, notes
@@ -48,7 +48,7 @@ def survey(store: str, age_s: float, own: str = "") -> Survey:
     note of this very removal. Raises JobError for a store without artifacts, DataError for a damaged record, TornError
     for a damaged list of files.
     """
-    names = [name for name in storage.folders(store) if is_artifact(name)]
+    names = artifacts_in(store)
     if not names:
         raise JobError(f"a store must have artifacts, but {store} has none; is it the `store` of a job that ran?")
     # before the records: a run writes its record, and then removes its note

@@ -7,7 +7,7 @@ from winnow.jobs.run import JobResult, job_url
 from winnow.jobs.show import funnel
 from winnow.jobs.verify.verify import CheckResult
 from winnow.pipeline import storage
-from winnow.pipeline.artifact import DONE, Artifact, is_artifact, read_json
+from winnow.pipeline.artifact import DONE, Artifact, artifacts_in, read_json
 from winnow.pipeline.errors import JobError
 from winnow.stages.results.manifest import UIDS
 
@@ -39,7 +39,7 @@ def run_document(result: JobResult) -> Mapping[str, object]:
 
 def states(store: str) -> list[tuple[str, str]]:
     """Name and state of every artifact of a store; raises JobError if there is none."""
-    names = [name for name in storage.folders(store) if is_artifact(name)]
+    names = artifacts_in(store)
     if not names:
         raise JobError(f"a store must have artifacts, but {store} has none; is it the `store` of a job that ran?")
     done = {name: storage.exists(Artifact.named(store, name).meta(DONE)) for name in names}
