@@ -29,7 +29,7 @@ def export_job(
     number of samples differs from the job's count.
     """
     job, shards = read_finished(store, name, RowSample(None))
-    stage = Export(job.embeddings, job.manifest, job.job.pool.reader, tuple(columns), dropped)
+    stage = Export(job.places, job.manifest, job.job.pool.reader, tuple(columns), dropped)
     with running(job.job.store, name, {"artifacts": [artifact_of(stage, job.job.store).name]}):
         result = execute(stage, run_of(job.job, executor, shards))
     kept = job.counts["kept"]

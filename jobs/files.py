@@ -10,7 +10,7 @@ from winnow.pipeline.errors import JobError
 def files(
     store: Annotated[str, typer.Argument(help="URL of a store")],
     name: Annotated[str, typer.Argument(help="name of a finished job in the store", metavar="JOB")],
-    stage: Annotated[str, typer.Argument(help="a stage of the job, such as embeddings or manifest")] = "embeddings",
+    stage: Annotated[str, typer.Argument(help="a stage of the job, such as samples or manifest")] = "samples",
 ) -> None:
     """Print the parquet files of one stage, one URL per line: those of a grown pool lie in several folders."""
     from winnow.jobs.finished_job import open

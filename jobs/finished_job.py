@@ -43,7 +43,8 @@ class FinishedJob:
     def files(self, label: str) -> list[str]:
         """URLs of the parquet files of one stage, in the order of the shards. Raises KeyError for an unknown label.
 
-        The embeddings of a pool that has grown lie in the folders of several artifacts; this list has all of them.
+        The samples and vectors of a pool that has grown lie in the folders of several artifacts; this list has them
+        all.
         """
         made = Artifact.named(self.store, storage.name_of(self.artifacts[label]))
         if (known := made.shard_files) is not None:
@@ -51,7 +52,7 @@ class FinishedJob:
         return sorted(found.url for found in storage.listing(made.folder) if found.url.endswith(".parquet"))
 
     def dataset(self, label: str) -> "Dataset":
-        """The tables of one stage, such as `embeddings`: a pyarrow dataset with the columns of docs/formats.md.
+        """The tables of one stage, such as `samples`: a pyarrow dataset with the columns of docs/formats.md.
 
         Local files are read lazily. Files in an object store are read now, in this thread, into memory. If that is too
         much, give `files(label)` to DuckDB or polars.

@@ -58,7 +58,7 @@ def open_kept_samples(store: str, name: str, *, epoch: int | None = None, gap_by
         labels, pool = list(artifacts), artifacts["pool"]
         reader = _reader(name, record["job"]["pool"])
         count = int(record["counts"]["kept"])
-        selected = Selected(artifacts["embeddings"], artifacts["manifest"], reader, gap_bytes=gap_bytes)
+        selected = Selected(artifacts["samples"], artifacts["manifest"], reader, gap_bytes=gap_bytes)
         last = artifacts[labels[labels.index("manifest") - 1]]  # only the last cut of a policy may draw epochs
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(

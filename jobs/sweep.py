@@ -8,6 +8,7 @@ import copy
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -118,8 +119,8 @@ class VariantResult:
 class Sweep:
     """The result of all policies.
 
-    pool: all samples, including rejects. rejected: by kind. both: int64 (p, p), samples that each two policies keep.
-    seconds: of the comparison.
+    pool: all samples, including rejects. rejected: by kind, in the first policy; one that names other encoders may
+    reject others. both: int64 (p, p), samples that each two policies keep. seconds: of the comparison.
     """
 
     pool: int
@@ -178,17 +179,18 @@ def run_sweep(found: Sequence[Variant], executor: Executor, say: Callable[[str],
     with running(job.store, job.name, uses(job, *paths)):
         pairs = zip(found, paths, strict=True)
         outcomes = [_outcome(policy, len(found), path, shared, made, say) for policy, path in pairs]
-    embedded, distinct = (outcomes[0].steps[name] for name in ("embeddings", "distinct"))
+    samples, distinct = (outcomes[0].steps[name] for name in ("samples", "distinct"))
     started = time.monotonic()
-    last = [path.cuts[-1][1] if path.cuts else distinct.artifact for path in paths]
-    both = overlaps(shared, [Survivors(embedded.artifact, cut, job.pool.reader) for cut in last])
+    ends = zip(paths, outcomes, strict=True)
+    last = [each.steps[path.cuts[-1][0] if path.cuts else "distinct"].artifact for path, each in ends]
+    both = overlaps(shared, [Survivors(samples.artifact, cut, job.pool.reader) for cut in last])
     kept = [outcome.kept for outcome in outcomes]
     if np.diag(both).tolist() != kept:
         raise AccountingError(
             f"the policies must keep {kept} samples, but {np.diag(both)} were found while comparing them; run again"
         )
-    kinds = [cast(Mapping[str, int], step.report["rejects"]) for step in (embedded, distinct)]
-    return Sweep(_pool(embedded), {**kinds[0], **kinds[1]}, tuple(outcomes), both, time.monotonic() - started)
+    kinds = [Counter(cast(Mapping[str, int], step.report["rejects"])) for step in (samples, distinct)]
+    return Sweep(_pool(samples), dict(kinds[0] + kinds[1]), tuple(outcomes), both, time.monotonic() - started)
 
 
 def _outcome(
@@ -226,12 +228,12 @@ def _decide(
         steps[label] = made[name]
     reports = {name: steps[name].report for name, _ in path.cuts}
     dropped = {name: cast(int, report["dropped"]) for name, report in reports.items()}
-    embedded, distinct = steps["embeddings"], steps["distinct"]
+    samples, distinct = steps["samples"], steps["distinct"]
     kept = cast(int, (steps[path.cuts[-1][0]] if path.cuts else distinct).report["kept"])
-    rejected = sum(cast(int, step.report["rejected"]) for step in (embedded, distinct))
-    if _pool(embedded) != kept + sum(dropped.values()) + rejected:
+    rejected = sum(cast(int, step.report["rejected"]) for step in (samples, distinct))
+    if _pool(samples) != kept + sum(dropped.values()) + rejected:
         raise AccountingError(
-            f"pool = kept + dropped + rejected must hold, but {_pool(embedded)} != {kept} + {sum(dropped.values())} + "
+            f"pool = kept + dropped + rejected must hold, but {_pool(samples)} != {kept} + {sum(dropped.values())} + "
             f"{rejected}"
         )
     thresholds = {
@@ -240,8 +242,8 @@ def _decide(
     return VariantResult(policy, kept, dropped, thresholds, steps, seconds)
 
 
-def _pool(embedded: StepResult) -> int:
-    return cast(int, embedded.report["kept"]) + cast(int, embedded.report["rejected"])
+def _pool(samples: StepResult) -> int:
+    return cast(int, samples.report["kept"]) + cast(int, samples.report["rejected"])
 
 
 def overlaps(shared: Run, survivors: Sequence[Survivors]) -> np.ndarray:

@@ -51,15 +51,15 @@ class Artifact:
 
     @classmethod
     def named(cls, store: str, folder: str) -> "Artifact":
-        """The artifact of a folder such as `embeddings-3fa2c17bb71c2af3`. Raises ValueError for any other name."""
+        """The artifact of a folder such as `samples-3fa2c17bb71c2af3`. Raises ValueError for any other name."""
         if not is_artifact(folder):
-            raise ValueError(f"an artifact's folder must be named like embeddings-3fa2c17bb71c2af3, got {folder!r}")
+            raise ValueError(f"an artifact's folder must be named like samples-3fa2c17bb71c2af3, got {folder!r}")
         stage, _, mark = folder.rpartition("-")
         return cls(store, stage, mark)
 
     @property
     def name(self) -> str:
-        """Folder name, such as `embeddings-3fa2c17bb71c2af3`."""
+        """Folder name, such as `samples-3fa2c17bb71c2af3`."""
         return f"{self.stage}-{self.fingerprint}"
 
     @property
@@ -170,7 +170,7 @@ class Artifact:
 
 
 def is_artifact(folder: str) -> bool:
-    """True for a folder name such as `embeddings-3fa2c17bb71c2af3`."""
+    """True for a folder name such as `samples-3fa2c17bb71c2af3`."""
     return re.fullmatch(r".+-[0-9a-f]{16}", folder) is not None
 
 

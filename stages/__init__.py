@@ -1,1 +1,1 @@
-"""The path that a sample takes: pool, embeddings, cuts, manifest, training shards."""
+"""The path that a sample takes: pool, samples, vectors, cuts, manifest, training shards."""

@@ -10,7 +10,7 @@ from winnow.pipeline.errors import AccountingError, RejectsError
 from winnow.pipeline.stage import Run, Summary
 from winnow.stages.pools.sample import NOT_DOWNLOADED
 from winnow.stages.preview.early import example
-from winnow.stages.rejects import UNREADABLE, read_rejects
+from winnow.stages.rejects import FAILED, NO_VECTORS, UNREADABLE, read_rejects
 
 
 @runtime_checkable
@@ -22,33 +22,39 @@ class Rejecting(Protocol):
         ...
 
 
-def check_rejects(run: Run, embeddings: Artifact, distinct: Artifact | None = None) -> None:
+def check_rejects(run: Run, samples: Artifact, more: Artifact | None = None) -> None:
     """Raise RejectsError, with a table of the kinds, unless the rejects of the pool are within the run's limits.
 
-    distinct: also count the rejects of this artifact; it must be finished. Changing the limits keeps all artifacts.
+    more: also count the rejects of this artifact; it must be finished. Changing the limits keeps all artifacts.
     Cost: nothing within the limits; otherwise one footer per shard, and one file of rejects per kind.
     """
     limits, kinds = run.limits, Counter[str]()
-    rejecting = [embeddings] if distinct is None else [embeddings, distinct]
+    rejecting = [samples] if more is None else [samples, more]
     for artifact in rejecting:
-        kinds.update(cast(Mapping[str, int], _report(artifact)["rejects"]))
+        kinds.update(_kinds(artifact))
     dead = kinds.pop(NOT_DOWNLOADED, 0)  # these are not samples: every list of links has some
-    rejected, unreadable = kinds.total(), kinds[UNREADABLE]
-    pool = cast(int, _report(embeddings)["kept"]) + cast(int, _report(embeddings)["rejected"]) - dead
+    rejected = kinds.total()
+    unreadable = kinds[UNREADABLE] + sum(cast(int, _report(each).get(FAILED, 0)) for each in rejecting)
+    pool = cast(int, _report(samples)["kept"]) + cast(int, _report(samples)["rejected"]) - dead
     if unreadable > limits.max_failed_shards:
+        lacking = next(each for each in rejecting if {UNREADABLE, NO_VECTORS} & set(_kinds(each)))
         raise RejectsError(
-            f"{embeddings.name}: {unreadable} shards could not be read, but limits.max_failed_shards is "
+            f"{lacking.name}: {unreadable} shards could not be read, but limits.max_failed_shards is "
             f"{limits.max_failed_shards}:\n{_table(run, rejecting, kinds, pool)}\n"
-            f"Raise the limit to go on without them. To read them again, repair them, or delete {embeddings.folder} "
+            f"Raise the limit to go on without them. To read them again, repair them, or delete {lacking.folder} "
             f"and everything that was made from it."
         )
     if rejected > Fraction(str(limits.max_reject_fraction)) * pool:
         raise RejectsError(
-            f"{embeddings.name}: {rejected:,} of {pool:,} samples are rejected, {rejected / pool:.2%}, but "
+            f"{rejecting[-1].name}: {rejected:,} of {pool:,} samples are rejected, {rejected / pool:.2%}, but "
             f"limits.max_reject_fraction is {limits.max_reject_fraction}:\n{_table(run, rejecting, kinds, pool)}\n"
             f"Fix what they have in common (pool.image and pool.caption name what is read), or raise the limit. All "
-            f"embeddings are kept, and the same command resumes."
+            f"files are kept, and the same command resumes."
         )
+
+
+def _kinds(artifact: Artifact) -> Mapping[str, int]:
+    return cast(Mapping[str, int], _report(artifact)["rejects"])
 
 
 def _report(artifact: Artifact) -> Summary:

@@ -1,9 +1,10 @@
-"""The stage `distinct`: rejects samples that have the same uid as an earlier one.
+"""The stage `distinct`: rejects samples that have no vector of an encoder, or the same uid as an earlier one.
 
 All later stages name samples by uid: cuts break ties by it, uids.npy lists it, and training data is joined by it. So a
 uid must name exactly one sample of the pool, and this stage makes sure of that.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
@@ -18,10 +19,7 @@ from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
 from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.pools.sample import Reject
-from winnow.stages.rejects import write_rejects
-
-REPEATED = "repeated-uid"
-"""Kind of the reject for a sample with the uid of an earlier sample."""
+from winnow.stages.rejects import REPEATED, read_rejects, rejects_report, write_rejects
 
 _PART_ROWS = 2_000_000  # rows (uid, place) of one part: 32 bytes each
 
@@ -33,37 +31,43 @@ _FIRST = pa.schema([("position", pa.int64()), ("first_shard", pa.int64()), ("fir
 class Distinct:
     """Of all samples with one uid, the first in the order of the pool stays. The others are rejects.
 
+    vectors: artifacts of the encoders. A sample that one of them rejects is out before uids are compared; its reject
+    is told again here, once, so that this artifact and that of the samples have every reject of the job.
+
     If the uid is a hash of image and caption, these are copies of the same pair. If the pool has its own uids, they may
     be different pairs, but samples with the same name cannot be accounted for. Cost: one exchange.
     """
 
-    embeddings: Artifact
+    samples: Artifact
+    vectors: tuple[Artifact, ...] = ()
     name: ClassVar[str] = "distinct"
     version: ClassVar[int] = 1
 
     def rejecting(self, made: Artifact) -> tuple[Artifact, ...]:
         """See Rejecting.rejecting."""
-        return self.embeddings, made
+        return self.samples, made
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One file per shard: `kept` for every row of the embeddings file."""
-        embedded = self.embeddings.done()
-        if embedded is None:
-            raise AccountingError(f"{self.embeddings.name} must be finished before its uids are compared")
-        parts = max(1, -(-cast(int, embedded["kept"]) // _PART_ROWS))
-        totals = run.exchange(_Compare(self.embeddings, out, parts), self.name, out)
-        came, kept = totals.number("rows"), totals.number("kept")
-        return {"kept": kept, "rejected": came - kept, "rejects": {REPEATED: came - kept} if came > kept else {}}
+        """One file per shard: `kept` for every row of the samples file."""
+        read = self.samples.done()
+        if read is None:
+            raise AccountingError(f"{self.samples.name} must be finished before its uids are compared")
+        parts = max(1, -(-cast(int, read["kept"]) // _PART_ROWS))
+        return rejects_report(run.exchange(_Compare(self.samples, self.vectors, out, parts), self.name, out))
 
 
 @dataclass(frozen=True)
 class _Compare:
-    embeddings: Artifact
+    samples: Artifact
+    vectors: tuple[Artifact, ...]
     out: Artifact
     parts: int
 
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
-        table = self.embeddings.read(item.index, ["uid", "position"])
+        table = self.samples.read(item.index, ["uid", "position"])
+        there = self._there(item, len(table))
+        if not there.all():
+            table = table.filter(pa.array(there))
         shard = pa.array(np.full(len(table), item.index))
         placed = pa.table([bytes_of(table["uid"]), shard, table["position"]], schema=_PLACED)
         if self.parts == 1:
@@ -85,23 +89,47 @@ class _Compare:
         return {index: found.take(pa.array(rows)) for index, rows in split_rows(shard[again])}
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
-        table = self.embeddings.read(item.index, ["position"])
+        position = column(self.samples.read(item.index, ["position"]), "position")
         found = pa.concat_tables([_FIRST.empty_table(), *tables]).sort_by("position")
-        kept = np.ones(len(table), bool)
-        rows = places_in(column(table, "position"), column(found, "position"))
+        kept = self._there(item, len(position))
+        lost = self._lost(item) if not kept.all() else []
+        rows = places_in(position, column(found, "position"))
         kept[rows] = False
-        kinds = {}
-        if len(rows):
-            write_rejects(self.out, item.index, self._rejects(item, rows, found))
-            kinds[REPEATED] = len(rows)
+        rejects = sorted([*lost, *self._rejects(item, rows, found)], key=lambda reject: reject.position)
+        if rejects:
+            write_rejects(self.out, item.index, rejects)
+        kinds = dict(sorted(Counter(reject.kind for reject in rejects).items()))
         summary = {"rows": len(kept), "in": len(kept), "kept": int(kept.sum()), "rejects": kinds}
         self.out.write(item.index, pa.table({"kept": pa.array(kept)}), summary)
         return summary
 
+    def _there(self, item: ShardItem, rows: int) -> np.ndarray:
+        """Which rows every encoder has a vector of: bool (n,)."""
+        there = np.ones(rows, bool)
+        for vectors in self.vectors:
+            kept = column(vectors.read(item.index, ["kept"]), "kept")
+            if len(kept) != rows:
+                raise AccountingError(
+                    f"{vectors.name}: shard {item.url} must have {rows} rows, but has {len(kept)}; delete its file "
+                    f"{vectors.shard(item.index)} to have it made anew"
+                )
+            there &= kept
+        return there
+
+    def _lost(self, item: ShardItem) -> list[Reject]:
+        """A reject for each row without a vector: that of the first encoder of the job that has one."""
+        first: dict[int, Reject] = {}
+        for vectors in self.vectors:
+            for row in read_rejects(vectors, item.index).to_pylist():
+                first.setdefault(row["position"], Reject(**row))
+        return list(first.values())
+
     def _rejects(self, item: ShardItem, rows: np.ndarray, found: pa.Table) -> list[Reject]:
-        schema = read_schema(self.embeddings.shard(item.index))  # it has `offset` if the shard is a tar
+        if not len(rows):
+            return []
+        schema = read_schema(self.samples.shard(item.index))  # it has `offset` if the shard is a tar
         columns = [name for name in ("position", "key", "uid", "offset") if name in schema.names]
-        places = self.embeddings.read(item.index, columns).take(pa.array(rows))
+        places = self.samples.read(item.index, columns).take(pa.array(rows))
         return [
             Reject(
                 place["position"],

@@ -1,4 +1,4 @@
-"""The stage `field`: one field of the pool, such as punsafe or url, as a typed column beside the embeddings."""
+"""The stage `field`: one field of the pool, such as punsafe or url, as a typed column beside the samples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,9 +26,9 @@ class FieldStage:
     input shards. others: (source, artifact) of every field of the job.
     """
 
-    embeddings: Artifact
+    samples: Artifact
     source: str
-    reader: Reader = field(metadata={"fingerprint": False})  # the embeddings have it in their fingerprint
+    reader: Reader = field(metadata={"fingerprint": False})  # the samples have it in their fingerprint
     recipe_of_rows: str = field(metadata={"fingerprint": False})
     others: tuple[tuple[str, Artifact], ...] = field(default=(), metadata={"fingerprint": False})
     name: ClassVar[str] = FIELD
@@ -61,10 +61,10 @@ class FieldStage:
 
 
 def field_stages(
-    sources: Mapping[str, str], embeddings: Artifact, reader: Reader, recipe_of_rows: str, store: str
+    sources: Mapping[str, str], samples: Artifact, reader: Reader, recipe_of_rows: str, store: str
 ) -> tuple[list[FieldStage], tuple[Field, ...]]:
     """The stage of each field of a job, and the fields by their names. sources: what the job names, by name."""
-    alone = [FieldStage(embeddings, source, reader, recipe_of_rows) for source in sources.values()]
+    alone = [FieldStage(samples, source, reader, recipe_of_rows) for source in sources.values()]
     made = [artifact_of(stage, store) for stage in alone]
     others = tuple(zip(sources.values(), made, strict=True))
     return [replace(stage, others=others) for stage in alone], tuple(map(Field, sources, made))
@@ -102,16 +102,16 @@ class _ReadFields:
     wanted: tuple[tuple[str, Artifact], ...]
 
     def __call__(self, item: ShardItem) -> Summary:
-        embeddings, reader = self.stage.embeddings, self.stage.reader
-        there = embeddings.columns(item.index)
-        places = embeddings.read(item.index, list(dict.fromkeys(["position", "key", *reader.place_columns(there)])))
+        samples, reader = self.stage.samples, self.stage.reader
+        there = samples.columns(item.index)
+        places = samples.read(item.index, list(dict.fromkeys(["position", "key", *reader.place_columns(there)])))
         *others, own = self.wanted
         # a file of another stage that lies in an older artifact is there, and is not to be written over
         wanted = [*(one for one in others if one[1].place(item.index)[0] == one[1].name), own]
         names = [reader.field_name(source) for source, _ in wanted]
         found: Mapping[str, Values] = {}
         if len(places):  # a shard without readable samples may not be readable at all
-            check_unchanged(embeddings, item.index, item.url, reader)
+            check_unchanged(samples, item.index, item.url, reader)
             found = reader.fields(item.url, places, names)
         summary: Summary = {}
         for name, (source, made) in zip(names, wanted, strict=True):

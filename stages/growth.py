@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.executors.contract import Needs
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,9 @@ class ReadsPool(Protocol):
 
 @runtime_checkable
 class Embedding(Protocol):
-    """A stage that decodes the images of the pool and embeds them, on workers that have what the job gives them."""
+    """A stage that may decode the images of the pool and embed them, on workers that have what the job gives them."""
 
     @property
-    def needs(self) -> Needs:
-        """What the job gives each of these workers."""
+    def embeds(self) -> bool:
+        """Whether it does."""
         ...

@@ -1,4 +1,4 @@
-"""The stages of a whole job in order: pool, embeddings, each cut of the policy, and what is written at the end."""
+"""The stages of a whole job in order: pool, samples, vectors, the cuts of the policy, and what it writes at the end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,23 +8,25 @@ from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.stage import Stage, artifact_of
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.distinct import Distinct
-from winnow.stages.embeddings import Embeddings, Precomputed
 from winnow.stages.encoders import Encoding
 from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.fields import field_stages
+from winnow.stages.one_decode import EmbedShards, Encoded
 from winnow.stages.pool_field import FIELD
 from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.results.manifest import Manifest
 from winnow.stages.results.shards import Shards
+from winnow.stages.samples import HEADER, Samples
 from winnow.stages.survivors import Survivors
+from winnow.stages.vectors import PIXELS, StoredVectors, Vectors, resolved
 
 
 @dataclass(frozen=True)
 class Path:
     """The stages of a job in order, and the artifact of each cut.
 
-    stages: (label, stage) each. A stage that prepares a cut has the label `<cut>.<stage>`, such as `density.clusters`,
-    and that of a field `field.<name>`.
+    stages: (label, stage) each. The vectors of an encoder have the label `vectors.<encoder>`, a field `field.<name>`,
+    and a stage that prepares a cut `<cut>.<stage>`, such as `density.clusters`.
     cuts: (name, artifact) of each cut of the policy. A second cut of the same kind is named `<kind>_2`.
     """
 
@@ -46,6 +48,59 @@ def names_of(policy: Sequence[Cut]) -> list[str]:
     return [f"{kind}_{times + 1}" if times else kind for kind, times in zip(kinds, again, strict=True)]
 
 
+@dataclass(frozen=True)
+class Known:
+    """The stages that find out what is known of every sample, and the samples that the first cut sees."""
+
+    stages: tuple[tuple[str, Stage], ...]
+    survivors: Survivors
+
+
+def known_of(
+    store: str,
+    pool: Pool,
+    listed: Artifact,
+    embeddings: Mapping[str, Encoder],
+    encoding: Encoding,
+    needs: Needs,
+    policy: Sequence[Cut],
+) -> Known:
+    """Samples, the vectors of each encoder, and `distinct`. Of vectors that the pool brings, those that a cut reads."""
+    reader, encoding = pool.reader, resolved(encoding, needs)
+    made: list[tuple[str, Vectors]] = []
+    vectors: list[tuple[str, Stage]]
+    if reader.has_images:
+        samples = Samples(listed, reader, PIXELS[encoding.preprocess] if embeddings else HEADER)
+        out = artifact_of(samples, store)
+        made = [
+            (name, Vectors.of(out, reader, samples.recipe, name, one, encoding, needs))
+            for name, one in embeddings.items()
+        ]
+        beside = tuple(Encoded(name, one.encoder, artifact_of(one, store), one.recipe) for name, one in made)
+        if made:  # what the first stage makes whose artifact is missing, the later ones find
+            embedding = EmbedShards(reader, out, beside, encoding)
+            samples = replace(samples, embedding=embedding, needs=needs)
+            made = [(name, replace(one, beside=beside[number + 1 :])) for number, (name, one) in enumerate(made)]
+        vectors = [*made]
+    else:
+        samples = Samples(listed, reader, None)
+        out = artifact_of(samples, store)
+        read = {name for cut in policy for name in cut.encoders()}
+        vectors = [
+            (name, StoredVectors(out, reader, samples.recipe, name)) for name in reader.encoders() if name in read
+        ]
+    encoded = tuple((name, artifact_of(stage, store)) for name, stage in vectors)
+    distinct = Distinct(out, tuple(artifact for _, artifact in encoded))
+    reading, fields = field_stages(pool.fields, out, reader, samples.recipe, store)
+    steps: list[tuple[str, Stage]] = [
+        (samples.name, samples),
+        *((f"{stage.name}.{name}", stage) for name, stage in vectors),
+    ]
+    steps += [(f"{FIELD}.{field.name}", stage) for field, stage in zip(fields, reading, strict=True)]
+    survivors = Survivors(out, artifact_of(distinct, store), reader, encoded, tuple(made), fields)
+    return Known((*steps, (distinct.name, distinct)), survivors)
+
+
 def lay_out(
     store: str,
     pool: Pool,
@@ -58,19 +113,10 @@ def lay_out(
 ) -> Path:
     """Lay out every stage of a job. Computes fingerprints but runs nothing; O(shards), for their identities."""
     listed = artifact_of(listing, store)
-    first: Embeddings | Precomputed
-    if pool.reader.has_images:
-        first = Embeddings.of(listed, pool.reader, embeddings, encoding, needs)
-    else:
-        first = Precomputed(listed, pool.reader)
-    embedded = artifact_of(first, store)
-    distinct = Distinct(embedded)
-    reading, fields = field_stages(pool.fields, embedded, pool.reader, first.recipe, store)
-    stages: list[tuple[str, Stage]] = [(stage.name, stage) for stage in (listing, first)]
-    stages += [(f"{FIELD}.{field.name}", stage) for field, stage in zip(fields, reading, strict=True)]
-    stages.append((distinct.name, distinct))
-    embedder = first if isinstance(first, Embeddings) else None
-    survivors = Survivors(embedded, artifact_of(distinct, store), pool.reader, embedder, fields)
+    known = known_of(store, pool, listed, embeddings, encoding, needs, policy)
+    stages: list[tuple[str, Stage]] = [(listing.name, listing), *known.stages]
+    survivors = known.survivors
+    distinct = survivors.source
     cuts: list[tuple[str, Artifact]] = []
     for name, cut in zip(names_of(policy), policy, strict=True):
         *before, last = cut.stages(survivors, store)
@@ -78,7 +124,7 @@ def lay_out(
         stages += [*[(f"{name}.{stage.name}", stage) for stage in before], (name, last)]
         cuts.append((name, made))
         survivors = replace(survivors, last=made)
-    manifest = Manifest(embedded, artifact_of(distinct, store), tuple(cuts), fields)
+    manifest = Manifest(survivors.samples, distinct, tuple(cuts), survivors.fields)
     stages.append((manifest.name, manifest))
     written: Artifact | None = None
     if samples_per_shard is not None and pool.reader.has_images:

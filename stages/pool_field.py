@@ -1,4 +1,4 @@
-"""A field of the pool as cuts and results read it: typed values beside the rows of the embeddings."""
+"""A field of the pool as cuts and results read it: typed values beside the rows of the samples."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -20,7 +20,7 @@ KINDS = {str(kind): kind for kind in (pa.null(), pa.bool_(), pa.int64(), pa.floa
 
 @dataclass(frozen=True)
 class Field:
-    """A field as a cut reads it: row i of its file is row i of the embeddings file of the same shard."""
+    """A field as a cut reads it: row i of its file is row i of the samples file of the same shard."""
 
     name: str
     made: Artifact

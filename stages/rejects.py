@@ -23,19 +23,33 @@ REJECTS = pa.schema(
 UNREADABLE = "shard-unreadable"
 """Kind of the single reject for a shard that cannot be read, whatever the number of its samples."""
 
+REPEATED = "repeated-uid"
+"""Kind of the reject for a sample with the uid of an earlier sample."""
+
 LIKE = "like"
-"""Entry in the summary of such a shard: the URL of a readable shard, from which it has its columns and widths."""
+"""Entry in the summary of a shard that cannot be read: the URL of a readable shard, from which it has its columns."""
+
+FAILED = "failed"
+"""Entry in the summary of such a shard of vectors, and in the report of all: how many could not be read."""
+
+NO_VECTORS = "vectors-unreadable"
+"""Kind of the reject for each sample of a shard whose samples can be read, and whose vectors cannot."""
 
 
-def embedding_report(totals: Totals) -> Summary:
-    """Counts over all shards: kept (readable samples), rejected, rejects by kind, and uids by source."""
-    kinds, named = totals.by_name("rejects"), totals.by_name("named")
-    return {
-        "kept": totals.number("rows"),
-        "rejected": kinds.total(),
-        "rejects": dict(sorted(kinds.items())),
-        "named": dict(sorted(named.items())),
-    }
+def rejects_report(totals: Totals) -> Summary:
+    """Counts over all shards: kept (samples that stay), rejected, and rejects by kind."""
+    kinds = totals.by_name("rejects")
+    return {"kept": totals.number("kept"), "rejected": kinds.total(), "rejects": dict(sorted(kinds.items()))}
+
+
+def vectors_report(totals: Totals) -> Summary:
+    """`rejects_report`, and how many shards could not be read."""
+    return {**rejects_report(totals), FAILED: totals.by_name(FAILED).total()}
+
+
+def samples_report(totals: Totals) -> Summary:
+    """`rejects_report`, and uids by source."""
+    return {**rejects_report(totals), "named": dict(sorted(totals.by_name("named").items()))}
 
 
 def write_rejects(out: Artifact, index: int, rejects: Sequence[Reject]) -> None:

@@ -144,7 +144,7 @@ def read(case: Case, url: str) -> str:
     reader: Any = FORMATS[case.format](**case.options)
     try:
         if not reader.has_images:
-            table, _ = reader.rows(url)
+            table, _ = reader.sound(url, reader.encoders())
             for name in reader.encoders():
                 reader.vectors(url, name, "image", np.asarray(table["position"]))
         else:

@@ -17,20 +17,26 @@ from PIL import Image
 
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.local import LocalExecutor
-from winnow.pipeline.stage import Run, StepResult, artifact_of, execute
+from winnow.pipeline.stage import Limits, Run, StepResult, artifact_of, execute
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.distinct import Distinct
-from winnow.stages.embeddings import Precomputed
-from winnow.stages.encoders import OpenClip
+from winnow.stages.encoders import Encoding, OpenClip
+from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.fields import field_stages
+from winnow.stages.policy import known_of
 from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.vectors import Vectors
+from winnow.stages.pools.webdataset import Webdataset
+from winnow.stages.samples import Samples as SamplesStage
 from winnow.stages.survivors import Survivors
+from winnow.stages.vectors import StoredVectors
 
 WIDTH = 16
 READER = Vectors(image="image", text="text", encoder="clip")
+TARS, ENCODING, NEEDS, LIMITS = Webdataset(), Encoding(), Needs(), Limits()
 
 
 def unit(rows: int, width: int = WIDTH, seed: int = 0) -> np.ndarray:
@@ -209,7 +215,7 @@ class Filtered:
         return [row for item in self.run.items for row in self._rows(item.index)]
 
     def _rows(self, index: int) -> Iterator[dict[str, object]]:
-        uids = self.survivors.embeddings.read(index, ["uid"])["uid"].to_pylist()
+        uids = self.survivors.samples.read(index, ["uid"])["uid"].to_pylist()
         last = self.survivors.last
         verdicts = [{"kept": True}] * len(uids) if last is None else last.read(index).to_pylist()
         for uid, verdict in zip(uids, verdicts, strict=True):
@@ -238,15 +244,37 @@ def asked(fraction: float, n: int) -> int:
     return int(Decimal(str(fraction)) * n)
 
 
-def opened(urls: Sequence[str], reader: Reader = READER, store: str | None = None) -> Filtered:
-    """A pool of precomputed vectors that are read, and whose uids are distinct; nothing cut."""
+def opened(urls: Sequence[str], reader: Reader = READER, store: str | None = None, limits: Limits = LIMITS) -> Filtered:
+    """A pool of precomputed vectors that are read and checked, and whose uids are distinct; nothing cut."""
     store = store or f"memory://{uuid.uuid4().hex}"
     shards = Pool(tuple(urls), reader).identities()
-    run = Run(store, LocalExecutor(1), shards)
-    stage = Precomputed(artifact_of(PoolStage(shards), store), reader)
+    run = Run(store, LocalExecutor(1), shards, limits=limits)
+    stage = SamplesStage(artifact_of(PoolStage(shards), store), reader, None)
     step = execute(stage, run)
-    distinct = execute(Distinct(step.artifact), run)
-    return Filtered(run, Survivors(step.artifact, distinct.artifact, reader), (step, distinct))
+    names = reader.encoders()
+    vectors = [execute(StoredVectors(step.artifact, reader, stage.recipe, name), run) for name in names]
+    made = tuple(each.artifact for each in vectors)
+    distinct = execute(Distinct(step.artifact, made), run)
+    survivors = Survivors(step.artifact, distinct.artifact, reader, tuple(zip(names, made, strict=True)))
+    return Filtered(run, survivors, (step, *vectors, distinct))
+
+
+def embedded(
+    urls: Sequence[str],
+    store: str,
+    encoders: Mapping[str, Encoder],
+    *,
+    reader: Reader = TARS,
+    encoding: Encoding = ENCODING,
+    needs: Needs = NEEDS,
+    limits: Limits = LIMITS,
+) -> Filtered:
+    """A pool of images whose samples are read and embedded, and whose uids are distinct; nothing cut."""
+    pool = Pool(tuple(urls), reader)
+    shards = pool.identities()
+    run = Run(store, LocalExecutor(1), shards, limits=limits)
+    known = known_of(store, pool, artifact_of(PoolStage(shards), store), encoders, encoding, needs, ())
+    return Filtered(run, known.survivors, tuple(execute(stage, run) for _, stage in known.stages))
 
 
 def filtered(samples: Samples, *cuts: Cut, shards: int = 1) -> Filtered:
@@ -274,6 +302,6 @@ def opened_with(samples: Samples, said: Mapping[str, Sequence[object]], shards: 
         urls.append(write_parquet(f"{root}/pool/{i:05d}.parquet", table))
     pool = opened(urls, store=f"{root}/store")
     before = pool.survivors
-    stages, fields = field_stages({name: name for name in said}, before.embeddings, before.reader, "", pool.run.store)
+    stages, fields = field_stages({name: name for name in said}, before.samples, before.reader, "", pool.run.store)
     steps = [execute(stage, pool.run) for stage in stages]
     return replace(pool, survivors=replace(before, fields=fields), steps=(*pool.steps, *steps))

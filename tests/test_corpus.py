@@ -23,12 +23,12 @@ from winnow.jobs.run import JobResult, run_job
 from winnow.pipeline.artifact import read_table
 from winnow.pipeline.errors import PoolError, SampleError, ShardError
 from winnow.pipeline.executors.local import LocalExecutor
-from winnow.stages.distinct import REPEATED
 from winnow.stages.encoders import Bank, Encoding
 from winnow.stages.encoders.pixels.decoding import decode
+from winnow.stages.policy import names_of
 from winnow.stages.pools.formats import FORMATS
 from winnow.stages.pools.sample import Reject
-from winnow.stages.rejects import UNREADABLE
+from winnow.stages.rejects import NO_VECTORS, REPEATED, UNREADABLE, read_rejects
 
 UNLIKE = 7.0  # mean difference of 255 that a palette of 256 colours or JPEG may bring
 
@@ -51,7 +51,7 @@ def read(case: Case, url: str, bank: Bank) -> tuple[list[tuple[int, str, str]], 
     """(position, outcome, caption) of every sample in order, and the rejects: read, decoded and embedded."""
     reader: Any = FORMATS[case.format](**case.options)
     if not reader.has_images:
-        table, rejects = reader.rows(url)
+        table, rejects = reader.sound(url, reader.encoders())
         for name in reader.encoders():
             reader.vectors(url, name, "image", np.asarray(table["position"]))
         kept = [(row["position"], row["key"], row["caption"]) for row in table.to_pylist()]
@@ -108,7 +108,7 @@ def test_the_corpus_is_large_and_its_cases_differ() -> None:
     assert len({(case.format, *case.options, *case.files.values()) for case in CORPUS}) == len(CORPUS)
     kinds = {outcome[1:] for case in CORPUS for outcome in case.outcomes if outcome.startswith(BAD)}
     told = re.findall(r"^\| `([\w-]+)` \|", section(ROOT / "docs/pools.md", "What is rejected"), re.MULTILINE)
-    assert sorted(kinds | {UNREADABLE, REPEATED}) == sorted(told)
+    assert sorted(kinds | {UNREADABLE, REPEATED, NO_VECTORS}) == sorted(told)
 
 
 def jobs(folder: Path) -> list[tuple[dict[str, Any], list[Case]]]:
@@ -130,18 +130,29 @@ def jobs(folder: Path) -> list[tuple[dict[str, Any], list[Case]]]:
         if cases[0].format in ("webdataset", "parquet"):
             values["embeddings"] = {"clip": {"model": clip.model, "pretrained": "random"}}
             values["shards"] = {"samples_per_shard": 50}
+        else:  # a cut that reads the vectors of every encoder and keeps all
+            names = FORMATS[cases[0].format](**cases[0].options).encoders()
+            all_of = [{"density": {"by": name, "clusters": 1, "fraction": 1.0}} for name in names]
+            values["policy"] = [*all_of, *values["policy"]]
         found.append((values, cases))
     return found
 
 
 def ledger(result: JobResult, cases: list[Case]) -> list[list[str]]:
     """What must become of every sample of every case, where cases of one pool hold the same samples again."""
-    embeddings = dict(result.steps)["embeddings"].artifact
+    samples = dict(result.steps)["samples"].artifact
     uids: set[str] = set()
     found = []
     for at, case in enumerate(cases):
-        own = [f"{BAD}{UNREADABLE}"] if case.failed is not None else list(case.outcomes)
-        for position, uid in zip(*embeddings.read(at, ["position", "uid"]).to_pydict().values(), strict=True):
+        table, lost = samples.read(at, ["position", "uid"]), read_rejects(samples, at).to_pylist()
+        own = list(case.outcomes)
+        if case.failed is not None:  # its samples, or only their vectors
+            own = [f"{BAD}{NO_VECTORS}"] * (len(table) + len(lost))
+            for row in lost:
+                own[row["position"]] = f"{BAD}{row['kind']}"
+        for position, uid in zip(*table.to_pydict().values(), strict=True):
+            if own[position].startswith(BAD):
+                continue
             if uid in uids:
                 own[position] = f"{BAD}{REPEATED}"
             uids.add(uid)
@@ -160,7 +171,7 @@ def test_one_pool_that_holds_them_all_runs_to_the_end_with_the_exact_ledger(tmp_
         assert result.counts == {
             "pool": readable + rejected.total(),
             "kept": readable // 2,
-            "dropped": {"random": readable - readable // 2},
+            "dropped": {**dict.fromkeys(names_of(parse(values).policy), 0), "random": readable - readable // 2},
             "rejected": dict(sorted(rejected.items())),
         }
         manifest = [read_table(result.path.manifest.shard(at)) for at in range(len(cases))]

@@ -15,10 +15,9 @@ from winnow.jobs.job_file.job import load_job, parse
 from winnow.jobs.job_file.resources import Resources
 from winnow.pipeline.stage import Limits
 from winnow.stages.cuts.kinds import CUTS
-from winnow.stages.distinct import REPEATED
 from winnow.stages.encoders import Encoding
 from winnow.stages.pools.formats import FORMATS
-from winnow.stages.rejects import UNREADABLE
+from winnow.stages.rejects import NO_VECTORS, REPEATED, UNREADABLE
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")], key=lambda path: str(path))
 JOBS = sorted(ROOT.glob("jobs/*.yaml"))
@@ -122,7 +121,7 @@ def test_every_reject_is_explained_once() -> None:
     page = ROOT / "docs/pools.md"
     said = re.findall(r"^Rejected: ((?:.+\n)+)", page.read_text(), re.MULTILINE)
     of_images = {"image-empty", "image-decode", "image-too-large"}
-    of_pools = {UNREADABLE, REPEATED}
+    of_pools = {UNREADABLE, NO_VECTORS, REPEATED}
     explained = re.findall(r"^\| `([\w-]+)` \|", section(page, "What is rejected"), re.MULTILINE)
     assert sorted(explained) == sorted(set(re.findall(r"`([\w-]+)`", " ".join(said))) | of_images | of_pools)
 

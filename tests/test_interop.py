@@ -255,9 +255,9 @@ def test_every_folder_of_data_is_one_table_to_every_reader(recipes: Recipes) -> 
             assert counts == [found.num_rows] * 5
         assert found.num_rows
         seen[stage] += 1
-    stages = {"embeddings", "distinct", "clusters", "density", "prototypes", "manifest", "shards", "export"}
+    stages = {"samples", "vectors", "distinct", "clusters", "density", "prototypes", "manifest", "shards", "export"}
     assert stages <= set(seen)
-    assert {seen["embeddings"], seen["manifest"]} == {4}
+    assert {seen["samples"], seen["manifest"]} == {4}
 
 
 def test_uids_join_whatever_the_table(recipes: Recipes) -> None:
@@ -265,14 +265,14 @@ def test_uids_join_whatever_the_table(recipes: Recipes) -> None:
     import duckdb
 
     made = json.loads((recipes.folder / "winnow/jobs/retrieval.json").read_text())["artifacts"]
-    names = {name: f"'winnow/{made[name]}/*.parquet'" for name in ("manifest", "embeddings", "duplicates")}
+    names = {name: f"'winnow/{made[name]}/*.parquet'" for name in ("manifest", "samples", "duplicates")}
     joined = duckdb.sql(
-        f"SELECT m.caption, e.caption FROM {names['manifest']} m JOIN {names['embeddings']} e USING (uid)"
+        f"SELECT m.caption, e.caption FROM {names['manifest']} m JOIN {names['samples']} e USING (uid)"
     ).fetchall()
     assert len(joined) == POOL
     assert all(one == other for one, other in joined)
     strange = duckdb.sql(
-        f"SELECT count(*) FROM {names['duplicates']} WHERE duplicate_of NOT IN (SELECT uid FROM {names['embeddings']})"
+        f"SELECT count(*) FROM {names['duplicates']} WHERE duplicate_of NOT IN (SELECT uid FROM {names['samples']})"
     )
     assert strange.fetchall() == [(0,)]
 

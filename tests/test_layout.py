@@ -56,7 +56,7 @@ BETWEEN_STAGES = {
     ("feature_mapping", "target"): "names the target that votes",
     ("normsim", "score"): "takes the norms as a joined column",
     ("normsim", "target"): "reads the vectors that it compares with",
-    ("target", "embeddings"): "embeds images as the stage that embedded the pool",
+    ("target", "vectors"): "embeds images as the stage that embedded the pool",
     ("mix", "similarity"): "takes the cosine of an encoder as one of its values",
     ("mix", "score"): "joins users' columns as its values, and takes its sums as a joined column",
     ("coverage", "similarity"): "takes the cosine of an encoder as its score",
@@ -72,19 +72,21 @@ OWN_POLICIES = ("jobs/lab/", "jobs/quickstart/")
 """Folders whose files write jobs of their own, so they name cuts as a user does."""
 
 NO_CUT = {
-    "jobs/filter_network/evaluate.py": {"score", "similarity"},  # any column of scores; a column of the embeddings
+    "jobs/filter_network/evaluate.py": {"score"},  # any column of scores; a column of the vectors
     "jobs/filter_network/training.py": {"epochs"},  # of a training
     "jobs/loader.py": {"random"},  # the module of Python
-    "jobs/verify/values.py": {"similarity"},  # a column of the embeddings
+    "jobs/verify/values.py": {"similarity"},  # a column of the vectors
     "jobs/verify/verify.py": {"similarity"},  # the check of that column
     "stages/clusters/clustered.py": {"random"},  # an order
     "stages/clusters/members.py": {"random"},  # an order
     "stages/cuts/contract/drawn.py": {"epochs"},  # a column, and a number of the report
     "stages/cuts/fields/cap.py": {"similarity"},  # an option: the encoder whose cosine orders a group
     "stages/cuts/density.py": {"random"},  # an order
-    "stages/cuts/semantic/compare.py": {"similarity"},  # a column of the embeddings
+    "stages/cuts/semantic/compare.py": {"similarity"},  # a column of the vectors
     "stages/cuts/semantic/fixpoint.py": {"duplicates"},  # the stage by which that cut decides
-    "stages/embeddings.py": {"similarity"},  # a column
+    "stages/survivors.py": {"similarity"},  # a column
+    "stages/vector_files.py": {"similarity"},  # a column
+    "stages/vectors.py": {"similarity"},  # a column
     "stages/encoders/weights.py": {"random"},  # weights
 }
 """Texts that are the name of a cut, and mean something else."""

@@ -14,12 +14,14 @@ from jaxtyping import Bool, Float
 
 from winnow.jobs.loader import artifacts_of, record_of
 from winnow.pipeline.artifact import Artifact
+from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError, StorageError
 from winnow.pipeline.uid import uids_from_pairs, uids_to_hex
 from winnow.stages.pools.brought import brought_schema, read_brought
 from winnow.stages.pools.columns import uid_bytes_of
 from winnow.stages.pools.labelled import captioned_images, labelled_images, read_classnames
 from winnow.stages.pools.sample import Reject
+from winnow.stages.survivors import SIMILARITY
 
 if TYPE_CHECKING:
     from winnow.stages.encoders.zero_shot import Judge
@@ -94,24 +96,34 @@ def filter_quality(
 ) -> dict[str, object]:
     """ROC AUC and precision of a score of a finished job, on a pool with known truth.
 
-    score: a numeric column of the job's embeddings or manifest; None for the cosine of its only encoder. Rejected
+    score: a numeric column of the job's manifest or samples, or `<encoder>.similarity`; None for the cosine of its only
+    encoder with text. Rejected
     samples have no score and are counted as unread. Memory: about 300 bytes per sample of the truth.
     Fractions that keep no sample are left out.
     Raises JobError for a missing job or column; DataError if job and truth share no sample, or one kind is missing.
     """
     artifacts = artifacts_of(store, record_of(store, name))
-    embeddings = artifacts["embeddings"]
+    cosines = {
+        f"{label.removeprefix('vectors.')}.{SIMILARITY}": made
+        for label, made in artifacts.items()
+        if label.startswith("vectors.") and SIMILARITY in made.columns(0)
+    }
     if score is None:
-        found = [column for column in embeddings.columns(0) if column.endswith(".similarity")]
+        found = list(cosines)
         if len(found) != 1:
             raise JobError(
                 f"{name} must have one cosine, but it has {', '.join(found) or 'none'}; name a column with --score"
             )
         score = found[0]
-    source = next((made for made in (embeddings, artifacts["manifest"]) if score in made.columns(0)), None)
-    if source is None:
-        raise JobError(f"{score} must be a column of the embeddings or the manifest of {name}, but it is in neither")
-    values = _joined(source, score, truth)
+    samples = artifacts["samples"]
+    if score in cosines:
+        values = _joined(samples, cosines[score], SIMILARITY, truth)
+    else:
+        source = next((made for made in (samples, artifacts["manifest"]) if score in made.columns(0)), None)
+        if source is None:
+            known = ", ".join(cosines) or "no cosine"
+            raise JobError(f"{score} must be a column of the manifest or the samples of {name}, or of {known}")
+        values = _joined(source, source, score, truth)
     read = np.isfinite(values)
     if not read.any():
         raise DataError(f"{name} and the truth must be of one pool, but they have no uid in common")
@@ -133,16 +145,22 @@ def filter_quality(
     }
 
 
-def _joined(source: Artifact, score: str, truth: Truth) -> np.ndarray:
-    """float64 score of each sample of the truth, NaN if the artifact has none; one file in memory at a time."""
+def _joined(names: Artifact, source: Artifact, score: str, truth: Truth) -> np.ndarray:
+    """float64 score of each sample of the truth, NaN if the artifact has none; one file in memory at a time.
+
+    names: has the uid of each row of `source`. A sample without a vector has no score.
+    """
     place = {uid: row for row, uid in enumerate(truth.uid.to_pylist())}
     values = np.full(len(place), np.nan)
     if len(place) != len(truth.uid):
         raise DataError("a truth must name each sample once, but a uid is repeated")
+    columns = [score, "kept"] if score == SIMILARITY else [score]
     for index in sorted(source.present()):
-        table = source.read(index, ["uid", score])
-        rows = np.asarray([place.get(uid, -1) for uid in table["uid"].to_pylist()], np.int64)
-        numbers = np.asarray(table[score].cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy())
+        uids, table = names.read(index, ["uid"])["uid"], source.read(index, columns)
+        rows = np.asarray([place.get(uid, -1) for uid in uids.to_pylist()], np.int64)
+        numbers = np.array(table[score].cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy())
+        if score == SIMILARITY:
+            numbers[~column(table, "kept")] = np.nan
         values[rows[rows >= 0]] = numbers[rows >= 0]
     return values
 

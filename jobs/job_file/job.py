@@ -140,8 +140,6 @@ def _check(job: Job) -> None:
         raise JobError(f"this pool has its own vectors ({', '.join(names)}), so the job must not have embeddings")
     if not images and job.shards is not None:
         raise JobError("this pool has no images, so no shards can be written: leave shards out and use uids.npy")
-    if not names:
-        raise JobError("a pool of images needs at least one encoder under embeddings")
     text = {name: _has_text(job, name) for name in names}
     for cut in job.policy:
         cut.check(Given(text, images, tuple(job.pool.fields)))

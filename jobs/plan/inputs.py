@@ -87,9 +87,10 @@ def look_at_inputs(job: Job, path: Path, shards: tuple[storage.Identity, ...], a
     labels = {label for label, _ in stages}
     seen, unread = None, None
     models: dict[str, str] = {}
-    if "embeddings" in labels and shards:
+    if "samples" in labels and shards:
         seen, unread = _pool(job, shards)
-        models = {name: encoder.check() for name, encoder in job.embeddings.items()}
+    if shards:
+        models = {name: encoder.check() for name, encoder in job.embeddings.items() if f"vectors.{name}" in labels}
     vectors = cast(Mapping[str, Any], seen.first.get("vectors", {}) if seen is not None else {})
     widths = {column.rpartition(".")[0]: width for column, (width, _) in vectors.items()}
     files = {label: stage.look(widths) for label, stage in stages if isinstance(stage, Looking)}
@@ -117,20 +118,21 @@ def _pool(job: Job, shards: tuple[storage.Identity, ...]) -> tuple[Seen | None, 
     Raises PoolError if no shard can be read, StorageError if no shard can be reached.
     """
     urls, reader = [shard.url for shard in shards], job.pool.reader
+    read = {name for cut in job.policy for name in cut.encoders()}
     try:
-        seen = first_samples(reader, urls[0])
+        seen = first_samples(reader, urls[0], read)
     except (ShardError, StorageError) as error:
         if not (job.limits.stop_early and none_readable(reader, urls)):
             return None, str(error)
         if isinstance(error, ShardError):
             raise PoolError(str(error)) from error
         raise
-    check_readable(reader, urls, job.limits, seen)
+    check_readable(reader, urls, job.limits, seen, read)
     for index in spread(len(urls))[1:]:
         if seen.samples:  # an empty shard shows nothing
             break
         with suppress(ShardError, StorageError):
-            seen = first_samples(reader, urls[index])
+            seen = first_samples(reader, urls[index], read)
     return seen, None
 
 

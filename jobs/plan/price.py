@@ -134,7 +134,7 @@ def _run(
         seconds = result.seconds, cold.get(label, 0.0)
         growth = growth_of(as_asked.get(label), stage, calls)
         width = stage.width(result.artifact) if growth and isinstance(stage, Growing) else 0
-        embeds = isinstance(stage, Embedding)
+        embeds = isinstance(stage, Embedding) and stage.embeds
         found.append(
             MeasuredStage(label, *seconds, tuple(calls), came, per_shard, odd, left, read, width, growth, embeds)
         )
@@ -163,7 +163,7 @@ def _rates(
 ) -> Rates:
     """The rates, with those added that this job needs."""
     reader = job.pool.reader
-    if reader.has_images:
+    if job.embeddings:
         decode, models = kernels.alone(executor, job, reader, list(small.shards))
         rates = replace(rates, decode=decode, models=models)
     fits, assigns, paired = {}, {}, 0

@@ -96,12 +96,12 @@ def _looked(finished: Finished, facts: Facts, run: Run) -> page.Looked:
     items = [run.items[i] for i in spread_over(len(run.items), min(_SHARDS, max(8, _ROWS // per_shard)))]
     pictured = frozenset(items[i].index for i in spread_over(len(items), _PICTURED_SHARDS))
     named = {cut.name: named_of(cut, len(items) / len(run.items)) for cut in facts.cuts if cut.concepts is not None}
-    rejecting = tuple(finished.artifacts[label] for label in ("embeddings", "distinct") if label in finished.artifacts)
+    rejecting = tuple(finished.artifacts[label] for label in ("samples", "distinct") if label in finished.artifacts)
     bounds = ranges(run, items, facts.cuts)
-    part = scan(run, items, pictured, Scan(finished.embeddings, rejecting, facts.cuts, bounds, named))
+    part = scan(run, items, pictured, Scan(finished.places, rejecting, facts.cuts, bounds, named))
     pairs = {cut.name: list(_pairs(run, items, cut, part)) for cut in facts.cuts if cut.shown.pairs is not None}
     reader = finished.job.pool.reader
-    samples = read_shown(run, finished.embeddings, reader, _places(part, pairs))
+    samples = read_shown(run, finished.places, reader, _places(part, pairs))
     concepts: Mapping[str, list[Concept]] = {
         cut.name: concepts_of(cut, part.words.get(cut.name, {})) for cut in facts.cuts if cut.concepts is not None
     }

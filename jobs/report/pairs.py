@@ -20,7 +20,7 @@ def partners(run: Run, items: Sequence[ShardItem], cut: CutFacts, picks: Iterabl
     wanted = uids_of(pa.array(sorted({pick.other for pick in picks if pick.other}), pa.string()))
     found: dict[str, ShardRow] = {}
     if len(wanted):
-        task = _Partners(cut.finished.before.embeddings, cut.finished.artifact, wanted)
+        task = _Partners(cut.finished.before.samples, cut.finished.artifact, wanted)
         for _, places in run.each(task, items, "report: pairs"):
             found |= places
     return found
@@ -28,12 +28,12 @@ def partners(run: Run, items: Sequence[ShardItem], cut: CutFacts, picks: Iterabl
 
 @dataclass(frozen=True)
 class _Partners:
-    embeddings: Artifact
+    samples: Artifact
     verdicts: Artifact
     wanted: np.ndarray
 
     def __call__(self, item: ShardItem) -> dict[str, ShardRow]:
-        uids = self.embeddings.read(item.index, ["uid"])["uid"]
+        uids = self.samples.read(item.index, ["uid"])["uid"]
         stays = column(self.verdicts.read(item.index, ["kept"]), "kept")
         rows = np.flatnonzero((places_in(self.wanted, uids_of(uids)) >= 0) & stays).tolist()
         return {uids[row].as_py(): (item.index, row) for row in rows}

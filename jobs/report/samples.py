@@ -18,7 +18,7 @@ from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
 
 ShardRow = tuple[int, int]
-"""(number of the shard, row in its embeddings file)."""
+"""(number of the shard, row in its samples file)."""
 
 THUMBNAIL_SIDE = 176
 """Pixels of the longer side."""
@@ -58,28 +58,26 @@ class _Wanted:
         return self.item.url
 
 
-def read_shown(
-    run: Run, embeddings: Artifact, reader: Reader, places: Iterable[ShardRow]
-) -> dict[ShardRow, ShownSample]:
+def read_shown(run: Run, samples: Artifact, reader: Reader, places: Iterable[ShardRow]) -> dict[ShardRow, ShownSample]:
     """The samples at these places, by place. Runs one task for each shard among them."""
     rows: dict[int, set[int]] = {}
     for index, row in places:
         rows.setdefault(index, set()).add(row)
     wanted = [_Wanted(run.items[index], tuple(sorted(found))) for index, found in sorted(rows.items())]
     found: dict[ShardRow, ShownSample] = {}
-    for at, shown in run.each(_ReadShown(embeddings, reader), wanted, "report: pictures"):
+    for at, shown in run.each(_ReadShown(samples, reader), wanted, "report: pictures"):
         found |= {(wanted[at].item.index, row): sample for row, sample in shown.items()}
     return found
 
 
 @dataclass(frozen=True)
 class _ReadShown:
-    embeddings: Artifact
+    samples: Artifact
     reader: Reader
 
     def __call__(self, item: _Wanted) -> dict[int, ShownSample]:
         at = pa.array(item.rows)
-        table = self.embeddings.read(item.item.index, _COLUMNS).take(at)
+        table = self.samples.read(item.item.index, _COLUMNS).take(at)
         pictures: Mapping[int, bytes | str] = {}
         if self.reader.has_images:
             pictures = self._pictures(item, self._places(item.item.index).take(at))
@@ -91,15 +89,15 @@ class _ReadShown:
         return found
 
     def _places(self, index: int) -> pa.Table:
-        columns = self.reader.place_columns(self.embeddings.columns(index))
-        return self.embeddings.read(index, list(dict.fromkeys([*columns, *_SIZES])))
+        columns = self.reader.place_columns(self.samples.columns(index))
+        return self.samples.read(index, list(dict.fromkeys([*columns, *_SIZES])))
 
     def _pictures(self, item: _Wanted, places: pa.Table) -> dict[int, bytes | str]:
         """For each row its encoded image, or a text that says why there is none."""
         reader, index, url = self.reader, item.item.index, item.url
         sizes = _bytes(places)
         try:
-            check_unchanged(self.embeddings, index, url, reader)
+            check_unchanged(self.samples, index, url, reader)
             small = [row for row, size in zip(item.rows, sizes, strict=True) if size <= _MAX_SAMPLE_BYTES]
             here = pa.array([item.rows.index(row) for row in small], pa.int64())
             images = reader.images(url, places.take(here))

@@ -157,7 +157,7 @@ def _seen(cut: CutFacts, index: int, table: pa.Table) -> tuple[np.ndarray, np.nd
 class Scan:
     """The scan of one shard, as a task. ranges: of `ranges`. named: by cut. rejecting: artifacts that list rejects."""
 
-    embeddings: Artifact
+    samples: Artifact
     rejecting: tuple[Artifact, ...]
     cuts: tuple[CutFacts, ...]
     ranges: Mapping[str, tuple[float, float]]
@@ -165,7 +165,7 @@ class Scan:
 
     def __call__(self, item: ShardItem) -> ScanTotals:
         """Scan one shard."""
-        uids = uids_of(self.embeddings.read(item.index, ["uid"])["uid"])
+        uids = uids_of(self.samples.read(item.index, ["uid"])["uid"])
         hashes = hash64(uids, _SEED)
         part = ScanTotals(rows=len(uids))
         for cut in self.cuts:
@@ -218,7 +218,7 @@ class Scan:
         cluster, after = column(table, "cluster", null=-1), column(table, "kept")
         inside = np.flatnonzero(cluster >= 0)
         read = inside[rank[inside] < named.rate[cluster[inside]] * 2.0**53]
-        captions = self.embeddings.read(index, ["caption"])["caption"].take(pa.array(read)).to_pylist()
+        captions = self.samples.read(index, ["caption"])["caption"].take(pa.array(read)).to_pylist()
         by_concept: dict[int, list[str]] = {}
         for concept, caption in zip(cluster[read].tolist(), captions, strict=True):
             by_concept.setdefault(concept, []).append(caption)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from winnow.jobs.verify.finished import Finished
+from winnow.jobs.verify.finished import VECTORS, Finished
 from winnow.pipeline import storage
 from winnow.pipeline.adoption import PARTS
 from winnow.pipeline.artifact import DONE, Artifact, shard_name
@@ -18,7 +18,8 @@ from winnow.stages.results.shards import SHARD_SIZES
 
 _OF_A_STEP = {
     "pool": Contents(by_shard=False, data=("shards.parquet",)),
-    "embeddings": Contents(beside=(PARTS, FILES)),
+    "samples": Contents(beside=(PARTS, FILES)),
+    VECTORS: Contents(beside=(PARTS, FILES)),
     FIELD: Contents(beside=(PARTS, FILES)),
     "manifest": Contents(beside=(UIDS,)),
     "shards": Contents(by_shard=False, beside=(SHARD_SIZES,)),  # its tars have a check of their own

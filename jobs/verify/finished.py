@@ -22,7 +22,9 @@ from winnow.stages.cuts.contract.finished import FinishedCut, Readable, RowSampl
 from winnow.stages.pool_field import FIELD, Field
 from winnow.stages.survivors import Survivors
 
-_UNNAMED = ("pool", "embeddings", "distinct", "manifest", "shards")  # labels in a record that are not cuts
+_UNNAMED = ("pool", "samples", "distinct", "manifest", "shards")  # labels in a record that are not cuts
+VECTORS = "vectors"
+"""The first part of the label of an encoder's vectors in a record."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,15 @@ class Finished:
     sample: RowSample
 
     @property
-    def embeddings(self) -> Artifact:
-        """One row for each readable sample."""
-        return self.artifacts["embeddings"]
+    def places(self) -> Artifact:
+        """The artifact of the samples: one row for each that can be read."""
+        return self.artifacts["samples"]
+
+    @property
+    def encoded(self) -> tuple[tuple[str, Artifact], ...]:
+        """The artifact of each encoder's vectors, by the encoder's name."""
+        labels = [(*label.partition("."), made) for label, made in self.artifacts.items()]
+        return tuple((name, made) for stage, _, name, made in labels if stage == VECTORS and name)
 
     @property
     def distinct(self) -> Artifact:
@@ -58,7 +66,7 @@ class Finished:
     def cuts(self) -> tuple[FinishedCut, ...]:
         """The cuts of the policy, in order."""
         found: list[FinishedCut] = []
-        before = Survivors(self.embeddings, self.distinct, self.job.pool.reader, fields=self.fields)
+        before = self._before(self.distinct)
         names = [label for label in self.artifacts if "." not in label and label not in _UNNAMED]
         for name, options in zip(names, self.job.policy, strict=True):
             labels = [(*label.partition("."), made) for label, made in self.artifacts.items()]
@@ -71,7 +79,10 @@ class Finished:
     def survivors(self) -> Survivors:
         """The samples that remain after every cut."""
         last = self.cuts[-1].artifact if self.job.policy else self.distinct
-        return Survivors(self.embeddings, last, self.job.pool.reader, fields=self.fields)
+        return self._before(last)
+
+    def _before(self, last: Artifact) -> Survivors:
+        return Survivors(self.places, last, self.job.pool.reader, self.encoded, fields=self.fields)
 
     @property
     def readable(self) -> int:
@@ -81,7 +92,7 @@ class Finished:
     @property
     def samples(self) -> Readable:
         """The readable samples, and the sample of them that checks look at."""
-        return Readable(self.embeddings, self.readable, self.sample)
+        return Readable(self.places, self.readable, self.sample)
 
 
 def read_finished(store: str, name: str, sample: RowSample) -> tuple[Finished, tuple[storage.Identity, ...]]:

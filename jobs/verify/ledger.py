@@ -3,20 +3,19 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
 
-from winnow.jobs.verify.finished import Finished
+from winnow.jobs.verify.finished import VECTORS, Finished
 from winnow.pipeline.columns import column
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.stages.cuts.contract.findings import Findings, looked, of_shard, over, unless_equal, violated_rows
-from winnow.stages.distinct import REPEATED
 from winnow.stages.rejects import read_rejects
 from winnow.stages.results.manifest import Manifest, manifest_rows
 
 _REJECT = "reject:"
+_UNREAD, _OUT = "unread:", "out:"  # rejects of the samples, and of `distinct`, by kind
 
 
 def ledger(job: Finished, run: Run) -> Findings:
@@ -42,11 +41,16 @@ def _reports(
     job: Finished, counts: Mapping[str, object], sums: Mapping[str, int]
 ) -> Iterator[tuple[str, Mapping[str, object]]]:
     """(label, what its `_done.json` must say) for each artifact whose report has counts."""
-    rejects = cast(Mapping[str, int], counts["rejected"])
-    readable, again = sums.get("readable", 0), rejects.get(REPEATED, 0)
-    unreadable = {kind: count for kind, count in rejects.items() if kind != REPEATED}
-    yield "embeddings", {"kept": readable, "rejected": sums.get("pool", 0) - readable, "rejects": unreadable}
-    yield "distinct", {"kept": readable - again, "rejected": again, "rejects": {REPEATED: again} if again else {}}
+    unreadable, out = (
+        {name.removeprefix(prefix): n for name, n in sorted(sums.items()) if name.startswith(prefix)}
+        for prefix in (_UNREAD, _OUT)
+    )
+    readable, gone = sums.get("readable", 0), sum(out.values())
+    yield "samples", {"kept": readable, "rejected": sums.get("pool", 0) - readable, "rejects": unreadable}
+    for name, _ in job.encoded:
+        kept = sums.get(f"kept {VECTORS}.{name}", 0)
+        yield f"{VECTORS}.{name}", {"kept": kept, "rejected": readable - kept}
+    yield "distinct", {"kept": readable - gone, "rejected": gone, "rejects": out}
     for cut in job.cuts:
         dropped = sums.get(f"dropped {cut.name}", 0)
         came = sums.get(f"in {cut.name}", 0)
@@ -57,8 +61,8 @@ def _reports(
 
 
 def _ledger_of(job: Finished, item: ShardItem) -> Findings:
-    position = column(job.embeddings.read(item.index, ["position"]), "position")
-    rejects = read_rejects(job.embeddings, item.index)
+    position = column(job.places.read(item.index, ["position"]), "position")
+    rejects = read_rejects(job.places, item.index)
     n, size = len(position), len(position) + len(rejects)
     found = looked(shards=1, samples=size)
     places = np.sort(np.concatenate([position, column(rejects, "position")]))
@@ -69,15 +73,16 @@ def _ledger_of(job: Finished, item: ShardItem) -> Findings:
             f"positions of samples and rejects must be 0 to {size - 1}, once each, but at {wrong[0]} is "
             f"{places[wrong[0]]}",
         )
-    kinds = Counter(f"{_REJECT}{kind}" for kind in rejects["kind"].to_pylist())
-    summary = job.embeddings.summary(item.index)
-    told_kinds = cast(Mapping[str, int], summary["rejects"])
-    if (summary["rows"], {f"{_REJECT}{kind}": count for kind, count in told_kinds.items()}) != (n, dict(kinds)):
-        found += of_shard(item, f"the embeddings file must sum up {n} rows and {dict(kinds)}, but says {summary}")
+    kinds = Counter(rejects["kind"].to_pylist())
+    summary = job.places.summary(item.index)
+    if (summary["rows"], summary["rejects"]) != (n, dict(kinds)):
+        found += of_shard(item, f"the samples file must sum up {n} rows and {dict(kinds)}, but says {summary}")
     more, inside = _cut_of(job, item, "distinct", np.ones(n, bool))
-    found += more + _repeated_of(job, item, inside)
-    if not inside.all():
-        kinds[f"{_REJECT}{REPEATED}"] = n - int(inside.sum())
+    found += more + _vectors_of(job, item, inside)
+    more, out = _out_of(job, item, inside)
+    found += more + Findings(sums={f"{_UNREAD}{kind}": count for kind, count in kinds.items()})
+    found += Findings(sums={f"{_OUT}{kind}": count for kind, count in out.items()})
+    kinds = Counter({f"{_REJECT}{kind}": count for kind, count in (kinds + out).items()})
     expected = Counter(kinds)
     for cut in job.cuts:
         came = int(inside.sum())
@@ -90,15 +95,36 @@ def _ledger_of(job: Finished, item: ShardItem) -> Findings:
     return found + _verdicts_of(job, item, size, expected)
 
 
-def _repeated_of(job: Finished, item: ShardItem, inside: np.ndarray) -> Findings:
-    """Check that the rejects of `distinct` in one shard are the rows that it does not keep. inside: bool (n,)."""
-    position = column(job.embeddings.read(item.index, ["position"]), "position")[~inside]
-    told_of = np.sort(column(read_rejects(job.distinct, item.index), "position"))
-    if np.array_equal(position, told_of):
-        return Findings()
-    return of_shard(
-        item, f"{job.distinct.name} must have a reject for each of {len(position)} rows out, but has {len(told_of)}"
-    )
+def _vectors_of(job: Finished, item: ShardItem, inside: np.ndarray) -> Findings:
+    """Check the vectors of every encoder in one shard: a row for each sample, and none that is in without a vector."""
+    found = Findings()
+    for name, artifact in job.encoded:
+        kept = column(artifact.read(item.index, ["kept"]), "kept")
+        if len(kept) != len(inside):
+            found += of_shard(item, f"{artifact.name} must have {len(inside)} rows, but has {len(kept)}")
+            continue
+        lacking = np.flatnonzero(inside & ~kept)
+        found += violated_rows(item, lacking, partial(_without, job, item, name))
+        summary, expected = artifact.summary(item.index), {"rows": len(kept), "kept": int(kept.sum())}
+        if any(summary.get(field) != count for field, count in expected.items()):
+            found += of_shard(item, f"{artifact.name} must sum up {expected}, but says {summary}")
+        found += Findings(sums={f"kept {VECTORS}.{name}": int(kept.sum())})
+    return found
+
+
+def _without(job: Finished, item: ShardItem, name: str, row: int) -> str:
+    return f"{job.samples.who(item, row)}: it must have a vector of {name}, but has none"
+
+
+def _out_of(job: Finished, item: ShardItem, inside: np.ndarray) -> tuple[Findings, Counter[str]]:
+    """Check that the rejects of `distinct` in one shard are the rows that it does not keep; their number by kind."""
+    position = column(job.places.read(item.index, ["position"]), "position")[~inside]
+    rejects = read_rejects(job.distinct, item.index)
+    kinds = Counter(rejects["kind"].to_pylist())
+    if np.array_equal(position, np.sort(column(rejects, "position"))):
+        return Findings(), kinds
+    sentence = f"{job.distinct.name} must have a reject for each of {len(position)} rows out, but has {len(rejects)}"
+    return of_shard(item, sentence), kinds
 
 
 def _cut_of(job: Finished, item: ShardItem, name: str, inside: np.ndarray) -> tuple[Findings, np.ndarray]:
@@ -155,12 +181,12 @@ def _named(table: pa.Table, row: int) -> str:
 
 
 def manifest(job: Finished, run: Run) -> Findings:
-    """Every row and column of the manifest agrees with the embeddings, their rejects and the cuts' files."""
+    """Every row and column of the manifest agrees with the samples, their rejects and the cuts' files."""
     return over(run, partial(_manifest_of, job), run.items, "manifest")
 
 
 def _manifest_of(job: Finished, item: ShardItem) -> Findings:
-    stage = Manifest(job.embeddings, job.distinct, tuple((cut.name, cut.artifact) for cut in job.cuts), job.fields)
+    stage = Manifest(job.places, job.distinct, tuple((cut.name, cut.artifact) for cut in job.cuts), job.fields)
     expected, came = manifest_rows(stage, item), job.manifest.read(item.index)
     found = looked(shards=1, rows=len(came), columns=len(came.column_names) if not item.index else 0)
     if came.schema != expected.schema.remove_metadata():

@@ -110,11 +110,11 @@ def _samples(places: Sequence[_MemberBytes]) -> list[tuple[str, list[_MemberByte
 
 
 def _expected(job: Finished, tar: _Tar) -> Iterator[tuple[Piece, np.ndarray, pa.Table]]:
-    """For each piece of a tar: the kept rows (m,) of its input shard, and the embeddings' table of these rows."""
+    """For each piece of a tar: the kept rows (m,) of its input shard, and the samples' table of these rows."""
     for piece in tar.planned.pieces:
         rows = np.flatnonzero(job.survivors.mask(piece.item.index))[piece.first : piece.last]
-        has = [name for name in _COLUMNS if name in job.embeddings.columns(piece.item.index)]
-        yield piece, rows, job.embeddings.read(piece.item.index, has).take(pa.array(rows))
+        has = [name for name in _COLUMNS if name in job.places.columns(piece.item.index)]
+        yield piece, rows, job.places.read(piece.item.index, has).take(pa.array(rows))
 
 
 def _names(table: pa.Table, used: set[str]) -> Iterator[tuple[str, ...]]:
@@ -240,7 +240,7 @@ def _differences(
 
 
 def _contents(reader: Reader, file: BinaryIO, places: Sequence[_MemberBytes], fact: Mapping[str, Any]) -> Iterator[str]:
-    """The differences between the embeddings' facts on a sample and what a trainer reads from its members."""
+    """The differences between the facts of the samples file on a sample and what a trainer reads from its members."""
     parts = {place.suffix.lower(): _content(file, place) for place in places}
     image = next((parts[suffix] for suffix in PICTURES if suffix in parts), b"")  # the order of open_clip's loader
     if content_hash(image) != fact["image_hash"]:

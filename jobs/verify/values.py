@@ -3,7 +3,7 @@
 Each row is computed independently in float64, so stored numbers must be equal to the last bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,31 +15,29 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.stages.cuts.contract.findings import Findings, looked, over, unequal, violated_rows
 from winnow.stages.cuts.contract.finished import FinishedCut
-
-_SIMILARITY = ".similarity"
+from winnow.stages.survivors import SIMILARITY
 
 
 def similarity(job: Finished, run: Run) -> Findings | None:
     """Stored image-text cosines equal those of the stored vectors, for a sample of the pool."""
-    if not any(name.endswith(_SIMILARITY) for item in run.items[:1] for name in job.embeddings.columns(item.index)):
-        return None
-    return over(run, partial(_similarity_of, job), run.items, "similarity")
+    names = [name for name, made in job.encoded if run.items and SIMILARITY in made.columns(0)]
+    return over(run, partial(_similarity_of, job, names), run.items, "similarity") if names else None
 
 
-def _similarity_of(job: Finished, item: ShardItem) -> Findings:
-    rows = job.samples.sampled(item.index)
-    found = looked(samples=len(rows))
-    for name in job.embeddings.columns(item.index):
-        if not name.endswith(_SIMILARITY):
-            continue
+def _similarity_of(job: Finished, names: Sequence[str], item: ShardItem) -> Findings:
+    drawn = job.samples.sampled(item.index)
+    found = looked(samples=len(drawn))
+    for name in names:
+        made_of = dict(job.encoded)[name].read(item.index, ["kept", SIMILARITY])
+        rows = drawn[column(made_of, "kept")[drawn]]
         towers = [
-            job.survivors.vectors(item.index, item.url, name.removesuffix(_SIMILARITY), tower, rows).astype(np.float64)
+            job.survivors.vectors(item.index, item.url, name, tower, rows).astype(np.float64)
             for tower in ("image", "text")
         ]
         # (m, d) * (m, d), summed over d: float16 products, and sums of them over unit vectors, are exact in float64
         made = (towers[0] * towers[1]).sum(axis=1).astype(np.float32)
-        stored = column(job.embeddings.read(item.index, [name]), name)[rows]
-        found += unequal(item, name, rows, made, stored, job.samples.who)
+        stored = column(made_of, SIMILARITY)[rows]
+        found += unequal(item, f"{name}.{SIMILARITY}", rows, made, stored, job.samples.who)
     return found
 
 

@@ -34,7 +34,7 @@ def of_uid(job: Finished, items: Sequence[ShardItem], uid: str, workers: int) ->
     wanted = uids_from_hex([uid])[0]
 
     def rows_of(item: ShardItem) -> np.ndarray:
-        return np.flatnonzero(uids_of(job.embeddings.read(item.index, ["uid"])["uid"]) == wanted)
+        return np.flatnonzero(uids_of(job.places.read(item.index, ["uid"])["uid"]) == wanted)
 
     block = _AHEAD * workers
     with ThreadPoolExecutor(workers, "why") as threads:
@@ -55,9 +55,9 @@ def of_key(job: Finished, items: Sequence[ShardItem], shard: str, key: str) -> F
     Raises JobError if the name matches no shard or several, and if the shard has no such key.
     """
     item = _shard(items, shard)
-    table = job.embeddings.read(item.index, ["position", "key"])
+    table = job.places.read(item.index, ["position", "key"])
     rows = [row for row, name in enumerate(table["key"].to_pylist()) if name == key]
-    lost = [row for row in read_rejects(job.embeddings, item.index).to_pylist() if row["key"] == key]
+    lost = [row for row in read_rejects(job.places, item.index).to_pylist() if row["key"] == key]
     alike = len(rows) + len(lost) - 1
     if rows:
         return at_row(job, item, rows[0], alike)
@@ -69,8 +69,8 @@ def of_key(job: Finished, items: Sequence[ShardItem], shard: str, key: str) -> F
 
 
 def at_row(job: Finished, item: ShardItem, row: int, alike: int = 0) -> FoundSample:
-    """The sample in a row of the embeddings file."""
-    table = job.embeddings.read(item.index, _COLUMNS).slice(row, 1)
+    """The sample in a row of the samples file."""
+    table = job.places.read(item.index, _COLUMNS).slice(row, 1)
     [found] = table.to_pylist()
     rejected = None
     if not bool(column(job.distinct.read(item.index, ["kept"]), "kept")[row]):
@@ -90,7 +90,7 @@ def picture(job: Finished, place: FoundSample) -> bytes:
     reader = job.job.pool.reader
     if not reader.has_images:
         raise JobError("the pool must have images to write one, but this is a pool of vectors; leave the option out")
-    check_unchanged(job.embeddings, place.item.index, place.item.url, reader)
+    check_unchanged(job.places, place.item.index, place.item.url, reader)
     for sample in reader.samples(place.item.url):
         if sample.position == place.position and isinstance(sample, Sample):
             return bytes(sample.image)

@@ -24,7 +24,7 @@ FILES = "files.parquet"
 
 @dataclass(frozen=True, eq=False)
 class ShardFiles:
-    """The file of every shard of one artifact, such as `embeddings-3fa2c17bb71c2af3/00002.parquet`: strings (n,)."""
+    """The file of every shard of one artifact, such as `samples-3fa2c17bb71c2af3/00002.parquet`: strings (n,)."""
 
     files: pa.StringArray
 

@@ -1,7 +1,7 @@
 """What cuts on clusters share: checks of clusters and distances, and rankings by distance in a cluster."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, Literal, Protocol, cast
 
@@ -43,7 +43,7 @@ def check_clusters(cut: FinishedCut, run: Run, last: Artifact | None = None) -> 
     """
     if CLUSTERS not in cut.prepared:
         return Findings()
-    survivors = Survivors(cut.before.embeddings, last or cut.before.last, cut.before.reader)
+    survivors = replace(cut.before, last=last or cut.before.last)
     label = f"{cut.name}.{CLUSTERS}"
     return over(run, _CheckMembers(cut, survivors, label), run.items, label)
 

@@ -218,7 +218,7 @@ class _ClusterSizes:
 class Members:
     """One shard of a clusters artifact.
 
-    rows: int64 (m,), the rows of the embeddings file that are still in. cluster: int32 (m,). distance: float32 (m,),
+    rows: int64 (m,), the rows of the samples file that are still in. cluster: int32 (m,). distance: float32 (m,),
     1 - cosine with the centroid. probes: int32 (m, p), the next nearest clusters in order, -1 if there are no more;
     None if p = 0.
     """

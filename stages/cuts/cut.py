@@ -63,10 +63,17 @@ class Cut:
         """How much the cut keeps; None if that is not one number, or if `Ranked` was given it."""
         return None
 
-    def check(self, given: Given) -> None:
-        """Raises JobError if the job lacks what the cut needs. Default: option `by` must be an encoder of it."""
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the encoders whose vectors or cosines the cut reads. Default: option `by`, if it has one.
+
+        Of the vectors that a pool brings, only those of the encoders that a cut of the policy names are read.
+        """
         by = getattr(self, "by", None)
-        if by is not None:
+        return () if by is None else (by,)
+
+    def check(self, given: Given) -> None:
+        """Raises JobError if the job lacks what the cut needs. Default: `encoders` must be encoders of the job."""
+        for by in self.encoders():
             given.check_encoder(self.kind, by)
 
     def explain(self, asked: Asked) -> Explained:

@@ -78,7 +78,7 @@ class Epochs(Cut):
 
     def subsets(self, cut: FinishedCut) -> Mapping[str, NamedRows]:
         """See Cut.subsets."""
-        return {epoch_file(epoch): _InEpoch(cut.before.embeddings, cut.artifact, epoch) for epoch in range(self.epochs)}
+        return {epoch_file(epoch): _InEpoch(cut.before.samples, cut.artifact, epoch) for epoch in range(self.epochs)}
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
         """See Cut.made_again: `rankings` and the files of `subsets` check its lists."""
@@ -160,7 +160,7 @@ class EpochsStage:
         drawn = tuple(tuple(ends[first : first + windows]) for first in range(0, self.epochs, windows))
         totals = run.fill(_MarkEpochs(shuffles, drawn, out), out, self.name)
         subsets = [Subset(epoch_name(epoch), size) for epoch in range(self.epochs)]
-        write_subsets(run, out, _Drawn(self.survivors.embeddings, out), subsets, f"{self.name}: uids")
+        write_subsets(run, out, _Drawn(self.survivors.samples, out), subsets, f"{self.name}: uids")
         return funnel(totals, **drawn_report(self.epochs, size), shuffles=len(drawn))
 
 
@@ -216,26 +216,26 @@ def _lists(members: Sequence[np.ndarray], before: np.ndarray) -> tuple[np.ndarra
 class _InEpoch:
     """See NamedRows: the rows whose list contains the epoch."""
 
-    embeddings: Artifact
+    samples: Artifact
     artifact: Artifact
     epoch: int
 
     def of(self, index: int) -> tuple[np.ndarray, pa.Array]:
         drawn, epochs = drawn_rows(self.artifact, index)
         rows = drawn[epochs == self.epoch]
-        return rows, bytes_of(self.embeddings.read(index, ["uid"])["uid"]).take(pa.array(rows))
+        return rows, bytes_of(self.samples.read(index, ["uid"])["uid"]).take(pa.array(rows))
 
 
 @plain_dataclass(frozen=True)
 class _Drawn:
     """The uids of each epoch, from the files of this artifact."""
 
-    embeddings: Artifact
+    samples: Artifact
     out: Artifact
 
     def uids(self, item: ShardItem, subsets: Sequence[int]) -> Iterator[pa.Array]:
         """See Chosen.uids; subset i is epoch i."""
-        uids = bytes_of(self.embeddings.read(item.index, ["uid"])["uid"])
+        uids = bytes_of(self.samples.read(item.index, ["uid"])["uid"])
         rows, epochs = drawn_rows(self.out, item.index)
         for epoch in subsets:
             yield uids.take(pa.array(rows[epochs == epoch]))

@@ -29,7 +29,8 @@ GROUP = "winnow.cuts"
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*")  # no number at the end: a second cut gets one
 _TAKEN = (
     "pool",
-    "embeddings",
+    "samples",
+    "vectors",
     "field",
     "distinct",
     "manifest",

@@ -87,6 +87,10 @@ class Mix(Cut):
         """How much to keep."""
         return Amount(self.fraction, self.count, self.threshold, self.of)
 
+    def encoders(self) -> tuple[str, ...]:
+        """See Cut.encoders."""
+        return tuple(dict.fromkeys(part.by for part in self.values if part.by is not None))
+
     def check(self, given: Given) -> None:
         """See Cut.check; each encoder must have text vectors."""
         for part in self.values:

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from typing import ClassVar
 
+import numpy as np
 import pyarrow as pa
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from winnow.pipeline.columns import column
+from winnow.pipeline.errors import DataError
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.stage import ShardItem, Stage
 from winnow.stages.cuts.contract.finished import FinishedCut
@@ -16,7 +17,7 @@ from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Cut, Of
 from winnow.stages.cuts.keeping import Ranked, one_group, value_column
-from winnow.stages.survivors import Survivors
+from winnow.stages.survivors import SIMILARITY, Survivors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -61,23 +62,31 @@ class Similarity(Cut):
 
 
 def stored_cosine(cut: FinishedCut, item: ShardItem, by: str) -> Mapping[str, pa.Array]:
-    """Column `cosine` of every row of a shard, from the embeddings."""
-    return {"cosine": cut.before.table(item.index, [f"{by}.similarity"]).column(0)}
+    """Column `cosine` of every row of a shard, from the encoder's vectors."""
+    return {"cosine": pa.array(_cosine(cut.before, item, by))}
+
+
+def _cosine(survivors: Survivors, item: ShardItem, by: str) -> np.ndarray:
+    found = survivors.similarity(item.index, by)
+    if found is None:
+        raise DataError(f"{survivors.encoder(by).shard(item.index)} must have column {SIMILARITY}, but has none")
+    return found
 
 
 @plain_dataclass(frozen=True)
 class Cosine:
-    """Value: the image-text cosine of one encoder, as the stage `embeddings` stored it, float32 in [-1, 1]."""
+    """Value: the image-text cosine of one encoder, as the stage `vectors` stored it, float32 in [-1, 1]."""
 
     survivors: Survivors
     by: str
 
     def rows(self, item: ShardItem) -> Rows:
         """See Source.rows."""
-        name = f"{self.by}.similarity"
-        values = column(self.survivors.table(item.index, [name]), name)
+        values = _cosine(self.survivors, item, self.by)
         mask = self.survivors.mask(item.index)
-        return Rows(values, one_group(mask), self.survivors.uids(item.index), item.index, column=name)
+        return Rows(
+            values, one_group(mask), self.survivors.uids(item.index), item.index, column=f"{self.by}.{SIMILARITY}"
+        )
 
     def columns(self, item: ShardItem, rows: Rows) -> Mapping[str, pa.Array]:
         """See Source.columns."""

@@ -11,7 +11,8 @@ from winnow.stages.encoders.encoding import Encoding
 from winnow.stages.encoders.timm_model import Timm
 
 if TYPE_CHECKING:
-    from winnow.stages.encoders.bank import Bank, EncodedBatch
+    from winnow.stages.encoders.bank import Bank
+    from winnow.stages.encoders.batches import EncodedBatch
 
 __all__ = ["Bank", "EncodedBatch", "Encoding", "OpenClip", "Timm"]
 

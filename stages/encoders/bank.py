@@ -5,9 +5,10 @@ Reading, decoding and the models run in parallel. Each step works on a window of
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from winnow.pipeline.errors import DeviceError, ModelError, SampleError
 from winnow.pipeline.executors.turns import Turns
+from winnow.stages.encoders.batches import Decoded, EncodedBatch, PendingBatch, finished, reject_of, taken
 from winnow.stages.encoders.device import decoding_threads, device_of, dtype_of, tell_where_slow
 from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.encoders.encoding import Encoding
@@ -36,41 +38,6 @@ Images of one size are resized together."""
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
-
-
-@dataclass(frozen=True)
-class EncodedBatch:
-    """The next samples of the input, in its order, and the rejects between them.
-
-    samples: n samples without their image bytes.
-    widths, heights: int32 (n,), pixels of the original image.
-    vectors: column, as `Bank.columns` names it → float16 (n, d), finite, unit norm.
-    rejects: those of the input, and those that could not be encoded, in the order of the input.
-    """
-
-    samples: list[Sample]
-    widths: np.ndarray
-    heights: np.ndarray
-    vectors: dict[str, np.ndarray]
-    rejects: list[Reject]
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A sample whose image is ready for every encoder."""
-
-    sample: Sample
-    size: tuple[int, int]
-    pixels: list[np.ndarray]  # uint8 (h, w, 3), one an encoder
-
-
-@dataclass
-class PendingBatch:
-    """A batch on its way to the models. `order` holds samples and rejects in the order of the input."""
-
-    rows: list[Decoded] = field(default_factory=list)
-    order: list[Sample | Reject] = field(default_factory=list)
-    tokens: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Bank:
@@ -120,6 +87,21 @@ class Bank:
             towers = {name: encoder.load(device) for name, encoder in encoders.items()}
         return cls(towers, encoding, device, dtype)
 
+    def only(self, names: Collection[str]) -> "Bank":
+        """The same bank with these of its encoders; it shares models, threads and turns."""
+        if set(names) == set(self._towers):
+            return self
+        part = copy(self)
+        part._towers = {name: tower for name, tower in self._towers.items() if name in names}
+        part._preprocesses = [tower.preprocess for tower in part._towers.values()]
+        part._columns = {c: width for c, width in self._columns.items() if c.rpartition(".")[0] in names}
+        return part
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its encoders."""
+        return tuple(self._towers)
+
     def columns(self) -> dict[str, int]:
         """Vector columns and their width d: `NAME.image`, and `NAME.text` if there is a text tower."""
         return dict(self._columns)
@@ -128,8 +110,8 @@ class Bank:
         """Batches of at most `batch_size` samples, in order. Every input is in exactly one batch.
 
         An image is copied when its sample is drawn, so a reader may free its memory after its last sample.
-        A sample that cannot be encoded becomes a Reject of kind `image-empty`, `image-too-large`,
-        `image-decode`, `vector-zero` or `vector-not-finite`.
+        A sample that cannot be decoded becomes a Reject of kind `image-empty`, `image-too-large` or `image-decode`.
+        An encoder refuses a row for `image-too-large` (after its resize), `vector-zero` or `vector-not-finite`.
         Memory: (batches in flight + 3) x batch_size images, decoded to the encoders' sizes.
         """
         yield from self.forwarded(self.batches(self.decoded(samples)))
@@ -175,17 +157,22 @@ class Bank:
         return work
 
     def _forward(self, work: PendingBatch) -> EncodedBatch:
-        raw: dict[str, np.ndarray] = {}
+        raw = {column: np.zeros((len(work.rows), width), np.float32) for column, width in self._columns.items()}
+        refused: dict[str, dict[int, Reject]] = {}
         for i, (name, tower) in enumerate(self._towers.items()):
-            if work.rows:
-                pixels = [row.pixels[i] for row in work.rows]
-                try:
-                    raw |= self._vectors(name, tower, pixels, work.tokens.get(name))
-                except torch.OutOfMemoryError as error:
-                    raise self._too_large(name, error) from error
-        if not work.rows:
-            raw = {column: np.empty((0, width), np.float32) for column, width in self._columns.items()}
-        return _finish(work, raw)
+            rows, pixels, refused[name] = taken(work, i)
+            if not pixels:
+                continue
+            tokens = work.tokens.get(name)
+            if tokens is not None and len(rows) < len(work.rows):
+                tokens = tokens[torch.from_numpy(rows)]
+            try:
+                made = self._vectors(name, tower, pixels, tokens)
+            except torch.OutOfMemoryError as error:
+                raise self._too_large(name, error) from error
+            for column, vectors in made.items():
+                raw[column][rows] = vectors
+        return finished(work, raw, refused)
 
     def _vectors(
         self, name: str, tower: Towers, pixels: Sequence[np.ndarray], tokens: torch.Tensor | None
@@ -228,29 +215,6 @@ class Bank:
         return widths
 
 
-def _finish(work: PendingBatch, raw: dict[str, np.ndarray]) -> EncodedBatch:
-    """Unit float16 vectors of the rows in which every vector has a direction. The other rows become rejects."""
-    norms = {column: np.linalg.norm(vectors, axis=1) for column, vectors in raw.items()}  # (b,) float32
-    good = np.ones(len(work.rows), bool)
-    refused: dict[int, Reject] = {}
-    for column, norm in norms.items():
-        good &= np.isfinite(norm) & (norm > 0)
-        for row in np.flatnonzero(~np.isfinite(norm) | (norm == 0)):
-            kind = "vector-zero" if norm[row] == 0 else "vector-not-finite"
-            sample = work.rows[row].sample
-            message = f"a vector has a finite length above 0, but {column} has {norm[row]}"
-            refused.setdefault(id(sample), _reject(sample, kind, message))
-    order = [refused.get(id(item), item) for item in work.order]
-    sizes = np.array([row.size for row in work.rows], np.int32).reshape(-1, 2)[good]  # (n, 2)
-    return EncodedBatch(
-        samples=[item for item in order if isinstance(item, Sample)],
-        widths=sizes[:, 0],
-        heights=sizes[:, 1],
-        vectors={c: (raw[c][good] / norms[c][good, None]).astype(np.float16) for c in raw},
-        rejects=[item for item in order if isinstance(item, Reject)],
-    )
-
-
 def _in_order(pool: Executor, function: Callable[[_In], _Out], items: Iterable[_In], ahead: int) -> Iterator[_Out]:
     """function(item) for each item, in order. At most `ahead` more items are submitted than results were taken."""
     pending: deque[Future[_Out]] = deque()
@@ -282,9 +246,5 @@ def _own(item: Sample | Reject) -> Sample | Reject:
 
 def _decoded(sample: Sample, found: Picture | SampleError) -> Decoded | Reject:
     if isinstance(found, SampleError):
-        return _reject(sample, found.kind, str(found))
+        return reject_of(sample, found.kind, str(found))
     return Decoded(replace(sample, image=b""), *found)
-
-
-def _reject(sample: Sample, kind: str, message: str) -> Reject:
-    return Reject(sample.position, sample.key, kind, message, sample.offset)

@@ -1,6 +1,6 @@
 """Measures the limits of embedding on this machine: the speed of decoding alone, and of the models alone.
 
-Benchmarks compare the stage `embeddings` with these, on the same threads and data.
+Benchmarks compare the stage `vectors` with these, on the same threads and data.
 """
 
 import io

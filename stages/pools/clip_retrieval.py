@@ -24,8 +24,8 @@ from winnow.stages.pools.precomputed.rows import (
     RowUids,
     brought_uids,
     captions_of,
+    hashed_vectors,
     known_encoder,
-    mark_vectors,
     read_columns,
     row_table,
 )
@@ -89,8 +89,8 @@ class ClipRetrieval(Reader):
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
         """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
 
-        Kinds: no-uid, no-caption, caption-not-utf8, vector-not-finite, vector-zero.
-        Raises PoolError for columns of other types, ShardError if the files do not match.
+        Kinds: no-uid, no-caption, caption-not-utf8; where a vector names the row, vector-not-finite and vector-zero.
+        Raises PoolError for columns of other types.
         """
         uid = "uid" if self.uid == "auto" else self.uid
         once = {"uid": (uid, *_PLACES), "caption": _CAPTIONS}
@@ -104,8 +104,8 @@ class ClipRetrieval(Reader):
         if self.uid == "auto":
             _hash_places(meta, names, captions)
         unnamed = ~names.known & (self.uid == "auto")
-        files = {name.rpartition("/")[2]: partial(npy_blocks, name) for name in self.companions(url)}
-        stored = mark_vectors(files, faults, unnamed, url)
+        images = self.companions(url)[0]
+        stored = hashed_vectors(partial(npy_blocks, images), images.rpartition("/")[2], faults, unnamed, url)
         names.hash(stored, unnamed, captions, BY_VECTOR)
         return row_table(meta, names, captions, faults)
 

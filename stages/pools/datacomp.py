@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from winnow.pipeline.errors import JobError, PoolError
 from winnow.stages.pools.columns import need_column, need_text
-from winnow.stages.pools.precomputed.blocks import Blocks, squared_norms
+from winnow.stages.pools.precomputed.blocks import Blocks
 from winnow.stages.pools.precomputed.npy_files import npz_blocks
 from winnow.stages.pools.precomputed.rows import (
     HEIGHT_COLUMNS,
@@ -20,7 +20,6 @@ from winnow.stages.pools.precomputed.rows import (
     read_columns,
     row_table,
 )
-from winnow.stages.pools.precomputed.widths import same_width
 from winnow.stages.pools.reader import Reader, Tower
 from winnow.stages.pools.sample import Reject
 
@@ -31,7 +30,7 @@ _TOWERS = {"image": "img", "text": "txt"}
 class Datacomp(Reader):
     """A pool of `{root}.parquet` with `{root}.npz`, row by row (Gadre et al. 2023). The shard is the parquet file.
 
-    use: the encoders whose vectors must be valid for a row to be readable. The vectors of other encoders are not read.
+    use: the encoders that the pool offers to cuts. Only the vectors of those that a cut names are read.
     Raises JobError for an encoder that DataComp does not have.
     """
 
@@ -63,8 +62,8 @@ class Datacomp(Reader):
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
         """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
 
-        Kinds: no-uid, no-caption, caption-not-utf8, vector-not-finite, vector-zero.
-        Raises PoolError for missing columns, ShardError if npz and parquet do not match.
+        Kinds: no-uid, no-caption, caption-not-utf8; by `checked` also vector-not-finite and vector-zero.
+        Raises PoolError for missing columns.
         """
         once = {"uid": ("uid",), "caption": ("text",)}
         meta, schema = read_columns(url, ("uid", "text", "url", *WIDTH_COLUMNS, *HEIGHT_COLUMNS), once)
@@ -74,9 +73,6 @@ class Datacomp(Reader):
         names = brought_uids(meta, schema, None, faults, url)
         faults.mark(~names.known, "no-uid", "a uid must be 32 hex digits, but uid is not")
         captions = captions_of(meta, "text", faults, url)
-        for encoder in self.use:
-            arrays = [f"{encoder}_{tower}" for tower in _TOWERS.values()]
-            same_width({array: self._mark(url, array, faults) for array in arrays}, url)
         return row_table(meta, names, captions, faults)
 
     def blocks(self, url: str, encoder: str, tower: Tower) -> AbstractContextManager[Blocks]:
@@ -84,9 +80,3 @@ class Datacomp(Reader):
         known_encoder(encoder, self.use, url)
         [archive] = self.companions(url)
         return npz_blocks(archive, f"{encoder}_{_TOWERS[tower]}")
-
-    def _mark(self, url: str, name: str, faults: Faults) -> Blocks:
-        [archive] = self.companions(url)
-        with npz_blocks(archive, name) as blocks:
-            faults.mark_norms(squared_norms(blocks), archive, name)
-            return blocks

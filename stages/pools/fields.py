@@ -22,7 +22,7 @@ _LARGEST = 1 << 63  # the first integer that int64 does not hold
 def columns_at(url: str, places: pa.Table, names: Sequence[str]) -> dict[str, Values]:
     """The named columns of some rows of a parquet file, without columns that the file does not have.
 
-    places: rows of an embeddings file, with `position`, ascending. Memory: the values, and one batch of rows.
+    places: rows of a samples file, with `position`, ascending. Memory: the values, and one batch of rows.
     """
     positions = column(places, "position")
     with open_parquet(url, names) as file:

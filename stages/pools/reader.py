@@ -3,11 +3,13 @@
 The smallest reader of images is a frozen dataclass of its options with `kind`, `suffix` and `samples`. The smallest
 reader of precomputed vectors has `kind`, `suffix`, `encoders`, `table` and `stored`. All other methods have defaults
 that work for any format. A format overrides a default if it has a cheaper or better way.
+
+Longer than 300 lines because it is the whole contract, with the default of every method.
 """
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,16 +25,17 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.uid import stated_uid
 from winnow.stages.pools.fields import Values, caption_column, columns_at
-from winnow.stages.pools.precomputed.blocks import Blocks, array_blocks, unit_rows
+from winnow.stages.pools.precomputed.blocks import Blocks, array_blocks, squared_norms, unit_rows
 from winnow.stages.pools.precomputed.rows import (
     BY_VECTOR,
     Faults,
     brought_uids,
     captions_of,
+    hashed_vectors,
     known_encoder,
-    mark_vectors,
     row_table,
 )
+from winnow.stages.pools.precomputed.widths import same_width
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.preview.head import Head, table_head
 from winnow.stages.results.tar_shard import TarShard
@@ -125,17 +128,17 @@ class Reader:
         if done < len(wanted):
             raise DataError(f"{url}: each position must be that of a sample, but position {wanted[done]} has none")
 
-    # the samples of a shard, read again by their places in the embeddings file
+    # the samples of a shard, read again by their places in the samples file
 
     def place_columns(self, there: Collection[str]) -> list[str]:
-        """The columns of an embeddings file that the methods below need. there: the columns that it has."""
+        """The columns of a samples file that the methods below need. there: the columns that it has."""
         del there
         return ["position", "key"] if self.has_images else ["position"]
 
     def again(self, url: str, places: pa.Table, gap_bytes: int | None = None) -> Iterator[tuple[str, Sequence[Entry]]]:
         """Key and members of the samples at these places, as `members`.
 
-        places: their rows of the embeddings file with `place_columns`, ascending. gap_bytes: gaps up to this size are
+        places: their rows of the samples file with `place_columns`, ascending. gap_bytes: gaps up to this size are
         read through, not skipped; None for the default of the storage. Raises ShardError if the shard has changed.
         """
         del gap_bytes
@@ -167,7 +170,7 @@ class Reader:
     def originals(self, url: str, facts: Sequence[Mapping[str, Any]]) -> Iterator[Original]:
         """What a training shard must hold of each sample, read in another way than `append` does, if there is one.
 
-        facts: rows of the embeddings file, with position, key, caption, offset, size and extra_ranges.
+        facts: rows of the samples file, with position, key, caption, offset, size and extra_ranges.
         """
         positions = np.array([fact["position"] for fact in facts], np.int64)
         return (Original(members) for _, members in self.members(url, positions))
@@ -193,24 +196,48 @@ class Reader:
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
         """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
 
-        The uid of a row without its own is a hash of the first encoder's image vector and the caption.
-        Kinds: no-caption, caption-not-utf8, vector-not-finite, vector-zero. Raises ShardError if the numbers of vectors
-        and rows differ, PoolError for columns of other types.
+        The uid of a row without its own is a hash of the first encoder's image vector and the caption; no other vector
+        is read here, see `checked`. Kinds: no-caption, caption-not-utf8, and for a row that such a vector names
+        vector-not-finite and vector-zero. Raises PoolError for columns of other types.
         """
         meta = self.table(url)
         faults = Faults(len(meta))
         names = brought_uids(meta, meta.schema, None, faults, url)
         captions = captions_of(meta, "caption" if "caption" in meta.column_names else None, faults, url)
-        towers: tuple[Tower, ...] = ("image", "text") if self.has_text else ("image",)
-        opened: dict[str, Callable[[], AbstractContextManager[Blocks]]] = {
-            f"{encoder}.{tower}": partial(self.blocks, url, encoder, tower)
-            for encoder in self.encoders()
-            for tower in towers
-        }
         unnamed = ~names.known
-        stored = mark_vectors(opened, faults, unnamed, url)
+        first = self.encoders()[0]
+        opened = partial(self.blocks, url, first, "image")
+        stored = hashed_vectors(opened, f"{first}.image", faults, unnamed, url)
         names.hash(stored, unnamed, captions, BY_VECTOR)
         return row_table(meta, names, captions, faults)
+
+    def sound(self, url: str, encoders: Sequence[str]) -> tuple[pa.Table, list[Reject]]:
+        """`rows` with only those that have a vector of each of these encoders, and a reject for each other row."""
+        table, rejects = self.rows(url)
+        count = len(table) + len(rejects)
+        for name in encoders if len(table) else ():
+            clean = (faults := self.checked(url, name, count)[0]).clean[column(table, "position")]
+            lost = table.filter(pa.array(~clean))
+            rejects = [*rejects, *faults.rejects_at(column(lost, "position"), lost["key"].to_pylist())]
+            table = table.filter(pa.array(clean))
+        return table, sorted(rejects, key=lambda reject: reject.position)
+
+    def checked(self, url: str, encoder: str, rows: int) -> tuple[Faults, int]:
+        """What is wrong with one encoder's vectors of a shard with so many rows, rejects among them; and their width.
+
+        Kinds: vector-not-finite, vector-zero. Raises ShardError if there are not as many vectors as rows, or if text
+        and image vectors differ in width; else as `blocks`.
+        """
+        faults = Faults(rows)
+        towers: tuple[Tower, ...] = ("image", "text") if self.has_text else ("image",)
+        seen: dict[str, Blocks] = {}
+        for tower in towers:
+            name = f"{encoder}.{tower}"
+            with self.blocks(url, encoder, tower) as blocks:
+                faults.mark_norms(squared_norms(blocks), url, name)
+                seen[name] = blocks
+        same_width(seen, url)
+        return faults, seen[f"{encoder}.image"].width
 
     def blocks(self, url: str, encoder: str, tower: Tower) -> AbstractContextManager[Blocks]:
         """The vectors as stored, block by block. Raises JobError for an encoder or tower the pool does not have."""

@@ -12,14 +12,14 @@ from winnow.stages.pools.pool import as_one
 from winnow.stages.pools.reader import Reader
 
 
-def check_unchanged(embeddings: Artifact, index: int, url: str, reader: Reader) -> None:
+def check_unchanged(samples: Artifact, index: int, url: str, reader: Reader) -> None:
     """Raises ShardError if shard `index` has changed since the run listed it, StorageError if it does not exist.
 
-    embeddings: the artifact of the stage `embeddings`, finished or not. Cost: one request for each file of the shard;
+    samples: the artifact of the stage `samples`, finished or not. Cost: one request for each file of the shard;
     the list is read once per process.
     """
     found = as_one([storage.identity_of(name) for name in (url, *reader.companions(url))])
-    if fingerprint(found, digits=32) != _listed(embeddings.meta(PARTS))[index]:
+    if fingerprint(found, digits=32) != _listed(samples.meta(PARTS))[index]:
         raise ShardError(
             f"{url} must stay as it was when the run listed it, but is another file now, of {found.size} bytes; "
             f"run the same command again, which reads this shard anew and keeps the results of the others"

@@ -20,8 +20,8 @@ from winnow.stages.pools.precomputed.rows import (
     Faults,
     brought_uids,
     captions_of,
+    hashed_vectors,
     known_encoder,
-    mark_vectors,
     read_columns,
     row_table,
 )
@@ -69,8 +69,8 @@ class Vectors(Reader):
     def rows(self, url: str) -> tuple[pa.Table, list[Reject]]:
         """Table (schema precomputed.ROWS) of the readable rows, and a reject for each of the others.
 
-        Kinds: no-uid, no-caption, caption-not-utf8, vector-not-finite (also for null), vector-zero.
-        Raises PoolError for missing columns or other types, ShardError for vectors of several lengths.
+        Kinds: no-uid, no-caption, caption-not-utf8; where a vector names the row, vector-not-finite (also for null) and
+        vector-zero. Raises PoolError for missing columns or other types.
         """
         captions_asked = (self.caption,) if self.caption else ("caption", "text", "TEXT")
         uid_column = "uid" if self.uid == "auto" else self.uid
@@ -85,7 +85,7 @@ class Vectors(Reader):
         caption = next((name for name in captions_asked if name in meta.column_names), None)
         captions = captions_of(meta, caption, faults, url)
         unnamed = ~names.known & (self.uid == "auto")
-        stored = mark_vectors({name: partial(list_blocks, url, name) for name in towers}, faults, unnamed, url)
+        stored = hashed_vectors(partial(list_blocks, url, self.image), self.image, faults, unnamed, url)
         names.hash(stored, unnamed, captions, BY_VECTOR)
         return row_table(meta, names, captions, faults)
 

@@ -13,13 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from winnow.pipeline.artifact import Artifact, read_table
+from winnow.pipeline import storage
+from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import RejectsError
 from winnow.pipeline.stage import Run, Summary, nearly_whole, spread
 from winnow.pipeline.terminal import escaped
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.sample import NOT_DOWNLOADED
 from winnow.stages.preview.remedy import remedies
+from winnow.stages.rejects import read_rejects
 
 _SHOWN = 300  # characters of an example's message
 
@@ -42,22 +44,23 @@ class ShardRejects:
 class Early:
     """Sees every finished shard, in any order; raises RejectsError by the rule above."""
 
-    def __init__(self, run: Run, reader: Reader, out: Artifact) -> None:
-        self._run, self._reader, self._out = run, reader, out
+    def __init__(self, run: Run, reader: Reader, out: Artifact, beside: Sequence[Artifact] = ()) -> None:
+        """beside: artifacts that the same pass makes; a sample that one of them rejects is lost too."""
+        self._run, self._reader, self._outs = run, reader, (out, *beside)
         self._waits = set(spread(len(run.shards))) if run.limits.stop_early else set[int]()
         self._found: list[int] = []
         self._rejects = Counter[str]()
         self._samples = 0
 
     def __call__(self, index: int, summary: Summary) -> None:
-        """A shard's summary: `rows`, and `rejects` by kind."""
+        """A shard's summary: `kept`, and `rejects` by kind."""
         if index not in self._waits:
             return
         self._waits.discard(index)
-        rejects = dict(cast(Mapping[str, int], summary["rejects"]))
-        rejects.pop(NOT_DOWNLOADED, None)  # these are not samples: every list of links has some
-        rejected = sum(rejects.values())
-        samples = rejected + cast(int, summary["rows"])
+        own, *others = (_kinds(told) for told in (summary, *self._beside(index)))
+        rejects = own + max(others, key=Counter.total, default=Counter[str]())
+        rejected = rejects.total()
+        samples = own.total() + cast(int, summary["kept"])
         if samples and not nearly_whole(rejected, samples, self._run.limits):
             self._waits = set()
             self._found = []
@@ -69,14 +72,25 @@ class Early:
         if not self._waits and self._found:
             self._end()
 
+    def _beside(self, index: int) -> list[Summary]:
+        there = (out for out in self._outs[1:] if storage.exists(out.shard(index)))
+        return [out.summary(index) for out in there]
+
     def _end(self) -> None:
         examples: dict[str, str] = {}
         urls = [self._run.shards[index].url for index in sorted(self._found)]
         for index, url in zip(sorted(self._found), urls, strict=True):
-            for row in read_table(self._out.rejects(index)).to_pylist():
-                examples.setdefault(row["kind"], example(url, row["key"], row["position"], row["message"]))
+            for out in self._outs:
+                for row in read_rejects(out, index).to_pylist() if storage.exists(out.shard(index)) else ():
+                    examples.setdefault(row["kind"], example(url, row["key"], row["position"], row["message"]))
         found = ShardRejects(urls[0], self._samples, self._rejects, examples)
         raise RejectsError(refusal(self._reader, found, len(urls), len(self._run.shards)))
+
+
+def _kinds(summary: Summary) -> Counter[str]:
+    kinds = Counter(cast(Mapping[str, int], summary["rejects"]))
+    del kinds[NOT_DOWNLOADED]  # these are not samples: every list of links has some
+    return kinds
 
 
 def example(url: str, key: str, position: int, message: str) -> str:

@@ -4,7 +4,7 @@ It reads the head of one shard. If hardly any sample there can be read, it reads
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
@@ -18,10 +18,10 @@ from winnow.pipeline.errors import RejectsError, SampleError, ShardError, Storag
 from winnow.pipeline.stage import Limits, nearly_whole, spread
 from winnow.stages.encoders.pixels.opening import open_image
 from winnow.stages.pools.field_types import exact, said
-from winnow.stages.pools.reader import Reader
+from winnow.stages.pools.reader import TABLE, Reader
 from winnow.stages.pools.sample import NOT_DOWNLOADED, Reject, Sample
 from winnow.stages.preview.early import ShardRejects, example, joined, refusal
-from winnow.stages.preview.head import Head
+from winnow.stages.preview.head import Head, table_head
 
 _IMAGES = 16  # rows of parquet with images, which may have megabytes each
 _VECTORS = 64
@@ -40,17 +40,22 @@ class Seen(ShardRejects):
     whole: bool = True
 
 
-def first_samples(reader: Reader, url: str) -> Seen:
+def first_samples(reader: Reader, url: str, encoders: Collection[str] | None = None) -> Seen:
     """Read the first samples of a shard with a few requests.
 
-    Raises PoolError if it does not fit the job, ShardError if it cannot be read, StorageError if it cannot be reached.
+    encoders: of those whose vectors the pool brings, which ones to look at; None for all. Raises PoolError if it does
+    not fit the job, ShardError if it cannot be read, StorageError if it cannot be reached.
     """
+    names = [name for name in reader.encoders() if encoders is None or name in encoders]
     with storage.scratch_folder() as folder:
+        if not (reader.has_images or names) and reader.suffix == TABLE:
+            with suppress(ShardError, StorageError):  # then a uid is a hash of a vector, or the file itself is broken
+                return _of_vectors(reader, table_head(url, (), _VECTORS, folder / "table"), ())
         head = reader.head(url, _IMAGES if reader.has_images else _VECTORS, folder)
         with head.telling():
             if reader.has_images:
                 return _counted(islice(reader.head_samples(head), _SAMPLES), head, head.whole)
-            return _of_vectors(reader, head)
+            return _of_vectors(reader, head, names)
 
 
 def first_fields(reader: Reader, url: str, sources: Sequence[str]) -> Mapping[str, str]:
@@ -79,25 +84,27 @@ def first_fields(reader: Reader, url: str, sources: Sequence[str]) -> Mapping[st
     return told
 
 
-def check_readable(reader: Reader, urls: Sequence[str], limits: Limits, seen: Seen) -> None:
+def check_readable(
+    reader: Reader, urls: Sequence[str], limits: Limits, seen: Seen, encoders: Collection[str] | None = None
+) -> None:
     """Raise RejectsError if hardly any sample of the pool can be read, with the option that would read them.
 
-    seen: of the first shard. The run ends only if nearly everything (`nearly_whole`) is rejected in each shard of
-    `spread`; one bad shard does not end it. A head can show that a shard is good, never that it is bad: members of a
-    tar may lie apart, and later rows may be good. So a local shard is read to its end, or until it turns out good. A
-    remote one is left to the same rule at the end of these shards (stages/preview/early.py). Cost: nothing more if
-    the first shard is good; else at most one read of these shards.
+    seen: of the first shard. encoders: as `first_samples`. The run ends only if nearly everything (`nearly_whole`) is
+    rejected in each shard of `spread`; one bad shard does not end it. A head can show that a shard is good, never that
+    it is bad: members of a tar may lie apart, and later rows may be good. So a local shard is read to its end, or until
+    it turns out good. A remote one is left to the same rule at the end of these shards (stages/preview/early.py). Cost:
+    nothing more if the first shard is good; else at most one read of these shards.
     """
     if not limits.stop_early or not nearly_whole(seen.rejected, seen.samples, limits):
         return
     probed = []
     for index in spread(len(urls)):
         try:
-            found = first_samples(reader, urls[index]) if index else seen
+            found = first_samples(reader, urls[index], encoders) if index else seen
             if not found.whole and not _is_well(found, limits):
                 if storage.local_path(urls[index]) is None:
                     return
-                found = _all_of(reader, urls[index])
+                found = _all_of(reader, urls[index], encoders)
         except (ShardError, StorageError):  # the run itself reports a shard that cannot be read
             return
         if _is_well(found, limits):
@@ -110,10 +117,10 @@ def _is_well(found: Seen, limits: Limits) -> bool:
     return found.samples > 0 and not nearly_whole(found.rejected, found.samples, limits)
 
 
-def _all_of(reader: Reader, url: str) -> Seen:
+def _all_of(reader: Reader, url: str, encoders: Collection[str] | None) -> Seen:
     """Read all samples of a shard, or enough to show that not nearly all are rejected; reads only headers of images."""
     if not reader.has_images:
-        table, lost = reader.rows(url)
+        table, lost = reader.sound(url, [e for e in reader.encoders() if encoders is None or e in encoders])
         return _tallied([*lost, *repeat({}, table.num_rows)], url)
     described = (_described(one) if isinstance(one, Sample) else one for one in reader.samples(url))
     return _tallied(described, url, enough=_SAMPLES)
@@ -160,14 +167,14 @@ def _described(sample: Sample) -> Mapping[str, object] | Reject:
     }
 
 
-def _of_vectors(reader: Reader, head: Head) -> Seen:
-    table, rejects = reader.rows(head.url)
+def _of_vectors(reader: Reader, head: Head, encoders: Sequence[str]) -> Seen:
+    table, rejects = reader.sound(head.url, encoders)
     kinds = Counter(reject.kind for reject in rejects)
     examples = {
         reject.kind: example(head.source, reject.key, reject.position, reject.message) for reject in reversed(rejects)
     }
     vectors = {}
-    for name in reader.encoders():
+    for name in encoders:
         for tower in ("image", "text"):
             if tower == "image" or reader.has_text:
                 with reader.blocks(head.url, name, tower) as blocks:

@@ -29,11 +29,11 @@ class Export:
     stay, with their reason. Columns of each file: uid (32 hex digits), key, caption, width and height (null if the
     pool does not have them), `columns`, and reason if dropped. Rows are in the order of the pool; a shard without such
     samples has a file without rows. A column has the same type in all files: bool, int64, float64 or string.
-    Cost: one read of the manifest's and embeddings' columns per shard. For json fields, also the listed samples: of a
+    Cost: one read of the manifest's and samples' columns per shard. For json fields, also the listed samples: of a
     local tar their headers and json, of a remote one with their pictures. For columns of parquet, those columns.
     """
 
-    embeddings: Artifact
+    samples: Artifact
     manifest: Artifact
     reader: Reader
     columns: tuple[str, ...] = (URL,)
@@ -105,13 +105,13 @@ class _Retype:
 
 
 def named_rows(stage: Export, item: ShardItem) -> pa.Table:
-    """The exported rows of one shard. Raises AccountingError if manifest and embeddings are not of one job."""
+    """The exported rows of one shard. Raises AccountingError if manifest and samples are not of one job."""
     verdicts = stage.manifest.read(item.index, [*_SAID, "kept", REASON])
-    there = stage.embeddings.columns(item.index)
-    brought = [URL] if URL in stage.columns and URL in there else []  # the embeddings of a pool of vectors have it
+    there = stage.samples.columns(item.index)
+    brought = [URL] if URL in stage.columns and URL in there else []  # a pool of vectors has it
     asked = [name for name in stage.columns if name not in brought]
     where = stage.reader.place_columns(there)
-    known = stage.embeddings.read(item.index, list(dict.fromkeys(["position", *_SIDES, *brought, *where])))
+    known = stage.samples.read(item.index, list(dict.fromkeys(["position", *_SIDES, *brought, *where])))
     position = column(known, "position")
     if len(position) and position[-1] >= len(verdicts):
         raise AccountingError(
@@ -125,7 +125,7 @@ def named_rows(stage: Export, item: ShardItem) -> pa.Table:
     table = verdicts.filter(pa.array(wanted)).select(_SAID)
     found = {name: known[name] for name in (*_SIDES, *brought)}
     if asked and len(known):
-        check_unchanged(stage.embeddings, item.index, item.url, stage.reader)
+        check_unchanged(stage.samples, item.index, item.url, stage.reader)
         said = stage.reader.fields(item.url, known, asked)
         found |= {name: typed(json_values(said[name])) for name in asked if name in said}
     for name in (*_SIDES, *stage.columns):

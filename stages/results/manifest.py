@@ -17,7 +17,7 @@ from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.totals import Totals
 from winnow.pipeline.uid import bytes_of
 from winnow.stages.pool_field import FIELD, Field
-from winnow.stages.rejects import read_rejects
+from winnow.stages.rejects import REPEATED, read_rejects
 from winnow.stages.results.subset import Subset, write_subsets
 
 UIDS = "uids.npy"
@@ -25,13 +25,14 @@ UIDS = "uids.npy"
 
 @dataclass(frozen=True)
 class Manifest:
-    """Joins the embeddings, the rejects and every cut, row by row.
+    """Joins the samples, the rejects and every cut, row by row.
 
-    distinct: artifact that rejects samples which repeat the uid of another. cuts: (name, artifact) in the order of the
-    policy; each artifact has `kept` and the cut's values for every row. fields: of the pool, as the job names them.
+    distinct: artifact that rejects samples without a vector, and those that repeat the uid of another. cuts: (name,
+    artifact) in the order of the policy; each artifact has `kept` and the cut's values for every row. fields: of the
+    pool, as the job names them.
     """
 
-    embeddings: Artifact
+    samples: Artifact
     distinct: Artifact
     cuts: tuple[tuple[str, Artifact], ...]
     fields: tuple[Field, ...] = field(default=(), metadata=IF_GIVEN)
@@ -89,7 +90,7 @@ def manifest_rows(stage: Manifest, item: ShardItem) -> pa.Table:
     reason (null, a cut's name, or reject:<kind>), weight (float32, 1 for kept and 0 otherwise), then <cut>.<value> of
     every cut, and field.<name> of every field (null for a reject).
     """
-    table = stage.embeddings.read(item.index, ["position", "key", "uid", "caption"])
+    table = stage.samples.read(item.index, ["position", "key", "uid", "caption"])
     n = table.num_rows
     named = column(stage.distinct.read(item.index, ["kept"]), "kept")
     inside = named.copy()
@@ -119,18 +120,23 @@ def manifest_rows(stage: Manifest, item: ShardItem) -> pa.Table:
             **values,
         }
     )
-    if not named.all():  # rows with a repeated uid come back below, as rejects
+    if not named.all():  # rows without a vector or with a repeated uid come back below, as rejects
         readable = readable.filter(pa.array(named))
-    unread, repeated = (read_rejects(artifact, item.index) for artifact in (stage.embeddings, stage.distinct))
+    unread, out = (read_rejects(artifact, item.index) for artifact in (stage.samples, stage.distinct))
     rejected = [
         _rejected(unread, pa.nulls(len(unread), pa.string())),
-        _rejected(repeated, table["caption"].filter(pa.array(~named))),  # both in the order of the shard
+        _rejected(out, _captions(out, table["caption"].filter(pa.array(~named)))),  # both in the order of the shard
     ]
     every = pa.concat_tables([readable, *rejected], promote_options="default")
     if (np.diff(column(every, "position")) < 0).any():
         every = every.sort_by("position")
     every = every.drop_columns("position")
     return every.add_column(1, "shard", pa.repeat(pa.scalar(item.url, pa.string()), every.num_rows))
+
+
+def _captions(rejects: pa.Table, captions: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Only a sample that repeats another one's uid is told with its caption."""
+    return pc.if_else(pc.equal(rejects["kind"], REPEATED), captions, pa.scalar(None, pa.string()))
 
 
 def _rejected(rejects: pa.Table, captions: pa.Array | pa.ChunkedArray) -> pa.Table:

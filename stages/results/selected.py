@@ -1,6 +1,6 @@
 """The kept samples of one input shard, read in place, for training without exported shards.
 
-The plan of a shard says which samples are read and how often. It comes from columns of its manifest and embeddings.
+The plan of a shard says which samples are read and how often. It comes from columns of its manifest and samples.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from winnow.stages.results.training_members import Entry, training_key
 class ReadPlan:
     """The plan of what to read from one input shard.
 
-    places: the kept rows of its embeddings file, in order. times: int64 (m,), how often each is read, at least once.
+    places: the kept rows of its samples file, in order. times: int64 (m,), how often each is read, at least once.
     """
 
     index: int
@@ -48,12 +48,12 @@ class ReadPlan:
 class Selected:
     """The kept samples of a finished job, in the shards of its pool. Picklable; it holds no open file.
 
-    embeddings: the place of each sample. manifest: its weight says how often a sample is read. drawn: the epochs that
-    a cut drew, to read only `epoch` of them. gap_bytes: gaps up to this size are read through, not skipped; None for
-    the default of the storage.
+    places: the artifact of the samples. manifest: its weight says how often a sample is read. drawn: the epochs that a
+    cut drew, to read only `epoch` of them. gap_bytes: gaps up to this size are read through, not skipped; None for the
+    default of the storage.
     """
 
-    embeddings: Artifact
+    places: Artifact
     manifest: Artifact
     reader: Reader
     drawn: Drawn | None = None
@@ -66,11 +66,11 @@ class Selected:
         Raises AccountingError if the files are not of one job, DataError for weights that are not whole numbers >= 0.
         """
         verdicts = self.manifest.read(index, ["shard", "key", "weight"])
-        places = self.embeddings.read(index, self.reader.place_columns(self.embeddings.columns(index)))
+        places = self.places.read(index, self.reader.place_columns(self.places.columns(index)))
         positions = column(places, "position")
         if len(positions) and (positions[-1] >= len(verdicts) or not _same_keys(places, verdicts, positions)):
             raise AccountingError(
-                f"{self.manifest.shard(index)} must have a row for each sample of {self.embeddings.shard(index)}, but "
+                f"{self.manifest.shard(index)} must have a row for each sample of {self.places.shard(index)}, but "
                 f"they name other samples; run the job again"
             )
         times = _repeats(column(verdicts, "weight"), self.manifest.shard(index))[positions]
@@ -107,7 +107,7 @@ class Selected:
                 yield training_key(key), members
 
     def _check(self, plan: ReadPlan) -> None:
-        check_unchanged(self.embeddings, plan.index, plan.url, self.reader)
+        check_unchanged(self.places, plan.index, plan.url, self.reader)
 
 
 def _same_keys(places: pa.Table, verdicts: pa.Table, positions: np.ndarray) -> bool:

@@ -141,7 +141,7 @@ class _WriteShard:
     def _copy(self, piece: Piece, writer: TarShard) -> None:
         survivors, index = self.stage.survivors, piece.item.index
         rows = np.flatnonzero(survivors.mask(index))[piece.first : piece.last]  # kept rows, in the order of the plan
-        columns = self.stage.reader.place_columns(survivors.embeddings.columns(index))
+        columns = self.stage.reader.place_columns(survivors.samples.columns(index))
         places = survivors.table(index, columns).take(pa.array(rows))
-        check_unchanged(survivors.embeddings, index, piece.item.url, self.stage.reader)
+        check_unchanged(survivors.samples, index, piece.item.url, self.stage.reader)
         self.stage.reader.append(writer, piece.item.url, places)

@@ -26,7 +26,7 @@ _END = bytes(2 * tarfile.BLOCKSIZE)
 def spans_of(sample: Mapping[str, object], length: int, url: str) -> list[tuple[int, int]]:
     """The byte ranges of a sample's members in its tar: (start, stop) of each run of members, in file order.
 
-    sample: key, offset, size and extra_ranges, as an embeddings file has them. length: bytes of the tar at `url`.
+    sample: key, offset, size and extra_ranges, as a samples file has them. length: bytes of the tar at `url`.
     Raises ShardError if the tar ends before the sample does.
     """
     extra = sample["extra_ranges"] or []

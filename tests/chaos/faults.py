@@ -28,7 +28,7 @@ from winnow.pipeline.errors import WinnowError
 
 _STAGES = (
     "pool",
-    "embeddings",
+    "samples",
     "distinct",
     "rules",
     "clusters",
@@ -187,7 +187,7 @@ def node_losses(row: Row, chaos: Chaos, folder: Path, expected: Left, rng: rando
     from ray.cluster_utils import Cluster  # only here: what it imports reads the environment that the command sets
 
     node = {"object_store_memory": 100 << 20, "include_dashboard": False}
-    stages = itertools.cycle(("embeddings", "duplicates", "density", "shards"))
+    stages = itertools.cycle(("samples", "duplicates", "density", "shards"))
     cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0})
     try:
         nodes = [cluster.add_node(num_cpus=1, **node) for _ in range(2)]

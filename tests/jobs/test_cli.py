@@ -66,11 +66,11 @@ def test_run_prints_the_funnel(
     assert "uids.npy" in out
     assert "train on them" not in out
     assert [line.split()[0] for line in err.splitlines()] == [
-        "pool", "embeddings", "uids", "distinct", "similarity", "random", "manifest",
+        "pool", "samples", "uids", "vectors.clip", "distinct", "similarity", "random", "manifest",
     ]  # fmt: skip
     assert called(monkeypatch, "run", str(job_file), "--executor", "local", "--set", "policy.1.random.count=3") == 0
     out, err = capsys.readouterr()
-    assert err.count("done before") == 4
+    assert err.count("done before") == 5
     assert "│ kept" in out
 
 
@@ -121,7 +121,7 @@ def test_json_documents(job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     store, local = str(job_file.parent / "store"), ("--executor", "local", "--workers", "1")
     assert called(monkeypatch, "plan", str(job_file), "--json") == 0
     planned = document(capsys)
-    assert [stage["state"] for stage in planned["stages"]] == ["to do"] * 6
+    assert [stage["state"] for stage in planned["stages"]] == ["to do"] * 7
     assert planned["job"]["limits"]["max_reject_fraction"] == 0.05
     assert "limits" not in planned["changed"]
     assert (planned["look"]["shards"], planned["look"]["first"]["samples"]) == (3, 13)
@@ -215,7 +215,7 @@ def test_what_cannot_succeed_ends_before_it_starts(
     words = [command, str(job_file), "--set", change.replace("TARGET", str(target))]
     assert called(monkeypatch, *words, *(["--executor", "local"] if command == "run" else [])) in (1, 2)
     assert message in capsys.readouterr().err
-    assert not list((job_file.parent / "store").glob("embeddings-*"))
+    assert not list((job_file.parent / "store").glob("samples-*"))
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
@@ -235,7 +235,7 @@ def test_plan_runs_nothing(job_file: Path, monkeypatch: pytest.MonkeyPatch, caps
     out, err = capsys.readouterr()
     assert err == ""
     assert yaml.safe_load(out[: out.index("┏")])["policy"][0]["similarity"]["fraction"] == 0.25
-    assert out.count("to do") == 6
+    assert out.count("to do") == 7
     assert not (job_file.parent / "store").exists()
 
 
@@ -253,7 +253,7 @@ def test_status_lists_jobs_and_artifacts(
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
     assert rows[0][:5] == ["small", "40", "8", "32", "0"]
     assert ["density-0badcafeefacdab0", "unfinished"] in rows
-    assert len([row for row in rows if row[-1] == "done"]) == 6
+    assert len([row for row in rows if row[-1] == "done"]) == 7
 
 
 @pytest.mark.parametrize(
@@ -330,9 +330,9 @@ def test_a_job_that_is_done_waits_for_no_cluster(job_file: Path, monkeypatch: py
     )
     words = [sys.executable, "-c", code, "run", str(job_file), "--executor", "ray"]
     again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (again.returncode, again.stderr.count("done before")) == (0, 6)
+    assert (again.returncode, again.stderr.count("done before")) == (0, 7)
     *_, log = sorted((job_file.parent / "store/events").iterdir())
-    assert log.read_text().count('"event": "stage"') == 6, "its events are there, though nobody counts for Ray"
+    assert log.read_text().count('"event": "stage"') == 7, "its events are there, though nobody counts for Ray"
 
 
 @pytest.mark.parametrize("workers", ["0", "-1"])

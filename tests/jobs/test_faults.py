@@ -146,7 +146,7 @@ def test_a_shard_whose_decoder_never_ends_fails_by_name_within_its_deadline(
         done(job)
     end.set()
     assert time.monotonic() - started < 90
-    assert len(list((tmp_path / "store").glob("embeddings-*/0*.parquet"))) == 5
+    assert len(list((tmp_path / "store").glob("samples-*/0*.parquet"))) == 5
     monkeypatch.undo()
     assert done(job).counts["pool"] == 48, "the same command goes on"
 
@@ -233,7 +233,7 @@ def test_a_signal_stops_clean_and_the_same_command_resumes(
     _, said = process.communicate(timeout=30)
     assert process.returncode == code, said
     assert said.decode().splitlines()[-1] == "winnow: stopped; the same command resumes"
-    made = {path: path.stat().st_ino for path in store.glob("embeddings-*/0*.parquet")}
+    made = {path: path.stat().st_ino for path in store.glob("samples-*/0*.parquet")}
     assert not list(store.rglob(".*"))
     done(job)
     assert made == {path: path.stat().st_ino for path in made}

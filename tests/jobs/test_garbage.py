@@ -80,19 +80,20 @@ def test_files_that_a_grown_pool_refers_to_stay_by_name(pool: Path) -> None:
     os.remove(pool / "pool/00001.parquet")
     second = ran(job_of(pool, name="second", policy=policy(0.5)))
     os.remove(pool / "store/jobs/first.json")
-    holder = dict(first.steps)["embeddings"].artifact.name
+    holder = dict(first.steps)["samples"].artifact.name
     found = remove_unneeded(store, 0)
     assert stages({one.name for one in found.unneeded}) == [
         "distinct",
-        "embeddings",
         "manifest",
         "pool",
         "rules",
+        "samples",
         "similarity",
+        "vectors",
     ]
     [rump] = [one for one in found.unneeded if one.name == holder]
     assert sorted(rump.kept) == [f"{holder}/0000{n}.parquet" for n in (0, 2, 3)]
-    assert set(rump.kept.values()) == {dict(second.steps)["embeddings"].artifact.name}
+    assert set(rump.kept.values()) == {dict(second.steps)["samples"].artifact.name}
     assert sorted(path.name for path in (pool / "store" / holder).iterdir()) == [f"0000{n}.parquet" for n in (0, 2, 3)]
     assert not (pool / f"store/{holder}.meta").exists()
     assert holds(pool, "second")
@@ -100,7 +101,7 @@ def test_files_that_a_grown_pool_refers_to_stay_by_name(pool: Path) -> None:
     write_vectors(str(pool / "yet"), Samples.drawn(30, seed=10))
     os.rename(pool / "yet/00000.parquet", pool / "pool/zz.parquet")
     third = ran(job_of(pool, name="third", policy=policy(0.5)))
-    assert dict(third.steps)["embeddings"].report["adopted"] == 4, "what is left is still taken over"
+    assert dict(third.steps)["samples"].report["adopted"] == 4, "what is left is still taken over"
 
 
 def test_a_former_record_is_a_record(pool: Path) -> None:
@@ -155,12 +156,12 @@ def test_a_run_that_starts_while_its_artifacts_are_removed_is_told(pool: Path) -
 
 def test_a_new_pool_does_not_refer_to_files_that_are_being_removed(pool: Path) -> None:
     first = ran(job_of(pool, name="first", policy=policy(0.5)))
-    holder = dict(first.steps)["embeddings"].artifact.name
+    holder = dict(first.steps)["samples"].artifact.name
     os.remove(pool / "pool/00000.parquet")
     note = Renewal(str(pool / "store"), REMOVES, {"artifacts": [holder]})
     second = ran(job_of(pool, name="second", policy=policy(0.5)))
     note.close(remove=True)
-    assert dict(second.steps)["embeddings"].report["adopted"] == 0
+    assert dict(second.steps)["samples"].report["adopted"] == 0
     assert holds(pool, "second")
 
 
@@ -297,7 +298,7 @@ def test_the_document_names_what_stays_and_what_goes(pool: Path) -> None:
     told = document("s", survey(str(pool / "store"), 0), False)
     assert told["records"] == ["two"]
     assert stages({one["name"] for one in told["unneeded"]}) == ["manifest", "similarity"]
-    assert len(told["needed"]) == 6
+    assert len(told["needed"]) == 7
 
 
 def test_the_commands_list_and_remove(
@@ -315,8 +316,8 @@ def test_the_commands_list_and_remove(
     made = ran(job_of(pool, name="one", policy=policy(0.5)))
     ran(job_of(pool, name="two", policy=policy(0.6)))
     capsys.readouterr()
-    embeddings = dict(made.steps)["embeddings"].artifact
-    assert winnow("files", store, "one").split() == [embeddings.shard(index) for index in range(4)]
+    samples = dict(made.steps)["samples"].artifact
+    assert winnow("files", store, "one").split() == [samples.shard(index) for index in range(4)]
     os.remove(pool / "store/jobs/one.json")
     assert "2 more artifacts are new (--hours)" in winnow("gc", store)
     told = winnow("gc", store, "--hours", "0")

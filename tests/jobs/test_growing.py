@@ -42,7 +42,7 @@ def ran(job: Job) -> JobResult:
 
 
 def embedded(result: JobResult) -> Artifact:
-    return dict(result.steps)["embeddings"].artifact
+    return dict(result.steps)["samples"].artifact
 
 
 def bytes_of(artifact: Artifact) -> list[str]:
@@ -72,7 +72,7 @@ def test_the_result_is_that_of_a_fresh_store_and_only_the_new_shard_is_made(pool
     ran(job_of(pool))
     changed(pool)
     grown, fresh = ran(job_of(pool)), ran(job_of(pool, "fresh"))
-    assert dict(grown.steps)["embeddings"].report["adopted"] == 6
+    assert dict(grown.steps)["samples"].report["adopted"] == 6
     assert [storage.name_of(found.url) for found in storage.listing(embedded(grown).folder)] == ["00004.parquet"]
     assert bytes_of(grown.path.manifest) == bytes_of(fresh.path.manifest)
     assert bytes_of(embedded(grown)) == bytes_of(embedded(fresh))
@@ -86,11 +86,11 @@ def test_other_programs_find_every_file_in_the_list(pool: Path) -> None:
     changed(pool)
     ran(job_of(pool))
     job = finished_job.open(str(pool / "store"), "grown")
-    files = job.files("embeddings")
+    files = job.files("samples")
     assert len(files) == 7
-    assert {storage.parent_of(url) for url in files} > {job.artifacts["embeddings"]}
-    assert job.dataset("embeddings").count_rows() == job.counts["pool"] == 210
-    listed = f"{job.artifacts['embeddings']}.meta/files.parquet"
+    assert {storage.parent_of(url) for url in files} > {job.artifacts["samples"]}
+    assert job.dataset("samples").count_rows() == job.counts["pool"] == 210
+    listed = f"{job.artifacts['samples']}.meta/files.parquet"
     sql = f"SELECT '{job.store}/' || file FROM '{listed}' ORDER BY shard"
     assert [url for (url,) in duckdb.sql(sql).fetchall()] == files
     assert pl.scan_parquet(files).select(pl.len()).collect().item() == 210

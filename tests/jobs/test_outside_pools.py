@@ -133,7 +133,7 @@ def catted(store: Path, shard: int, target: Path) -> list[str]:
 def keys_of(store: Path) -> list[str]:
     """Keys of the first shard's readable samples."""
     record = json.loads((store / "jobs/outside.json").read_text())
-    found: list[str] = Artifact.named(str(store), record["artifacts"]["embeddings"]).read(0, ["key"])["key"].to_pylist()
+    found: list[str] = Artifact.named(str(store), record["artifacts"]["samples"]).read(0, ["key"])["key"].to_pylist()
     return found
 
 

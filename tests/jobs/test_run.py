@@ -128,7 +128,7 @@ def test_the_planted_samples_survive_and_all_are_accounted_for(tmp_path: Path) -
         "rejected": {"image-decode": 3, "no-caption": 3},
     }
     assert [line.split()[0] for line in lines] == [
-        "pool", "embeddings", "uids", "distinct", "rules", "duplicates", "random", "manifest", "shards",
+        "pool", "samples", "uids", "vectors.clip", "distinct", "rules", "duplicates", "random", "manifest", "shards",
     ]  # fmt: skip
     expected = np.sort(uids_from_hex([f"{n + 1:032x}" for n in survivors()]))
     assert uids_of(result).tobytes() == expected.tobytes()
@@ -197,9 +197,9 @@ def test_a_changed_input_shard_redoes_only_that_shard(tmp_path: Path) -> None:
     entries = read_tar(urls[1])
     write_tar(Path(urls[1]), [entry for entry in entries if entry[0][:4] != entries[0][0][:4]])
     second, _ = done(job)
-    assert dict(second.steps)["embeddings"].report["adopted"] == 2
+    assert dict(second.steps)["vectors.clip"].report["adopted"] == 2
     assert second.counts["pool"] == 119
-    old, new = (dict(result.steps)["embeddings"].artifact for result in (first, second))
+    old, new = (dict(result.steps)["samples"].artifact for result in (first, second))
     for index in (0, 2):
         assert Path(old.shard(index)).read_bytes() == Path(new.shard(index)).read_bytes()
 
@@ -209,14 +209,14 @@ def test_a_broken_shard_fails_alone_and_the_mended_pool_resumes(tmp_path: Path) 
     good = Path(urls[1]).read_bytes()
     Path(urls[1]).write_bytes(b"<html>503</html>" * 99)
     job = parse(job_values(tmp_path, PLANTED))
-    with pytest.raises(FailedShards, match=r"embeddings: every shard must finish, but 1 of 3 failed") as error:
+    with pytest.raises(FailedShards, match=r"samples: every shard must finish, but 1 of 3 failed") as error:
         done(job)
     assert [Path(url).name for url, _ in error.value.failures] == ["00001.tar"]
-    assert {label: str(state) for label, _, state in states_of(job, *laid_out(job))}["embeddings"] == "2 of 3 shards"
+    assert {label: str(state) for label, _, state in states_of(job, *laid_out(job))}["samples"] == "2 of 3 shards"
     assert not (tmp_path / "store/jobs").exists()
     Path(urls[1]).write_bytes(good)
     result, _ = done(job)
-    assert dict(result.steps)["embeddings"].report["adopted"] == 2
+    assert dict(result.steps)["samples"].report["adopted"] == 2
     assert {int(row["key"]) for row in manifest(result) if row["kept"]} == survivors()
 
 
@@ -307,7 +307,7 @@ def test_a_folder_of_images_as_target(tmp_path: Path) -> None:
         {"normsim": {**wanted, "fraction": 0.1, "of": "pool"}},
     ]
     result, _ = done(parse(job_values(tmp_path, policy)))
-    assert [label for label, _ in result.steps][3:-2] == [
+    assert [label for label, _ in result.steps][4:-2] == [
         "image_based.target", "image_based.clusters", "image_based",
         "feature_mapping.target", "feature_mapping.clusters", "feature_mapping",
         "normsim.target", "normsim.norms", "normsim",
@@ -331,8 +331,8 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def embedded(files: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Those of the embeddings, one a shard."""
-    return {name: stat for name, stat in files.items() if is_artifact(Path(name).parent.name) and "embeddings-" in name}
+    """Those of the samples, one a shard."""
+    return {name: stat for name, stat in files.items() if is_artifact(Path(name).parent.name) and "samples-" in name}
 
 
 SHARDS = 16
@@ -375,7 +375,7 @@ def test_killed_in_the_middle_and_run_again_gives_equal_bytes(
         first.wait(10)
     before = settled(tmp_path / "store")
     assert 0 < len(before) < SHARDS
-    assert not list((tmp_path / "store").glob("embeddings-*/_done.json"))
+    assert not list((tmp_path / "store").glob("samples-*.meta/_done.json"))
     resumed, _ = done(parse(values))
     after = snapshot(tmp_path / "store")
     assert {name: after[name] for name in before} == before
@@ -399,7 +399,7 @@ def wait_for_some(store: Path, shards: int, process: subprocess.Popen[bytes]) ->
 
 
 def settled(store: Path) -> dict[str, tuple[int, int]]:
-    """The embeddings files once orphaned workers are gone too."""
+    """The samples files once orphaned workers are gone too."""
     last: dict[str, tuple[int, int]] | None = None
     while True:
         made = embedded(snapshot(store))
@@ -415,9 +415,9 @@ def test_a_store_may_be_shared_by_jobs(tmp_path: Path) -> None:
     done(parse(values))
     done(parse({**values, "name": "two", "policy": PLANTED[:1]}))
     assert sorted(path.name for path in (tmp_path / "store/jobs").iterdir()) == ["planted.json", "two.json"]
-    names = [path.name for path in (tmp_path / "store").iterdir() if path.name.startswith("embeddings-")]
-    [embeddings] = [name for name in names if is_artifact(name)]
-    assert Artifact.named(str(tmp_path / "store"), embeddings).done() is not None
+    names = [path.name for path in (tmp_path / "store").iterdir() if path.name.startswith("samples-")]
+    [samples] = [name for name in names if is_artifact(name)]
+    assert Artifact.named(str(tmp_path / "store"), samples).done() is not None
 
 
 def test_a_jobs_gpus_reach_the_fit(tmp_path: Path) -> None:
@@ -452,7 +452,7 @@ def test_too_many_rejects_end_the_run_and_the_raised_limit_goes_on_from_there(tm
     with pytest.raises(RejectsError):  # what is done already is judged too
         done(parse(job))
     result, _ = done(parse({**job, "limits": {"max_reject_fraction": 0.05}}))
-    assert dict(result.steps)["embeddings"].reused
+    assert dict(result.steps)["samples"].reused
     assert {int(row["key"]) for row in manifest(result) if row["kept"]} == survivors()
 
 

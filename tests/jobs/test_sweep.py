@@ -104,9 +104,17 @@ def test_what_policies_share_is_made_once_and_serves_a_later_run(values: dict[st
     result, lines = swept(values, VARY)
     names = [path.name for path in (tmp_path / "store").iterdir() if is_artifact(path.name)]
     folders = Counter(name.rpartition("-")[0] for name in names)
-    assert folders == {"pool": 1, "embeddings": 1, "distinct": 1, "similarity": 2, "clusters": 2, "density": 4}
+    assert folders == {
+        "pool": 1,
+        "samples": 1,
+        "vectors": 1,
+        "distinct": 1,
+        "similarity": 2,
+        "clusters": 2,
+        "density": 4,
+    }
     first, second, third, fourth = [list(outcome.seconds) for outcome in result.outcomes]
-    assert first == ["pool", "embeddings", "distinct", "similarity", "density.clusters", "density"]
+    assert first == ["pool", "samples", "vectors.clip", "distinct", "similarity", "density.clusters", "density"]
     assert third == ["similarity", "density.clusters", "density"]
     assert second == fourth == ["density"]
     assert lines[0] == "policy 1 of 4: policy.0.similarity.fraction=0.5 policy.1.density.fraction=0.2"
@@ -125,7 +133,7 @@ def test_what_policies_share_is_made_once_and_serves_a_later_run(values: dict[st
 
 def test_a_threshold_is_shown_where_a_cut_has_one(values: dict[str, Any]) -> None:
     result, _ = swept(values, ["policy=[[], [{similarity: {by: clip, threshold: 0.1}}]]"])
-    assert result.outcomes[0].kept == ALL - REJECTED
+    assert result.outcomes[0].kept == ALL  # no cut names an encoder, so its vectors are not read
     assert result.outcomes[0].dropped == {}
     cosine = np.delete(Samples.drawn(ALL).cosine, np.arange(0, ALL, ALL // REJECTED))
     assert result.outcomes[1].kept == (cosine > 0.1).sum() == result.both[0, 1]

@@ -111,5 +111,5 @@ def test_the_command_follows_a_real_run(
     assert "small, started 20" in out
     assert "finished after" in out
     stages = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
-    assert stages[:2] == ["pool", "embeddings"]
+    assert stages[:2] == ["pool", "samples"]
     assert stages[-3:] == ["similarity", "random", "manifest"]

@@ -8,32 +8,24 @@ import pytest
 from tests.pools import READER, Filtered, Samples, opened, write_datacomp, write_vectors
 from winnow.pipeline.artifact import write_table
 from winnow.pipeline.errors import FailedShards, RejectsError
-from winnow.pipeline.executors.local import LocalExecutor
-from winnow.pipeline.stage import Limits, Run, artifact_of, execute
+from winnow.pipeline.stage import Limits
 from winnow.stages.budget import check_rejects
 from winnow.stages.cuts.density import Density
 from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.cuts.negclip import Negclip
 from winnow.stages.cuts.similarity import Similarity
-from winnow.stages.embeddings import Precomputed
 from winnow.stages.pools.datacomp import Datacomp
-from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.pools.reader import Reader
-from winnow.stages.rejects import LIKE, UNREADABLE, read_rejects
-from winnow.stages.survivors import Survivors
+from winnow.stages.rejects import LIKE, NO_VECTORS, UNREADABLE, read_rejects
 
 
 def made(folder: Path, urls: tuple[str, ...], limits: Limits, reader: Reader = READER) -> Filtered:
-    """The embed stage over a pool, with these limits; nothing is checked."""
-    store = str(folder / "store")
-    shards = Pool(urls, reader).identities()
-    run = Run(store, LocalExecutor(1), shards, limits=limits)
-    step = execute(Precomputed(artifact_of(PoolStage(shards), store), reader), run)
-    return Filtered(run, Survivors(step.artifact, None, reader), (step,))
+    """The samples of a pool and the vectors that it brings, with these limits; nothing is checked."""
+    return opened(urls, reader, str(folder / "store"), limits)
 
 
 def check(pool: Filtered) -> None:
-    check_rejects(pool.run, pool.survivors.embeddings)
+    check_rejects(pool.run, pool.survivors.samples, pool.artifact("vectors"))
 
 
 def some_bad() -> Samples:
@@ -56,17 +48,17 @@ def test_as_many_rejects_as_the_fraction_says_and_no_more(tmp_path: Path, fracti
     folder = f"{tmp_path}/pool"
     samples = some_bad()
     assert lines[0] == (
-        f"{pool.survivors.embeddings.name}: 5 of 100 samples are rejected, 5.00%, but limits.max_reject_fraction is "
+        f"{pool.artifact('vectors').name}: 5 of 100 samples are rejected, 5.00%, but limits.max_reject_fraction is "
         f"{fraction}:"
     )
     zero, nan = samples.uid[10], samples.uid[60]
     assert lines[1:3] == [
         f"  vector-zero                 3    3.00%  such as {folder}/00000.parquet, {zero}: "
-        "a vector must be finite and not zero, but image is zero",
+        "a vector must be finite and not zero, but clip.image is zero",
         f"  vector-not-finite           2    2.00%  such as {folder}/00002.parquet, {nan}: "
-        "a vector must be finite and not zero, but image is missing, or holds NaN or infinity",
+        "a vector must be finite and not zero, but clip.image is missing, or holds NaN or infinity",
     ]
-    assert "raise the limit. All embeddings are kept" in lines[3]
+    assert "raise the limit. All files are kept" in lines[3]
 
 
 def test_a_pool_of_nothing_is_within_any_limit(tmp_path: Path) -> None:
@@ -78,16 +70,16 @@ def test_the_table_obeys_no_terminal_codes(tmp_path: Path) -> None:
     samples.image[0] = 0
     [url] = write_vectors(str(tmp_path / "pool"), samples)
     pool = made(tmp_path, (url,), Limits(0.0))
-    rejects = read_rejects(pool.survivors.embeddings, 0)
+    rejects = read_rejects(pool.artifact("vectors"), 0)
     key = rejects.column_names.index("key")
     evil = rejects.set_column(key, "key", [["\x1b[2Jgone\r\n\u202e"]])
-    write_table(pool.survivors.embeddings.meta("rejects/00000.parquet"), evil)
+    write_table(pool.artifact("vectors").meta("rejects/00000.parquet"), evil)
     with pytest.raises(RejectsError, match=r"00000\.parquet, \\x1b\[2Jgone\\r\\n\\u202e: a vector"):
         check(pool)
 
 
 @pytest.mark.parametrize("layout", ["vectors", "datacomp"])
-def test_so_many_shards_may_fail_and_each_is_one_reject(tmp_path: Path, layout: str) -> None:
+def test_so_many_shards_may_fail_and_their_samples_are_rejects(tmp_path: Path, layout: str) -> None:
     samples = Samples.drawn(30)
     if layout == "vectors":
         reader: Reader = READER
@@ -104,18 +96,20 @@ def test_so_many_shards_may_fail_and_each_is_one_reject(tmp_path: Path, layout: 
             made(tmp_path, urls, Limits(1.0, fewer), reader)
     pool = made(tmp_path, urls, Limits(1.0, 2), reader)
     check(pool)
-    out = pool.survivors.embeddings
     assert pool.kept == [uid for n, uid in enumerate(samples.uid) if n // 6 not in broken]
-    report = pool.steps[0].report
-    assert (report["kept"], report["rejected"], report["rejects"]) == (18, 2, {UNREADABLE: 2})
+    name = reader.encoders()[0]
+    # a shard of which nothing is known is one reject; where the vectors are lost, each of its samples is
+    rows, lost, kind = (0, 1, UNREADABLE) if layout == "vectors" else (6, 6, NO_VECTORS)
+    out = pool.survivors.samples if layout == "vectors" else pool.survivors.encoder(name)
+    report = pool.step("samples" if layout == "vectors" else "vectors").report
+    assert (report["kept"], report["rejected"], report["rejects"]) == (18, 2 * lost, {kind: 2 * lost})
     for index in broken:
-        assert out.read(index).num_rows == 0
-        assert out.read(index).schema.equals(out.read(1).schema)
+        assert out.read(index).num_rows == rows
+        assert out.read(index).schema.remove_metadata().equals(out.read(1).schema.remove_metadata())
         assert out.summary(index)[LIKE] == urls[1]
-        [row] = read_rejects(out, index).to_pylist()
-        assert (row["kind"], row["key"]) == (UNREADABLE, f"0000{index}.parquet")
-        assert "must be whole and readable" in row["message"]
-        name = reader.encoders()[0]
+        rejects = read_rejects(out, index).to_pylist()
+        assert [row["kind"] for row in rejects] == [kind] * lost
+        assert all("must be whole and readable" in row["message"] for row in rejects)
         none = pool.survivors.vectors(index, urls[index], name, "image", np.empty(0, np.int64))
         assert (none.shape, none.dtype) == ((0, 16), np.float16)
         assert list(pool.survivors.blocks(index, urls[index], name, "image", np.empty(0, np.int64))) == []

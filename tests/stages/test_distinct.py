@@ -7,22 +7,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pools import Filtered, Samples, filtered, members, opened, pair, tiny_clip, write_tar, write_vectors
+from tests.pools import (
+    Filtered,
+    Samples,
+    embedded,
+    filtered,
+    members,
+    opened,
+    pair,
+    tiny_clip,
+    write_tar,
+    write_vectors,
+)
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import RejectsError
-from winnow.pipeline.executors.contract import Executor, Needs
-from winnow.pipeline.executors.local import LocalExecutor
-from winnow.pipeline.stage import Limits, Run, artifact_of, execute
+from winnow.pipeline.executors.contract import Executor
+from winnow.pipeline.stage import Limits, Run, execute
 from winnow.pipeline.uid import uids_from_hex
 from winnow.stages import distinct
 from winnow.stages.budget import Rejecting, check_rejects
 from winnow.stages.cuts.random import Random
-from winnow.stages.distinct import REPEATED, Distinct, _perhaps_repeated
-from winnow.stages.embeddings import Embeddings
-from winnow.stages.encoders import Encoding
-from winnow.stages.pools.pool import Pool, PoolStage
-from winnow.stages.pools.webdataset import Webdataset
-from winnow.stages.rejects import read_rejects
+from winnow.stages.distinct import Distinct, _perhaps_repeated
+from winnow.stages.rejects import REPEATED, read_rejects
 from winnow.stages.results.manifest import Manifest
 
 
@@ -78,7 +84,7 @@ def test_a_job_counts_it_as_a_reject_and_names_the_uid_once(tmp_path: Path, exec
     run = Run(pool.run.store, executor, pool.run.shards)
     half = Filtered(run, pool.survivors, pool.steps).through(Random(count=6))
     cuts = (("random", half.artifact("random")),)
-    made = execute(Manifest(half.survivors.embeddings, half.artifact("distinct"), cuts), run)
+    made = execute(Manifest(half.survivors.samples, half.artifact("distinct"), cuts), run)
     rows = [row for index in range(3) for row in made.artifact.read(index).to_pylist()]
     assert [row["reason"] for row in rows] == [f"reject:{REPEATED}" if n in (3, 5) else None for n in range(8)]
     assert [row["uid"] for row in rows] == [None if n in (3, 5) else samples.uid[n] for n in range(8)]
@@ -92,15 +98,10 @@ def test_the_same_pair_twice_is_one_sample_where_the_uid_is_its_hash(tmp_path: P
     same = {name: content for name, content in pair(1, "a red square").items() if name != "json"}
     other = {**same, "txt": b"another caption"}
     url = write_tar(tmp_path / "0.tar", members([("a", same), ("b", other), ("c", same)]))
-    reader = Webdataset()
-    shards = Pool((url,), reader).identities()
-    store = str(tmp_path / "store")
-    run = Run(store, LocalExecutor(1), shards)
-    encoders = {"clip": tiny_clip(tmp_path)}
-    step = execute(Embeddings.of(artifact_of(PoolStage(shards), store), reader, encoders, Encoding(), Needs()), run)
-    out = execute(Distinct(step.artifact), run).artifact
+    pool = embedded([url], str(tmp_path / "store"), {"clip": tiny_clip(tmp_path)})
+    out = pool.artifact("distinct")
     [row] = read_rejects(out, 0).to_pylist()
-    place = step.artifact.read(0, ["key", "offset"]).to_pylist()[2]
+    place = pool.survivors.samples.read(0, ["key", "offset"]).to_pylist()[2]
     assert (row["key"], row["position"], row["kind"], row["offset"]) == ("c", 2, REPEATED, place["offset"])
 
 
@@ -109,9 +110,9 @@ def test_a_pool_of_which_much_repeats_is_beyond_the_budget(tmp_path: Path) -> No
     samples.image[0] = 0
     pool = opened(write_vectors(str(tmp_path / "pool"), samples, 2), store=str(tmp_path / "store"))
     limited = Run(pool.run.store, pool.run.executor, pool.run.shards, limits=Limits(0.4))
-    check_rejects(limited, pool.survivors.embeddings)
+    check_rejects(limited, pool.survivors.samples)
     with pytest.raises(RejectsError) as error:
-        check_rejects(limited, pool.survivors.embeddings, pool.artifact("distinct"))
+        check_rejects(limited, pool.survivors.samples, pool.artifact("distinct"))
     lines = str(error.value).splitlines()
     assert "5 of 10 samples are rejected, 50.00%, but limits.max_reject_fraction is 0.4:" in lines[0]
     assert lines[1].split()[:3] == [REPEATED, "4", "40.00%"]
@@ -122,7 +123,7 @@ def test_a_pool_of_which_much_repeats_is_beyond_the_budget(tmp_path: Path) -> No
 
 def _both(pool: Filtered) -> tuple[Artifact, ...]:
     """What the last stage that rejects says that counts."""
-    stage = Distinct(pool.survivors.embeddings)
+    stage = Distinct(pool.survivors.samples, (pool.artifact("vectors"),))
     assert isinstance(stage, Rejecting)
     return stage.rejecting(pool.artifact("distinct"))
 

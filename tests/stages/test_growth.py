@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.storage import Identity
 from winnow.stages.clusters.centroids import KMeans
 from winnow.stages.clusters.clusters import Clusters
 from winnow.stages.cuts.semantic.fixpoint import SemanticStage
-from winnow.stages.embeddings import Embeddings, Precomputed
 from winnow.stages.growth import Embedding, Growing, Growth, KMeansFit, NearestOfK, Once, PairsInCells, ReadsPool
+from winnow.stages.one_decode import EmbedShards
 from winnow.stages.results.shards import Shards
+from winnow.stages.samples import Samples
+from winnow.stages.vectors import StoredVectors, Vectors
 
 NOTHING: Any = None
 CLUSTERS = Clusters(NOTHING, "clip", KMeans(500, 10, 256, 0), probes=2)
@@ -43,10 +44,18 @@ def test_a_stage_tells_the_passes_that_grow_otherwise(
 
 
 def test_a_stage_says_what_it_reads_of_the_pool_and_whether_it_embeds() -> None:
-    embeddings = Embeddings(NOTHING, NOTHING, (), (), 1, "", "", "", NOTHING, Needs())
-    reading = [embeddings, Precomputed(NOTHING, NOTHING), Shards(NOTHING, NOTHING, 10)]
-    assert [isinstance(stage, ReadsPool) and stage.reads_pool for stage in reading] == ["whole", "whole", "kept"]
-    assert [isinstance(stage, Embedding) for stage in reading] == [True, False, False]
+    embedding = EmbedShards(NOTHING, NOTHING, (), NOTHING)
+    reading = [
+        Samples(NOTHING, NOTHING, "exact", embedding),
+        Samples(NOTHING, NOTHING, None),
+        Vectors(NOTHING, NOTHING, {}, 1, "", "", "", "", "clip", NOTHING, NOTHING, NOTHING),
+        StoredVectors(NOTHING, NOTHING, "", "clip"),
+        Shards(NOTHING, NOTHING, 10),
+    ]
+    parts = [isinstance(stage, ReadsPool) and stage.reads_pool for stage in reading]
+    assert parts == ["whole", "whole", "whole", "whole", "kept"]
+    embeds = [isinstance(stage, Embedding) and stage.embeds for stage in reading]
+    assert embeds == [True, False, True, False, False]
     assert not isinstance(CLUSTERS, ReadsPool | Embedding)
 
 

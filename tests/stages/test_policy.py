@@ -1,6 +1,6 @@
 """The table of cuts and the stages a job is made of: names, order, and which artifacts two jobs share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,18 @@ from winnow.stages.cuts.rules import Rules
 from winnow.stages.cuts.score import Score
 from winnow.stages.cuts.similarity import Similarity
 from winnow.stages.cuts.targets.image_based import ImageBased
-from winnow.stages.encoders import Encoding
+from winnow.stages.encoders import Encoding, Timm
+from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.policy import Path as Stages
 from winnow.stages.policy import lay_out
+from winnow.stages.pools.datacomp import Datacomp
 from winnow.stages.pools.pool import Pool, PoolStage
+from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.webdataset import Webdataset
 
 SHARDS = (Identity("a.parquet", 3, "x"), Identity("b.parquet", 4, "y"))
 LISTING = PoolStage(SHARDS)
+KNOWN = ("pool", "samples", "vectors.clip", "distinct")
 
 
 def laid_out(*policy: Cut, shards: tuple[Identity, ...] = SHARDS) -> Stages:
@@ -48,9 +52,19 @@ def test_a_second_cut_of_a_kind_is_numbered() -> None:
     cut = Similarity(by="clip", fraction=0.5)
     path = laid_out(cut, Random(fraction=0.5), cut, Similarity(by="clip", count=3))
     assert [name for name, _ in path.cuts] == ["similarity", "random", "similarity_2", "similarity_3"]
-    labels = ["pool", "embeddings", "distinct", "similarity", "random", "similarity_2", "similarity_3", "manifest"]
+    labels = [
+        "pool",
+        "samples",
+        "vectors.clip",
+        "distinct",
+        "similarity",
+        "random",
+        "similarity_2",
+        "similarity_3",
+        "manifest",
+    ]
     assert [label for label, _ in path.stages] == labels
-    assert len(set(names(path).values())) == 8
+    assert len(set(names(path).values())) == 9
 
 
 def test_a_name_of_two_words_is_numbered_too(tmp_path: Path) -> None:
@@ -65,7 +79,7 @@ def test_stages_that_prepare_a_cut_carry_its_name(tmp_path: Path) -> None:
     near = Duplicates(by="clip", exact=False, epsilon=0.1, clusters=2)
     path = laid_out(near, Density(by="clip", clusters=2, count=3), score)
     labels = ["duplicates.clusters", "duplicates", "density.clusters", "density", "score.scores", "score"]
-    assert [label for label, _ in path.stages] == ["pool", "embeddings", "distinct", *labels, "manifest"]
+    assert [label for label, _ in path.stages] == [*KNOWN, *labels, "manifest"]
     assert [name for name, _ in path.cuts] == ["duplicates", "density", "score"]
 
 
@@ -75,7 +89,14 @@ def test_a_pool_of_images_embeds_and_may_write_shards(tmp_path: Path) -> None:
         pool = Pool(("*",), Webdataset())
         return lay_out("s", pool, LISTING, encoders, Encoding(), Needs(), [Rules(min_words=2)], samples_per_shard)
 
-    assert [label for label, _ in of(None).stages] == ["pool", "embeddings", "distinct", "rules", "manifest"]
+    assert [label for label, _ in of(None).stages] == [
+        "pool",
+        "samples",
+        "vectors.clip",
+        "distinct",
+        "rules",
+        "manifest",
+    ]
     assert of(None).shards is None
     with_shards = of(5)
     assert [label for label, _ in with_shards.stages][-1] == "shards"
@@ -91,7 +112,7 @@ def test_a_pool_of_images_embeds_and_may_write_shards(tmp_path: Path) -> None:
         [Duplicates(by="clip", epsilon=0.1, clusters=2)],
         None,
     )
-    assert [label for label, _ in exact.stages][3:6] == [
+    assert [label for label, _ in exact.stages][4:7] == [
         "duplicates.exact",
         "duplicates.clusters",
         "duplicates",
@@ -108,7 +129,38 @@ def test_a_change_moves_only_what_follows_it() -> None:
         return names(laid_out(*cuts))
 
     one, two = of(0.5), of(0.6)
-    assert {label for label in one if one[label] == two[label]} == {"pool", "embeddings", "distinct", "rules"}
+    assert {label for label in one if one[label] == two[label]} == {
+        "pool",
+        "samples",
+        "vectors.clip",
+        "distinct",
+        "rules",
+    }
+
+
+def test_only_the_vectors_that_a_cut_names_are_checked() -> None:
+    def labels(*policy: Cut, embeddings: Mapping[str, Encoder] | None = None, reader: Reader = Datacomp()) -> list[str]:  # noqa: B008  # frozen
+        path = lay_out("s", Pool(("*",), reader), LISTING, embeddings or {}, Encoding(), Needs(), policy, None)
+        return [label for label, _ in path.stages][:-1]
+
+    none = ["pool", "samples", "distinct"]
+    assert labels(Rules(min_words=2)) == [*none, "rules"]
+    one = [*none[:2], "vectors.l14", "distinct", "rules", "similarity"]
+    assert labels(Rules(min_words=2), Similarity(by="l14", count=1)) == one
+    assert labels(Rules(min_words=2), reader=Webdataset()) == [*none, "rules"]
+
+
+def test_names_of_encoders_are_in_no_vectors_and_no_samples(tmp_path: Path) -> None:
+    def of(**encoders: Encoder) -> dict[str, str]:
+        pool = Pool(("*",), Webdataset())
+        return names(lay_out("s", pool, LISTING, encoders, Encoding(), Needs(), [], None))
+
+    clip, dino = tiny_clip(tmp_path), Timm("test_vit", "random")
+    one, other, both = of(clip=clip), of(named=clip), of(clip=clip, dino=dino)
+    assert one["vectors.clip"] == other["vectors.named"] == both["vectors.clip"]
+    assert one["samples"] == both["samples"]
+    assert one["distinct"] == other["distinct"] != both["distinct"]
+    assert of()["samples"] != one["samples"]
 
 
 def test_a_changed_shard_moves_everything() -> None:

@@ -24,13 +24,13 @@ from winnow.jobs.filter_network.evaluate import Truth
 from winnow.jobs.quickstart import world
 from winnow.pipeline import storage
 from winnow.pipeline.errors import SampleError
-from winnow.stages.embeddings import cosine
 from winnow.stages.encoders import Bank, Encoding, OpenClip
 from winnow.stages.encoders.bank import TOGETHER
 from winnow.stages.encoders.limits import own_transform
 from winnow.stages.encoders.pixels.decoding import Preprocess, decode, decode_all
 from winnow.stages.pools.sample import Sample
 from winnow.stages.pools.webdataset import Webdataset
+from winnow.stages.vector_files import cosine
 
 SIDES = (224, 512, 1024)
 _ROUNDS = 5

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -28,12 +28,14 @@ from winnow.pipeline.executors.contract import Executor, Needs
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.machine import cores
 from winnow.pipeline.stage import ShardItem
-from winnow.stages.embeddings import embed
 from winnow.stages.encoders import Bank, Encoding, OpenClip
 from winnow.stages.encoders.limits import decode_only, forward_only, kept_bank, own_transform
+from winnow.stages.one_decode import embed
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.results.tar_shard import TarShard
+from winnow.stages.sample_files import commit_samples
+from winnow.stages.vector_files import commit_vectors
 
 _ROUNDS = 3
 _DECODED = 100
@@ -79,7 +81,11 @@ class Timed:
         if self.way == "decode":
             count = decode_only(bank, item.samples())
         else:
-            count = cast(int, embed(bank, item.samples(), self.out, ShardItem(item.index, item.url))["rows"])
+            shard = ShardItem(item.index, item.url)
+            found = embed(bank, item.samples(), item.url)
+            commit_vectors(self.out, shard, found.vectors_of("clip"), found.refused["clip"])
+            commit_samples(replace(self.out, stage="samples"), shard, found.samples, found.sides, found.rejects)
+            count = len(found.samples)
         ended = time.monotonic()
         return count, ended - started, ended
 
@@ -158,7 +164,7 @@ def main(
     bench_decoding(table, found[:_DECODED])
     executor = open_executor("ray", workers, None)
     try:
-        out = Artifact(str(folder / "store"), "embeddings", "be9c4000")
+        out = Artifact(str(folder / "store"), "vectors", "be9c4000")
         made = folder / f"pictures-{fingerprint([pool, _TARS, _TAKES])}"
         pools = {
             side: enlarged_tars(itertools.cycle(found), made / f"{side}", side, take, _TARS * executor.workers)

@@ -91,7 +91,7 @@ def main(
     title = f"{device_name(device)}, {cores()} cores, {preprocess}, batches of {batch_size}"
     table = Table("what", "rate", "share", title=title)
     for each in model or ["ViT-B-32", "ViT-L-14"]:
-        out = Artifact(str(folder / "store"), "embeddings", fingerprint([each, device, preprocess]))
+        out = Artifact(str(folder / "store"), "vectors", fingerprint([each, device, preprocess]))
         bench_model(table, Path(each).stem, Timed(OpenClip(each, "random"), encoding, out), pools, samples)
         kept_bank.cache_clear()  # frees memory for the next model
     Console(width=140).print(table)

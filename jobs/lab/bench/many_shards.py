@@ -150,7 +150,7 @@ def again(job_file: Path, executor: str, workers: int) -> tuple[float, float]:
 
 
 def killed(job_file: Path, executor: str, workers: int, shards: int) -> int:
-    """Run the command on an empty store, and kill it when half of the embeddings exist; return how many exist."""
+    """Run the command on an empty store, and kill it when half of the samples files exist; return how many exist."""
     job = load_job(str(job_file))
     shutil.rmtree(job.store)
     process = subprocess.Popen(
@@ -159,7 +159,7 @@ def killed(job_file: Path, executor: str, workers: int, shards: int) -> int:
     found = 0
     while found < shards // 2 and process.poll() is None:
         time.sleep(0.1)
-        embedded = [name for name in storage.folders(job.store) if is_artifact(name) and name.startswith("embeddings-")]
+        embedded = [name for name in storage.folders(job.store) if is_artifact(name) and name.startswith("samples-")]
         found = len(storage.listing(storage.join(job.store, *embedded))) if embedded else 0
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -195,7 +195,7 @@ def main(
     if kill:
         found = killed(job_file, executor, workers, shards)
         half = stage_costs(job, executor, workers)
-        show_stage_costs(half, shards, console, f"the same, killed when {found:,} embeddings were there")
+        show_stage_costs(half, shards, console, f"the same, killed when {found:,} samples files were there")
     shutil.rmtree(folder / "store")
     if not keep:
         shutil.rmtree(folder / f"pool-{shards}")

@@ -148,17 +148,18 @@ def winnow(work: Workload, preprocess: str, executor: str) -> Ran:
     ]
     whole, cpu = timed(words, {}, work.folder / "winnow.log")
     done = [event for event in EventReader(str(store)).more() if event["event"] == "shard"]
-    done = [event for event in done if event["stage"] == "embeddings"]
+    done = [event for event in done if event["stage"] == "samples"]
     embedding = max(event["t"] for event in done) - min(event["t"] - event["seconds"] for event in done)
     record = json.loads((store / "jobs/peer.json").read_bytes())
-    artifact = Artifact.named(str(store), record["artifacts"]["embeddings"])
-    return Ran(_stored(artifact), embedding, record["seconds"]["embeddings"], whole, cpu)
+    samples, vectors = (Artifact.named(str(store), record["artifacts"][label]) for label in ("samples", "vectors.clip"))
+    return Ran(_stored(samples, vectors), embedding, record["seconds"]["samples"], whole, cpu)
 
 
-def _stored(artifact: Artifact) -> PairVectors:
-    tables = [artifact.read(index) for index in sorted(artifact.present())]
-    keys = np.concatenate([np.array(table["key"].to_pylist()) for table in tables])
-    towers = [np.concatenate([matrix(table[f"clip.{tower}"]) for table in tables]) for tower in ("image", "text")]
+def _stored(samples: Artifact, vectors: Artifact) -> PairVectors:
+    shards = sorted(samples.present())
+    keys = np.concatenate([np.array(samples.read(index, ["key"])["key"].to_pylist()) for index in shards])
+    tables = [vectors.read(index) for index in shards]
+    towers = [np.concatenate([matrix(table[tower]) for table in tables]) for tower in ("image", "text")]
     return sorted_vectors(keys, *towers)
 
 

@@ -188,12 +188,10 @@ class Passes:
         return {
             "list the shards: every pass": lambda run: run.items,
             "pool: run": lambda run: execute(PoolStage(run.shards), run),
-            "shards taken over: embeddings": lambda run: adopt(
-                run, Artifact(run.store, "embeddings", "1" * 16), RECIPE
-            ),
+            "shards taken over: samples": lambda run: adopt(run, Artifact(run.store, "samples", "1" * 16), RECIPE),
             "a stage's files, none there: run": lambda run: self._fill(run, Artifact(run.store, "none", "0" * 16)),
-            "a stage's files, all there: run": lambda run: self._fill(run, self.store.embeddings),
-            "a stage that is done: run, sweep": lambda run: self.store.embeddings.holds(_done(self.store.embeddings)),
+            "a stage's files, all there: run": lambda run: self._fill(run, self.store.samples),
+            "a stage that is done: run, sweep": lambda run: self.store.samples.holds(_done(self.store.samples)),
             "sizes: clusters": lambda run: dense(run.reduce(_DrawnSizes(drawn), merge_sums, run.items, "sizes"), k),
             "moments: density": lambda run: sum_moments(
                 run.reduce(_DrawnMoments(drawn), merge_sums, run.items, "moments"), k
@@ -242,14 +240,14 @@ class Passes:
         return uids.uids(self._job(), run)
 
     def _plan(self, run: Run) -> list[OutputShard]:
-        return plan_shards(run.items, kept_of(run, self.store.embeddings), SAMPLES_PER_SHARD)
+        return plan_shards(run.items, kept_of(run, self.store.samples), SAMPLES_PER_SHARD)
 
     def _facts(self) -> Facts:
         return gather(self._job())
 
 
 def _adopt(run: Run) -> int:
-    return adopt(run, Artifact(run.store, "embeddings", "1" * 16), RECIPE)
+    return adopt(run, Artifact(run.store, "samples", "1" * 16), RECIPE)
 
 
 def _done(artifact: Artifact) -> Mapping[str, object]:

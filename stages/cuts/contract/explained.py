@@ -28,7 +28,7 @@ class RejectReason:
 class FoundSample:
     """One sample, and what is known about it before any cut.
 
-    item: its input shard. position: in that shard. row: in the embeddings file, None if the sample was rejected before.
+    item: its input shard. position: in that shard. row: in the samples file, None if the sample was rejected before.
     uid: 32 hex digits. uid, caption, width and height are None if they are not known.
     rejected: None for a sample that the cuts saw. alike: number of other samples in the shard with the same key.
     """

@@ -45,22 +45,22 @@ class RowSample:
 
 @dataclass(frozen=True)
 class Readable:
-    """The readable samples of a finished job's pool. embeddings: one row for each. count: their number in all shards.
+    """The readable samples of a finished job's pool. samples: one row for each. count: their number in all shards.
 
     sample: which of them a check looks at if all would take long.
     """
 
-    embeddings: Artifact
+    samples: Artifact
     count: int
     sample: RowSample
 
     def sampled(self, index: int) -> np.ndarray:
         """Rows of one shard that a check looks at: int64 (m,)."""
-        return np.flatnonzero(self.sample.mask(uids_of(self.embeddings.read(index, ["uid"])["uid"]), self.count))
+        return np.flatnonzero(self.sample.mask(uids_of(self.samples.read(index, ["uid"])["uid"]), self.count))
 
     def who(self, item: ShardItem, row: int) -> str:
         """Row, key and uid of a sample, for messages."""
-        table = self.embeddings.read(item.index, ["key", "uid"]).slice(row, 1)
+        table = self.samples.read(item.index, ["key", "uid"]).slice(row, 1)
         [key], [uid] = table["key"].to_pylist(), table["uid"].to_pylist()
         return f"row {row}, key {key!r}, uid {uid}"
 

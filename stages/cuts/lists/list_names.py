@@ -53,7 +53,7 @@ class ListNames:
     def of_pool(self, survivors: Survivors, item: ShardItem) -> tuple[np.ndarray, np.ndarray]:
         """The name of every row of a shard, (n,) of dtype UID, and which rows have one, bool (n,).
 
-        A url or a hash is what the pool says of the sample. If it is no column of the embeddings, the shard is read.
+        A url or a hash is what the pool says of the sample. If it is no column of the samples file, the shard is read.
         """
         if self.what == "uids":
             uids = survivors.uids(item.index)

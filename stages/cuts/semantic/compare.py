@@ -155,10 +155,8 @@ def _values(what: Closeness, index: int, members: Members) -> np.ndarray:
 
 def quality_of(survivors: Survivors, by: str | None, index: int) -> np.ndarray:
     """Quality, which decides who of a set stays: float32 (n,), the image-text cosine of `by`, or 0 if it has none."""
-    name = f"{by}.similarity"
-    if name not in survivors.embeddings.columns(index):
-        return np.zeros(survivors.embeddings.read(index, ["position"]).num_rows, np.float32)
-    return column(survivors.table(index, [name]), name)
+    found = None if by is None else survivors.similarity(index, by)
+    return np.zeros(len(survivors.mask(index)), np.float32) if found is None else found
 
 
 def appearances(vectors: np.ndarray, members: Members, what: Closeness) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,6 @@ from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.fingerprint import fingerprint
 from winnow.pipeline.stage import Run, Summary
 from winnow.stages.cuts.contract.finished import Contents
-from winnow.stages.embeddings import Embeddings
 from winnow.stages.kernels.products import byte_order, in_byte_order
 from winnow.stages.pools.brought import brought_schema
 from winnow.stages.pools.columns import whole_shard
@@ -38,6 +37,7 @@ from winnow.stages.pools.precomputed.npy_files import npy_blocks, npz_blocks
 from winnow.stages.pools.precomputed.parquet_lists import list_blocks
 from winnow.stages.pools.sample import Reject, Sample
 from winnow.stages.survivors import Survivors
+from winnow.stages.vectors import Vectors
 
 VECTORS = "vectors.npy"
 NAMES = "names.parquet"
@@ -64,7 +64,7 @@ class Target:
     key: str | None
     encoder: Mapping[str, object] | None
     by: str = field(metadata={"fingerprint": False})
-    embedder: Embeddings | None = field(metadata={"fingerprint": False})
+    embedder: Vectors | None = field(metadata={"fingerprint": False})
     name: ClassVar[str] = "target"
     named: ClassVar[bool] = False
     version: ClassVar[int] = 2
@@ -116,14 +116,14 @@ def target_of(
     made = NamedTarget if named else Target
     if kinds == {"vectors"}:
         return made(tuple(storage.identify(urls)), key, None, by, None)
-    embedder = survivors.embedder
+    embedder = dict(survivors.embedders).get(by)
     if embedder is None:
         raise JobError(
             f"a target of images needs an encoder, but this pool has precomputed vectors, got {urls[0]}; give the "
             f"target as a .npy, .npz or parquet file of vectors that the same encoder made"
         )
     encoder = {
-        "provenance": dict(embedder.provenance)[by],
+        "provenance": dict(embedder.identity),
         "batch_size": embedder.batch_size,
         "preprocess": embedder.preprocess,
         "precision": embedder.precision,
@@ -230,16 +230,17 @@ class _ReadTarget:
         }
 
 
-def _embedded(stage: Target, embedder: Embeddings, rejects: list[Reject], names: list[str]) -> np.ndarray:
+def _embedded(stage: Target, embedder: Vectors, rejects: list[Reject], names: list[str]) -> np.ndarray:
     from winnow.stages.encoders import Bank  # torch takes three seconds to import, and vectors do not need it
 
-    bank = Bank.open({stage.by: dict(embedder.encoders)[stage.by]}, embedder.encoding)
+    bank = Bank.open({stage.by: embedder.encoder}, embedder.encoding)
     column = f"{stage.by}.image"
     parts = [np.empty((0, bank.columns()[column]), np.float16)]
     for batch in bank.encode(_samples(stage)):
-        parts.append(batch.vectors[column])
-        rejects += batch.rejects
-        names += [sample.key for sample in batch.samples]
+        refused = batch.refused[stage.by]
+        parts.append(np.delete(batch.vectors[column], list(refused), axis=0))
+        rejects += [*batch.rejects, *refused.values()]
+        names += [sample.key for row, sample in enumerate(batch.samples) if row not in refused]
     return np.concatenate(parts)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from winnow.pipeline.errors import ModelError, SampleError
 from winnow.stages.encoders.pixels import scaled
-from winnow.stages.encoders.pixels.opening import MAX_PIXELS, open_image, too_large
+from winnow.stages.encoders.pixels.opening import MAX_PIXELS, image_errors, open_image, too_large
 
 
 @dataclass(frozen=True)
@@ -87,58 +87,101 @@ def _keeps_rgb(piece: object) -> bool:
     return piece is to_rgb or (type(piece).__name__ == "MaybeConvertMode" and getattr(piece, "mode", None) == "RGB")
 
 
-Picture = tuple[tuple[int, int], list[np.ndarray]]
-"""Original (width, height), and uint8 (h, w, 3) for each preprocess."""
+Picture = tuple[tuple[int, int], list[np.ndarray | SampleError]]
+"""Original (width, height), and for each preprocess uint8 (h, w, 3), or why its encoder cannot take this image."""
 
 
-def decode(data: bytes | memoryview, preprocesses: Sequence[Preprocess], fast: bool) -> Picture:
-    """The picture of one encoded image.
+def decode(
+    data: bytes | memoryview, preprocesses: Sequence[Preprocess], fast: bool
+) -> tuple[tuple[int, int], list[np.ndarray]]:
+    """The picture of one encoded image: its (width, height), and uint8 (h, w, 3) for each preprocess.
 
-    fast: decode and resize as in `scaled.py`, if every encoder has a plan. The same images are rejected.
+    fast: decode and resize as in `scaled.py` for each preprocess that has a plan. The same images are rejected.
 
-    Raises: SampleError of kind `image-empty`, `image-too-large` (from the header, before decoding) or
-        `image-decode`.
+    Raises: SampleError of kind `image-empty`, `image-too-large` or `image-decode`, also if one preprocess alone cannot
+        take the image.
     """
     [found] = decode_all([data], preprocesses, fast)
     if isinstance(found, SampleError):
         raise found
-    return found
+    size, made = found
+    pixels = []
+    for each in made:
+        if isinstance(each, SampleError):
+            raise each
+        pixels.append(each)
+    return size, pixels
 
 
 def decode_all(
     files: Sequence[bytes | memoryview], preprocesses: Sequence[Preprocess], fast: bool
 ) -> list[Picture | SampleError]:
-    """What `decode` returns or raises for each file. With `fast`, images of one size are resized together."""
+    """The picture of each file, or why it cannot be decoded. No preprocess changes what another one gets.
+
+    With `fast`, images of one size are resized together.
+    """
     found = _together(files, preprocesses) if fast else {}
     return [found.get(row) or _alone(data, preprocesses, fast) for row, data in enumerate(files)]
 
 
 def _together(files: Sequence[bytes | memoryview], preprocesses: Sequence[Preprocess]) -> dict[int, Picture]:
-    """Row → the picture of each file that does not need PIL: a plain and valid JPEG."""
+    """Row → the picture of each file that does not need PIL: a plain and valid JPEG, if every encoder has a plan."""
     found: dict[int, Picture] = {}
-    if (plans := _plans(preprocesses)) is not None:
-        for size, rows in scaled.alike(plans, files).items():
-            stack, factor, sound = scaled.decoded_jpegs(plans, [files[row] for row in rows], size)
-            made = [plan.apply(stack, size, factor) for plan in plans]  # each (n, h, w, 3)
-            found |= {row: (size, [pixels[i] for pixels in made]) for i, row in enumerate(rows) if sound[i]}
-    return found
-
-
-def _plans(preprocesses: Sequence[Preprocess]) -> list[scaled.ResizeCrop] | None:
     plans = [preprocess.plan for preprocess in preprocesses if preprocess.plan is not None]
-    return plans if 0 < len(plans) == len(preprocesses) else None
+    if not 0 < len(plans) == len(preprocesses):
+        return found
+    for size, rows in scaled.alike(plans, files).items():
+        every = [files[row] for row in rows]
+        pixels: list[np.ndarray] = [np.empty(0)] * len(plans)
+        sound = np.ones(len(rows), bool)
+        for factor, places in scaled.by_factor(plans, size).items():
+            stack, whole = scaled.decoded_jpegs(every, size, factor)
+            sound &= whole
+            for place in places:
+                pixels[place] = plans[place].apply(stack, size, factor)  # (n, h, w, 3)
+        found |= {row: (size, [each[i] for each in pixels]) for i, row in enumerate(rows) if sound[i]}
+    return found
 
 
 def _alone(data: bytes | memoryview, preprocesses: Sequence[Preprocess], fast: bool) -> Picture | SampleError:
     try:
         with open_image(data) as image:
             size = image.size
-            plans = _plans(preprocesses) if fast else None
-            if plans is not None and (found := scaled.decoded(plans, image, data)) is not None:
-                for preprocess in preprocesses:
-                    preprocess.check(size)
-                return size, [plan.apply(found[0], size, found[1])[0] for plan in plans]
-            image.load()
-            return size, [preprocess.resize(image) for preprocess in preprocesses]
+            found = _scaled(image, data, preprocesses) if fast else {}
+            if not 0 < len(found) == len(preprocesses):
+                image.load()
+            return size, [
+                found[place] if place in found else _own(preprocess, image, data)
+                for place, preprocess in enumerate(preprocesses)
+            ]
+    except SampleError as error:
+        return error
+
+
+def _scaled(
+    image: Image.Image, data: bytes | memoryview, preprocesses: Sequence[Preprocess]
+) -> dict[int, np.ndarray | SampleError]:
+    """What `fast` makes of an image that is not loaded yet, by number of the preprocess; the others are PIL's."""
+    found: dict[int, np.ndarray | SampleError] = {}
+    size, plans = image.size, {i: p.plan for i, p in enumerate(preprocesses) if p.plan is not None}
+    numbers = list(plans)
+    for factor, places in scaled.by_factor(list(plans.values()), size).items():
+        decoded = scaled.decoded(image, data, factor)
+        if decoded is None:
+            continue
+        for number in [numbers[place] for place in places]:
+            try:
+                preprocesses[number].check(size)
+                found[number] = plans[number].apply(decoded[0], size, decoded[1])[0]
+            except SampleError as error:
+                found[number] = error
+    return found
+
+
+def _own(preprocess: Preprocess, image: Image.Image, data: bytes | memoryview) -> np.ndarray | SampleError:
+    """What one encoder's own steps make of a decoded image; if they cannot take it, that is no other encoder's."""
+    try:
+        with image_errors(data):
+            return preprocess.resize(image)
     except SampleError as error:
         return error

@@ -21,7 +21,7 @@ def open_image(data: bytes | memoryview) -> Iterator[Image.Image]:
     """
     if not data:
         raise SampleError("image-empty", "an image has bytes, but none came")
-    try:
+    with image_errors(data):
         image = Image.open(io.BytesIO(data))
         size = image.size
         if size[0] * size[1] > MAX_PIXELS:
@@ -29,6 +29,13 @@ def open_image(data: bytes | memoryview) -> Iterator[Image.Image]:
         if image.format == "EPS":
             raise SampleError("image-decode", "an image is data, but EPS came, which is a program")
         yield image
+
+
+@contextmanager
+def image_errors(data: bytes | memoryview) -> Iterator[None]:
+    """Errors in the `with` block count as those of the image file `data`: SampleErrors, as `open_image` raises."""
+    try:
+        yield
     except (SampleError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -127,17 +127,16 @@ def alike(plans: Sequence[ResizeCrop], files: Sequence[bytes | memoryview]) -> d
 
 
 def decoded_jpegs(
-    plans: Sequence[ResizeCrop], files: Sequence[bytes | memoryview], size: tuple[int, int]
-) -> tuple[np.ndarray, int, list[bool]]:
-    """Decode n JPEGs whose headers have this (width, height): uint8 (n, h, w, 3), the factor, and a flag for each.
+    files: Sequence[bytes | memoryview], size: tuple[int, int], factor: int
+) -> tuple[np.ndarray, list[bool]]:
+    """Decode n JPEGs whose headers have this (width, height) at 1/factor: uint8 (n, h, w, 3), and a flag for each.
 
     The flag is True if libjpeg decoded the file without a warning. The pixels of other files are undefined, and PIL
     must decode them. So only PIL rejects files, and PIL would decode every file that is decoded here. Releases the GIL.
     """
-    factor = _factor(plans, size)
     width, height = (-(-side // factor) for side in size)
     room = np.empty((len(files), height, width, 3), np.uint8)  # never more memory than the header asks for
-    return room, factor, [_decoded(data, pixels) for data, pixels in zip(files, room, strict=True)]
+    return room, [_decoded(data, pixels) for data, pixels in zip(files, room, strict=True)]
 
 
 def _decoded(data: bytes | memoryview, room: np.ndarray) -> bool:
@@ -150,19 +149,28 @@ def _decoded(data: bytes | memoryview, room: np.ndarray) -> bool:
     return whole
 
 
-def decoded(plans: Sequence[ResizeCrop], image: Image.Image, data: bytes | memoryview) -> tuple[np.ndarray, int] | None:
+def decoded(image: Image.Image, data: bytes | memoryview, factor: int) -> tuple[np.ndarray, int] | None:
     """An image that PIL opened from `data` and has not loaded: uint8 (1, h, w, 3), and the factor of decoding.
 
     None if PIL must do everything: a mode other than RGB, or a JPEG about which libjpeg warns.
     """
     if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-        pixels, factor, [sound] = decoded_jpegs(plans, [data], image.size)
+        pixels, [sound] = decoded_jpegs([data], image.size, factor)
         return (pixels, factor) if sound else None
     image.load()
     return (np.array(image)[None], 1) if image.mode == "RGB" else None
 
 
-def _factor(plans: Sequence[ResizeCrop], size: tuple[int, int]) -> int:
-    """8, 4, 2 or 1: the largest factor that leaves every plan at least `_MARGIN` times its resized sides."""
-    least = min(min(size[1] / h, size[0] / w) for h, w in (plan.resized(size) for plan in plans))
+def by_factor(plans: Sequence[ResizeCrop], size: tuple[int, int]) -> dict[int, list[int]]:
+    """Factor → the numbers of the plans that want an image of this (width, height) decoded at 1/factor."""
+    found: dict[int, list[int]] = {}
+    for number, plan in enumerate(plans):
+        found.setdefault(_factor(plan, size), []).append(number)
+    return found
+
+
+def _factor(plan: ResizeCrop, size: tuple[int, int]) -> int:
+    """8, 4, 2 or 1: the largest factor that leaves the plan at least `_MARGIN` times its resized sides."""
+    height, width = plan.resized(size)
+    least = min(size[1] / height, size[0] / width)
     return next((factor for factor in (8, 4, 2) if least >= factor * _MARGIN), 1)

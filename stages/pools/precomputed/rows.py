@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 
 from winnow.pipeline.errors import JobError, ShardError
 from winnow.pipeline.uid import UID_ARROW, content_hash, hex_of
@@ -21,7 +21,6 @@ from winnow.stages.pools.columns import (
 )
 from winnow.stages.pools.plain import sides_of, stored_type, text_of
 from winnow.stages.pools.precomputed.blocks import Blocks, squared_norms
-from winnow.stages.pools.precomputed.widths import same_width
 from winnow.stages.pools.sample import Reject
 
 ROWS = pa.schema(
@@ -61,8 +60,10 @@ class Faults:
         self._which[bad & (self._which < 0)] = len(self._causes)
         self._causes.append((kind, message))
 
-    def mark_norms(self, squared: Float32[np.ndarray, "n"], url: str, name: str) -> None:
-        """Reject vectors without a direction. Raises ShardError if there are not as many vectors as rows."""
+    def mark_norms(
+        self, squared: Float32[np.ndarray, "n"], url: str, name: str, among: Bool[np.ndarray, "n"] | None = None
+    ) -> None:
+        """Reject vectors without a direction, in rows `among` or in all. Raises ShardError unless each row has one."""
         if len(squared) != self.rows:
             raise ShardError(
                 f"{url}: vectors and rows must be as many, but {name} has {len(squared)} vectors and "
@@ -70,8 +71,10 @@ class Faults:
                 lasting=True,
             )
         message = f"a vector must be finite and not zero, but {name}"
-        self.mark(~np.isfinite(squared), "vector-not-finite", f"{message} is missing, or holds NaN or infinity")
-        self.mark(squared == 0, "vector-zero", f"{message} is zero")
+        rows = np.ones(self.rows, bool) if among is None else among
+        missing = f"{message} is missing, or holds NaN or infinity"
+        self.mark(rows & ~np.isfinite(squared), "vector-not-finite", missing)
+        self.mark(rows & (squared == 0), "vector-zero", f"{message} is zero")
 
     @property
     def clean(self) -> Bool[np.ndarray, "n"]:
@@ -80,8 +83,11 @@ class Faults:
 
     def rejects(self, keys: Sequence[str]) -> list[Reject]:
         """One reject for every marked row, in order. keys: the keys of the marked rows."""
-        marked = np.flatnonzero(self._which >= 0).tolist()
-        return [Reject(row, key, *self._causes[self._which[row]]) for row, key in zip(marked, keys, strict=True)]
+        return self.rejects_at(np.flatnonzero(~self.clean), keys)
+
+    def rejects_at(self, rows: Int64[np.ndarray, "m"], keys: Sequence[str]) -> list[Reject]:
+        """The rejects of some marked rows. keys: theirs."""
+        return [Reject(row, key, *self._causes[self._which[row]]) for row, key in zip(rows.tolist(), keys, strict=True)]
 
 
 class RowUids:
@@ -201,29 +207,26 @@ def row_table(
     return table.filter(pa.array(clean)), faults.rejects(table["key"].filter(pa.array(~clean)).to_pylist())
 
 
-def mark_vectors(
-    files: Mapping[str, Callable[[], AbstractContextManager[Blocks]]],
+def hashed_vectors(
+    opened: Callable[[], AbstractContextManager[Blocks]],
+    name: str,
     faults: Faults,
     unnamed: Bool[np.ndarray, "n"],
     url: str,
 ) -> list[bytes]:
-    """Mark vectors without a direction. Returns the bytes, as stored, of the first file's vectors in rows `unnamed`.
+    """The bytes, as stored, of the vectors in rows `unnamed`, whose uid is a hash of them; marks those without a
+    direction. No vector is read if every row has a uid.
 
-    files: by a name for messages, each with a vector for every row of the shard `url`. Raises ShardError if a file has
-    another number of vectors than the shard has rows, or if their widths differ.
+    name: for messages. Raises ShardError if there are not as many vectors as rows.
     """
     stored: list[bytes] = []
 
     def keep(start: int, part: np.ndarray) -> None:
         stored.extend(row.tobytes() for row in part[unnamed[start : start + len(part)]])
 
-    seen: dict[str, Blocks] = {}
-    for name, opened in files.items():
+    if unnamed.any():
         with opened() as blocks:
-            see = keep if not seen and unnamed.any() else None
-            faults.mark_norms(squared_norms(blocks, see), url, name)
-            seen[name] = blocks
-    same_width(seen, url)
+            faults.mark_norms(squared_norms(blocks, keep), url, name, unnamed)
     return stored
 
 

@@ -81,7 +81,7 @@ def sample_blocks(
     """For each sample its key, blocks of whole tar members, and the image and caption that were judged.
 
     image: suffixes of pictures. If a sample has several, the first in this list was judged. places: rows of an
-    embeddings file with the reader's place_columns, in its order. gap_bytes: gaps up to this size are read through, not
+    samples file with the reader's place_columns, in its order. gap_bytes: gaps up to this size are read through, not
     skipped; None for the default of the storage.
     Raises ShardError if the tar ends before a sample does, or if something else is in its place.
     """

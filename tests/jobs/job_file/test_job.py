@@ -106,7 +106,7 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
             {"pool": {"shards": "a.tar", "uid": "hash"}},
             "pool.uid must be auto, content, key or json:FIELD, got 'hash'",
         ),
-        ({"embeddings": {}}, "a pool of images needs at least one encoder under embeddings"),
+        ({"embeddings": {}}, "density.by must be an encoder of the job, got 'dino', but it has none under embeddings"),
         ({"embeddings": {"a.b": {"model": "x"}}}, "an encoder's name must be text without a dot, got 'a.b'"),
         ({"embeddings": {"clip": "ViT"}}, "embeddings.clip must be a mapping, got 'ViT'"),
         ({"embeddings": {"clip": {"modle": "x"}}}, "embeddings.clip has no key 'modle'; did you mean model?"),

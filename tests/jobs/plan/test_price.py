@@ -88,8 +88,8 @@ def test_the_miniature_stands_for_the_pool(tars: Job, page: Price) -> None:
     assert page.rates.decode
     assert page.rates.models
     tars_bytes = sum(path.stat().st_size for path in Path(tars.pool.shards[0]).parent.glob("*.tar"))
-    [embeddings] = [stage for stage in page.stages if stage.label == "embeddings"]
-    assert embeddings.read > 0.9 * tars_bytes
+    [samples] = [stage for stage in page.stages if stage.label == "samples"]
+    assert samples.read > 0.9 * tars_bytes
 
 
 def test_nothing_is_left_and_the_store_is_not_touched(
@@ -156,7 +156,7 @@ def test_a_pass_is_priced_by_the_time_of_its_items(page: Price, step: str, secon
     assert dear == pytest.approx(max(seconds, 1000 * driver))
 
 
-@pytest.mark.parametrize(("label", "embeds"), [("thumbnails", True), ("embeddings", False)])
+@pytest.mark.parametrize(("label", "embeds"), [("thumbnails", True), ("samples", False)])
 def test_gpus_are_priced_where_a_stage_says_that_it_embeds(page: Price, label: str, embeds: bool) -> None:
     """Its name says nothing."""
     calls = tuple(Call(label, "run", i, 3600.0, 0, 0, 0, "a:1") for i in range(len(page.miniature.shards)))

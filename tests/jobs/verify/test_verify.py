@@ -295,7 +295,7 @@ def test_every_column_of_every_cut_is_held_against_manifest_and_scores(vectors: 
         for column in pq.read_schema(url).names:
             first = int(np.flatnonzero(cut.before.mask(1))[0]) if column == "kept" else None
             row = edit(url, column, first)
-            uid = job.embeddings.read(1, ["uid"])["uid"][row].as_py()
+            uid = job.places.read(1, ["uid"])["uid"][row].as_py()
             said = vectors.told("manifest")
             assert f"uid {uid}" in said
             assert column == "kept" or f"{cut.name}.{column} must be" in said
@@ -321,10 +321,10 @@ def test_every_column_of_every_cut_is_held_against_manifest_and_scores(vectors: 
         ("mix.mixed", "value", "mixed"),
         ("normsim.norms", "value", "norms"),
         ("normsim_2.norms", "value", "norms"),
-        ("embeddings", "l14.similarity", "similarity"),
-        ("embeddings", "position", "ledger"),
-        ("embeddings", "uid", "manifest"),
-        ("embeddings", "key", "manifest"),
+        ("vectors.l14", "similarity", "similarity"),
+        ("samples", "position", "ledger"),
+        ("samples", "uid", "manifest"),
+        ("samples", "key", "manifest"),
         ("manifest", "uid", "manifest"),
         ("manifest", "shard", "manifest"),
         ("manifest", "key", "manifest"),
@@ -453,7 +453,7 @@ def test_a_duplicate_names_one_that_stays(vectors: Done, change: Callable[[str],
 
 
 def test_a_duplicate_is_held_against_the_vectors_of_the_one_it_names(vectors: Done) -> None:
-    uids = pq.read_table(vectors.artifact("embeddings").shard(3))["uid"].to_pylist()
+    uids = pq.read_table(vectors.artifact("samples").shard(3))["uid"].to_pylist()
     kept = pq.read_table(vectors.artifact("duplicates").shard(3))["kept"].to_pylist()
     stranger = next(uid for uid, stays in zip(uids, kept, strict=True) if stays)
     edit(vectors.artifact("duplicates").shard(0), "duplicate_of", change=lambda uid: stranger)
@@ -504,7 +504,7 @@ def test_every_lost_file_is_named(tars: Done, vectors: Done) -> None:
 
 
 def test_lost_rejects_and_strange_files_are_named(tars: Done) -> None:
-    next(Path(tars.artifact("embeddings").meta("rejects")).iterdir()).unlink()
+    next(Path(tars.artifact("samples").meta("rejects")).iterdir()).unlink()
     assert "rejects/0000" in tars.told("ledger")
     shutil.copy(tars.artifact("rules").shard(0), tars.artifact("rules").file("00003.parquet"))
     assert "00003.parquet belongs to none of the 3 input shards" in tars.told("files")
@@ -519,7 +519,7 @@ def test_a_lost_list_of_shards_ends_it(tars: Done) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 100, -100])
-@pytest.mark.parametrize("label", ["embeddings", "density.clusters"])
+@pytest.mark.parametrize("label", ["samples", "vectors.clip", "density.clusters"])
 def test_a_torn_file_is_a_violation_and_no_crash(tars: Done, label: str, keep: int) -> None:
     url = tars.artifact(label).shard(1)
     content = Path(url).read_bytes()
@@ -656,11 +656,11 @@ def test_sizes_that_are_not_those_of_the_tars_are_named(tars: Done) -> None:
     assert f"{path} must be a whole JSON file" in str(tars.lines()["shards"])
 
 
-def test_rows_of_the_embeddings_are_held_against_the_sources(tars: Done) -> None:
-    """What stays is read again at its place; what the embeddings tell of it must be so."""
-    embeddings, last = tars.artifact("embeddings"), tars.artifact("density")
+def test_rows_of_the_samples_are_held_against_the_sources(tars: Done) -> None:
+    """What stays is read again at its place; what the samples file tells of it must be so."""
+    samples, last = tars.artifact("samples"), tars.artifact("density")
     row = int(np.flatnonzero(last.read(0)["kept"])[0])
-    whole = Path(embeddings.shard(0)).read_bytes()
+    whole = Path(samples.shard(0)).read_bytes()
     for column, said in {
         "image_hash": "its image must hash to",
         "caption": "its caption must be",
@@ -668,9 +668,9 @@ def test_rows_of_the_embeddings_are_held_against_the_sources(tars: Done) -> None
         "offset": "00000.tar",
         "size": "00000.tar",
     }.items():
-        edit(embeddings.shard(0), column, row, lambda value: value + 512 if isinstance(value, int) else other(value))
+        edit(samples.shard(0), column, row, lambda value: value + 512 if isinstance(value, int) else other(value))
         assert said in tars.told("members"), column
-        Path(embeddings.shard(0)).write_bytes(whole)
+        Path(samples.shard(0)).write_bytes(whole)
 
 
 # the pool
@@ -769,11 +769,11 @@ def test_what_the_record_and_reports_count_is_held_against_the_files(tars: Done)
     summary = table.schema.metadata[b"winnow"].replace(b'"kept":', b'"kept":1')
     pq.write_table(table.replace_schema_metadata({b"winnow": summary}), url)
     assert f"{tars.artifact('rules').name} must sum up" in tars.told("ledger")
-    url = tars.artifact("embeddings").shard(0)
+    url = tars.artifact("samples").shard(0)
     table = pq.read_table(url)
     summary = table.schema.metadata[b"winnow"].replace(b"image-decode", b"image-encode")
     pq.write_table(table.replace_schema_metadata({b"winnow": summary}), url)
-    assert "the embeddings file must sum up" in tars.told("ledger")
+    assert "the samples file must sum up" in tars.told("ledger")
     record.write_text("{}")
     with pytest.raises(Exception, match=r"planted\.json must be as its job wrote it"):
         tars.lines()

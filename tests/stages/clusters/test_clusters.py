@@ -41,7 +41,7 @@ def members(pool: Filtered, made: Artifact) -> dict[str, tuple[int, float]]:
     found = {}
     for item in pool.run.items:
         part = Members.read(made, item.index)
-        uids = pool.survivors.embeddings.read(item.index, ["uid"])["uid"].to_pylist()
+        uids = pool.survivors.samples.read(item.index, ["uid"])["uid"].to_pylist()
         for row, cluster, distance in zip(part.rows, part.cluster, part.distance, strict=True):
             found[uids[row]] = (int(cluster), float(distance))
     return found
@@ -142,7 +142,7 @@ def test_probes_are_the_next_nearest_in_order() -> None:
     seen = 0
     for item in pool.run.items:
         part = Members.read(made, item.index)
-        uids = pool.survivors.embeddings.read(item.index, ["uid"])["uid"].to_pylist()
+        uids = pool.survivors.samples.read(item.index, ["uid"])["uid"].to_pylist()
         assert part.probes is not None
         assert part.probes.dtype == np.int32
         for row, cluster, probes in zip(part.rows, part.cluster, part.probes, strict=True):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import pools
 from tests.pools import (
     Filtered,
     Samples,
@@ -19,19 +20,12 @@ from tests.pools import (
     write_tar,
 )
 from winnow.pipeline.errors import JobError
-from winnow.pipeline.executors.contract import Needs
-from winnow.pipeline.executors.local import LocalExecutor
-from winnow.pipeline.stage import Run, artifact_of, execute
+from winnow.pipeline.stage import Run
 from winnow.stages.cuts import duplicates
 from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
 from winnow.stages.cuts.semantic import fixpoint
-from winnow.stages.embeddings import Embeddings
-from winnow.stages.encoders import Encoding
-from winnow.stages.pools.pool import Pool, PoolStage
-from winnow.stages.pools.webdataset import Webdataset
-from winnow.stages.survivors import Survivors
 
 SETS = 12
 NEAR = Duplicates(by="clip", exact=False, epsilon=0.05, clusters=4)
@@ -138,21 +132,18 @@ def tars(folder: Path, shards: int = 3) -> tuple[str, ...]:
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Filtered:
     """The tars, embedded by a tiny CLIP."""
     folder = tmp_path_factory.mktemp("duplicates")
-    reader = Webdataset()
-    shards = Pool(tars(folder / "pool"), reader).identities()
-    store = str(folder / "store")
-    run = Run(store, LocalExecutor(1), shards)
-    encoders = {"clip": tiny_clip(folder)}
-    stage = Embeddings.of(artifact_of(PoolStage(shards), store), reader, encoders, Encoding(), Needs())
-    step = execute(stage, run)
-    return Filtered(run, Survivors(step.artifact, None, reader), (step,))
+    return pools.embedded(tars(folder / "pool"), str(folder / "store"), {"clip": tiny_clip(folder)})
 
 
-def values(pool: Filtered, name: str) -> dict[int, object]:
-    """A column of the embeddings by sample number."""
-    tables = [pool.survivors.table(item.index, ["uid", name]) for item in pool.run.items]
-    rows = [row for table in tables for row in table.to_pylist()]
-    return {int(row["uid"], 16) - 1: row[name] for row in rows}
+def cosines(pool: Filtered) -> dict[int, object]:
+    """The image-text cosine by sample number."""
+    found: dict[int, object] = {}
+    for item in pool.run.items:
+        uids = pool.survivors.table(item.index, ["uid"])["uid"].to_pylist()
+        cosine = pool.survivors.similarity(item.index, "clip")
+        assert cosine is not None
+        found |= {int(uid, 16) - 1: value for uid, value in zip(uids, cosine.tolist(), strict=True)}
+    return found
 
 
 def number(uid: str) -> int:
@@ -162,7 +153,7 @@ def number(uid: str) -> int:
 @pytest.mark.parametrize("by", ["clip", None])
 def test_exact_sets_leave_the_best_then_the_smallest_uid(embedded: Filtered, by: str | None) -> None:
     found = embedded.through(Duplicates(by=by))
-    cosine = values(embedded, "clip.similarity") if by else dict.fromkeys(range(24), 0.0)
+    cosine = cosines(embedded) if by else dict.fromkeys(range(24), 0.0)
     best = {group: min(group, key=lambda i: (-cosine[i], i)) for group in ((0, 1, 2, 3), (4, 5))}
     lost = {i: best[group] for group in best for i in group if i != best[group]}
     assert {number(uid) for uid in found.kept} == set(range(24)) - set(lost)
@@ -185,7 +176,7 @@ def test_exact_parts_change_nothing(embedded: Filtered, monkeypatch: pytest.Monk
 def test_exact_and_near_in_one_cut(embedded: Filtered) -> None:
     """The near stage carries the exact verdicts on, and every dropped sample names one that stays."""
     found = embedded.through(Duplicates(by="clip", epsilon=0.002, clusters=1))
-    assert [step.stage for step in found.steps[1:]] == ["exact", "clusters", "duplicates"]
+    assert [step.stage for step in found.steps[3:]] == ["exact", "clusters", "duplicates"]
     assert found.step("clusters").report["rows"] == 20
     exact = embedded.through(Duplicates(by="clip"))
     assert set(found.kept) <= set(exact.kept)

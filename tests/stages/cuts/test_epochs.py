@@ -149,7 +149,7 @@ def test_the_manifest_lists_the_epochs_of_every_sample() -> None:
     rules = filtered(samples, Rules(min_words=2), shards=3)
     found = rules.through(Epochs(epochs=4, count=10))
     cuts = (("rules", rules.artifact("rules")), ("epochs", found.artifact("epochs")))
-    out = execute(Manifest(found.survivors.embeddings, found.artifact("distinct"), cuts), found.run).artifact
+    out = execute(Manifest(found.survivors.samples, found.artifact("distinct"), cuts), found.run).artifact
     rows = [row for index in range(3) for row in out.read(index).to_pylist()]
     expected = subsets(found, 4)
     for n, row in enumerate(rows):

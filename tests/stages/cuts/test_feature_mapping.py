@@ -73,7 +73,7 @@ def test_the_crowds_that_most_of_the_target_is_in_stay(tmp_path: Path) -> None:
 def test_all_but_the_last_stage_is_shared_with_image_based(pool: Filtered, tmp_path: Path) -> None:
     cut = cut_of(tmp_path, unit(9, seed=4), top=2)
     pool.through(ImageBased(by="clip", target=cut.target, clusters=6))
-    assert [step.reused for step in pool.through(cut).steps[2:]] == [True, True, False]
+    assert [step.reused for step in pool.through(cut).steps[3:]] == [True, True, False]
 
 
 @given(votes=st.lists(st.integers(0, 4), min_size=1, max_size=30), top=st.integers(1, 40))

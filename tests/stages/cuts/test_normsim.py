@@ -219,10 +219,10 @@ def test_another_fraction_reads_no_vector(pool: Filtered, tmp_path: Path) -> Non
     cut = cut_of(tmp_path, unit(5, seed=8), fraction=0.5)
     first = pool.through(cut)
     again = pool.through(replace(cut, fraction=0.4))
-    assert [step.stage for step in first.steps[2:]] == ["target", "norms", "normsim"]
-    assert [step.reused for step in again.steps[2:]] == [True, True, False]
+    assert [step.stage for step in first.steps[3:]] == ["target", "norms", "normsim"]
+    assert [step.reused for step in again.steps[3:]] == [True, True, False]
     length = pool.through(replace(cut, p=2))
-    assert [step.reused for step in length.steps[2:]] == [True, False, False]
+    assert [step.reused for step in length.steps[3:]] == [True, False, False]
 
 
 def test_shards_and_pools_without_survivors(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from tests.stages.encoders.conftest import encoded, photo, sample
 from winnow.pipeline.errors import DeviceError, JobError
 from winnow.stages.encoders import Bank, EncodedBatch, Encoding, OpenClip, Timm, bf16, clip
-from winnow.stages.encoders.bank import Decoded, PendingBatch, _finish
+from winnow.stages.encoders.batches import Decoded, PendingBatch, finished
 from winnow.stages.encoders.device import tell_where_slow
 from winnow.stages.pools.sample import Reject, Sample
 
@@ -27,11 +27,21 @@ CAPTIONS = ["a red boat", "", "ein Hund läuft", "猫", "word " * 100]
 
 def merged(batches: Iterator[EncodedBatch]) -> EncodedBatch:
     parts = list(batches)
+    starts = np.cumsum([0, *(len(part.samples) for part in parts)]).tolist()
+    refused = {
+        name: {
+            start + row: why
+            for start, part in zip(starts, parts, strict=False)
+            for row, why in part.refused[name].items()
+        }
+        for name in parts[0].refused
+    }
     return EncodedBatch(
         [s for part in parts for s in part.samples],
         np.concatenate([part.widths for part in parts]),
         np.concatenate([part.heights for part in parts]),
         {c: np.concatenate([part.vectors[c] for part in parts]) for c in parts[0].vectors},
+        refused,
         [r for part in parts for r in part.rejects],
     )
 
@@ -119,17 +129,22 @@ def test_nothing_in_nothing_out_and_all_rejects(bank: Bank) -> None:
     assert {c: v.shape for c, v in batch.vectors.items()} == {c: (0, d) for c, d in bank.columns().items()}
 
 
-def test_a_vector_without_direction_is_a_reject_never_a_zero() -> None:
+def test_a_vector_without_direction_is_a_reject_of_its_encoder_alone() -> None:
     rows = [Decoded(sample(i, b""), (4, 3), []) for i in range(4)]
     raw = {
         "a.image": np.array([[3, 4], [0, 0], [1, 0], [0, 2]], np.float32),
         "a.text": np.array([[1, 0], [0, 1], [np.nan, 0], [5, 0]], np.float32),
+        "b.image": np.full((4, 1), 7, np.float32),
     }
-    batch = _finish(PendingBatch(rows, [row.sample for row in rows]), raw)
-    assert [s.position for s in batch.samples] == [0, 3]
-    assert batch.widths.tolist() == [4, 4]
-    assert np.allclose(batch.vectors["a.image"], [[0.6, 0.8], [0, 1]], atol=1e-3)
-    assert [(r.position, r.kind) for r in batch.rejects] == [(1, "vector-zero"), (2, "vector-not-finite")]
+    batch = finished(PendingBatch(rows, [row.sample for row in rows]), raw, {"a": {}, "b": {}})
+    assert [s.position for s in batch.samples] == [0, 1, 2, 3]
+    assert batch.widths.tolist() == [4] * 4
+    assert np.allclose(batch.vectors["a.image"], [[0.6, 0.8], [0, 0], [0, 0], [0, 1]], atol=1e-3)
+    assert batch.vectors["a.text"][:, 0].tolist() == [1, 0, 0, 1]
+    refused = {row: (r.position, r.kind) for row, r in batch.refused["a"].items()}
+    assert refused == {1: (1, "vector-zero"), 2: (2, "vector-not-finite")}
+    assert batch.rejects == []
+    assert batch.vectors["b.image"].tolist() == [[1]] * 4  # another encoder's rows stay
 
 
 def test_threads_change_no_bit_and_other_code_gets_its_threads_back(

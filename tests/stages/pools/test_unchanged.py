@@ -13,18 +13,18 @@ from winnow.pipeline import storage
 from winnow.pipeline.errors import FailedShards, ShardError, StorageError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import Run, artifact_of, execute
-from winnow.stages.embeddings import Precomputed
 from winnow.stages.pools.datacomp import Datacomp
 from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
+from winnow.stages.samples import Samples as SamplesStage
 
 ROWS = np.arange(3)
 STAYS = "must stay as it was when the run listed it, but is another file now, of "
 
 
 def check(pool: Filtered, index: int, reader: Reader = READER) -> None:
-    check_unchanged(pool.survivors.embeddings, index, pool.run.shards[index].url, reader)
+    check_unchanged(pool.survivors.samples, index, pool.run.shards[index].url, reader)
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -81,7 +81,7 @@ def test_a_shard_that_changes_before_it_is_embedded_is_refused_and_the_next_run_
     shards = Pool(urls, READER).identities()
     write_vectors(str(tmp_path / "pool"), samples.take([5, 4, 3]), 1)  # over the first shard
     with pytest.raises(FailedShards, match="1 of 3 failed") as error:
-        execute(Precomputed(artifact_of(PoolStage(shards), store), READER), Run(store, LocalExecutor(1), shards))
+        execute(SamplesStage(artifact_of(PoolStage(shards), store), READER, None), Run(store, LocalExecutor(1), shards))
     assert STAYS in error.value.failures[0][1]
     pool = opened(urls, store=store)
     assert pool.steps[0].report["adopted"] == 2

@@ -10,9 +10,10 @@ from winnow.pipeline.errors import RejectsError
 from winnow.pipeline.executors.contract import Executor
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import Limits, Run, artifact_of, execute, spread
-from winnow.stages.embeddings import Precomputed
 from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.preview.early import example
+from winnow.stages.samples import Samples as SamplesStage
+from winnow.stages.vectors import StoredVectors
 
 SHARDS, EACH = 40, 5
 
@@ -26,8 +27,9 @@ def embedded(folder: Path, bad: set[int], limits: Limits, executor: Executor | N
         write_vectors(str(folder / "pool"), samples, SHARDS)
     shards = Pool((f"{folder}/pool/*.parquet",), READER).identities()
     store = str(folder / "store")
-    stage = Precomputed(artifact_of(PoolStage(shards), store), READER)
     run = Run(store, executor or LocalExecutor(1), shards, limits=limits)
+    samples_stage = SamplesStage(artifact_of(PoolStage(shards), store), READER, None)
+    stage = StoredVectors(execute(samples_stage, run).artifact, READER, "", "clip")
     try:
         execute(stage, run)
     finally:
@@ -42,7 +44,7 @@ def test_all_bad_ends_after_the_first_shards(tmp_path: Path) -> None:
     assert first == "a pool must be readable, but 25 of the 25 samples of 5 of its 40 shards are rejected:"
     assert kind.startswith(f"  vector-zero          25  100.00%  such as {tmp_path}/pool/00000.parquet, ")
     assert "limits.stop_early: false" in more[-1]
-    made = [path for path in (tmp_path / "store").rglob("0*.parquet") if path.parent.name != "rejects"]
+    made = list((tmp_path / "store").glob("vectors-*/0*.parquet"))
     assert len(made) < 10
     assert {f"{number:05d}" for number in spread(SHARDS)} <= {path.stem for path in made}
 
@@ -81,7 +83,8 @@ def test_a_shard_with_one_in_ten_sound_goes_on(tmp_path: Path) -> None:
     [url] = write_vectors(str(tmp_path / "pool"), samples)
     shards = Pool((url,), READER).identities()
     run = Run(str(tmp_path / "store"), LocalExecutor(1), shards)
-    stage = Precomputed(artifact_of(PoolStage(shards), run.store), READER)
+    samples_stage = SamplesStage(artifact_of(PoolStage(shards), run.store), READER, None)
+    stage = StoredVectors(execute(samples_stage, run).artifact, READER, "", "clip")
     assert execute(stage, run).report["rejected"] == 45
 
 

@@ -26,11 +26,11 @@ def exported(pool: Filtered, kept: list[str]) -> Artifact:
     store = pool.run.store
     cut = Artifact(store, "chosen", "00000000")
     for item in pool.run.items:
-        uids = pool.survivors.embeddings.read(item.index, ["uid"])["uid"].to_pylist()
+        uids = pool.survivors.samples.read(item.index, ["uid"])["uid"].to_pylist()
         cut.write(item.index, pa.table({"kept": np.array([uid in kept for uid in uids], bool)}), {})
-    distinct = execute(Distinct(pool.survivors.embeddings), pool.run).artifact
-    manifest = execute(Manifest(pool.survivors.embeddings, distinct, (("chosen", cut),)), pool.run).artifact
-    stage = Export(pool.survivors.embeddings, manifest, pool.survivors.reader)
+    distinct = execute(Distinct(pool.survivors.samples), pool.run).artifact
+    manifest = execute(Manifest(pool.survivors.samples, distinct, (("chosen", cut),)), pool.run).artifact
+    stage = Export(pool.survivors.samples, manifest, pool.survivors.reader)
     assert execute(stage, pool.run).report["named"] == len(kept)
     return artifact_of(stage, store)
 
@@ -66,4 +66,4 @@ def test_a_manifest_of_another_pool_is_refused(tmp_path: Path) -> None:
     columns = {"uid": ["", ""], "key": ["", ""], "caption": ["", ""], "kept": [True, False], "reason": [None, "x"]}
     other.write(0, pa.table(columns), {})
     with pytest.raises(AccountingError, match=r"must have a row for each sample .* but has 2; run the job again"):
-        named_rows(Export(pool.survivors.embeddings, other, pool.survivors.reader), pool.run.items[0])
+        named_rows(Export(pool.survivors.samples, other, pool.survivors.reader), pool.run.items[0])

@@ -9,28 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pools import Filtered, Samples, filtered, members, pair, tiny_clip, write_tar
+from tests.pools import Filtered, Samples, embedded, filtered, members, pair, tiny_clip, write_tar
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import AccountingError, FailedShards
-from winnow.pipeline.executors.contract import Needs
-from winnow.pipeline.executors.local import LocalExecutor
-from winnow.pipeline.stage import Run, Summary, artifact_of, execute
+from winnow.pipeline.stage import Summary, execute
 from winnow.pipeline.totals import Totals
 from winnow.pipeline.uid import UID_ARROW, bytes_of, hex_of
 from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
 from winnow.stages.cuts.similarity import Similarity
-from winnow.stages.distinct import Distinct
-from winnow.stages.embeddings import Embeddings
-from winnow.stages.encoders import Encoding
-from winnow.stages.pools.pool import Pool, PoolStage
-from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.rejects import read_rejects
 from winnow.stages.results import subset
 from winnow.stages.results.manifest import Manifest, add_up
-from winnow.stages.survivors import Survivors
 
 
 def datacomp_subset(uids: list[str]) -> np.ndarray:
@@ -39,7 +31,7 @@ def datacomp_subset(uids: list[str]) -> np.ndarray:
 
 
 def made(pool: Filtered, *cuts: tuple[str, Artifact]) -> Artifact:
-    return execute(Manifest(pool.survivors.embeddings, pool.artifact("distinct"), tuple(cuts)), pool.run).artifact
+    return execute(Manifest(pool.survivors.samples, pool.artifact("distinct"), tuple(cuts)), pool.run).artifact
 
 
 def two_cuts(samples: Samples, shards: int = 3) -> tuple[Filtered, Artifact]:
@@ -98,17 +90,18 @@ def test_columns_types_and_reasons() -> None:
     }
 
 
-def by_rows(embeddings: Artifact, cuts: tuple[tuple[str, Artifact], ...], index: int, url: str) -> list[dict[str, Any]]:
+def by_rows(pool: Filtered, cuts: tuple[tuple[str, Artifact], ...], index: int, url: str) -> list[dict[str, Any]]:
     """A shard's manifest as a sentence: row by row, in the order of the shard."""
     verdicts = {name: cut.read(index).to_pylist() for name, cut in cuts}
     found = {}
-    for n, row in enumerate(embeddings.read(index, ["position", "key", "uid", "caption"]).to_pylist()):
+    for n, row in enumerate(pool.survivors.samples.read(index, ["position", "key", "uid", "caption"]).to_pylist()):
         reason = next((name for name, rows in verdicts.items() if not rows[n].pop("kept")), None)
         values = {f"{name}.{value}": v for name, rows in verdicts.items() for value, v in rows[n].items()}
         texts = {name: v for name, v in values.items() if name[-5:] != ".kept"}
         place = {"uid": row["uid"], "shard": url, "key": row["key"], "caption": row["caption"]}
         found[row["position"]] = {**place, "kept": not reason, "reason": reason, "weight": float(not reason), **texts}
-    for row in read_rejects(embeddings, index).to_pylist():
+    rejects = [read_rejects(made, index).to_pylist() for made in (pool.survivors.samples, pool.artifact("distinct"))]
+    for row in [*rejects[0], *rejects[1]]:
         out = {"uid": None, "caption": None, "kept": False, "reason": f"reject:{row['kind']}", "weight": 0.0}
         found[row["position"]] = {**out, "shard": url, "key": row["key"]}
     return [found[position] for position in sorted(found)]
@@ -143,7 +136,7 @@ def test_equals_a_join_row_by_row(shards: int) -> None:
     }
     found = []
     for item in pool.run.items:
-        rows = by_rows(pool.survivors.embeddings, tuple(cuts), item.index, item.url)
+        rows = by_rows(pool, tuple(cuts), item.index, item.url)
         table = out.read(item.index).replace_schema_metadata(None)
         assert table.equals(pa.Table.from_pylist(rows, pa.schema(types)))
         found += rows
@@ -200,14 +193,7 @@ def test_rejects_stand_where_their_sample_was(tmp_path: Path) -> None:
     samples[3][1]["jpg"] = b"no image"
     samples[5][1]["jpg"] = b""
     url = write_tar(tmp_path / "0.tar", members(samples))
-    reader = Webdataset()
-    shards = Pool((url,), reader).identities()
-    store = str(tmp_path / "store")
-    run = Run(store, LocalExecutor(1), shards)
-    pool = artifact_of(PoolStage(shards), store)
-    step = execute(Embeddings.of(pool, reader, {"clip": tiny_clip(tmp_path)}, Encoding(), Needs()), run)
-    distinct = execute(Distinct(step.artifact), run)
-    out = made(Filtered(run, Survivors(step.artifact, distinct.artifact, reader), (step, distinct)))
+    out = made(embedded([url], str(tmp_path / "store"), {"clip": tiny_clip(tmp_path)}))
     table = out.read(0)
     assert table["key"].to_pylist() == [f"s{i}" for i in range(6)]
     reasons = ["reject:no-caption", None, None, "reject:image-decode", None, "reject:image-empty"]

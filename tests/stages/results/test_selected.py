@@ -32,10 +32,10 @@ def selected(pool: Filtered, weights: Sequence[float] | None = None, gap: int | 
     manifest = Artifact(pool.run.store, "manifest", uuid.uuid4().hex[:8])
     given = iter(weights or itertools.repeat(1.0))
     for item in pool.run.items:
-        keys = survivors.embeddings.read(item.index, ["key"])["key"]
+        keys = survivors.samples.read(item.index, ["key"])["key"]
         weight = np.array([next(given) if kept else 0.0 for kept in survivors.mask(item.index)], np.float32)
         manifest.write(item.index, pa.table({"shard": [item.url] * len(keys), "key": keys, "weight": weight}), {})
-    return Selected(survivors.embeddings, manifest, survivors.reader, gap_bytes=gap)  # type: ignore[arg-type]  # images
+    return Selected(survivors.samples, manifest, survivors.reader, gap_bytes=gap)  # type: ignore[arg-type]  # images
 
 
 def streamed(selected: Selected, pool: Filtered) -> list[Entry]:

@@ -14,36 +14,24 @@ import webdataset as wds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import pools
 from tests.pools import Entry, Filtered, jpeg, members, pair, read_tar, tiny_clip, write_parquet, write_tar
 from tests.trainer import left_open, loaded
 from winnow.pipeline.errors import FailedShards
-from winnow.pipeline.executors.contract import Needs
-from winnow.pipeline.executors.local import LocalExecutor
-from winnow.pipeline.stage import Run, ShardItem, StepResult, artifact_of, execute
+from winnow.pipeline.stage import ShardItem, StepResult, artifact_of, execute
 from winnow.pipeline.uid import uids_to_hex
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
-from winnow.stages.embeddings import Embeddings
-from winnow.stages.encoders import Encoding
 from winnow.stages.pools.parquet import Parquet
-from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.webdataset import Webdataset
 from winnow.stages.results.shards import Shards, plan_shards
-from winnow.stages.survivors import Survivors
 
 WEBDATASET = Webdataset()
 
 
 def embedded(folder: Path, urls: Sequence[str], reader: Reader = WEBDATASET) -> Filtered:
-    shards = Pool(tuple(urls), reader).identities()
-    store = str(folder / "store")
-    run = Run(store, LocalExecutor(1), shards)
-    stage = Embeddings.of(
-        artifact_of(PoolStage(shards), store), reader, {"clip": tiny_clip(folder)}, Encoding(), Needs()
-    )
-    step = execute(stage, run)
-    return Filtered(run, Survivors(step.artifact, None, reader), (step,))
+    return pools.embedded(urls, str(folder / "store"), {"clip": tiny_clip(folder)}, reader=reader)
 
 
 def written(pool: Filtered, samples_per_shard: int) -> tuple[Path, StepResult]:
@@ -79,7 +67,7 @@ def tars(folder: Path, rows: Sequence[int] = (9, 8, 6)) -> list[str]:
 
 def kept_keys(pool: Filtered) -> list[str]:
     """Keys of the kept samples in the order of the pool."""
-    tables = [pool.survivors.embeddings.read(item.index, ["key"]) for item in pool.run.items]
+    tables = [pool.survivors.samples.read(item.index, ["key"]) for item in pool.run.items]
     keys = [key for table in tables for key in table["key"].to_pylist()]
     return [key for key, row in zip(keys, pool.rows, strict=True) if row["kept"]]
 

@@ -43,7 +43,8 @@ def test_a_tiny_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.output
     text = result.output
     for step in (
-        "embeddings",
+        "samples",
+        "vectors",
         "draw a sample",
         "read the sample",
         "k-means",

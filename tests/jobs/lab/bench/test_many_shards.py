@@ -19,7 +19,7 @@ def test_a_tiny_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--folder", str(tmp_path / "bench"), "--shards", "6", "--rows", "4", "--executor", "local"]
     result = CliRunner().invoke(app, options)
     assert result.exit_code == 0, result.output
-    for told in ("6 shards of 4 samples", "embeddings", "distinct", "rules", "random", "manifest", "all is done"):
+    for told in ("6 shards of 4 samples", "samples", "distinct", "rules", "random", "manifest", "all is done"):
         assert told in result.output
     assert "the whole command, all done: 1.5 s, 0.5 CPU s; at most 10 s" in result.output
     assert list((tmp_path / "bench").iterdir()) == []
@@ -30,7 +30,7 @@ def test_a_stage_is_charged_with_its_passes_and_bytes(tmp_path: Path) -> None:
     cold, warm = (bench_many.stage_costs(job, "local", 2) for _ in range(2))
     passes = {line.stage: line.passes for line in cold}
     assert passes.pop("random") in (2, 3)  # one count or two find the last that stays
-    assert passes == {"pool": 0, "embeddings": 1, "distinct": 1, "rules": 1, "manifest": 2}
+    assert passes == {"pool": 0, "samples": 1, "distinct": 1, "rules": 1, "manifest": 2}
     assert all(line.items == 6 * line.passes for line in cold)
     assert all(line.cpu > 0 and line.peak > 10**7 for line in cold)
     assert [line.items for line in warm] == [0] * 6

@@ -61,7 +61,7 @@ def test_every_shard_is_in_the_folds_and_an_answer_is_for_a_whole_call(tmp_path:
     assert len(found["list the shards: every pass"]) == 12
     for name in ("a stage's files, none there: run", "a stage's files, all there: run"):
         assert found[name].number("rows") == 240
-    assert found["shards taken over: embeddings"] == 12
+    assert found["shards taken over: samples"] == 12
     assert found["a stage that is done: run, sweep"] is True
     assert sum(found["sizes: clusters"][0]) == sum(found["moments: density"][0]) == 240
     assert sum(found["votes: image_based, feature_mapping"]) == 153 * 65_536

@@ -13,6 +13,7 @@ import pytest
 from tests.pools import (
     Filtered,
     Samples,
+    embedded,
     filtered,
     hex_uids,
     jpeg,
@@ -26,15 +27,11 @@ from tests.pools import (
 from winnow.pipeline.columns import matrix
 from winnow.pipeline.errors import DataError, FailedShards, JobError, PoolError
 from winnow.pipeline.executors.contract import Needs
-from winnow.pipeline.executors.local import LocalExecutor
-from winnow.pipeline.stage import Run, StepResult, artifact_of, execute
+from winnow.pipeline.stage import StepResult, artifact_of, execute
 from winnow.stages.cuts.targets.target import read_target, target_of, target_shape
-from winnow.stages.embeddings import Embeddings
 from winnow.stages.encoders import Encoding, Timm
 from winnow.stages.kernels.products import in_byte_order
-from winnow.stages.pools.pool import Pool, PoolStage
-from winnow.stages.pools.webdataset import Webdataset
-from winnow.stages.survivors import Survivors
+from winnow.stages.vectors import Vectors
 
 SEEDS = range(9)
 RAW = np.random.default_rng(3).standard_normal((40, 16)).astype(np.float32)
@@ -45,14 +42,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Filtered:
     """A pool of nine pictures, embedded one by one, so that no vector depends on its batch."""
     folder = tmp_path_factory.mktemp("images")
     url = write_tar(folder / "pool.tar", members([(f"{n}", pair(n, f"thing {n}")) for n in SEEDS]))
-    shards = Pool((url,), Webdataset()).identities()
-    store = str(folder / "store")
-    run = Run(store, LocalExecutor(1), shards)
     encoders = {"clip": tiny_clip(folder), "dino": Timm("test_vit", "random")}
-    listed = artifact_of(PoolStage(shards), store)
-    stage = Embeddings.of(listed, Webdataset(), encoders, Encoding(batch_size=1), Needs())
-    step = execute(stage, run)
-    return Filtered(run, Survivors(step.artifact, None, Webdataset(), stage), (step,))
+    return embedded([url], str(folder / "store"), encoders, encoding=Encoding(batch_size=1))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +89,7 @@ def test_images_get_the_vectors_that_they_have_in_the_pool(
     images: Filtered, tmp_path: Path, layout: Callable[[Path], str], by: str
 ) -> None:
     step = landed(images, layout(tmp_path / "target"), by=by)
-    expected = matrix(images.survivors.embeddings.read(0)[f"{by}.image"])
+    expected = matrix(images.survivors.encoder(by).read(0)["image"])
     found = read_target(step.artifact)
     assert found.tobytes() == in_byte_order(expected).tobytes()
     assert target_shape(step.artifact) == expected.shape
@@ -187,15 +178,15 @@ def test_a_target_without_a_readable_image_is_an_error(images: Filtered, tmp_pat
 
 def test_what_decides_the_vectors_decides_the_name(images: Filtered, tmp_path: Path) -> None:
     survivors, folder = images.survivors, as_folder(tmp_path / "photos")
-    embedder = survivors.embedder
-    assert embedder is not None
+    embedder, other = (stage for _, stage in survivors.embedders)
 
-    def name(of: Embeddings, by: str = "clip", target: str = folder) -> str:
-        return artifact_of(target_of(replace(survivors, embedder=of), by, target, None), "s").name
+    def name(of: Vectors, by: str = "clip", target: str = folder) -> str:
+        return artifact_of(target_of(replace(survivors, embedders=((by, of),)), by, target, None), "s").name
 
     base = name(embedder)
-    assert name(replace(embedder, needs=Needs(gpus=1), pool=survivors.embeddings)) == base
-    assert name(embedder, "dino") != base
+    assert name(replace(embedder, needs=Needs(gpus=1), samples=embedder.samples)) == base
+    assert name(other, "dino") != base
+    assert name(embedder, "other") == base
     assert name(replace(embedder, batch_size=2)) != base
     assert name(replace(embedder, preprocess="fast")) != base
     assert name(replace(embedder, precision="bf16")) != base

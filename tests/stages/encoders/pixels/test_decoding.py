@@ -123,7 +123,7 @@ def test_fast_differs_by_two_at_most_where_it_decodes_at_full_size(cfg: Preproce
         assert np.abs(pixels.astype(int) - exact).max() <= 2, name
 
 
-def test_one_decode_serves_all_and_is_as_small_as_the_largest_allows() -> None:
+def test_each_encoder_gets_what_it_gets_alone_and_as_small_as_it_allows() -> None:
     small, large = preprocess_of(PreprocessCfg(size=32)), preprocess_of(PreprocessCfg(size=100))
     data = encoded(photo(3, 1000, 800), quality=95)
     size, pixels = decode(data, [small, large], fast=True)
@@ -133,6 +133,8 @@ def test_one_decode_serves_all_and_is_as_small_as_the_largest_allows() -> None:
         image.draft(None, (250, 200))  # 1/4: 1/8 would leave 100, the wanted side itself
         quarter = np.asarray(large.resize(image))
     assert np.abs(pixels[1].astype(int) - quarter).max() <= 2
+    for one, alone in zip(pixels, (small, large), strict=True):
+        assert np.array_equal(one, decode(data, [alone], fast=True)[1][0])
 
 
 @pytest.mark.parametrize("cfg", [CONFIGS[0], CONFIGS[1]], ids=["shortest", "squash"])
@@ -150,7 +152,10 @@ def test_fast_is_exact_where_it_has_no_plan(cfg: PreprocessCfg) -> None:
     ours, known = preprocess_of(cfg), preprocess_of(CONFIGS[0])
     assert ours.plan is None
     data = encoded(photo(3, 1000, 800))
-    assert np.array_equal(decode(data, [known, ours], True)[1][0], decode(data, [known], False)[1][0])
+    for fast in (False, True):  # and leaves what others get as it is
+        both = decode(data, [known, ours], fast)[1]
+        assert np.array_equal(both[0], decode(data, [known], fast)[1][0])
+        assert np.array_equal(both[1], decode(data, [ours], False)[1][0])
     assert np.array_equal(decode(data, [ours], True)[1][0], decode(data, [ours], False)[1][0])
 
 

@@ -73,7 +73,7 @@ WRITERS = pytest.mark.parametrize("write", [as_datacomp, as_clip_retrieval, as_v
 def test_good_rows_come_whole_and_vectors_bit_by_bit(tmp_path: Path, write: Write) -> None:
     image, text = unit(5000), unit(5000, seed=1)
     reader, url = write(tmp_path, meta(5000), image, text)
-    table, rejects = reader.rows(url)
+    table, rejects = reader.sound(url, reader.encoders())
     assert rejects == []
     assert table.schema == ROWS
     assert table["position"].to_pylist() == list(range(5000))
@@ -108,7 +108,7 @@ def test_each_bad_row_is_one_reject_and_the_others_stay(tmp_path: Path, write: W
     image[1, 3], image[2], text[3, 0], text[4] = np.nan, 0, np.inf, -0.0
     columns = {**meta(6), "text": [None, None, *meta(6)["text"][2:]]}
     reader, url = write(tmp_path, columns, image, text)
-    table, rejects = reader.rows(url)
+    table, rejects = reader.sound(url, reader.encoders())
     assert table["position"].to_pylist() == [5]
     wanted = ["no-caption", "no-caption", "vector-zero", "vector-not-finite", "vector-zero"]
     assert [item.kind for item in rejects] == wanted
@@ -126,7 +126,7 @@ def test_vectors_of_any_length_and_width_come_as_unit_float16(
 ) -> None:
     x = (np.random.default_rng(3).standard_normal((50, 8)) * 7).astype(dtype)
     reader, url = write(tmp_path, meta(50), x, x)
-    assert reader.rows(url)[1] == []
+    assert reader.sound(url, reader.encoders())[1] == []
     found = reader.vectors(url, "l14", "image", None)
     exact = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
     assert np.abs(found.astype(np.float64) - exact).max() < 2**-11
@@ -160,7 +160,7 @@ def test_parts_are_the_same_numbers_as_float32(
 def test_an_empty_shard_has_no_rows(tmp_path: Path, write: Write) -> None:
     columns = {name: pa.array([], pa.string()) for name in ("uid", "url", "text")}
     reader, url = write(tmp_path, columns, unit(0), unit(0))
-    assert reader.rows(url)[0].num_rows == 0
+    assert reader.sound(url, reader.encoders())[0].num_rows == 0
     assert len(reader.vectors(url, "l14", "image", None)) == 0
 
 
@@ -183,7 +183,7 @@ def test_files_that_do_not_match_are_refused(tmp_path: Path, write: Write) -> No
     ):
         reader, url = write(tmp_path, meta(4), image, unit(4))
         with pytest.raises(ShardError, match=message) as error:
-            reader.rows(url)
+            reader.sound(url, reader.encoders())
         assert is_lasting(error.value)
 
 
@@ -192,23 +192,23 @@ def test_files_that_are_cut_or_missing_are_refused(tmp_path: Path) -> None:
     array = Path(reader.companions(url)[1])
     array.write_bytes(array.read_bytes()[:-1])
     with pytest.raises(ShardError, match="4 rows must follow the header, but the file ends in row 3") as error:
-        reader.rows(url)
+        reader.sound(url, reader.encoders())
     assert not is_lasting(error.value)
     array.write_bytes(b"junk")
     with pytest.raises(ShardError, match="must be whole and readable"):
-        reader.rows(url)
+        reader.sound(url, reader.encoders())
     array.unlink()
     with pytest.raises(StorageError, match="no such file"):
-        reader.rows(url)
+        reader.sound(url, reader.encoders())
     reader, url = as_datacomp(tmp_path, meta(4), unit(4), unit(4))
     np.savez(tmp_path / "p.npz", b32_img=unit(4), l14_img=unit(4))
     with pytest.raises(ShardError, match="the archive must hold l14_txt, but holds b32_img, l14_img") as error:
-        reader.rows(url)
+        reader.sound(url, reader.encoders())
     assert is_lasting(error.value)
     archive = tmp_path / "p.npz"
     archive.write_bytes(archive.read_bytes()[:-30])
     with pytest.raises(ShardError, match="must be whole and readable"):
-        reader.rows(url)
+        reader.sound(url, reader.encoders())
 
 
 def test_datacomp_sides_uids_and_texts(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_datacomp_sides_uids_and_texts(tmp_path: Path) -> None:
         "width": [1, 1, 1, 1],
     }
     reader, url = as_datacomp(tmp_path, columns, unit(4), unit(4))
-    table, rejects = reader.rows(url)
+    table, rejects = reader.sound(url, reader.encoders())
     assert table.drop_columns(["uid", "key", "named"]).to_pylist() == [
         {"position": 0, "caption": "a", "width": 640, "height": 480, "url": "a"}
     ]
@@ -246,7 +246,7 @@ def test_clip_retrieval_names_rows_by_what_tells_them_apart(tmp_path: Path) -> N
     }
     image = unit(4)
     reader, url = as_clip_retrieval(tmp_path, columns, image, unit(4))
-    table, rejects = reader.rows(url)
+    table, rejects = reader.sound(url, reader.encoders())
     assert rejects == []
     wanted = [content_hash(b"u", b"a"), content_hash(b"q", b"b"), bytes(16), content_hash(image[3].tobytes(), b"d")]
     assert table["uid"].to_pylist() == wanted
@@ -276,7 +276,7 @@ def test_clip_retrieval_without_text(tmp_path: Path) -> None:
     _, url = as_clip_retrieval(tmp_path, {"url": ["u", "v"], "key": ["1", "2"]}, unit(2), unit(2))
     (tmp_path / "text_emb/text_emb_07.npy").unlink()
     reader = ClipRetrieval(text=False)
-    table, _ = reader.rows(url)
+    table, _ = reader.sound(url, reader.encoders())
     assert (table["caption"].to_pylist(), table["key"].to_pylist()) == (["", ""], ["1", "2"])
     with pytest.raises(JobError, match="must have text vectors"):
         reader.vectors(url, "clip", "text", None)
@@ -293,7 +293,7 @@ def test_null_vectors_are_rejects(tmp_path: Path, kind: pa.DataType) -> None:
     path = str(tmp_path / "v.parquet")
     pq.write_table(pa.table({"v": pa.array(cells, kind), "caption": list("abcdef")}), path)
     reader = Vectors(image="v")
-    table, rejects = reader.rows(path)
+    table, rejects = reader.sound(path, reader.encoders())
     assert [item.position for item in rejects] == [0, 3, 4]
     assert {item.kind for item in rejects} == {"vector-not-finite"}
     assert table["caption"].to_pylist() == ["b", "c", "f"]
@@ -309,13 +309,13 @@ def test_vector_columns_that_are_none_are_named(tmp_path: Path) -> None:
     path = str(tmp_path / "v.parquet")
     pq.write_table(pa.table({"v": [[1.0, 2.0], [1.0]], "n": [1, 2], "text": [[1.0], [2.0]]}), path)
     with pytest.raises(ShardError, match="vectors must have one length, but 2 and 1 came"):
-        Vectors(image="v").rows(path)
+        Vectors(image="v").sound(path, ("vectors",))
     with pytest.raises(PoolError, match="column n must hold lists of floats, but is int64"):
-        Vectors(image="n").rows(path)
+        Vectors(image="n").sound(path, ("vectors",))
     with pytest.raises(PoolError, match="there is no w; there are v, n, text"):
-        Vectors(image="w").rows(path)
+        Vectors(image="w").sound(path, ("vectors",))
     with pytest.raises(PoolError, match="must name a text column, but text is list"):
-        Vectors(image="v", caption="text").rows(path)
+        Vectors(image="v", caption="text").sound(path, ("vectors",))
     assert Vectors(image="text").rows(path)[0]["caption"].to_pylist() == ["", ""]
     table, rejects = Vectors(image="text", uid="n").rows(path)
     assert (table["uid"].to_pylist(), rejects) == ([content_hash(b"1"), content_hash(b"2")], [])
@@ -326,8 +326,8 @@ def test_vector_columns_that_are_none_are_named(tmp_path: Path) -> None:
 def test_only_null_vectors_are_all_rejects(tmp_path: Path) -> None:
     path = str(tmp_path / "v.parquet")
     pq.write_table(pa.table({"v": pa.nulls(2, pa.list_(pa.float32())), "uid": ["1" * 32, "2" * 32]}), path)
-    _, rejects = Vectors(image="v").rows(path)
-    message = "a vector must be finite and not zero, but v is missing, or holds NaN or infinity"
+    _, rejects = Vectors(image="v").sound(path, ("vectors",))
+    message = "a vector must be finite and not zero, but vectors.image is missing, or holds NaN or infinity"
     assert rejects[0] == Reject(0, "1" * 32, "vector-not-finite", message)
     assert len(rejects) == 2
 
@@ -348,7 +348,7 @@ def test_uids_agree_with_the_obvious_way(texts: list[str | None]) -> None:
 def test_vectors_too_small_for_float32_squares_are_zero(tmp_path: Path) -> None:
     x = np.array([[3e-22, 4e-22], [3e-14, 4e-14], [3e18, 4e18], [3e20, 4e20]], np.float32)
     reader, url = as_vectors(tmp_path, meta(4), x, x)
-    table, rejects = reader.rows(url)
+    table, rejects = reader.sound(url, reader.encoders())
     assert [(item.position, item.kind) for item in rejects] == [(0, "vector-zero"), (3, "vector-not-finite")]
     found = reader.vectors(url, "l14", "image", table["position"].to_numpy())
     assert np.array_equal(found, np.array([[0.6, 0.8]] * 2, np.float16))
@@ -365,7 +365,7 @@ def test_a_row_is_rejected_or_a_unit_vector(
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         x = x.astype(dtype)
     reader, url = as_vectors(tmp_path_factory.getbasetemp(), meta(len(x)), x, x)
-    table, rejects = reader.rows(url)
+    table, rejects = reader.sound(url, reader.encoders())
     assert len(table) + len(rejects) == len(x)
     found = reader.vectors(url, "l14", "image", table["position"].to_numpy())
     assert np.allclose(np.linalg.norm(found.astype(np.float64), axis=1), 1, atol=2e-3)
@@ -390,7 +390,7 @@ def test_sizes_are_read_from_any_numbers_and_texts_of_numbers(
 ) -> None:
     path = str(tmp_path / "v.parquet")
     pq.write_table(pa.table({"v": list(unit(8)), width: column, height: column}), path)
-    table, _ = Vectors(image="v").rows(path)
+    table, _ = Vectors(image="v").sound(path, ("vectors",))
     assert table["width"].to_pylist() == [640] * 3 + [None] * 5
     assert table["height"].to_pylist() == [640] * 3 + [None] * 5
 
