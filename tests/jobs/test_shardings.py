@@ -33,7 +33,7 @@ POLICY = [
     {"score": {"from": "SCORES", "column": "value", "fraction": 0.9}},
     {"mix": {"values": [{"by": "clip"}, {"from": "SCORES", "column": "value", "weight": 0.5}], "fraction": 0.9}},
     {"subset": {"uids": "LIST", "keep": False}},
-    {"cap": {"by": "side", "most": 9, "similarity": "clip"}},
+    {"cap": {"by": "side", "most": 2, "similarity": "clip"}},
     {"random": {"fraction": 0.9}},
     {"epochs": {"fraction": 0.3, "epochs": 2}},
 ]
