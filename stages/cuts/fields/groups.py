@@ -39,7 +39,7 @@ class GroupStage:
     version: ClassVar[int] = 1
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One file per shard, a row for each row of the embeddings; all columns are null for rows that are out.
+        """One file per shard, a row for each row of the samples; all columns are null for rows that are out.
 
         group: text, null for a sample without one. size: of its group. number: of a group with more than `most`, null
         for others. giant: another number, of a group of at least GIANT samples. The report's `numbers` and `giants` are
