@@ -60,6 +60,10 @@ class Cap(Cut):
         if self.keep == "lowest" and self.field is None and self.similarity is None:
             raise JobError("cap.keep must be of a field or a similarity, got keep: lowest alone; name one of the two")
 
+    def encoders(self) -> tuple[str, ...]:
+        """See Cut.encoders; `by` is a field."""
+        return () if self.similarity is None else (self.similarity,)
+
     def check(self, given: Given) -> None:
         """See Cut.check: `by` and `field` are fields of the pool, `similarity` an encoder with text."""
         given.check_field("cap.by", self.by)
