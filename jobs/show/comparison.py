@@ -53,8 +53,8 @@ def dropped_table(result: Sweep) -> Table:
 def overlap_matrix(result: Sweep) -> Table:
     """The Jaccard index |A ∩ B| / |A ∪ B| of the kept samples of every two policies."""
     numbers = [str(outcome.policy.number) for outcome in result.outcomes]
-    table = _table("policy", *numbers)
-    table.title = "Jaccard index of the kept samples"
+    table = _table("no.", *numbers)  # "policy" would make twelve policies wider than a terminal
+    table.title = "Jaccard index of the kept samples of each two policies"
     for number, row in zip(numbers, result.jaccard, strict=True):
         table.add_row(number, *[f"{value:.2f}" for value in row])
     return table

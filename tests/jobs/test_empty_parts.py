@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.jobs.test_cli import called
-from tests.jobs.verify.test_verify import every_cut, finished, near_sets
+from tests.jobs.verify.test_verify import DATACOMP, every_cut, finished, near_sets
 from tests.pools import Samples, hex_uids, unit, write_parquet
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import run_job
@@ -21,9 +21,9 @@ from winnow.pipeline.executors.local import LocalExecutor
 
 FORMATS = ("vectors", "datacomp", "clip-retrieval")
 POOLS: dict[str, dict[str, Any]] = {
-    "vectors": {"format": "vectors", "encoder": "l14", "text": "text"},
-    "datacomp": {"format": "datacomp", "use": ["l14"]},
-    "clip-retrieval": {"format": "clip-retrieval", "encoder": "l14"},
+    "vectors": {"format": "vectors", "encoder": "l14", "text": "text", "fields": {"side": "height"}},
+    "datacomp": DATACOMP,
+    "clip-retrieval": {"format": "clip-retrieval", "encoder": "l14", "fields": {"side": "height"}},
 }
 SAMPLES = near_sets(240)
 
@@ -164,7 +164,7 @@ def test_towers_differ_only_where_both_are_there(tmp_path: Path, layout: str) ->
     write_part(tmp_path / "pool", layout, 0, some)
     url = write_part(tmp_path / "pool", layout, 1, replace(SAMPLES.take(range(20, 40)), text=unit(20, 8)))
     with pytest.raises(PoolError, match=r"must be as wide, but are \[16, 8\]"):
-        finished(job_of(tmp_path, layout, [url], [{"random": {"fraction": 0.5}}]))
+        finished(job_of(tmp_path, layout, [url], [{"similarity": {"by": "l14", "fraction": 0.5}}]))
 
 
 @pytest.mark.parametrize("layout", FORMATS)

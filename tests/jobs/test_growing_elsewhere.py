@@ -27,12 +27,12 @@ def test_a_renamed_object_is_known_by_its_etag_and_a_removal_keeps_its_file(s3_s
     storage.remove([f"{root}/pool/00000.parquet"])
     grown = run_job(job_of(root, "store"), LocalExecutor(2), lambda line: None)
     fresh = run_job(job_of(root, "fresh"), LocalExecutor(2), lambda line: None)
-    assert dict(grown.steps)["embeddings"].report["adopted"] == 3
+    assert dict(grown.steps)["samples"].report["adopted"] == 3
     assert bytes_of(grown.path.manifest) == bytes_of(fresh.path.manifest)
     # the record of the same options is renewed, so nothing names what the first run left
     removed = remove_unneeded(f"{root}/store", 0)
-    [rump] = [one for one in removed.unneeded if one.kept]
-    assert len(rump.kept) == 3, "the new embeddings have no folder of data at all"
+    rumps = {one.name.partition("-")[0]: len(one.kept) for one in removed.unneeded if one.kept}
+    assert rumps == {"samples": 3, "vectors": 3}, "the new samples and vectors have no folder of data at all"
     again = run_job(job_of(root, "store"), LocalExecutor(2), lambda line: None)
     assert all(step.reused for _, step in again.steps)
 
@@ -44,5 +44,5 @@ def test_both_executors_read_what_lies_in_other_artifacts(tmp_path: Path, execut
     storage.copy(*write_vectors(f"{root}/more", Samples.drawn(30, seed=8)), f"{root}/pool/00000a.parquet")
     grown = run_job(job_of(root, "store"), executor, lambda line: None)
     fresh = run_job(job_of(root, "fresh"), LocalExecutor(2), lambda line: None)
-    assert dict(grown.steps)["embeddings"].report["adopted"] == 3
+    assert dict(grown.steps)["samples"].report["adopted"] == 3
     assert bytes_of(grown.path.manifest) == bytes_of(fresh.path.manifest)

@@ -11,13 +11,14 @@ from winnow.stages.cuts.rules import Rules
 from winnow.stages.cuts.similarity import Similarity
 
 PER_SHARD = {
-    # the pool's file, and what is made of it; its uids, its positions, and which are distinct; of the exchange, as few
-    # shards are spans of one: a piece there and back, the answers, and a record that it is settled
-    "embeddings and distinct": {"GET object": 1 + 2 + 2, "PUT object": 1 + 1 + 2},
+    # the pool's file, for the samples and again for the vectors, with the samples' positions; what is made of both; for
+    # which are distinct, uids and which have a vector, there and back; of the exchange, as few shards are spans of one:
+    # a piece there and back, the answers, and a record that it is settled
+    "samples, vectors and distinct": {"GET object": 1 + 2 + 2 * 2 + 2, "PUT object": 1 + 1 + 1 + 2},
     # captions; which are still in
     "rules": {"GET object": 2, "PUT object": 1},
-    # cosines and uids, and which are still in, by the pass for the threshold and by the one that commits
-    "similarity": {"GET object": 2 * 2, "PUT object": 1},
+    # cosines, uids, and which are still in, by the pass for the threshold and by the one that commits
+    "similarity": {"GET object": 2 * 3, "PUT object": 1},
     # clusters: two files and the pool's for each of three passes, less the first's vectors, and their sample there
     # and back, and the members once more for their sizes; density: members, uids in two passes, and members for sizes
     "density": {"GET object": 10 + 5, "PUT object": 2 + 1},
@@ -30,7 +31,7 @@ def requests(root: str, shards: int, counted: FaultyProxy) -> dict[str, Counter[
     urls = write_vectors(f"{root}/pool", Samples.drawn(30 * shards), shards)
     counted.requests.clear()
     pool = opened(urls, store=f"{root}/store")
-    found["embeddings and distinct"] = counted.requests.copy()
+    found["samples, vectors and distinct"] = counted.requests.copy()
     cuts = {
         "rules": Rules(min_words=3),
         "similarity": Similarity(by="clip", fraction=0.8),

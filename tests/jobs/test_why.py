@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tests.jobs.test_cli import called
 from tests.jobs.test_run import BROKEN, COPIES, PLANTED, USELESS, job_values, planted
-from tests.jobs.verify.test_verify import every_cut, near_sets
+from tests.jobs.verify.test_verify import DATACOMP, every_cut, near_sets
 from tests.pools import jpeg, members, pair, unit, write_datacomp, write_parquet, write_tar
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import JobResult, run_job
@@ -66,7 +66,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         {
             "name": "every",
             "store": str(folder / "store"),
-            "pool": {"shards": f"{folder}/pool/*.parquet", "format": "datacomp", "use": ["l14"]},
+            "pool": {"shards": f"{folder}/pool/*.parquet", **DATACOMP},
             "policy": every_cut(folder),
         }
     )
@@ -121,7 +121,7 @@ def test_the_rank_is_that_of_a_sort(every: Finished) -> None:
     for row in inside[::17]:
         group = [r for r in inside if r["density.cluster"] == row["density.cluster"]]
         order = sorted(group, key=lambda r: (-r["density.distance"], r["uid"]))
-        stay = [r for r in group if r["kept"] or r["reason"] in ("subset", "mix", "random", "epochs")]
+        stay = [r for r in group if r["kept"] or r["reason"] in ("subset", "cap", "mix", "random", "epochs")]
         [density] = [cut for cut in every.why(uid=row["uid"]).said if cut.cut == "density"]
         assert density.facts["cluster_rank"] == 1 + order.index(row)
         assert (density.facts["cluster_size"], density.facts["cluster_kept"]) == (len(group), len(stay))

@@ -468,7 +468,7 @@ def test_a_second_executor_is_refused_while_a_pass_of_the_first_holds_what_it_ne
 def test_a_kind_of_executor_that_is_not_there():
     with pytest.raises(JobError, match="must be 'local' or 'ray', got 'spark'"):
         open_executor("spark", None, None)
-    with pytest.raises(JobError, match="goes with --executor ray"):
+    with pytest.raises(JobError, match="--address must come with --executor ray, got local"):
         open_executor("local", None, "auto")
     local = open_executor("local", 3, None)
     assert local.workers == 3

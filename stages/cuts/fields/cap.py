@@ -12,18 +12,18 @@ from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column, split_rows
-from winnow.pipeline.errors import AccountingError, JobError
+from winnow.pipeline.errors import AccountingError, FailedShards, JobError
 from winnow.pipeline.keep_top import Rows, Thresholds, kept
 from winnow.pipeline.order import order_keys, reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.stages.cuts.contract.explained import Asked, Explained
-from winnow.stages.cuts.contract.findings import Findings, over, violated_rows
+from winnow.stages.cuts.contract.findings import Findings, looked, over, unequal, unreadable, violated_rows
 from winnow.stages.cuts.contract.finished import Check, CutRows, FinishedCut
 from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.orders import Ranking
 from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Cut
-from winnow.stages.cuts.fields.groups import GroupStage, groups_of
+from winnow.stages.cuts.fields.groups import Counting, GroupStage, groups_of
 from winnow.stages.cuts.fields.value import ranked_last
 from winnow.stages.cuts.keeping import funnel, select, write_kept
 from winnow.stages.cuts.similarity import Cosine
@@ -113,12 +113,32 @@ class Cap(Cut):
     @classmethod
     def checks(cls) -> Mapping[str, Check]:
         """See Cut.checks."""
-        return {"caps": _others_stay}
+        return {"caps": _caps}
 
 
-def _others_stay(cut: FinishedCut, run: Run) -> Findings:
-    """Samples of groups that are small enough stay, and those without a group as `missing` says."""
-    return over(run, _OthersStay(cut), run.items, "caps")
+def _caps(cut: FinishedCut, run: Run) -> Findings:
+    """Sizes are those of a new count; small groups stay whole, and samples without a group as `missing` says."""
+    options = cast(Cap, cut.options)
+    groups = GroupStage(cut.before, cut.before.field_named(options.by), options.domain, options.most)
+    found = over(run, _OthersStay(cut), run.items, "caps")
+    try:
+        return sum(
+            run.exchange_apart(_CountAgain(groups, groups.parts(), cut), run.items, f"verify: {cut.name}"), found
+        )
+    except FailedShards as error:
+        return found + unreadable(error)
+
+
+@plain_dataclass(frozen=True)
+class _CountAgain(Counting):
+    cut: FinishedCut
+
+    def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Findings:
+        mask, made = self.columns(item, tables)
+        sizes = self.cut.artifact.read(item.index, ["size"]), pa.table(made)
+        stored, size = (column(table, "size", null=-1) for table in sizes)
+        found = unequal(item, f"{self.cut.name}.size", np.arange(len(mask)), size, stored, self.cut.pool.who)
+        return looked(sizes=int(mask.sum())) + found
 
 
 @plain_dataclass(frozen=True)

@@ -38,6 +38,10 @@ class GroupStage:
     name: ClassVar[str] = "groups"
     version: ClassVar[int] = 1
 
+    def parts(self) -> int:
+        """Parts of the exchange, so many that each is small."""
+        return max(1, -(-self.survivors.count() // _PART_ROWS))
+
     def make(self, run: Run, out: Artifact) -> Summary:
         """One file per shard, a row for each row of the samples; all columns are null for rows that are out.
 
@@ -45,9 +49,8 @@ class GroupStage:
         for others. giant: another number, of a group of at least GIANT samples. The report's `numbers` and `giants` are
         above all of these; `ungrouped` counts samples without a group.
         """
-        parts = max(1, -(-self.survivors.count() // _PART_ROWS))
         ends = _Ends()
-        totals = run.exchange(_Count(self, out, parts), self.name, out, [ends])
+        totals = run.exchange(_Count(self, self.parts(), out), self.name, out, [ends])
         lack, rows = totals.number("ungrouped"), totals.number("in")
         notes = [f"{lack:,} of {rows:,} samples have no group, for they have no {self.field.name}"] if lack else []
         return {"rows": rows, "ungrouped": lack, "numbers": ends.numbers, "giants": ends.giants, "notes": notes}
@@ -75,9 +78,10 @@ def groups_of(field: Field, domain: bool, index: int) -> pa.Array:
 
 
 @dataclass(frozen=True)
-class _Count:
+class Counting:
+    """Sends the count of each group in a shard to the part of its hash, and answers with the size in the pool."""
+
     stage: GroupStage
-    out: Artifact
     parts: int
 
     def _encoded(self, item: ShardItem) -> tuple[np.ndarray, pa.DictionaryArray]:
@@ -87,6 +91,7 @@ class _Count:
         return mask, pc.if_else(pa.array(mask), groups, pa.scalar(None, pa.string())).dictionary_encode()
 
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
+        """For each part: hash, count and shard of the groups of a shard."""
         _, known = self._encoded(item)
         hashes = [content_hash(text.encode()) for text in known.dictionary.to_pylist()]
         number = np.asarray(known.indices.drop_null())
@@ -97,6 +102,7 @@ class _Count:
         return {at: table.take(pa.array(rows)) for at, rows in split_rows(part)}
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
+        """For each shard: hash, size, number and giant of its groups."""
         table = pa.concat_tables(tables)
         _, group = np.unique(uids_from_bytes(table["hash"]), return_inverse=True)
         size = np.bincount(group, column(table, "count")).astype(np.int64)
@@ -107,9 +113,10 @@ class _Count:
         answers = pa.table(found)
         return {shard: answers.take(pa.array(rows)) for shard, rows in split_rows(column(table, "shard"))}
 
-    def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
+    def columns(self, item: ShardItem, tables: Sequence[pa.Table]) -> tuple[np.ndarray, dict[str, pa.Array]]:
+        """Which rows are in, bool (n,); and group, size, number and giant of every row, null for those that are out."""
         mask, known = self._encoded(item)
-        columns: dict[str, pa.Array | pa.ChunkedArray] = {"group": known.cast(pa.string())}
+        columns = {"group": known.cast(pa.string())}
         told = pa.concat_tables(tables) if tables else None
         hashes = pa.array([content_hash(text.encode()) for text in known.dictionary.to_pylist()], UID_ARROW)
         for name in ("size", "number", "giant"):
@@ -118,6 +125,15 @@ class _Count:
             else:
                 by_group = told[name].combine_chunks().take(pc.index_in(hashes, told["hash"].combine_chunks()))
                 columns[name] = by_group.take(known.indices)
+        return mask, columns
+
+
+@dataclass(frozen=True)
+class _Count(Counting):
+    out: Artifact
+
+    def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
+        mask, columns = self.columns(item, tables)
         highest = {name: pc.max(columns[name]).as_py() for name in ("number", "giant")}
         summary = {
             "rows": len(mask),

@@ -123,7 +123,11 @@ def test_the_filter_command(
     ("name", "score", "message"),
     [
         ("other", None, "a job must have finished before it is read, but .* has none called 'other'"),
-        ("mine", "clip.cosine", "clip.cosine must be a column of the embeddings or the manifest of mine"),
+        (
+            "mine",
+            "clip.cosine",
+            "clip.cosine must be a column of the manifest or the samples of mine, or of clip.similarity",
+        ),
     ],
 )
 def test_what_there_is_not_is_said(

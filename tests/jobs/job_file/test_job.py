@@ -132,7 +132,7 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         (
             {"policy": [{"rules": {}}, {"densty": {}}]},
             "policy.1 must be one of rules, duplicates, similarity, negclip, density, prototypes, coverage, normsim, "
-            "image_based, feature_mapping, random, score, mix, subset, epochs, got "
+            "image_based, feature_mapping, cap, random, score, mix, subset, epochs, got "
             "'densty'; did you mean density?",
         ),
         (
@@ -159,7 +159,10 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
             {"policy": [{"similarity": {"by": "clip", "threshold": float("nan")}}]},
             "policy.0.similarity.threshold: Input should be a finite number, got nan",
         ),
-        ({"policy": [{"score": {"column": "v", "count": 3}}]}, "policy.0.score.from: Field required"),
+        (
+            {"policy": [{"score": {"column": "v", "count": 3}}]},
+            "policy.0.score: score needs a value: field (of the pool), or both from and column",
+        ),
         (
             {"policy": [{"score": {"columm": "v", "from": "x"}}]},
             "policy.0.score has no key 'columm'; did you mean column?",

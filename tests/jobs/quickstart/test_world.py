@@ -173,7 +173,7 @@ def test_every_concept_draws_a_picture_of_many_colours(concept: Subject) -> None
 
 def test_a_folder_that_holds_a_world_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "truth.parquet").write_bytes(b"kept")
-    with pytest.raises(JobError, match="fresh folder"):
+    with pytest.raises(JobError, match="rendered into a new folder"):
         render_world(SMALL, tmp_path)
     assert (tmp_path / "truth.parquet").read_bytes() == b"kept"
 

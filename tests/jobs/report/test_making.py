@@ -14,7 +14,7 @@ import pytest
 
 from tests.jobs.report.pages import HOSTILE, Page, done, made
 from tests.jobs.test_cli import called
-from tests.jobs.verify.test_verify import every_cut, near_sets
+from tests.jobs.verify.test_verify import DATACOMP, every_cut, near_sets
 from tests.outside_cut import install
 from tests.pools import Samples, unit, write_datacomp, write_parquet, write_vectors
 from winnow.jobs.report import making
@@ -263,7 +263,7 @@ def test_every_cut_has_its_section(tmp_path: Path) -> None:
     el2n = np.random.default_rng(1).random(len(samples))
     write_parquet(str(tmp_path / "el2n.parquet"), pa.table({"uid": samples.uid, "el2n": el2n}))
     np.save(tmp_path / "target.npy", unit(30, 16, 9))
-    pool = {"shards": list(write_datacomp(tmp_path / "pool", samples, 4)), "format": "datacomp", "use": ["l14"]}
+    pool = {"shards": list(write_datacomp(tmp_path / "pool", samples, 4)), **DATACOMP}
     values = {"name": "all", "store": str(tmp_path / "store"), "pool": pool, "policy": every_cut(tmp_path)}
     counts = done(values)
     page = made(values, tmp_path / "index.html")

@@ -42,6 +42,6 @@ def test_a_file_that_is_no_list_of_uids_is_told(tmp_path: Path) -> None:
     np.save(tmp_path / "other.npy", np.arange(3))
     (tmp_path / "text.npy").write_text("no array at all")
     (tmp_path / "short.npy").write_bytes(Path(good).read_bytes()[:-20])
-    for name, said in (("other", "sorted array"), ("text", "subset of uids"), ("short", "ends 2 before")):
+    for name, said in (("other", "sorted array"), ("text", "subset of uids"), ("short", "2 are missing at its end")):
         with pytest.raises(DataError, match=re.escape(said)):
             overlap(good, str(tmp_path / f"{name}.npy"))

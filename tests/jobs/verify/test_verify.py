@@ -89,8 +89,11 @@ def finished(values: dict[str, Any], executor: Executor | None = None) -> Done:
     return Done(Path(values["store"]), values["name"])
 
 
+DATACOMP = {"format": "datacomp", "use": ["l14"], "fields": {"side": "original_height"}}
+
+
 def every_cut(folder: Path) -> list[dict[str, Any]]:
-    """A policy of all cuts that need no image, in an order in which each has something to do."""
+    """A policy of all cuts that need no image, in an order in which each has something to do; `side` is a field."""
     (folder / "takedown.txt").write_text("\n".join(near_sets().uid[7::30]))
     target, clusters = {"by": "l14", "target": str(folder / "target.npy")}, {"by": "l14", "clusters": 4}
     return [
@@ -108,6 +111,7 @@ def every_cut(folder: Path) -> list[dict[str, Any]]:
         {"prototypes": {**clusters, "fraction": 0.9, "balance": 0.8, "keep": "easy"}},
         {"density": {**clusters, "fraction": 0.9}},
         {"subset": {"uids": f"{folder}/takedown.txt", "keep": False}},
+        {"cap": {"by": "side", "most": 4}},
         {"mix": {"values": [{"by": "l14"}, {"from": f"{folder}/el2n.parquet", "column": "el2n"}], "fraction": 0.95}},
         {"random": {"fraction": 0.95}},
         {"epochs": {"epochs": 5, "fraction": 0.3}},
@@ -115,12 +119,13 @@ def every_cut(folder: Path) -> list[dict[str, Any]]:
 
 
 def near_sets(n: int = 240) -> Samples:
-    """Near sets of three with texts that are more or less theirs; every tenth image is small."""
+    """Near sets of three with texts that are more or less theirs; every tenth image is small; seven heights."""
     rng = np.random.default_rng(0)
     centre = unit(n // 3, 16, 3).repeat(3, axis=0)
     image = normed(centre + 0.02 * rng.normal(size=centre.shape))
     text = normed(image + 0.4 * rng.normal(size=image.shape))
-    return Samples.drawn(n, image=image, text=text, width=[64 if i % 10 == 0 else 256 for i in range(n)])
+    sides = {"width": [64 if i % 10 == 0 else 256 for i in range(n)], "height": [192 + i % 7 for i in range(n)]}
+    return Samples.drawn(n, image=image, text=text, **sides)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +135,7 @@ def vectors_job(tmp_path_factory: pytest.TempPathFactory) -> Done:
     el2n = np.random.default_rng(1).random(len(samples))
     write_parquet(str(folder / "el2n.parquet"), pa.table({"uid": samples.uid, "el2n": el2n}))
     np.save(folder / "target.npy", unit(30, 16, 9))
-    pool = {"shards": list(write_datacomp(folder / "pool", samples, 4)), "format": "datacomp", "use": ["l14"]}
+    pool = {"shards": list(write_datacomp(folder / "pool", samples, 4)), **DATACOMP}
     return finished({"name": "all", "store": str(folder / "store"), "pool": pool, "policy": every_cut(folder)})
 
 
@@ -166,7 +171,7 @@ def test_an_undamaged_job_passes_and_says_what_was_looked_at(tar_job: Done, vect
     assert str(lines["shards"]) == "–    shards: this job has none"
     looked = lines["cuts"].findings
     assert looked is not None
-    assert looked.looked["cuts"] == 14
+    assert looked.looked["cuts"] == 15
 
 
 def parquet_pool(folder: Path) -> dict[str, Any]:
@@ -301,10 +306,11 @@ def test_every_column_of_every_cut_is_held_against_manifest_and_scores(vectors: 
             assert column == "kept" or f"{cut.name}.{column} must be" in said
             if column != "kept" or cut.kind == "rules":
                 judge = {"duplicates": "duplicates", "epochs": "uids"}.get(cut.kind, "values")
+                judge = "caps" if column == "size" else judge
                 assert uid in vectors.told(judge)
             Path(url).write_bytes(whole)
             seen += 1
-    assert seen == 40
+    assert seen == 44
     assert vectors.broken() == []
 
 
@@ -407,7 +413,7 @@ def test_an_epoch_of_one_too_few_is_named(vectors: Done) -> None:
     lists = pq.read_table(url)["epochs"].to_pylist()
     row = next(at for at, epochs in enumerate(lists) if epochs)
     edit(url, "epochs", row, lambda epochs: epochs[1:])
-    assert f"epochs: samples up to epoch {lists[row][0]} must be 8, but is 7" in vectors.told("cuts")
+    assert f"epochs: samples up to epoch {lists[row][0]} must be 6, but is 5" in vectors.told("cuts")
 
 
 def test_clusters_of_prototypes_are_held_against_each_other(vectors: Done) -> None:
@@ -798,12 +804,12 @@ def test_the_command_and_its_exit_codes(
     words = ["verify", str(vectors.store), "all", "--executor", "local", "--workers", "1"]
     assert called(monkeypatch, *words, "--sample", "50") == 0
     out, err = capsys.readouterr()
-    assert [line[:5].strip() for line in out.splitlines() if line[:1] != " "] == [*["ok"] * 5, "–", "–", *["ok"] * 8]
+    assert [line[:5].strip() for line in out.splitlines() if line[:1] != " "] == [*["ok"] * 5, "–", "–", *["ok"] * 9]
     assert err == ""
     edit(vectors.artifact("manifest").shard(0), "weight", 7)
     assert called(monkeypatch, *words, "--all") == 1
     out, err = capsys.readouterr()
-    assert "NOT  manifest: 4 shards, 240 rows, 30 columns; 1 violation\n" in out
+    assert "NOT  manifest: 4 shards, 240 rows, 34 columns; 1 violation\n" in out
     assert "\n       " in out
     assert err == "winnow: a finished job must be as it was left, but all fails ledger, manifest; see above\n"
     assert called(monkeypatch, *words[:2], "other", *words[3:]) == 2

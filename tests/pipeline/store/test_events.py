@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from winnow.pipeline import events, storage
+from winnow.pipeline import storage
 from winnow.pipeline.errors import TornError
 from winnow.pipeline.executors.watching import Done
+from winnow.pipeline.store import events
 from winnow.pipeline.store.events import EventLog, EventReader
 
 ITEM = Done("rules", 3, "host:7", 0.123456, 100, 2, 4096, 1)

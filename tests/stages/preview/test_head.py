@@ -53,7 +53,7 @@ def test_an_array_that_no_reader_takes_is_refused_as_the_whole_one_is(tmp_path: 
     said = []
     for one in (url, head.url):
         with pytest.raises(ShardError) as error:
-            reader.rows(one)
+            reader.sound(one, reader.encoders())
         said.append(head.told(str(error.value)))
     assert said[0].split("shape")[0] == said[1].split("shape")[0]
 

@@ -24,7 +24,7 @@ def test_a_tiny_bench_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert f"tiny, {side} px" in result.output
     assert "of the slower (decode" in result.output
     assert "busy" not in result.output  # which only a GPU tells
-    files = sorted(folder.glob("store/**/*.parquet"))
+    files = sorted(folder.glob("store/**/vectors-*/*.parquet"))
     assert [pq.read_metadata(file).num_rows for file in files] == [10] * 8
 
 
