@@ -19,16 +19,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from winnow.pipeline import storage
 from winnow.pipeline.errors import StorageError, TornError
-from winnow.pipeline.parquet_file import ParquetFile, column_spans
+from winnow.pipeline.parquet_file import ParquetFile, column_spans, write_rows
 from winnow.pipeline.storage.remote_file import expect
 from winnow.pipeline.store.shard_files import FILES, ShardFiles, files_of
 
@@ -212,24 +209,13 @@ def write_table(url: str, table: pa.Table, summary: Mapping[str, object] | None 
         kept = table.schema.metadata or {}
         table = table.replace_schema_metadata({**kept, _SUMMARY: _compact(summary)})
     with storage.committing(url) as file:
-        pq.write_table(table, file, **_as_written(table.schema))
+        write_rows(file, [table])
 
 
 def write_tables(url: str, tables: Iterable[pa.Table]) -> int:
     """Commit a parquet file of tables that come one after another, at least one; returns their rows."""
-    coming, rows = iter(tables), 0
-    first = next(coming)
-    with storage.committing(url) as file, pq.ParquetWriter(file, first.schema, **_as_written(first.schema)) as writer:
-        for table in chain([first], coming):
-            writer.write_table(table)
-            rows += table.num_rows
-    return rows
-
-
-def _as_written(schema: pa.Schema) -> dict[str, Any]:
-    # for float vectors, dictionaries and statistics cost time and save no space
-    flat = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
-    return {"compression": "zstd", "use_dictionary": False, "write_statistics": flat}
+    with storage.committing(url) as file:
+        return write_rows(file, tables)
 
 
 def read_summary(url: str) -> dict[str, object]:

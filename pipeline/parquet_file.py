@@ -1,4 +1,4 @@
-"""Reads a parquet file in the calling thread alone, so that no Arrow thread can crash the interpreter as it exits.
+"""Writes parquet files, and reads them without threads, so that no Arrow thread can crash the interpreter as it exits.
 
 Arrow reads a Python file into buffers that belong to Python. Its threads release the last buffers a moment after the
 table is returned, and take the GIL for it. If the interpreter exits in that moment, it ends the thread inside a
@@ -7,7 +7,8 @@ destructor, and the process aborts: "terminate called without an active exceptio
 parallel, because workers read different files.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -53,3 +54,21 @@ def column_spans(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterator[
                 # a chunk begins with its dictionary, if it has one (0 or None: no dictionary)
                 first = chunk.dictionary_page_offset or chunk.data_page_offset
                 yield first, first + chunk.total_compressed_size
+
+
+def write_rows(file: BinaryIO, tables: Iterable[pa.Table]) -> int:
+    """Write tables of one schema, at least one, as a parquet file; returns their rows.
+
+    A file without rows has no row group, because load_dataset of `datasets` fails on a row group of none.
+    """
+    coming, rows = iter(tables), 0
+    first = next(coming)
+    # for float vectors, dictionaries and statistics cost time and save no space
+    flat = [field.name for field in first.schema if not pa.types.is_fixed_size_list(field.type)]
+    options = {"compression": "zstd", "use_dictionary": False, "write_statistics": flat}
+    with pq.ParquetWriter(file, first.schema, **options) as writer:
+        for table in chain([first], coming):
+            if table.num_rows:
+                writer.write_table(table)
+                rows += table.num_rows
+    return rows

@@ -96,6 +96,7 @@ class Recipes:
 def recipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipes]:
     folder = tmp_path_factory.mktemp("interop")
     img2dataset(folder / "downloaded")
+    write_tar(folder / "downloaded/00099.tar", [])  # of links that are all dead
     write_datacomp(folder / "commonpool/metadata", Samples.drawn(POOL, seed=1), 2)
     write_clip_retrieval(folder / "inference", Samples.drawn(POOL, seed=2), 2)
     curator(folder / "curator")
