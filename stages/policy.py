@@ -70,18 +70,20 @@ def known_of(
     made: list[tuple[str, Vectors]] = []
     vectors: list[tuple[str, Stage]]
     if reader.has_images:
-        samples = Samples(listed, reader, PIXELS[encoding.preprocess] if embeddings else HEADER)
+        models = {name: one for name, one in embeddings.items() if one.has_model}
+        samples = Samples(listed, reader, PIXELS[encoding.preprocess] if models else HEADER)
         out = artifact_of(samples, store)
         made = [
-            (name, Vectors.of(out, reader, samples.recipe, name, one, encoding, needs))
-            for name, one in embeddings.items()
+            (name, Vectors.of(out, reader, samples.recipe, name, one, encoding, needs)) for name, one in models.items()
         ]
         beside = tuple(Encoded(name, one.encoder, artifact_of(one, store), one.recipe) for name, one in made)
         if made:  # what the first stage makes whose artifact is missing, the later ones find
             embedding = EmbedShards(reader, out, beside, encoding)
             samples = replace(samples, embedding=embedding, needs=needs)
             made = [(name, replace(one, beside=beside[number + 1 :])) for number, (name, one) in enumerate(made)]
-        vectors = [*made]
+        joined = {name: one.joined(out, reader, name) for name, one in embeddings.items() if not one.has_model}
+        each: dict[str, Stage] = {**joined, **dict(made)}
+        vectors = [(name, each[name]) for name in embeddings]
     else:
         samples = Samples(listed, reader, None)
         out = artifact_of(samples, store)

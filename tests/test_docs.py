@@ -16,6 +16,8 @@ from winnow.jobs.job_file.resources import Resources
 from winnow.pipeline.stage import Limits
 from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.encoders import Encoding
+from winnow.stages.encoders.brought.brought import Brought
+from winnow.stages.encoders.brought.joined import NO_VECTOR
 from winnow.stages.pools.formats import FORMATS
 from winnow.stages.rejects import NO_VECTORS, REPEATED, UNREADABLE
 
@@ -121,9 +123,13 @@ def test_every_reject_is_explained_once() -> None:
     page = ROOT / "docs/pools.md"
     said = re.findall(r"^Rejected: ((?:.+\n)+)", page.read_text(), re.MULTILINE)
     of_images = {"image-empty", "image-decode", "image-too-large"}
-    of_pools = {UNREADABLE, NO_VECTORS, REPEATED}
+    of_pools = {UNREADABLE, NO_VECTOR, NO_VECTORS, REPEATED}
     explained = re.findall(r"^\| `([\w-]+)` \|", section(page, "What is rejected"), re.MULTILINE)
     assert sorted(explained) == sorted(set(re.findall(r"`([\w-]+)`", " ".join(said))) | of_images | of_pools)
+
+
+def test_options_of_vectors_that_exist() -> None:
+    assert options(section(ROOT / "docs/pools.md", "Vectors that exist already")) == fields(Brought)
 
 
 @pytest.mark.parametrize(("title", "kind"), [("encoding", Encoding), ("resources", Resources), ("limits", Limits)])

@@ -24,6 +24,7 @@ from tests.pools import (
     Samples,
     jpeg,
     members,
+    read_tar,
     tiny_clip,
     unit,
     write_clip_retrieval,
@@ -37,6 +38,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/interop.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 POOL = 40
+EMBEDDED = [f"{n // 20:05d}{n % 20:04d}" for n in np.random.default_rng(4).permutation(POOL)]
+"""Keys of img2dataset's tars in the order in which a program embedded them."""
 
 
 class Recipes:
@@ -66,7 +69,9 @@ class Recipes:
         job = yaml.safe_load(block)
         if "embeddings" in job:
             encoder = tiny_clip(self.folder / "model")
-            job["embeddings"] = {"clip": {"model": encoder.model, "pretrained": encoder.pretrained}}
+            model = {"model": encoder.model, "pretrained": encoder.pretrained}
+            given = job["embeddings"].items()
+            job["embeddings"] = {name: options if "from" in options else model for name, options in given}
         (self.folder / f"{job['name']}.yaml").write_text(yaml.safe_dump(job))
 
     def sh(self, block: str, left: dict[str, Any]) -> None:
@@ -99,6 +104,7 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipes]:
     write_tar(folder / "downloaded/00099.tar", [])  # of links that are all dead
     write_datacomp(folder / "commonpool/metadata", Samples.drawn(POOL, seed=1), 2)
     write_clip_retrieval(folder / "inference", Samples.drawn(POOL, seed=2), 2)
+    embedded(folder / "embedded")
     curator(folder / "curator")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -137,6 +143,13 @@ def img2dataset(folder: Path) -> None:
         (folder / f"{shard:05d}_stats.json").write_text(json.dumps({"count": POOL // 2 + 1, "successes": POOL // 2}))
 
 
+def embedded(folder: Path) -> None:
+    """What clip-retrieval made of these tars: their keys, in no order."""
+    write_clip_retrieval(folder, Samples.drawn(POOL, seed=4))
+    columns = {"image_path": EMBEDDED, "caption": ["words"] * POOL}
+    pq.write_table(pa.table(columns), folder / "metadata/metadata_0.parquet")
+
+
 def curator(folder: Path) -> None:
     """Two files of ids and vectors that are not normed."""
     folder.mkdir()
@@ -171,6 +184,10 @@ def test_from_datacomp(recipes: Recipes) -> None:
 def test_from_clip_retrieval(recipes: Recipes) -> None:
     recipes.run("From clip-retrieval")
     assert len(kept(recipes, "retrieval")) == int(0.6 * POOL)
+    best = np.argsort(-Samples.drawn(POOL, seed=4).cosine)[: POOL // 2]
+    assert sorted(row["key"] for row in kept(recipes, "beside")) == sorted(EMBEDDED[n] for n in best)
+    written = [name for tar in recipes.folder.glob("winnow/shards-*/*.tar") for name, _ in read_tar(tar)]
+    assert {f"{EMBEDDED[n]}.jpg" for n in best} <= set(written)
 
 
 def test_from_nemo_curator(recipes: Recipes) -> None:
@@ -231,7 +248,7 @@ def test_to_duckdb_and_polars(recipes: Recipes) -> None:
 
 
 def test_every_folder_of_data_is_one_table_to_every_reader(recipes: Recipes) -> None:
-    """Each stage of four jobs, read as a folder, as people do who do not know what else may lie there."""
+    """Each stage of five jobs, read as a folder, as people do who do not know what else may lie there."""
     recipes.run(list(SECTIONS)[-1])
     import datasets  # not before the recipes have set where it keeps its files
     import duckdb
@@ -258,7 +275,7 @@ def test_every_folder_of_data_is_one_table_to_every_reader(recipes: Recipes) -> 
         seen[stage] += 1
     stages = {"samples", "vectors", "distinct", "clusters", "density", "prototypes", "manifest", "shards", "export"}
     assert stages <= set(seen)
-    assert {seen["samples"], seen["manifest"]} == {4}
+    assert {seen["samples"], seen["manifest"]} == {5}
 
 
 def test_uids_join_whatever_the_table(recipes: Recipes) -> None:

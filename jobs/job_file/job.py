@@ -65,6 +65,11 @@ class Job:
     resolved: Mapping[str, object]
 
     @property
+    def models(self) -> Mapping[str, Encoder]:
+        """The encoders that are models; the vectors of the others exist."""
+        return {name: encoder for name, encoder in self.embeddings.items() if encoder.has_model}
+
+    @property
     def needs(self) -> Needs:
         """The resources of one worker while it embeds."""
         return self.resources.needs
@@ -110,7 +115,7 @@ def parse(values: Mapping[str, object]) -> Job:
             raise JobError(f"a job must have {key}; its keys are {', '.join(_KEYS)}")
     if not isinstance(values["name"], str):
         raise JobError(f"name must be text, got {values['name']!r}; quote it")
-    pool = _pool(mapping_of("pool", values["pool"]))
+    pool = _pool("pool", mapping_of("pool", values["pool"]))
     embeddings = {
         name: _encoder(name, mapping_of(f"embeddings.{name}", options))
         for name, options in mapping_of("embeddings", given(values, "embeddings", {})).items()
@@ -182,17 +187,17 @@ def _store(url: object) -> str:
     return store
 
 
-def _pool(values: Mapping[str, object]) -> Pool:
+def _pool(where: str, values: Mapping[str, object]) -> Pool:
     shards = values.get("shards")
     patterns = [shards] if isinstance(shards, str) else shards
     if not isinstance(patterns, list | tuple) or not patterns or not all(isinstance(p, str) and p for p in patterns):
-        raise JobError(f"pool.shards must be a pattern or a list of them, got {shards!r}")
+        raise JobError(f"{where}.shards must be a pattern or a list of them, got {shards!r}")
     kind = str(values.get("format") or format_of(patterns[0]))
     if kind not in FORMATS:
-        raise JobError(f"pool.format must be one of {', '.join(FORMATS)}, got {kind!r}{unknown_kind(kind, FORMATS)}")
+        raise JobError(f"{where}.format must be one of {', '.join(FORMATS)}, got {kind!r}{unknown_kind(kind, FORMATS)}")
     options = {key: value for key, value in values.items() if key not in POOL_KEYS}
-    reader = options_of(FORMATS[kind], "pool", options)
-    fields = _fields(reader, mapping_of("pool.fields", given(values, "fields", {})))
+    reader = options_of(FORMATS[kind], where, options)
+    fields = _fields(reader, mapping_of(f"{where}.fields", given(values, "fields", {})))
     return Pool(tuple(map(storage.rooted_pattern, patterns)), reader, fields)
 
 
@@ -213,12 +218,18 @@ def _encoder(name: str, values: Mapping[str, object]) -> Encoder:
     if not isinstance(name, str) or not name or "." in name:
         raise JobError(f"an encoder's name must be text without a dot, got {name!r}")
     where = f"embeddings.{name}"
-    if (kind := values.get("kind")) is None:
-        return options_of(chosen_by(values), where, values)
-    if kind not in ENCODERS:
+    kind = values.get("kind")
+    if kind is not None and kind not in ENCODERS:
         known = ", ".join(ENCODERS)
         raise JobError(f"{where}.kind must be one of {known}, got {kind!r}{unknown_kind(str(kind), ENCODERS)}")
-    return options_of(ENCODERS[str(kind)], where, {key: value for key, value in values.items() if key != "kind"})
+    chosen = chosen_by(values) if kind is None else ENCODERS[str(kind)]
+    options = {key: value for key, value in values.items() if key != "kind"}
+    for key in set(chosen.pools) & set(options):  # the pool's own options are checked as strictly as those of `pool`
+        options[key] = _plain_pool(_pool(f"{where}.{key}", mapping_of(f"{where}.{key}", options[key])))
+    try:
+        return options_of(chosen, where, options)
+    except JobError as error:
+        raise error if str(error).startswith(where) else JobError(f"{where}: {error}") from error
 
 
 def _cut(number: int, entry: object) -> Cut:
@@ -241,12 +252,7 @@ def _resolved(job: Job) -> Mapping[str, object]:
     return {
         "name": job.name,
         "store": job.store,
-        "pool": {
-            "shards": list(job.pool.shards),
-            "format": job.pool.reader.kind,
-            **plain_options(job.pool.reader),
-            **_said(job.pool),
-        },
+        "pool": _plain_pool(job.pool),
         "embeddings": {name: {**_kind(encoder), **plain_options(encoder)} for name, encoder in job.embeddings.items()},
         "encoding": plain_options(job.encoding),
         "policy": [{cut.kind: plain_options(cut)} for cut in job.policy],
@@ -276,10 +282,19 @@ def changed(job: Job) -> Mapping[str, object]:
     return {**{name: value for name, value in parts.items() if value}, **written}
 
 
+def _plain_pool(pool: Pool) -> dict[str, object]:
+    return {
+        "shards": list(pool.shards),
+        "format": pool.reader.kind,
+        **plain_options(pool.reader),
+        **_said(pool),
+    }
+
+
 def _said(pool: Pool) -> dict[str, object]:
     return {"fields": dict(pool.fields)} if pool.fields else {}
 
 
 def _kind(encoder: Encoder) -> dict[str, object]:
     """The key `kind`, if a job needs it to choose this encoder."""
-    return {} if encoder.key else {"kind": encoder.kind}
+    return {} if encoder.named_by else {"kind": encoder.kind}

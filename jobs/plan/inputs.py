@@ -90,7 +90,7 @@ def look_at_inputs(job: Job, path: Path, shards: tuple[storage.Identity, ...], a
     if "samples" in labels and shards:
         seen, unread = _pool(job, shards)
     if shards:
-        models = {name: encoder.check() for name, encoder in job.embeddings.items() if f"vectors.{name}" in labels}
+        models = {name: encoder.check() for name, encoder in job.models.items() if f"vectors.{name}" in labels}
     vectors = cast(Mapping[str, Any], seen.first.get("vectors", {}) if seen is not None else {})
     widths = {column.rpartition(".")[0]: width for column, (width, _) in vectors.items()}
     files = {label: stage.look(widths) for label, stage in stages if isinstance(stage, Looking)}

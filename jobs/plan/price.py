@@ -163,7 +163,7 @@ def _rates(
 ) -> Rates:
     """The rates, with those added that this job needs."""
     reader = job.pool.reader
-    if job.embeddings:
+    if job.models:
         decode, models = kernels.alone(executor, job, reader, list(small.shards))
         rates = replace(rates, decode=decode, models=models)
     fits, assigns, paired = {}, {}, 0

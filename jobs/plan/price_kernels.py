@@ -158,7 +158,7 @@ class DecodeAndForward:
 
 def alone(executor: Executor, job: Job, reader: Reader, shards: list[Shrunk]) -> tuple[float, float]:
     """Samples per second of a worker that only decodes, and of one that only runs models, with all workers busy."""
-    task = DecodeAndForward(reader, tuple(job.embeddings.items()), job.encoding)
+    task = DecodeAndForward(reader, tuple(job.models.items()), job.encoding)
     items = [shards[number % len(shards)] for number in range(executor.workers)]
     needs = replace(job.needs, prefetch=False)
     found = [result for _, result in executor.map(task, items, "price: decode and models alone", needs)]

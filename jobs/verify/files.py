@@ -51,8 +51,10 @@ def files(job: Finished, run: Run) -> Findings:
     The file of a shard may lie in another artifact's folder; see pipeline/store/shard_files.py.
     """
     found, cuts = Findings(), {cut.name: cut.options for cut in job.cuts}
+    joined = {f"{VECTORS}.{name}" for name, encoder in job.job.embeddings.items() if not encoder.has_model}
     for label, artifact in job.artifacts.items():
-        wanted = set(_wanted(label, artifact, cuts, len(run.shards)))
+        known = Contents() if label in joined else _contents(label, artifact, cuts)
+        wanted = set(_wanted(artifact, known, len(run.shards)))
         there = {file.url for folder in (artifact.folder, artifact.meta_folder) for file in storage.listing(folder)}
         by_shard = {url for url in there if url.startswith(f"{artifact.folder}/") and url.endswith(".parquet")}
         # two runs at once may both have made a file that one of them takes over
@@ -65,12 +67,16 @@ def files(job: Finished, run: Run) -> Findings:
     return found
 
 
-def _wanted(label: str, artifact: Artifact, cuts: Mapping[str, Cut], shards: int) -> Iterator[str]:
-    """The files of one step. cuts: by name, which is the first part of the step's label."""
+def _contents(label: str, artifact: Artifact, cuts: Mapping[str, Cut]) -> Contents:
+    """What one step leaves. cuts: by name, which is the first part of the step's label."""
     step = label.partition(".")[0]
     cut = cuts.get(step)
     known = _OF_A_STEP.get(step) if cut is None else cut.contents().get(artifact.stage)
-    files = known or Contents()
+    return known or Contents()
+
+
+def _wanted(artifact: Artifact, files: Contents, shards: int) -> Iterator[str]:
+    """The files of one step."""
     yield artifact.meta(DONE)
     yield from (artifact.file(name) for name in files.data)
     yield from (artifact.meta(name) for name in files.beside)

@@ -41,6 +41,15 @@ def _similarity_of(job: Finished, names: Sequence[str], item: ShardItem) -> Find
     return found
 
 
+def brought(job: Finished, run: Run) -> Findings | None:
+    """Vectors that another program made are those of its files, for a sample of the pool."""
+    made, found = dict(job.encoded), list[Findings]()
+    for name, encoder in job.job.embeddings.items():
+        if (one := encoder.check_joined(made[name], job.samples, job.job.pool.reader, run)) is not None:
+            found.append(one)
+    return sum(found, Findings()) if found else None
+
+
 def values(job: Finished, run: Run) -> Findings | None:
     """Every column of every cut follows from its scores, clusters, hash or rules; rules keep what breaks none."""
     found = over(run, partial(_values_of, job.cuts), run.items, "values")

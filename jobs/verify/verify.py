@@ -25,6 +25,7 @@ _CHECKS: dict[str, _JobCheck] = {
     "uids": uids.uids,
     "shards": tars.shards,
     "members": tars.members,
+    "brought": values.brought,
     "similarity": values.similarity,
     "values": values.values,
     "cuts": orders.cuts,

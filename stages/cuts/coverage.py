@@ -29,10 +29,10 @@ from winnow.stages.cuts.contract.source import Source
 from winnow.stages.cuts.cut import Amount, Cut, Number, Of
 from winnow.stages.cuts.keeping import funnel, keep_by_quota, one_group, select
 from winnow.stages.cuts.score import Joined, join_of, joined_value
-from winnow.stages.cuts.scores.score_names import Names
 from winnow.stages.cuts.similarity import Cosine, stored_cosine
 from winnow.stages.kernels.strata import Extent, budgets, edges_of, stratum_of
 from winnow.stages.kernels.uid_hash import hash_values
+from winnow.stages.pools.sample_names import Names
 from winnow.stages.survivors import Survivors
 
 STRATA = "strata.parquet"

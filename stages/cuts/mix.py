@@ -24,9 +24,9 @@ from winnow.stages.cuts.contract.source import Source
 from winnow.stages.cuts.cut import Amount, Cut, Of
 from winnow.stages.cuts.keeping import Ranked
 from winnow.stages.cuts.score import Joined, join_of
-from winnow.stages.cuts.scores.score_names import Names
 from winnow.stages.cuts.similarity import Cosine
 from winnow.stages.kernels.exact_sums import Moments, merge_moments
+from winnow.stages.pools.sample_names import Names
 from winnow.stages.survivors import Survivors
 
 SCALES = "scales.json"

@@ -25,8 +25,8 @@ from winnow.stages.cuts.fields.value import FieldValue
 from winnow.stages.cuts.keeping import Ranked, one_group
 from winnow.stages.cuts.scores.score_files import ScorePart, ToParts, check_columns, one_number_type
 from winnow.stages.cuts.scores.score_join import ScoreJoin, Told
-from winnow.stages.cuts.scores.score_names import Names
 from winnow.stages.growth import Growth, Once
+from winnow.stages.pools.sample_names import Names
 from winnow.stages.survivors import Survivors
 
 _PART_ROWS = 2_000_000  # of samples and scores, which one part of the exchange holds: 40 bytes each

@@ -62,7 +62,7 @@ class OpenClip(Encoder):
     model: Model
     pretrained: Weights | None = None
     kind: ClassVar[str] = "open_clip"
-    key: ClassVar[str] = "model"
+    named_by: ClassVar[str] = "model"
     has_text: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

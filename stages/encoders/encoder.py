@@ -14,19 +14,27 @@ if TYPE_CHECKING:
     import torch
 
     import winnow.stages.encoders.towers
+    from winnow.pipeline.artifact import Artifact
+    from winnow.pipeline.stage import Run, Stage
+    from winnow.stages.cuts.contract.findings import Findings
+    from winnow.stages.cuts.contract.finished import Readable
+    from winnow.stages.pools.reader import Reader
 
 
 @dataclass(frozen=True)
 class Encoder:
     """One encoder of a job: columns `NAME.image`, and `NAME.text` if it embeds captions.
 
-    kind: its name in a job file, `embeddings: {NAME: {kind: …}}`. key: the option that selects it if a job gives no
-    kind; "" for none. has_text: whether it embeds captions too.
+    kind: its name in a job file, `embeddings: {NAME: {kind: …}}`. named_by: the option that selects it if a job gives
+    no kind; "" for none. has_text: whether it embeds captions too. has_model: whether it makes vectors; if not, they
+    exist, and `joined` brings them. pools: its options that are pools of their own, with shards and format.
     """
 
     kind: ClassVar[str]
-    key: ClassVar[str] = ""
+    named_by: ClassVar[str] = ""
     has_text: ClassVar[bool] = False
+    has_model: ClassVar[bool] = True
+    pools: ClassVar[tuple[str, ...]] = ()
 
     @property
     def trained_as(self) -> str | None:
@@ -62,3 +70,14 @@ class Encoder:
         Raises: ModelError if the model is unknown, or its weights are missing, unreachable or those of another model.
         """
         raise NotImplementedError
+
+    def joined(self, samples: "Artifact", reader: "Reader", called: str) -> "Stage":
+        """The stage that brings its vectors beside the samples of a pool, if it has no model.
+
+        reader: of the pool. called: its name in the job, for messages. Lists the files of the vectors.
+        """
+        raise NotImplementedError
+
+    def check_joined(self, made: "Artifact", pool: "Readable", reader: "Reader", run: "Run") -> "Findings | None":
+        """Check the vectors that `joined` brought against where they came from; None if there is nothing to check."""
+        return None

@@ -43,7 +43,7 @@ class Timm(Encoder):
     checkpoint: Weights | None = None
     image_size: int | None = Field(default=None, ge=1)
     kind: ClassVar[str] = "timm"
-    key: ClassVar[str] = "timm"
+    named_by: ClassVar[str] = "timm"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "checkpoint", self.checkpoint and home(self.checkpoint))

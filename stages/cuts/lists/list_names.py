@@ -9,8 +9,8 @@ import pyarrow as pa
 from winnow.pipeline.errors import DataError
 from winnow.pipeline.stage import ShardItem
 from winnow.pipeline.uid import UID
-from winnow.stages.cuts.scores.score_names import hashed, uids_in
 from winnow.stages.pools.plain import is_bytes, is_text, stored
+from winnow.stages.pools.sample_names import hashed, uids_in
 from winnow.stages.survivors import Survivors
 
 What = Literal["uids", "urls", "sha256", "md5"]

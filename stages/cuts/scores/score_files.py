@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from winnow.pipeline.errors import DataError
 from winnow.pipeline.storage import Identity
-from winnow.stages.cuts.scores.score_names import Names
 from winnow.stages.pools.brought import brought_groups, brought_schema, check_names, read_brought
+from winnow.stages.pools.sample_names import Names
 
 _EXACT = 1 << 53  # float64 holds all integers up to this
 _TOLD_APART = 10**15  # decimals of at most 15 digits have different float64 values

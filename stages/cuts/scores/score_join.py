@@ -12,9 +12,9 @@ from winnow.pipeline.columns import column, split_rows
 from winnow.pipeline.stage import ShardItem, Summary
 from winnow.pipeline.uid import UID_ARROW, uids_from_bytes, uids_to_bytes, uids_to_hex
 from winnow.stages.cuts.scores.score_files import ScorePart, read_part
-from winnow.stages.cuts.scores.score_names import Names
 from winnow.stages.kernels.same_names import first_of_name
 from winnow.stages.kernels.uid_hash import hash64
+from winnow.stages.pools.sample_names import Names
 from winnow.stages.survivors import Survivors
 
 _OF_FILE = pa.schema([("name", UID_ARROW), ("item", pa.int32()), ("row", pa.int64()), ("bits", pa.int64())])

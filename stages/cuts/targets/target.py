@@ -119,7 +119,7 @@ def target_of(
     embedder = dict(survivors.embedders).get(by)
     if embedder is None:
         raise JobError(
-            f"a target of images needs an encoder, but this pool has precomputed vectors, got {urls[0]}; give the "
+            f"a target of images needs an encoder, but the vectors of {by} came precomputed, got {urls[0]}; give the "
             f"target as a .npy, .npz or parquet file of vectors that the same encoder made"
         )
     encoder = {

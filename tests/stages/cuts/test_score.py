@@ -18,7 +18,7 @@ from winnow.pipeline.executors.local import LocalExecutor
 from winnow.stages.cuts import score
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.score import Score
-from winnow.stages.cuts.scores.score_names import stem_of
+from winnow.stages.pools.sample_names import stem_of
 
 SAMPLES = Samples.drawn(30)
 VALUES = np.random.default_rng(3).normal(size=30)

@@ -250,7 +250,7 @@ def test_no_vectors_are_refused(vectors: Filtered, tmp_path: Path) -> None:
 
 def test_images_for_a_pool_of_vectors_are_refused(vectors: Filtered, tmp_path: Path) -> None:
     for target in (as_folder(tmp_path / "photos"), as_tar(tmp_path), as_parquet(tmp_path)):
-        with pytest.raises(JobError, match=r"has precomputed vectors, got .*; give the target as a \.npy"):
+        with pytest.raises(JobError, match=r"came precomputed, got .*; give the target as a \.npy"):
             landed(vectors, target)
 
 

@@ -1,7 +1,7 @@
-"""Joins rows of a score file to samples, by uid, or by key and shard."""
+"""Joins rows of a file that another program made to samples, by uid, by key and shard, or by url."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column, split_rows
 from winnow.pipeline.errors import DataError, JobError
+from winnow.pipeline.fingerprint import IF_GIVEN
 from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import UID_ARROW, content_hash, uids_from_bytes, uids_from_pairs, uids_to_bytes
 from winnow.stages.kernels.uid_hash import hash64
@@ -28,13 +29,15 @@ class Names:
 
     uid: column of uids. hashed: whether the pool's uids are hashes of the values of a column, so that the file may have
     those values. key: column of keys, in place of uids. shard: column of the shard of each key, as its path, its name,
-    its name without ending, or its number; None if no two samples have the same key.
+    its name without ending, or its number; None if no two samples have the same key. url: column of links, in place of
+    both.
     """
 
     uid: str
     hashed: bool
     key: str | None = None
     shard: str | None = None
+    url: str | None = field(default=None, metadata=IF_GIVEN)
 
     @classmethod
     def of(cls, survivors: Survivors, uid: str, key: str | None, shard: str | None) -> "Names":
@@ -48,6 +51,8 @@ class Names:
     @property
     def what(self) -> str:
         """What identifies a sample, for messages."""
+        if self.url is not None:
+            return "url"
         if self.key is None:
             return "uid"
         return "key" if self.shard is None else "key of a shard"
@@ -55,11 +60,15 @@ class Names:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of the score file that name a sample."""
+        if self.url is not None:
+            return (self.url,)
         found = (self.uid,) if self.key is None else (self.key, self.shard)
         return tuple(name for name in found if name is not None)
 
     def of_file(self, table: pa.Table, url: str) -> np.ndarray:
         """The name of every row: (n,) of dtype UID. Raises DataError for a row without one."""
+        if self.url is not None:
+            return hashed([text.strip() for text in _texts(table[self.url], self.url, url)])
         if self.key is None:
             return uids_in(table[self.uid], self.hashed, url)
         keys = _texts(table[self.key], self.key, url)
@@ -71,7 +80,10 @@ class Names:
         return hashed([f"{shard}/{key}" for shard, key in zip(named, keys, strict=True)])
 
     def of_pool(self, survivors: Survivors, item: ShardItem) -> np.ndarray:
-        """The name of every row of a shard of the pool: (n,) of dtype UID."""
+        """The name of every row of a shard of the pool: (n,) of dtype UID; one of its own for a row without a url."""
+        if self.url is not None:
+            said = survivors.said(item.index, item.url, "url")
+            return hashed([_link(value) or f"\0{item.index}/{row}" for row, value in enumerate(said)])
         if self.key is None:
             return survivors.uids(item.index)
         keys = survivors.table(item.index, ["key"])["key"].to_pylist()
@@ -80,7 +92,7 @@ class Names:
 
     def check_distinct(self, run: Run, survivors: Survivors, out: Artifact) -> None:
         """Raises DataError if two survivors have the same name. Cost: an exchange for `out`; none for uids."""
-        if self.key is None:
+        if self.key is None and self.url is None:
             return
         stems: dict[str, str] = {}
         for item in run.items if self.shard is not None else ():
@@ -98,7 +110,9 @@ class Names:
         totals = run.exchange(_Repeats(self, survivors, parts), f"scores: {self.what}", out, [told])
         for first in again.values():  # of the first shard that has any
             urls = " and ".join(run.items[first[name]].url for name in ("other", "shard"))
-            more = "join by uid" if self.shard is not None else "name their shards by shard, or join by uid"
+            more = "name their shards by shard, or join by uid"
+            if self.shard is not None or self.url is not None:
+                more = "join by uid" if self.url is None else "join by key or by uid"
             raise DataError(
                 f"a {self.what} must belong to one sample, but {totals.number('repeated')} samples repeat that of "
                 f"another, first {first['key']!r} of {urls}; {more}"
@@ -116,6 +130,10 @@ def hashed(names: Sequence[str]) -> np.ndarray:
     raw = b"".join(content_hash(name.encode("utf-8", "surrogatepass")) for name in names)
     pairs = np.frombuffer(raw, ">u8").reshape(-1, 2)
     return uids_from_pairs(pairs[:, 0], pairs[:, 1])
+
+
+def _link(value: object) -> str:
+    return value.strip() if isinstance(value, str) else ""
 
 
 def _texts(values: pa.ChunkedArray, name: str, url: str) -> list[str]:
