@@ -163,7 +163,7 @@ def test_the_resolved_job_is_the_same_job(zips: Path) -> None:
         ),
         (
             "embeddings.colours.kind=mean_colour",
-            "kind must be one of open_clip, timm, mean_colours, got 'mean_colour'; did you mean mean_colours",
+            "kind must be one of open_clip, timm, brought, mean_colours, got 'mean_colour'; did you mean mean_colours",
         ),
         ("embeddings.colours.grids=3", "embeddings.colours has no key 'grids'; did you mean grid"),
         ("policy.1={similarity: {by: colours, fraction: 0.5}}", "colours has none; name a CLIP model"),
