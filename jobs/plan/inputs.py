@@ -4,7 +4,7 @@ A job that cannot succeed fails here in about a second: for example a missing co
 target of another width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -17,6 +17,7 @@ from winnow.pipeline.stage import artifact_of, spread
 from winnow.pipeline.terminal import escaped
 from winnow.stages.policy import Path
 from winnow.stages.pool_field import FIELD
+from winnow.stages.pools.reader import Reader
 from winnow.stages.preview.look import Looking, Seen, check_readable, first_fields, first_samples, none_readable
 
 _SHOWN = 60  # characters of a caption
@@ -128,12 +129,27 @@ def _pool(job: Job, shards: tuple[storage.Identity, ...]) -> tuple[Seen | None, 
             raise PoolError(str(error)) from error
         raise
     check_readable(reader, urls, job.limits, seen, read)
+    _check_vectors(reader, urls, read)
     for index in spread(len(urls))[1:]:
         if seen.samples:  # an empty shard shows nothing
             break
         with suppress(ShardError, StorageError):
             seen = first_samples(reader, urls[index], read)
     return seen, None
+
+
+def _check_vectors(reader: Reader, urls: Sequence[str], read: Collection[str]) -> None:
+    """Raise PoolError if no shard of `spread` has vectors of a known type for the encoders that no cut reads.
+
+    A job that needs no vectors decides the same without them, but a person who names them should hear of it.
+    """
+    if set(reader.encoders()) <= set(read):
+        return
+    try:
+        first_samples(reader, urls[0])
+    except (ShardError, StorageError) as error:
+        if isinstance(error, ShardError) and none_readable(reader, urls):
+            raise PoolError(str(error)) from error
 
 
 def _is_done(job: Job, stage: Any) -> bool:

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.pools import Samples, jpeg, members, tiny_clip, write_tar, write_vectors
+from tests.pools import Samples, jpeg, members, tiny_clip, write_clip_retrieval, write_tar, write_vectors
 from winnow.jobs.job_file.job import Job, parse
 from winnow.jobs.plan.inputs import look_at_inputs
 from winnow.jobs.run import laid_out
@@ -65,3 +66,13 @@ def test_what_is_done_is_not_looked_at_again(tmp_path: Path) -> None:
     run_job(job, LocalExecutor(1), lambda _: None)
     assert look_at_inputs(job, *laid_out(job), again=False).first is None
     assert look_at_inputs(job, *laid_out(job)).first is not None
+
+
+def test_vectors_that_no_cut_reads_must_be_vectors_in_some_shard(tmp_path: Path) -> None:
+    shards = list(write_clip_retrieval(tmp_path / "pool", Samples.drawn(9), 2))
+    job = parse({"name": "j", "store": str(tmp_path / "store"), "pool": {"shards": shards, "format": "clip-retrieval"}})
+    for number in range(2):
+        look_at_inputs(job, *laid_out(job))
+        np.save(tmp_path / f"pool/img_emb/img_emb_{number}.npy", np.zeros((9, 8), "V2"))
+    with pytest.raises(PoolError, match="V2 is most likely bfloat16"):
+        look_at_inputs(job, *laid_out(job))
