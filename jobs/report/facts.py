@@ -53,8 +53,8 @@ class CutFacts:
 
     place: in the policy, from 0. options: with defaults, without nulls. shown: how the cut describes itself.
     column: the number that it decided by, None if there is none. threshold: value of the last kept sample. concepts: a
-    row for each cluster, None if the cut has no clusters. told: a sentence of its stage, such as how many names of a
-    list the pool lacks; "" for none.
+    row for each cluster, None if the cut has no clusters. told: what its stages say, such as how many names of a list
+    the pool lacks; "" for nothing.
     """
 
     finished: FinishedCut
@@ -128,7 +128,7 @@ def gather(finished: Finished) -> Facts:
         name=finished.job.name,
         counts=finished.counts,
         funnel=tuple(_funnel(finished.counts)),
-        cuts=tuple(_cut(cut, place, reports[cut.name], record["job"]) for place, cut in enumerate(finished.cuts)),
+        cuts=tuple(_cut(cut, place, reports, record["job"]) for place, cut in enumerate(finished.cuts)),
         stages=tuple(_stage(label, finished.artifacts[label], reports[label], record) for label in reports),
         versions=record["versions"],
         job=record["job"],
@@ -147,7 +147,9 @@ def _funnel(counts: Mapping[str, Any]) -> Iterator[FunnelRow]:
     yield FunnelRow("kept", "kept", 0, counts["kept"])
 
 
-def _cut(cut: FinishedCut, place: int, report: Mapping[str, object], job: Mapping[str, Any]) -> CutFacts:
+def _cut(cut: FinishedCut, place: int, reports: Mapping[str, Mapping[str, Any]], job: Mapping[str, Any]) -> CutFacts:
+    report = reports[cut.name]
+    stages = [made for label, made in reports.items() if label == cut.name or label.startswith(f"{cut.name}.")]
     options = {key: value for key, value in job["policy"][place][cut.kind].items() if value is not None}
     shown = cut.options.shown()
     return CutFacts(
@@ -160,7 +162,7 @@ def _cut(cut: FinishedCut, place: int, report: Mapping[str, object], job: Mappin
         shown=shown,
         column=shown.column or _first_number(cut.artifact),
         concepts=None if shown.concepts is None else read_table(cut.artifact.meta(shown.concepts)),
-        told=cast(str, report.get("told", "")),
+        told="; ".join(made["told"] for made in stages if made.get("told")),
     )
 
 

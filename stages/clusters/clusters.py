@@ -26,6 +26,7 @@ from winnow.stages.clusters.centroids import (
     fit_centroids,
     import_centroids,
 )
+from winnow.stages.clusters.drift import drift_from
 from winnow.stages.growth import Growth, KMeansFit, NearestOfK, Once
 from winnow.stages.kernels.nearest import Nearest
 from winnow.stages.survivors import Survivors
@@ -126,6 +127,8 @@ class Clusters:
             import_centroids(run, self.survivors, self.by, self.centroids.url, out)
         totals = run.fill_task(_Assign(self, out), out, _ASSIGN)
         sizes = _count_members(run, out, len(read_centroids(out)))
+        if not isinstance(self.centroids, KMeans):
+            report |= drift_from(self.centroids.url, CLUSTER_SIZES, sizes)
         return {
             "rows": totals.number("rows"),
             **report,

@@ -3,6 +3,7 @@
 import json
 import pickle
 import uuid
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -170,6 +171,21 @@ def test_known_centroids_stay_as_a_pool_grows() -> None:
     report = made.done() or {}
     assert report["from"] == fitted.meta("centroids.npy")
     assert "sample" not in report
+    shares = [Counter(cluster for cluster, _ in found.values()) for found in (before, after)]
+    changes = {j: shares[1][j] / 80 - shares[0][j] / 50 for j in range(5)}
+    assert report["drift"]["distance"] == pytest.approx(sum(map(abs, changes.values())) / 2)
+    largest = max(changes, key=lambda j: abs(changes[j]))
+    assert report["drift"]["most"][0] == [largest, shares[0][largest] / 50, shares[1][largest] / 80]
+    assert report["told"].startswith(
+        f"the clusters drifted by {100 * report['drift']['distance']:.1f} % from those of {fitted.name}"
+    )
+
+
+def test_a_plain_file_of_centroids_has_no_drift() -> None:
+    pool, folder = filtered(Samples.drawn(20)), f"memory://{uuid.uuid4().hex}"
+    saved(f"{folder}/known.npy", np.eye(16)[:3])
+    saved(f"{folder}/sizes.npy", np.array([1, 2, 3]))
+    assert "drift" not in (clustered(pool, known=f"{folder}/known.npy").done() or {})
 
 
 def test_another_file_of_centroids_is_another_artifact() -> None:
