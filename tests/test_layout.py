@@ -62,7 +62,10 @@ BETWEEN_STAGES = {
     ("coverage", "similarity"): "takes the cosine of an encoder as its score",
     ("coverage", "score"): "joins a user's column as its score",
     ("cap", "groups"): "counts the samples of each group before it decides",
-    ("cap", "similarity"): "orders a group by the cosine of an encoder",
+    ("cap", "clusters"): "clusters the samples first, if clusters are the groups",
+    ("cap", "capping"): "its options name the stage by which it decides",
+    ("capping", "similarity"): "orders a group by the cosine of an encoder",
+    ("groups", "clusters"): "counts the samples of each cluster",
 }
 """The only stage modules that import another one that leaves an artifact, and why."""
 
@@ -81,6 +84,7 @@ NO_CUT = {
     "stages/clusters/members.py": {"random"},  # an order
     "stages/cuts/contract/drawn.py": {"epochs"},  # a column, and a number of the report
     "stages/cuts/fields/cap.py": {"similarity"},  # an option: the encoder whose cosine orders a group
+    "stages/cuts/fields/capping.py": {"cap"},  # the stage by which that cut decides
     "stages/cuts/density.py": {"random"},  # an order
     "stages/cuts/semantic/compare.py": {"similarity"},  # a column of the vectors
     "stages/cuts/semantic/fixpoint.py": {"duplicates"},  # the stage by which that cut decides

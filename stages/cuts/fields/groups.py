@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.columns import column, split_rows
+from winnow.pipeline.columns import column, scattered, split_rows
 from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import UID_ARROW, content_hash, uids_from_bytes
+from winnow.stages.clusters.clusters import Members
 from winnow.stages.cuts.fields.domains import registered_domains
 from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.pool_field import Field
@@ -29,11 +30,10 @@ _COUNTED = pa.schema([("hash", UID_ARROW), ("count", pa.int64()), ("shard", pa.i
 
 @dataclass(frozen=True)
 class GroupStage:
-    """Counts the survivors of each group. domain: the group of a link is its registered domain."""
+    """Counts the survivors of each group."""
 
     survivors: Survivors
-    field: Field
-    domain: bool
+    grouping: "FieldGroups | ClusterGroups"
     most: int
     name: ClassVar[str] = "groups"
     version: ClassVar[int] = 1
@@ -52,7 +52,7 @@ class GroupStage:
         ends = _Ends()
         totals = run.exchange(_Count(self, self.parts(), out), self.name, out, [ends])
         lack, rows = totals.number("ungrouped"), totals.number("in")
-        notes = [f"{lack:,} of {rows:,} samples have no group, for they have no {self.field.name}"] if lack else []
+        notes = [f"{lack:,} of {rows:,} samples have no group, for they have no {self.grouping.name}"] if lack else []
         return {"rows": rows, "ungrouped": lack, "numbers": ends.numbers, "giants": ends.giants, "notes": notes}
 
 
@@ -69,12 +69,36 @@ class _Ends:
         self.giants = max(self.giants, highest["giant"] + 1)
 
 
-def groups_of(field: Field, domain: bool, index: int) -> pa.Array:
-    """The group of every row of a shard as text, null for a row without one."""
-    values = field.read(index)
-    if domain:
-        return registered_domains(values.cast(pa.string()))
-    return values.cast(pa.string()).combine_chunks()
+@dataclass(frozen=True)
+class FieldGroups:
+    """Samples of one value of a field are a group. domain: the field is a link, the group its registered domain."""
+
+    field: Field
+    domain: bool
+
+    @property
+    def name(self) -> str:
+        """What a sample without a group lacks."""
+        return self.field.name
+
+    def of(self, index: int) -> pa.Array:
+        """The group of every row of a shard as text, null for a row without one."""
+        values = self.field.read(index).cast(pa.string())
+        return registered_domains(values) if self.domain else values.combine_chunks()
+
+
+@dataclass(frozen=True)
+class ClusterGroups:
+    """Samples of one cluster are a group."""
+
+    survivors: Survivors
+    clusters: Artifact
+    name: ClassVar[str] = "cluster"
+
+    def of(self, index: int) -> pa.Array:
+        """The number of every row's cluster as text, null for a row that was out."""
+        members = Members.read(self.clusters, index)
+        return scattered(members.cluster, members.rows, len(self.survivors.mask(index))).cast(pa.string())
 
 
 @dataclass(frozen=True)
@@ -87,7 +111,7 @@ class Counting:
     def _encoded(self, item: ShardItem) -> tuple[np.ndarray, pa.DictionaryArray]:
         """Which rows are in, and their groups."""
         mask = self.stage.survivors.mask(item.index)
-        groups = groups_of(self.stage.field, self.stage.domain, item.index)
+        groups = self.stage.grouping.of(item.index)
         return mask, pc.if_else(pa.array(mask), groups, pa.scalar(None, pa.string())).dictionary_encode()
 
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:

@@ -1,6 +1,7 @@
 """Cuts on fields of the pool against Python's own words for them, for any sharding and order of the rows."""
 
 import json
+import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from winnow.jobs.verify.finished import RowSample
 from winnow.jobs.verify.verify import verify_job
 from winnow.jobs.why.explain import explain
 from winnow.jobs.why.show import lines_of, verdict_of
+from winnow.pipeline import storage
 from winnow.pipeline.errors import DataError, FailedShards, JobError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.fingerprint import canonical
 from winnow.pipeline.uid import uids_from_hex
+from winnow.stages.clusters.clusters import Known
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.fields import groups
 from winnow.stages.cuts.fields.cap import Cap
@@ -230,6 +233,20 @@ def test_a_sample_without_a_value_is_the_last_of_its_group() -> None:
     )
 
 
+def test_a_cap_by_cluster() -> None:
+    samples, url = Samples.drawn(60), f"memory://{uuid.uuid4().hex}/axes.npy"
+    with storage.committing(url) as file:
+        np.save(file, np.eye(16, dtype=np.float32)[:4])
+    nearest = samples.image[:, :4].astype(np.float64).argmax(axis=1)
+    said: Said = {"v": np.random.default_rng(0).permutation(60).tolist()}
+    cut = Cap(by="clip", clusters=Known(source=url), most=7, field="v")
+    best = [sorted(np.flatnonzero(nearest == j).tolist(), key=lambda n: -said["v"][n])[:7] for j in range(4)]
+    assert max(np.bincount(nearest)) > 7
+    assert kept(samples, said, cut) == named(samples, [n for group in best for n in group])
+    with pytest.raises(JobError, match="cap groups by a registered domain or by clusters, got both"):
+        Cap(by="clip", clusters=4, most=7, domain=True)
+
+
 def test_registered_domains() -> None:
     links = {
         "http://a.b.example.co.uk/c.jpg?d=e.org": "example.co.uk",
@@ -277,12 +294,13 @@ def finished(tmp_path: Path) -> str:
         {"rules": {"fields": {"punsafe": {"max": 0.55}}}},
         {"score": {"field": "punsafe", "fraction": 0.8}},
         {"cap": {"by": "site", "most": 6}},
+        {"cap": {"by": "l14", "clusters": 3, "most": 5}},
     ]
     pool = {**POOL, "shards": list(urls), "fields": {"punsafe": "punsafe", "site": "site"}}
     job = parse({"name": "fields", "store": str(tmp_path / "store"), "pool": pool, "policy": policy})
     lines: list[str] = []
     counts = run_job(job, LocalExecutor(2), lines.append).counts
-    assert counts["dropped"] == {"rules": 10, "score": 10, "cap": 16}
+    assert counts["dropped"] == {"rules": 10, "score": 10, "cap": 16, "cap_2": 9}
     assert any("6 of 60 samples have no punsafe, so they fail" in line for line in lines)
     assert json.dumps(job.resolved)
     return job.store
