@@ -16,7 +16,7 @@ from winnow.stages.clusters.checkpoint import Checkpoint
 from winnow.stages.clusters.sample import READERS, draw_sample, files_of_sample, read_sample
 from winnow.stages.kernels.kmeans import fit, fit_bytes, imported
 from winnow.stages.pools.precomputed.npy_files import npy_blocks
-from winnow.stages.survivors import Survivors
+from winnow.stages.survivors import Survivors, Tower
 
 CENTROIDS = "centroids.npy"
 FIT, LOOK = "clusters: k-means", "clusters: look at width and memory"
@@ -33,7 +33,7 @@ class KMeans:
     seed: int
 
 
-def fit_centroids(run: Run, survivors: Survivors, by: str, how: KMeans, out: Artifact) -> int:
+def fit_centroids(run: Run, survivors: Survivors, by: str, how: KMeans, out: Artifact, tower: Tower = "image") -> int:
     """Draw a sample of the survivors and fit centroids on one worker, unless an earlier run did.
 
     Returns how many samples the fit sees. Raises DataError for more clusters than samples, and if the sample does not
@@ -53,15 +53,15 @@ def fit_centroids(run: Run, survivors: Survivors, by: str, how: KMeans, out: Art
     task = _Fit(how, len(run.items), wanted, out, math.ceil(needs.cpus) or None, needs.gpus > 0)
     needs = replace(needs, cpus=needs.cpus or 1.0, deadline_floor_s=math.inf)
     # Check the memory before the sample is read. The look asks for the same needs, so it may run on such a worker.
-    task.check(*_look(run, survivors, by, needs))
-    draw_sample(run, survivors, by, how.seed, wanted, out)
+    task.check(*_look(run, survivors, by, needs, tower))
+    draw_sample(run, survivors, by, how.seed, wanted, out, tower)
     for _ in run.each(task, [0], f"{FIT}, k = {how.k}", needs):
         pass
     Checkpoint(out).remove()
     return wanted
 
 
-def import_centroids(run: Run, survivors: Survivors, by: str, url: str, out: Artifact) -> None:
+def import_centroids(run: Run, survivors: Survivors, by: str, url: str, out: Artifact, tower: Tower = "image") -> None:
     """Commit the centroids of a file, scaled to unit norm, unless an earlier run did.
 
     Raises DataError if the file does not hold centroids, or if they are not as wide as the vectors of `by`.
@@ -69,7 +69,7 @@ def import_centroids(run: Run, survivors: Survivors, by: str, url: str, out: Art
     if array_if_whole(out.meta(CENTROIDS)) is not None:
         return
     centroids = imported(storage.read_bytes(url), url)
-    width, _ = _look(run, survivors, by, run.plain)
+    width, _ = _look(run, survivors, by, run.plain, tower)
     _check_width(centroids.shape[1], width, by, url)
     _write(out, centroids)
 
@@ -96,9 +96,9 @@ def _check_width(centroids: int, vectors: int | None, by: str, url: str) -> None
         )
 
 
-def _look(run: Run, survivors: Survivors, by: str, needs: Needs) -> tuple[int, int]:
+def _look(run: Run, survivors: Survivors, by: str, needs: Needs, tower: Tower) -> tuple[int, int]:
     """Width of the encoder's vectors (0 if no sample is in), and bytes of memory of a worker's machine."""
-    [(_, found)] = run.each(_WidthAndMemory(survivors, by), [tuple(run.items)], LOOK, needs)
+    [(_, found)] = run.each(_WidthAndMemory(survivors, by, tower), [tuple(run.items)], LOOK, needs)
     return found
 
 
@@ -114,12 +114,14 @@ class _WidthAndMemory:
 
     survivors: Survivors
     by: str
+    tower: Tower
 
     def __call__(self, item: tuple[ShardItem, ...]) -> tuple[int, int]:
         for shard in item:  # until a shard has a survivor, whose vector has the width
             rows = np.flatnonzero(self.survivors.mask(shard.index))[:1]
             if len(rows):
-                return self.survivors.vectors(shard.index, shard.url, self.by, "image", rows).shape[1], memory_bytes()
+                vectors = self.survivors.vectors(shard.index, shard.url, self.by, self.tower, rows)
+                return vectors.shape[1], memory_bytes()
         return 0, memory_bytes()
 
 

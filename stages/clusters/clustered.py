@@ -12,7 +12,7 @@ from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column, scattered
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.stages.clusters.centroids import CENTROIDS
-from winnow.stages.clusters.clusters import CLUSTER_SIZES, Members, read_centroids
+from winnow.stages.clusters.clusters import CLUSTER_SIZES, Members, read_centroids, tower_of
 from winnow.stages.cuts.contract.explained import Asked, Explained, at_least, at_most
 from winnow.stages.cuts.contract.findings import Findings, looked, of_shard, over, unequal
 from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
@@ -77,7 +77,7 @@ def _clusters_of(
     if not len(rows):  # a shard without vectors has none to compare with the centroids
         return found
     by = cast(_Clustered, cut.options).by
-    vectors = survivors.vectors(item.index, item.url, by, "image", rows)
+    vectors = survivors.vectors(item.index, item.url, by, tower_of(artifact), rows)
     probes = np.empty((len(inside), 0), np.int32) if members.probes is None else members.probes
     cluster, distance, near = nearest(probes.shape[1])(vectors)
     told = partial(unequal, item, who=cut.pool.who)

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
 from functools import partial
 from typing import Annotated, ClassVar, cast
 
@@ -15,6 +16,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, is_artifact
 from winnow.pipeline.columns import column, matrix, vector_column
 from winnow.pipeline.errors import DataError, PoolError
+from winnow.pipeline.fingerprint import IF_GIVEN
 from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.sums import Sums, dense, merge_sums
 from winnow.stages.clusters.centroids import (
@@ -29,7 +31,7 @@ from winnow.stages.clusters.centroids import (
 from winnow.stages.clusters.drift import drift_from
 from winnow.stages.growth import Growth, KMeansFit, NearestOfK, Once
 from winnow.stages.kernels.nearest import Nearest
-from winnow.stages.survivors import Survivors
+from winnow.stages.survivors import Survivors, Tower
 
 CLUSTER_SIZES = "sizes.npy"
 _ASSIGN = "clusters: assign"
@@ -62,6 +64,7 @@ def clusters_of(
     sample_per_cluster: int,
     seed: int,
     probes: int = 0,
+    tower: Tower = "image",
 ) -> "Clusters":
     """The clusters stage for a cut's options.
 
@@ -69,7 +72,7 @@ def clusters_of(
     file does not exist.
     """
     if not isinstance(clusters, Known):
-        return Clusters(survivors, by, KMeans(clusters, iterations, sample_per_cluster, seed), probes)
+        return Clusters(survivors, by, KMeans(clusters, iterations, sample_per_cluster, seed), probes, tower)
     url = _file_of(storage.absolute(clusters.source))
     try:
         [known] = storage.identify([url])
@@ -78,7 +81,7 @@ def clusters_of(
             f"clusters.from must be a .npy file, or the folder of a clusters artifact, but {url} does not exist; "
             f"name a folder clusters-… of a store, which has centroids.npy in clusters-….meta beside it"
         ) from error
-    return Clusters(survivors, by, known, probes)
+    return Clusters(survivors, by, known, probes, tower)
 
 
 def _file_of(source: str) -> str:
@@ -92,11 +95,11 @@ def _file_of(source: str) -> str:
 
 @plain_dataclass(frozen=True)
 class Clusters:
-    """Finds the nearest centroid of every survivor's image vector. Centroids come from spherical k-means or a file.
+    """Finds the nearest centroid of every survivor's vector. Centroids come from spherical k-means or a file.
 
-    by: encoder. centroids: how to fit them, or the file that has them. A hash of the uid draws the sample for the fit
-    uniformly (faiss's own default is 256 samples a cluster). The sample is sorted by uid before the fit, so the same
-    samples give the same centroids for any sharding.
+    by: encoder. tower: whether the vectors are those of images or of captions. centroids: how to fit them, or the file
+    that has them. A hash of the uid draws the sample for the fit uniformly (faiss's own default is 256 samples a
+    cluster). The sample is sorted by uid before the fit, so the same samples give the same centroids for any sharding.
     probes: p, how many of the next nearest centroids are stored for each sample.
     """
 
@@ -104,6 +107,7 @@ class Clusters:
     by: str
     centroids: KMeans | storage.Identity
     probes: int = 0
+    tower: Tower = field(default="image", metadata=IF_GIVEN)
     name: ClassVar[str] = "clusters"
     version: ClassVar[int] = 2
 
@@ -121,10 +125,10 @@ class Clusters:
         """
         report: Summary
         if isinstance(self.centroids, KMeans):
-            report = {"sample": fit_centroids(run, self.survivors, self.by, self.centroids, out)}
+            report = {"sample": fit_centroids(run, self.survivors, self.by, self.centroids, out, self.tower)}
         else:
             report = {"from": self.centroids.url}
-            import_centroids(run, self.survivors, self.by, self.centroids.url, out)
+            import_centroids(run, self.survivors, self.by, self.centroids.url, out, self.tower)
         totals = run.fill_task(_Assign(self, out), out, _ASSIGN)
         sizes = _count_members(run, out, len(read_centroids(out)))
         if not isinstance(self.centroids, KMeans):
@@ -153,6 +157,12 @@ class Clusters:
     def width(self, out: Artifact) -> int:
         """See Growing.width."""
         return int(read_centroids(out).shape[1])
+
+
+def tower_of(out: Artifact) -> Tower:
+    """Whose vectors a finished clusters artifact is of. Earlier versions had none but those of images."""
+    config = cast(Mapping[str, object], (out.done() or {}).get("config", {}))
+    return cast(Tower, config.get("tower", "image"))
 
 
 def _count_members(run: Run, out: Artifact, k: int) -> np.ndarray:
@@ -195,7 +205,7 @@ class _Assign:
         near = np.empty((len(rows), self.stage.probes), np.int32)
         done = 0
         # the vectors come in blocks, so that a worker never holds those of a whole shard in float32
-        for vectors in survivors.blocks(item.index, item.url, self.stage.by, "image", rows):  # (b, d)
+        for vectors in survivors.blocks(item.index, item.url, self.stage.by, self.stage.tower, rows):  # (b, d)
             part = slice(done, done + len(vectors))
             cluster[part], distance[part], near[part] = nearest(vectors)
             done = part.stop

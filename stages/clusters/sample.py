@@ -16,7 +16,7 @@ from winnow.pipeline.keep_top import Thresholds, kept
 from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
 from winnow.stages.cuts.keeping import UidHash, select
-from winnow.stages.survivors import Survivors
+from winnow.stages.survivors import Survivors, Tower
 
 _FILES = 2048  # of a sample at most: two for each of a thousand workers, and few for the one that reads them
 _SHARDS_A_FILE = 8  # or fewer, where they have more than these rows together; more, where there would be more files
@@ -26,7 +26,9 @@ READERS = 8
 """Files that are read at once."""
 
 
-def draw_sample(run: Run, survivors: Survivors, by: str, seed: int, wanted: int, out: Artifact) -> None:
+def draw_sample(
+    run: Run, survivors: Survivors, by: str, seed: int, wanted: int, out: Artifact, tower: Tower = "image"
+) -> None:
     """Commit the rows with the highest hashes of uid and seed; neighbouring shards share a file, see files_of_sample.
 
     wanted: rows. Whole files of an earlier run stay; damaged ones are made again. Which rows are drawn depends on
@@ -41,7 +43,7 @@ def draw_sample(run: Run, survivors: Survivors, by: str, seed: int, wanted: int,
         return
     source = UidHash(survivors, seed)
     drawn = select(run, source, np.array([wanted], np.int64), "clusters: draw a sample")
-    for _ in run.each(_Draw(survivors, by, source, drawn, out), missing, "clusters: read the sample"):
+    for _ in run.each(_Draw(survivors, by, source, drawn, out, tower), missing, "clusters: read the sample"):
         pass
 
 
@@ -133,6 +135,7 @@ class _Draw:
     source: UidHash
     drawn: Thresholds
     out: Artifact
+    tower: Tower
 
     def __call__(self, block: _Block) -> Summary:
         return {"rows": write_tables(_url(self.out, block.number, block.count), self._groups(block))}
@@ -156,7 +159,7 @@ class _Draw:
         chosen = np.flatnonzero(kept(rows, self.drawn))
         if not len(chosen):  # most shards of a large pool of small ones: their vectors are not read
             return None
-        vectors = self.survivors.vectors(shard.index, shard.url, self.by, "image", chosen)
+        vectors = self.survivors.vectors(shard.index, shard.url, self.by, self.tower, chosen)
         return _table(rows.uid[chosen], vectors)
 
 

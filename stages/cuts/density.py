@@ -19,12 +19,13 @@ from winnow.stages.clusters.members import MemberDistance
 from winnow.stages.cuts.contract.explained import Asked, Explained
 from winnow.stages.cuts.contract.findings import Findings
 from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut
+from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.orders import Ranking, Standings, as_many_as_asked, by_its_quotas, in_order
 from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Of
 from winnow.stages.cuts.keeping import funnel, keep_by_quota
 from winnow.stages.kernels.quota import complexity, inter_distance, quotas
-from winnow.stages.survivors import Survivors
+from winnow.stages.survivors import Survivors, Tower
 
 CONCEPTS = "density.parquet"
 _TOLD = ("size", "quota", "complexity", "share")  # `winnow why` shows these for the cluster of a sample
@@ -35,11 +36,11 @@ _FIXED_POINT = 1 << 30  # units of distance: integer sums do not depend on the o
 class Density(ClusteredCut):
     """Density-based pruning (Abbas et al. 2024, arXiv 2401.04578).
 
-    by: encoder whose image vectors are clustered (distilled DINOv2 in the paper). Exactly one of fraction and
-    count. clusters: k (500 for LAION, 100 for DataComp Medium), or known centroids. temperature: tau of the softmax
-    over complexities. neighbours: number of centroids that d_inter averages over. keep: the samples farthest from their
-    centroid (hard), nearest to it (easy), or random ones (random). balance: lower bound of every quota as a share of
-    N / k; 0 gave the paper's best result.
+    by: encoder whose vectors are clustered (distilled DINOv2 in the paper). tower: those of images or of captions.
+    Exactly one of fraction and count. clusters: k (500 for LAION, 100 for DataComp Medium), or known centroids.
+    temperature: tau of the softmax over complexities. neighbours: number of centroids that d_inter averages over. keep:
+    the samples farthest from their centroid (hard), nearest to it (easy), or random ones (random). balance: lower bound
+    of every quota as a share of N / k; 0 gave the paper's best result.
     """
 
     by: str
@@ -54,6 +55,7 @@ class Density(ClusteredCut):
     iterations: int = Field(default=100, ge=1)
     sample_per_cluster: int = Field(default=256, ge=1)
     seed: int = Field(default=0, ge=0, lt=1 << 31)
+    tower: Tower = "image"
     kind: ClassVar[str] = "density"
 
     def __post_init__(self) -> None:
@@ -70,10 +72,17 @@ class Density(ClusteredCut):
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """Clusters of the survivors, then the quotas. A job with another fraction reuses the clusters."""
-        clusters = clusters_of(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
+        how = self.iterations, self.sample_per_cluster, self.seed
+        clusters = clusters_of(survivors, self.by, self.clusters, *how, tower=self.tower)
         made = artifact_of(clusters, store)
         options = _Options(self.temperature, self.neighbours, self.keep, self.balance, self.seed)
         return [clusters, DensityStage(survivors, made, self.amount(), options)]
+
+    def check(self, given: Given) -> None:
+        """See Cut.check; captions need an encoder with text vectors."""
+        super().check(given)
+        if self.tower == "text":
+            given.check_text(self.kind, self.by)
 
     def shown(self) -> Shown:
         """See Cut.shown."""

@@ -1,23 +1,25 @@
-"""The cut `duplicates`: keeps the best of all samples with the same bytes or nearly the same vector.
+"""The cut `duplicates`: keeps the best of all samples with the same bytes or caption, or nearly the same vector.
 
-Exact duplicates are found over the whole pool by the hash of the image bytes. Semantic duplicates (SemDeDup, Abbas et
-al. 2023, arXiv 2303.09540) are found among the rest, by `stages/cuts/semantic/fixpoint.py`. The executor's exchange
-brings rows together that must be compared, so no table passes through the driver.
+Exact duplicates are found over the whole pool by the hash of the image bytes or of the caption. Semantic duplicates
+(SemDeDup, Abbas et al. 2023, arXiv 2303.09540) are found among the rest, by `stages/cuts/semantic/fixpoint.py`. The
+executor's exchange brings rows together that must be compared, so no table passes through the driver.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import field as plain_field
 from dataclasses import replace
-from typing import ClassVar, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import split_rows
 from winnow.pipeline.errors import JobError
+from winnow.pipeline.fingerprint import IF_GIVEN
 from winnow.pipeline.order import key_places, key_uids, keys_from_bytes, keys_to_bytes, order_keys
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
@@ -35,27 +37,40 @@ from winnow.stages.cuts.semantic.compare import quality_of
 from winnow.stages.cuts.semantic.fixpoint import Method, SemanticStage
 from winnow.stages.cuts.semantic.naming import DUPLICATES, commit_duplicates
 from winnow.stages.cuts.semantic.repeats import Dropping, check_dropping
-from winnow.stages.survivors import Survivors
+from winnow.stages.cuts.semantic.sameness import What, hashes_of
+from winnow.stages.survivors import Survivors, Tower
 
 _PART_ROWS = 2_000_000  # rows (hash, key) of one part: 52 bytes each
 _PROBES = 2
+_CAPTION: What = "caption"
 _EXACT = "exact"
+
+
+def _exact(value: object) -> object:
+    if value is True or value is False or value == _CAPTION:
+        return value
+    raise ValueError("must be true, false or caption")  # for Literal 1 is True
+
+
+Exact = Annotated[Literal[True, False, "caption"], BeforeValidator(_exact)]
+"""The option `exact`: compare bytes, nothing, or captions."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Duplicates(Cut):
     """Keep one of every set of duplicates.
 
-    exact: compare image bytes. epsilon: also drop a sample whose image vector has a cosine above 1 - epsilon with
-    that of a kept one (SemDeDup keeps 63 % of LAION-440M at 0.07); None compares bytes only. by: encoder of the
-    vectors. clusters: k (50,000 for 440M). method: `greedy` visits all samples in order of quality and compares each
-    with kept ones only; `semdedup` is the paper's rule, in which removed samples still remove others. probes: in how
-    many cells beside its own a sample is compared; 2 for greedy, 0 for the paper's rule.
+    exact: compare image bytes, or with `caption` the captions, letter by letter; false compares neither. epsilon: also
+    drop a sample whose vector has a cosine above 1 - epsilon with that of a kept one (SemDeDup keeps 63 % of LAION-440M
+    at 0.07); None compares no vectors. by: encoder of the vectors. tower: those of images or of captions. clusters: k
+    (50,000 for 440M). method: `greedy` visits all samples in order of quality and compares each with kept ones only;
+    `semdedup` is the paper's rule, in which removed samples still remove others. probes: in how many cells beside its
+    own a sample is compared; 2 for greedy, 0 for the paper's rule.
     The best sample of a set stays. Quality is the image-text cosine of `by`, if it has one, and then the uid.
     """
 
     by: str | None = None
-    exact: bool = True
+    exact: Exact = True
     epsilon: float | None = None
     clusters: ClustersOption | None = None
     method: Method = "greedy"
@@ -63,11 +78,12 @@ class Duplicates(Cut):
     iterations: int = Field(default=100, ge=1)
     sample_per_cluster: int = Field(default=256, ge=1)
     seed: int = Field(default=0, ge=0, lt=1 << 31)
+    tower: Tower = "image"
     kind: ClassVar[str] = "duplicates"
 
     def __post_init__(self) -> None:
         if not self.exact and self.epsilon is None:
-            raise JobError("duplicates must compare something: set exact: true, or an epsilon")
+            raise JobError("duplicates must compare something: set exact: true or caption, or an epsilon")
         if self.epsilon is not None and (self.by is None or self.clusters is None):
             raise JobError("duplicates.epsilon compares vectors in clusters: set by (an encoder) and clusters (k) too")
         if self.epsilon is not None and not 0 < self.epsilon < 1:
@@ -83,18 +99,22 @@ class Duplicates(Cut):
         exact: Artifact | None = None
         if self.exact:
             name = self.kind if self.epsilon is None else _EXACT
-            found.append(ExactStage(name, survivors, self.by))
+            found.append(ExactStage(name, survivors, self.by, self._what))
             exact = artifact_of(found[0], store)
             survivors = replace(survivors, last=exact)
         if self.by is not None and self.epsilon is not None and self.clusters is not None:
             automatic = 0 if self.method == "semdedup" else _PROBES
             probes = automatic if self.probes is None else self.probes
             how = self.iterations, self.sample_per_cluster, self.seed
-            clusters = clusters_of(survivors, self.by, self.clusters, *how, probes=probes)
+            clusters = clusters_of(survivors, self.by, self.clusters, *how, probes=probes, tower=self.tower)
             made = artifact_of(clusters, store)
             k = self.clusters if isinstance(self.clusters, int) else 1
             found += [clusters, SemanticStage(survivors, exact, made, self.by, self.epsilon, self.method, probes, k)]
         return found
+
+    @property
+    def _what(self) -> What:
+        return _CAPTION if self.exact == _CAPTION else "bytes"
 
     def shown(self) -> Shown:
         """See Cut.shown."""
@@ -106,24 +126,27 @@ class Duplicates(Cut):
         )
 
     def check(self, given: Given) -> None:
-        """See Cut.check; `exact` needs a pool with the bytes of images."""
+        """See Cut.check; `exact: true` needs a pool with the bytes of images, `tower: text` an encoder of captions."""
         super().check(given)
-        if self.exact and not given.images:
+        if self.exact is True and not given.images:
             raise JobError(
-                "duplicates.exact compares the bytes of images, but this pool has none; set exact: false and an epsilon"
+                "duplicates.exact compares the bytes of images, but this pool has none; set exact: false and an "
+                "epsilon, or exact: caption"
             )
+        if self.tower == "text" and self.by is not None:
+            given.check_text(self.kind, self.by)
 
     def explain(self, asked: Asked) -> Explained:
         """See Cut.explain: the cosine with the better sample, if vectors were compared."""
         cosine, repeats = asked.values["cosine"], asked.values["duplicate_of"]
         if cosine is None:
-            near = "no sample that it was compared with has the same bytes"
+            near = f"no sample that it was compared with has the same {self._what}"
             if self.epsilon is not None:
                 near = f"no better sample that it was compared with has a cosine above {1 - self.epsilon:g}"
             note = f"{near}; the cosine of the nearest one is not stored"
             return Explained(facts={"note": note})
         if self.epsilon is None or cosine >= 1:
-            note = "the same bytes, or the same vector, as a better sample"
+            note = f"the same {self._what}, or the same vector, as a better sample"
             return Explained(facts={"note": note}, repeats=repeats)
         return Explained((at_most("cosine", cosine, 1 - self.epsilon),), repeats=repeats)
 
@@ -155,23 +178,26 @@ def _check_droppings(cut: FinishedCut, run: Run) -> Findings:
     options, exact = cast(Duplicates, cut.options), cut.prepared.get(_EXACT)
     found = Findings()
     if exact is not None:
-        found += check_dropping(run, Dropping(cut, exact))
+        found += check_dropping(run, Dropping(cut, exact, what=options._what))
     limit = None if options.epsilon is None else 1.0 - options.epsilon
-    last = Dropping(cut, cut.artifact, options.by, limit, exact, options.method == "semdedup")
+    last = Dropping(
+        cut, cut.artifact, options.by, limit, exact, options.method == "semdedup", options._what, options.tower
+    )
     return found + check_dropping(run, last)
 
 
 @plain_dataclass(frozen=True)
 class ExactStage:
-    """Keeps one of every set of samples with the same image bytes: the best, and among equals the smallest uid."""
+    """Keeps one of every set of samples with the same image bytes, or caption: the best, then the smallest uid."""
 
     name: str
     survivors: Survivors
     by: str | None
+    what: What = plain_field(default="bytes", metadata=IF_GIVEN)
     version: ClassVar[int] = 1
 
     def make(self, run: Run, out: Artifact) -> Summary:
-        """One exchange by the hash of the image bytes."""
+        """One exchange by the hash of the image bytes, or of the caption."""
         parts = max(1, -(-self.survivors.count() // _PART_ROWS))
         return funnel(run.exchange(_Exact(self, out, parts), self.name, out))
 
@@ -185,7 +211,7 @@ class _Exact:
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
         survivors = self.stage.survivors
         rows = np.flatnonzero(survivors.mask(item.index))
-        hashes = survivors.table(item.index, ["image_hash"])["image_hash"].combine_chunks().take(pa.array(rows))
+        hashes = hashes_of(survivors, item.index, self.stage.what).take(pa.array(rows))
         quality = quality_of(survivors, self.stage.by, item.index)[rows]
         keys = order_keys(quality, survivors.uids(item.index)[rows], item.index, rows)
         table = pa.table({"image_hash": hashes, "key": keys_to_bytes(keys)})

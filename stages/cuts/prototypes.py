@@ -21,18 +21,20 @@ from winnow.stages.clusters.members import MemberDistance
 from winnow.stages.cuts.contract.explained import Asked, Explained
 from winnow.stages.cuts.contract.findings import Findings, violated
 from winnow.stages.cuts.contract.finished import Contents, CutRows, FinishedCut
+from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.orders import LAST, Ranking, Standings, as_many_as_asked, comes_first, in_order
 from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.cut import Amount, Of
 from winnow.stages.cuts.keeping import funnel, keep_by_quota, select
-from winnow.stages.survivors import Survivors
+from winnow.stages.survivors import Survivors, Tower
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Prototypes(ClusteredCut):
     """Self-supervised prototypes (Sorscher et al. 2022, arXiv 2206.14486).
 
-    by: encoder whose image vectors are clustered (SwAV in the paper). Exactly one of fraction and count.
+    by: encoder whose vectors are clustered (SwAV in the paper). tower: those of images or of captions. Exactly one of
+    fraction and count.
     clusters: k, or known centroids. keep: of all clusters together, the samples farthest from their own centroid
     (hard, for plenty of data) or nearest to it (easy, for little data). balance: the least that a cluster keeps, as a
     share of what it would keep if the same fraction of every cluster stayed; 0.5 in the paper.
@@ -48,6 +50,7 @@ class Prototypes(ClusteredCut):
     iterations: int = Field(default=100, ge=1)
     sample_per_cluster: int = Field(default=256, ge=1)
     seed: int = Field(default=0, ge=0, lt=1 << 31)
+    tower: Tower = "image"
     kind: ClassVar[str] = "prototypes"
 
     def __post_init__(self) -> None:
@@ -61,9 +64,16 @@ class Prototypes(ClusteredCut):
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """Clusters of the survivors, then the selection. A `density` cut with the same clusters shares them."""
-        clusters = clusters_of(survivors, self.by, self.clusters, self.iterations, self.sample_per_cluster, self.seed)
+        how = self.iterations, self.sample_per_cluster, self.seed
+        clusters = clusters_of(survivors, self.by, self.clusters, *how, tower=self.tower)
         made = artifact_of(clusters, store)
         return [clusters, PrototypesStage(survivors, made, self.amount(), self.keep, self.balance)]
+
+    def check(self, given: Given) -> None:
+        """See Cut.check; captions need an encoder with text vectors."""
+        super().check(given)
+        if self.tower == "text":
+            given.check_text(self.kind, self.by)
 
     def shown(self) -> Shown:
         """See Cut.shown."""

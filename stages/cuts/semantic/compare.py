@@ -6,7 +6,7 @@ shards of their samples.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, shard_name, write_table
 from winnow.pipeline.columns import column, matrix, split_rows, vector_column
+from winnow.pipeline.fingerprint import IF_GIVEN
 from winnow.pipeline.order import KEY, key_places, keys_from_bytes, keys_to_bytes, order_keys
 from winnow.pipeline.stage import ShardItem, Summary
 from winnow.stages.clusters.clusters import Members, read_centroids
@@ -34,7 +35,7 @@ from winnow.stages.cuts.semantic.state import (
 )
 from winnow.stages.kernels.close_pairs import close_pairs
 from winnow.stages.kernels.uid_hash import hash_values
-from winnow.stages.survivors import Survivors
+from winnow.stages.survivors import Survivors, Tower
 
 _BORDER = 1e-3  # added to the distance limit of visits, so that no rounding can prevent a visit that is needed
 
@@ -53,6 +54,7 @@ class Closeness:
     epsilon: float
     order: str
     most: int
+    tower: Tower = field(default="image", metadata=IF_GIVEN)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Compare:
         uids = what.survivors.uids(item.index)[members.rows]
         keys = order_keys(_values(what, item.index, members), uids, item.index, members.rows)
         status = statuses(self.state, item.index, members.rows)
-        vectors = what.survivors.vectors(item.index, item.url, what.by, "image", members.rows)  # (n, d) float16
+        vectors = what.survivors.vectors(item.index, item.url, what.by, what.tower, members.rows)  # (n, d) float16
         sample, cell = appearances(vectors, members, what)  # (a,) each, n <= a <= n (1 + probes)
         wanted = status[sample] != REMOVED
         if self.cells is not None:

@@ -1,4 +1,4 @@
-"""The stage `duplicates` by image vectors: compares and decides in turn until every sample is kept or removed.
+"""The stage `duplicates` by vectors: compares and decides in turn until every sample is kept or removed.
 
 It compares the vectors of every cell, decides in rounds, and compares again for samples whose list of links was too
 short. docs/semantic.md explains why this ends. Each step leaves a folder in `steps/`, and a later run skips the steps
@@ -18,7 +18,7 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.exchange.work import Exchange
 from winnow.pipeline.stage import Run, ShardItem, Summary
-from winnow.stages.clusters.clusters import Members, read_centroids, read_sizes
+from winnow.stages.clusters.clusters import Members, read_centroids, read_sizes, tower_of
 from winnow.stages.cuts.keeping import funnel
 from winnow.stages.cuts.semantic.buckets import Buckets
 from winnow.stages.cuts.semantic.compare import Closeness, Compare, appearances
@@ -65,7 +65,8 @@ class SemanticStage:
         """
         chained = self.method == "semdedup"
         order = "distance" if chained else "quality"
-        what = Closeness(self.survivors, self.clusters, self.by, self.epsilon, order, 1 if chained else _LINKS)
+        most, tower = 1 if chained else _LINKS, tower_of(self.clusters)
+        what = Closeness(self.survivors, self.clusters, self.by, self.epsilon, order, most, tower)
         steps = _Steps(run, out)
         buckets = self._buckets(run)
         links = state = cells = None
@@ -161,5 +162,5 @@ class _CutOff:
         there = np.isin(members.rows, rows)
         probes = None if members.probes is None else members.probes[there]
         members = Members(members.rows[there], members.cluster[there], members.distance[there], probes)
-        vectors = what.survivors.vectors(item.index, item.url, what.by, "image", members.rows)
+        vectors = what.survivors.vectors(item.index, item.url, what.by, what.tower, members.rows)
         return np.unique(appearances(vectors, members, what)[1])

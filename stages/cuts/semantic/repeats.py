@@ -18,7 +18,9 @@ from winnow.pipeline.stage import Run, ShardItem
 from winnow.pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
 from winnow.stages.cuts.contract.findings import Findings, looked, reading, unreadable, violated_rows
 from winnow.stages.cuts.contract.finished import FinishedCut
+from winnow.stages.cuts.semantic.sameness import What, hashes_of
 from winnow.stages.kernels.uid_hash import hash64
+from winnow.stages.survivors import Tower
 
 _PART = 2_000_000  # uids that meet in one part
 _VECTOR, _HASH = 1, 2  # what a proof holds: the image's vector, or the hash of its bytes; 0 means no proof
@@ -46,7 +48,7 @@ class Dropping:
 
     limit: cosines of `by`'s vectors must be above it; None if only bytes are compared. exact: the earlier artifact that
     compared bytes and whose verdicts this one repeats. chained: the paper's rule, in which the cosine is not that with
-    the named sample.
+    the named sample. what: of exact duplicates is the same. tower: whose vectors `by` compares.
     """
 
     cut: FinishedCut
@@ -55,6 +57,8 @@ class Dropping:
     limit: float | None = None
     exact: Artifact | None = None
     chained: bool = False
+    what: What = "bytes"
+    tower: Tower = "image"
 
     @property
     def dropped(self) -> int:
@@ -145,13 +149,13 @@ class _MeetRepeats:
         hashed = np.flatnonzero(kind == _HASH)
         found: dict[int, bytes] = {}
         if len(hashed):
-            hashes = before.table(item.index, ["image_hash"])["image_hash"].take(pa.array(gone[hashed]))
+            hashes = hashes_of(before, item.index, self.dropping.what).take(pa.array(gone[hashed]))
             found |= zip(hashed.tolist(), hashes.to_pylist(), strict=True)
         if not self.dropping.chained and self.dropping.limit is not None and self.dropping.by is not None:
             sampled = self.dropping.cut.pool.sample.mask(before.uids(item.index)[gone], self.dropped)
             drawn = np.flatnonzero(sampled & (kind == 0) & ~renamed[gone])
             kind[drawn] = _VECTOR
-            vectors = before.vectors(item.index, item.url, self.dropping.by, "image", gone[drawn])
+            vectors = before.vectors(item.index, item.url, self.dropping.by, self.dropping.tower, gone[drawn])
             found |= {int(at): vector.tobytes() for at, vector in zip(drawn, vectors, strict=True)}
         return kind, found
 
@@ -214,17 +218,20 @@ class _MeetRepeats:
         )
 
     def _bytes(self, item: ShardItem, asked: pa.Table) -> Findings:
-        hashes = self.dropping.cut.before.table(item.index, ["image_hash"])["image_hash"] if len(asked) else []
+        dropping = self.dropping
+        hashes = hashes_of(dropping.cut.before, item.index, dropping.what) if len(asked) else []
         mine, proofs = column(asked, "mine"), asked["proof"].to_pylist()
         wrong = [at for at, row in enumerate(mine) if hashes[int(row)].as_py() != proofs[at]]
-        return looked(compared=len(asked)) + self._wrong(item, asked, wrong, ["other bytes"] * len(asked))
+        return looked(compared=len(asked)) + self._wrong(
+            item, asked, wrong, ["other bytes" if dropping.what == "bytes" else "another caption"] * len(asked)
+        )
 
     def _vectors(self, item: ShardItem, asked: pa.Table) -> Findings:
         by = self.dropping.by
         if not len(asked) or self.dropping.limit is None or by is None:
             return Findings()
         rows, back = np.unique(column(asked, "mine"), return_inverse=True)
-        mine = self.dropping.cut.before.vectors(item.index, item.url, by, "image", rows)[back]
+        mine = self.dropping.cut.before.vectors(item.index, item.url, by, self.dropping.tower, rows)[back]
         theirs = np.frombuffer(b"".join(asked["proof"].to_pylist()), np.float16).reshape(len(asked), -1)
         made = (mine.astype(np.float64) * theirs.astype(np.float64)).sum(axis=1)
         stored = column(asked, "cosine")

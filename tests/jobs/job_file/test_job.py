@@ -390,9 +390,9 @@ def test_vector_pools_resolve_to_themselves(pool: dict[str, Any], reader: object
         ({"policy": [{"random": 0}]}, "policy.0.random must be a mapping, got 0"),
         (
             {"policy": [{"duplicates": {"exact": "yes"}}]},
-            "duplicates.exact: Input should be a valid boolean, got 'yes'",
+            "duplicates.exact: must be true, false or caption, got 'yes'",
         ),
-        ({"policy": [{"duplicates": {"exact": 1}}]}, "duplicates.exact: Input should be a valid boolean, got 1"),
+        ({"policy": [{"duplicates": {"exact": 1}}]}, "duplicates.exact: must be true, false or caption, got 1"),
         (
             {"policy": [{"rules": {"caption_matches": 5}}]},
             "rules.caption_matches: Input should be a valid string, got 5",

@@ -139,6 +139,22 @@ def vectors_job(tmp_path_factory: pytest.TempPathFactory) -> Done:
     return finished({"name": "all", "store": str(folder / "store"), "pool": pool, "policy": every_cut(folder)})
 
 
+def test_captions_verify_too(tmp_path: Path) -> None:
+    """Cuts by captions and their vectors hold, and another name than that of the better sample is seen."""
+    samples = near_sets()
+    turned = Samples.drawn(240, image=samples.text, text=samples.image, uid=samples.uid)
+    turned.caption[::4] = ["the same words"] * 60
+    pool = {"shards": list(write_datacomp(tmp_path / "pool", turned, 4)), **DATACOMP}
+    text = {"by": "l14", "clusters": 4, "tower": "text"}
+    policy = [{"duplicates": {**text, "exact": "caption", "epsilon": 0.02}}, {"density": {**text, "fraction": 0.8}}]
+    made = finished({"name": "words", "store": str(tmp_path / "store"), "pool": pool, "policy": policy})
+    assert made.broken() == []
+    exact = made.artifact("duplicates.exact")
+    row = next(at for at, name in enumerate(exact.read(0)["duplicate_of"]) if name.is_valid)
+    edit(made.artifact("samples").shard(0), "caption", row, lambda words: f"{words}!")
+    assert "must repeat it, but has another caption" in str(made.lines()["duplicates"])
+
+
 @pytest.fixture(scope="module")
 def tar_job(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """120 planted samples in three tars, rejects among them; tars of ten come out."""

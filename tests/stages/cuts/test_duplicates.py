@@ -22,6 +22,7 @@ from tests.pools import (
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import Run
 from winnow.stages.cuts import duplicates
+from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
@@ -219,7 +220,7 @@ def test_exact_duplicates_of_one_that_goes_name_the_one_that_stays(embedded: Fil
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"exact": False}, "must compare something: set exact: true, or an epsilon"),
+        ({"exact": False}, "must compare something: set exact: true or caption, or an epsilon"),
         ({"epsilon": 0.1}, r"set by \(an encoder\) and clusters \(k\) too"),
         ({"epsilon": 0.1, "by": "clip"}, r"set by \(an encoder\) and clusters \(k\) too"),
         ({"epsilon": 1.5, "by": "clip", "clusters": 3}, "epsilon must be between 0 and 1, got 1.5"),
@@ -232,3 +233,38 @@ def test_exact_duplicates_of_one_that_goes_name_the_one_that_stays(embedded: Fil
 def test_options_are_checked(options: dict[str, object], message: str) -> None:
     with pytest.raises(JobError, match=message):
         Duplicates(**options)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def by_caption(samples: Samples) -> dict[str, str | None]:
+    """uid -> the uid of the better sample with its caption, None for the best."""
+    best = best_of_sets(samples)
+    pairs = zip(samples.uid, samples.caption, strict=True)
+    return {uid: None if best[caption] == uid else best[caption] for uid, caption in pairs}
+
+
+@pytest.mark.parametrize("shards", [1, 7])
+def test_equal_captions_leave_their_best(shards: int) -> None:
+    rng = np.random.default_rng(2)
+    words = ["", " ", "a dog", "a dog ", "A dog", "héllo", "he\u0301llo"]  # each is a caption of its own
+    samples = Samples.drawn(80, caption=[words[i] for i in rng.integers(0, len(words), 80)])
+    found = filtered(samples, Duplicates(by="clip", exact="caption"), shards=shards)
+    assert len(found.kept) == len(words)
+    assert {row["uid"]: row["duplicate_of"] for row in found.rows} == by_caption(samples)
+
+
+def test_captions_first_then_their_vectors() -> None:
+    samples = planted()
+    captions = [f"{name} {n % 2}" for n, name in enumerate(samples.caption)]  # two captions in each set
+    turned = Samples.drawn(36, image=samples.text, text=samples.image, caption=captions, uid=samples.uid)
+    found = filtered(turned, Duplicates(by="clip", exact="caption", epsilon=0.05, clusters=4, tower="text"), shards=5)
+    assert sorted(found.kept) == sorted(best_of_sets(samples).values())
+    assert all(row["kept"] == (row["duplicate_of"] is None) for row in found.rows)
+
+
+def test_captions_of_a_pool_of_vectors_may_be_compared_but_bytes_may_not() -> None:
+    given = Given({"clip": True, "dino": False}, images=False)
+    Duplicates(exact="caption").check(given)
+    with pytest.raises(JobError, match="or exact: caption"):
+        Duplicates().check(given)
+    with pytest.raises(JobError, match="text vectors, but dino has none"):
+        Duplicates(by="dino", exact=False, epsilon=0.1, clusters=2, tower="text").check(given)
