@@ -48,6 +48,7 @@ BETWEEN_STAGES = {
     ("density", "clusters"): "clusters the survivors before it decides, and reads their centroids",
     ("duplicates", "clusters"): "clusters the survivors before it compares them, and reads their centroids",
     ("duplicates", "fixpoint"): "compares bytes, then meaning",
+    ("duplicates", "near"): "compares bytes with another job's, then meaning",
     ("fixpoint", "clusters"): "reads cells and centroids",
     ("prototypes", "clusters"): "clusters the survivors before it decides",
     ("image_based", "clusters"): "clusters the survivors before the target votes",
@@ -86,6 +87,7 @@ NO_CUT = {
     "stages/cuts/fields/cap.py": {"similarity"},  # an option: the encoder whose cosine orders a group
     "stages/cuts/fields/capping.py": {"cap"},  # the stage by which that cut decides
     "stages/cuts/density.py": {"random"},  # an order
+    "stages/cuts/semantic/against/near.py": {"duplicates"},  # the stage by which that cut decides
     "stages/cuts/semantic/compare.py": {"similarity"},  # a column of the vectors
     "stages/cuts/semantic/fixpoint.py": {"duplicates"},  # the stage by which that cut decides
     "stages/survivors.py": {"similarity"},  # a column

@@ -33,6 +33,10 @@ from winnow.stages.cuts.contract.orders import Ranking
 from winnow.stages.cuts.contract.shown import PairGallery, Shown
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.keeping import funnel
+from winnow.stages.cuts.semantic.against.checked import check_against
+from winnow.stages.cuts.semantic.against.near import NearOther
+from winnow.stages.cuts.semantic.against.other_job import Against, other_job
+from winnow.stages.cuts.semantic.against.same import SameAsOther
 from winnow.stages.cuts.semantic.compare import quality_of
 from winnow.stages.cuts.semantic.fixpoint import Method, SemanticStage
 from winnow.stages.cuts.semantic.naming import DUPLICATES, commit_duplicates
@@ -67,6 +71,8 @@ class Duplicates(Cut):
     `semdedup` is the paper's rule, in which removed samples still remove others. probes: in how many cells beside its
     own a sample is compared; 2 for greedy, 0 for the paper's rule.
     The best sample of a set stays. Quality is the image-text cosine of `by`, if it has one, and then the uid.
+    against: compare with the samples that another finished job kept, and not with one another; every pair of vectors is
+    compared then, without clusters.
     """
 
     by: str | None = None
@@ -79,12 +85,15 @@ class Duplicates(Cut):
     sample_per_cluster: int = Field(default=256, ge=1)
     seed: int = Field(default=0, ge=0, lt=1 << 31)
     tower: Tower = "image"
+    against: Against | None = None
     kind: ClassVar[str] = "duplicates"
 
     def __post_init__(self) -> None:
         if not self.exact and self.epsilon is None:
             raise JobError("duplicates must compare something: set exact: true or caption, or an epsilon")
-        if self.epsilon is not None and (self.by is None or self.clusters is None):
+        if self.against is not None:
+            self._check_against(self.against)
+        elif self.epsilon is not None and (self.by is None or self.clusters is None):
             raise JobError("duplicates.epsilon compares vectors in clusters: set by (an encoder) and clusters (k) too")
         if self.epsilon is not None and not 0 < self.epsilon < 1:
             raise JobError(
@@ -93,8 +102,21 @@ class Duplicates(Cut):
         if self.method == "semdedup" and self.probes:
             raise JobError(f"method semdedup compares inside one cluster, got probes: {self.probes}; leave it out")
 
+    def _check_against(self, against: Against) -> None:
+        if self.epsilon is not None and self.by is None:
+            raise JobError("duplicates.epsilon compares vectors: set by (an encoder) too")
+        if self.clusters is not None or self.probes is not None or self.method != "greedy":
+            raise JobError(
+                "duplicates with against compares every pair, got clusters, probes or method; leave them out, and give "
+                "them to a second cut duplicates, which compares the samples with one another"
+            )
+        if not against.job:
+            raise JobError("duplicates.against.job must name a job, got an empty name")
+
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """The exact stage, then clusters of the samples that it leaves, then the semantic stage."""
+        if self.against is not None:
+            return self._stages_against(self.against, survivors, store)
         found: list[Stage] = []
         exact: Artifact | None = None
         if self.exact:
@@ -112,12 +134,30 @@ class Duplicates(Cut):
             found += [clusters, SemanticStage(survivors, exact, made, self.by, self.epsilon, self.method, probes, k)]
         return found
 
+    def _stages_against(self, against: Against, survivors: Survivors, store: str) -> list[Stage]:
+        """The stage by bytes or captions, then that by vectors."""
+        by = None if self.epsilon is None else self.by
+        other = other_job(against, by, dict(survivors.embedders).get(by or ""))
+        if self.exact is True and not other.reader.has_images:
+            raise JobError(f"duplicates.exact compares the bytes of images, but the pool of {against.job} has none")
+        found: list[Stage] = []
+        same: Artifact | None = None
+        if self.exact:
+            found.append(SameAsOther(self.kind if by is None else _EXACT, survivors, other, self._what))
+            same = artifact_of(found[0], store)
+            survivors = replace(survivors, last=same)
+        if by is not None and self.epsilon is not None:
+            found.append(NearOther(survivors, same, other, by, self.epsilon, self.tower))
+        return found
+
     @property
     def _what(self) -> What:
         return _CAPTION if self.exact == _CAPTION else "bytes"
 
     def shown(self) -> Shown:
         """See Cut.shown."""
+        if self.against is not None:
+            return Shown("Drops samples that another job kept.", "cosine", "cosine with the sample that it kept")
         return Shown(
             about="Keeps the best sample of every set of duplicates.",
             column="cosine",
@@ -139,6 +179,11 @@ class Duplicates(Cut):
     def explain(self, asked: Asked) -> Explained:
         """See Cut.explain: the cosine with the better sample, if vectors were compared."""
         cosine, repeats = asked.values["cosine"], asked.values["duplicate_of"]
+        if self.against is not None:
+            where = f"kept by {self.against.job} of {self.against.store}"
+            note = f"it repeats no sample {where}" if repeats is None else f"it repeats {repeats}, {where}"
+            near = self.epsilon is not None and cosine is not None and cosine < 1
+            return Explained((at_most("cosine", cosine, 1 - (self.epsilon or 0)),) if near else (), {"note": note})
         if cosine is None:
             near = f"no sample that it was compared with has the same {self._what}"
             if self.epsilon is not None:
@@ -152,7 +197,7 @@ class Duplicates(Cut):
 
     def contents(self) -> Mapping[str, Contents]:
         """See Cut.contents."""
-        return CLUSTER_FILES
+        return {} if self.against is not None else CLUSTER_FILES
 
     @classmethod
     def checks(cls) -> Mapping[str, Check]:
@@ -176,6 +221,8 @@ def _check_clusters(cut: FinishedCut, run: Run) -> Findings:
 def _check_droppings(cut: FinishedCut, run: Run) -> Findings:
     """Check what the exact stage dropped, then what the semantic stage dropped."""
     options, exact = cast(Duplicates, cut.options), cut.prepared.get(_EXACT)
+    if options.against is not None:
+        return check_against(cut, run, _EXACT)
     found = Findings()
     if exact is not None:
         found += check_dropping(run, Dropping(cut, exact, what=options._what))

@@ -50,6 +50,30 @@ def nearest(vectors: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.nda
     return exact.astype(np.float32), where
 
 
+def nearest_above(vectors: np.ndarray, target: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+    """The largest product of each row with the target that is above the limit, and its row: float64, int64 (n,).
+
+    Where none is above it, 0 and -1. Of equally large ones the first. limit: 0 or more. Arguments, exactness and cost
+    as `largest`, but products count with their sign.
+    """
+    exact, where = np.zeros(len(vectors)), np.full(len(vectors), -1, np.int64)
+    for first in range(0, len(vectors), _ROWS):
+        rows = widened(vectors[first : first + _ROWS])
+        for start in range(0, len(target), _TARGETS):
+            part = widened(target[start : start + _TARGETS])
+            products = rows @ part.T  # (b, d) @ (d, t)
+            least = np.maximum(products.max(axis=1), np.float32(limit))
+            i, j = np.nonzero(products > least[:, None] - np.float32(_NEAR))
+            for low in range(0, len(i), _PAIRS):
+                a, b = i[low : low + _PAIRS], j[low : low + _PAIRS]
+                value = np.vecdot(rows[a].astype(np.float64), part[b].astype(np.float64))
+                order = np.lexsort((b, -value, a))  # of each row the largest first, and of equal ones the first
+                order = order[np.r_[True, a[order][1:] != a[order][:-1]][: len(order)]]
+                order = order[value[order] > np.maximum(exact[first + a[order]], limit)]
+                exact[first + a[order]], where[first + a[order]] = value[order], start + b[order]
+    return exact, where
+
+
 def _close(vectors: np.ndarray, target: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(row, row of the target, |product| in float64) of pairs that may be the largest of a row, the target in order."""
     rows = widened(vectors)

@@ -40,7 +40,7 @@ class Name:
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
         if self.exact is None:  # nobody asks, and `settle` reads the semantic duplicates from the state
             return {}
-        exact = _exact(self.exact, item.index)
+        exact = exact_rows(self.exact, item.index)
         removed = _removed(self.state, item.index)
         uids = self.survivors.uids(item.index)[column(removed, "row")]
         # A question and its answer meet under the uid of the sample that the exact duplicate names.
@@ -68,7 +68,7 @@ class Name:
         before = self.survivors.mask(item.index)
         found = [_removed(self.state, item.index)]
         if self.exact is not None:
-            exact = _exact(self.exact, item.index)
+            exact = exact_rows(self.exact, item.index)
             before[column(exact, "row")] = True  # exact duplicates were in before this cut
             renamed = pa.concat_tables([DUPLICATES.empty_table(), *tables])
             same = ~np.isin(column(exact, "row"), column(renamed, "row"))
@@ -76,7 +76,7 @@ class Name:
         return commit_duplicates(self.out, item, before, found)
 
 
-def _exact(exact: Artifact, index: int) -> pa.Table:
+def exact_rows(exact: Artifact, index: int) -> pa.Table:
     """Columns DUPLICATES of the exact duplicates of one shard."""
     table = exact.read(index, ["duplicate_of", "cosine"])
     rows = np.flatnonzero(np.asarray(table["duplicate_of"].is_valid()))
