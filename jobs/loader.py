@@ -152,6 +152,6 @@ def _reader(name: str, pool: Mapping[str, Any]) -> Reader:
     if reader.has_images:
         return reader
     raise JobError(
-        f"the pool of {name} ({pool['format']}) has vectors and no images, so nothing can be trained on it; "
+        f"the pool of {name} ({pool['format']}) has no images, so nothing can be trained on it; "
         f"use uids.npy of its manifest where the images are"
     )

@@ -106,6 +106,7 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipes]:
     write_clip_retrieval(folder / "inference", Samples.drawn(POOL, seed=2), 2)
     embedded(folder / "embedded")
     curator(folder / "curator")
+    laion(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         # `winnow cat` is a process of its own, and its door is the tested one
@@ -159,6 +160,25 @@ def curator(folder: Path) -> None:
         pq.write_table(pa.table({"image_id": ids, "embedding": list(part)}), folder / f"{shard}.parquet")
 
 
+def laion(folder: Path) -> None:
+    """Two files of LAION's columns, a list of links to take down, and a table as Conceptual Captions has."""
+    (folder / "laion").mkdir()
+    links = [f"http://site{row % 2}.org/{row}.jpg" for row in range(POOL)]
+    columns = {
+        "URL": links,
+        "TEXT": [f"a photo of thing {row}" for row in range(POOL)],
+        "WIDTH": [640.0] * POOL,
+        "HEIGHT": [100.0 if row == 7 else 480.0 for row in range(POOL)],
+        "LANGUAGE": ["nolang" if row % 5 == 0 else "en" for row in range(POOL)],
+        "punsafe": [0.9 if row % 7 == 0 else 0.1 for row in range(POOL)],
+    }
+    table = pa.table(columns)
+    for shard in range(2):
+        pq.write_table(table.slice(shard * POOL // 2, POOL // 2), folder / f"laion/part-{shard}.parquet")
+    (folder / "takedown.txt").write_text("".join(f"{links[row]}\n" for row in (1, 2, 3)))
+    (folder / "cc12m.tsv").write_text('http://x/1.jpg\ta "quoted" word\nhttp://x/2.jpg\tanother\n')
+
+
 def kept(recipes: Recipes, job: str) -> list[dict[str, Any]]:
     """The manifest's kept rows, read as anyone would."""
     record = json.loads((recipes.folder / f"winnow/jobs/{job}.json").read_text())
@@ -195,6 +215,23 @@ def test_from_nemo_curator(recipes: Recipes) -> None:
     assert len(set(ids)) == len(ids) == len(kept(recipes, "curator")) == POOL // 2
     # content hashes are its uids, so the ids can only have come by their place
     assert all(re.fullmatch(r"0000[01]/0000[01]\d\.jpg", name) for name in ids)
+
+
+def test_from_laion(recipes: Recipes) -> None:
+    recipes.run("From LAION")
+    passing = [row for row in range(POOL) if row % 5 and row % 7 and row not in (1, 2, 3)]
+    captions = [row["caption"] for row in kept(recipes, "laion")]
+    assert {int(caption.split()[-1]) for caption in captions} <= set(passing)
+    assert len(captions) == sum(min(10, sum(row % 2 == site for row in passing)) for site in range(2))
+    folder = Path(recipes.printed["From LAION"].split()[-1])
+    listed = pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))])
+    assert listed["caption"].to_pylist() == captions
+    assert [url.split("/")[-1] for url in listed["url"].to_pylist()] == [f"{c.split()[-1]}.jpg" for c in captions]
+    assert listed["punsafe"].to_pylist() == [0.1] * len(captions)
+    assert pq.read_table(recipes.folder / "cc12m.parquet").to_pylist() == [
+        {"url": "http://x/1.jpg", "caption": 'a "quoted" word'},
+        {"url": "http://x/2.jpg", "caption": "another"},
+    ]
 
 
 def test_to_open_clip(recipes: Recipes) -> None:
@@ -248,7 +285,7 @@ def test_to_duckdb_and_polars(recipes: Recipes) -> None:
 
 
 def test_every_folder_of_data_is_one_table_to_every_reader(recipes: Recipes) -> None:
-    """Each stage of five jobs, read as a folder, as people do who do not know what else may lie there."""
+    """Each stage of six jobs, read as a folder, as people do who do not know what else may lie there."""
     recipes.run(list(SECTIONS)[-1])
     import datasets  # not before the recipes have set where it keeps its files
     import duckdb
@@ -275,7 +312,7 @@ def test_every_folder_of_data_is_one_table_to_every_reader(recipes: Recipes) -> 
         seen[stage] += 1
     stages = {"samples", "vectors", "distinct", "clusters", "density", "prototypes", "manifest", "shards", "export"}
     assert stages <= set(seen)
-    assert {seen["samples"], seen["manifest"]} == {5}
+    assert {seen["samples"], seen["manifest"]} == {6}
 
 
 def test_uids_join_whatever_the_table(recipes: Recipes) -> None:

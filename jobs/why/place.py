@@ -89,7 +89,7 @@ def picture(job: Finished, place: FoundSample) -> bytes:
     """
     reader = job.job.pool.reader
     if not reader.has_images:
-        raise JobError("the pool must have images to write one, but this is a pool of vectors; leave the option out")
+        raise JobError("the pool must have images to write one, but this one has none; leave the option out")
     check_unchanged(job.places, place.item.index, place.item.url, reader)
     for sample in reader.samples(place.item.url):
         if sample.position == place.position and isinstance(sample, Sample):

@@ -169,9 +169,9 @@ class Duplicates(Cut):
         """See Cut.check; `exact: true` needs a pool with the bytes of images, `tower: text` an encoder of captions."""
         super().check(given)
         if self.exact is True and not given.images:
+            other = "set exact: false and an epsilon" if given.encoders else "for links use cap with by: a url and most: 1"
             raise JobError(
-                "duplicates.exact compares the bytes of images, but this pool has none; set exact: false and an "
-                "epsilon, or exact: caption"
+                f"duplicates.exact compares the bytes of images, but this pool has none; {other}, or exact: caption"
             )
         if self.tower == "text" and self.by is not None:
             given.check_text(self.kind, self.by)

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from winnow.pipeline.plugins import Offered, of_kind
 from winnow.stages.pools.clip_retrieval import ClipRetrieval
 from winnow.stages.pools.datacomp import Datacomp
+from winnow.stages.pools.links import Links
 from winnow.stages.pools.parquet import Parquet
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.vectors import Vectors
 from winnow.stages.pools.webdataset import Webdataset
 
 _OWN: dict[str, type[Reader]] = {
-    reader.kind: reader for reader in (Webdataset, Parquet, Datacomp, ClipRetrieval, Vectors)
+    reader.kind: reader for reader in (Webdataset, Parquet, Datacomp, ClipRetrieval, Vectors, Links)
 }
 
 FORMATS: Mapping[str, type[Reader]] = Offered("winnow.pools", _OWN, of_kind(Reader))

@@ -24,6 +24,7 @@ from winnow.stages.pools.columns import (
     uid_bytes_of,
 )
 from winnow.stages.pools.images import image_fault, images_of
+from winnow.stages.pools.links import URLS
 from winnow.stages.pools.plain import is_bytes, json_value, stored_type, text_of
 from winnow.stages.pools.reader import Reader, tar_key
 from winnow.stages.pools.sample import BY_CONTENT, NOT_DOWNLOADED, Reject, Sample, check_caption, check_image
@@ -120,7 +121,7 @@ class Parquet(Reader):
         """The column of each role: image and caption; uid, key and status if they exist."""
         captions = (self.caption,) if self.caption else ("caption", "text", "TEXT")
         columns = {
-            "image": need_column(schema, (self.image,), "image", url),
+            "image": self._image(schema, url),
             "caption": need_column(schema, captions, "caption", url),
         }
         if self._asked:
@@ -137,6 +138,14 @@ class Parquet(Reader):
         if fault := image_fault(schema.field(columns["image"]).type):
             raise PoolError(f"{url}: pool.image must name encoded images, binary or struct<bytes, path>, {fault}")
         return columns
+
+    def _image(self, schema: pa.Schema, url: str) -> str:
+        try:
+            return need_column(schema, (self.image,), "image", url)
+        except PoolError as error:
+            if not set(URLS) & set(schema.names):
+                raise
+            raise PoolError(f"{error}; if the table has links and no pictures, set pool.format: links") from error
 
     def _row(self, rows: "_Rows", row: int, position: int) -> Sample | Reject:
         key = rows.text("key", row) or ""

@@ -21,7 +21,8 @@ class Given:
     def check_encoder(self, kind: str, by: str) -> None:
         """Raises JobError unless `by`, an option of a cut, names an encoder of the job."""
         if not self.encoders:
-            raise JobError(f"{kind}.by must be an encoder of the job, got {by!r}, but it has none under embeddings")
+            lacks = "it has none under embeddings" if self.images else "its pool has neither vectors nor images"
+            raise JobError(f"{kind}.by must be an encoder of the job, got {by!r}, but {lacks}")
         if by not in self.encoders:
             raise JobError(f"{kind}.by must be an encoder of the job ({', '.join(self.encoders)}), got {by!r}")
 

@@ -40,6 +40,9 @@ ROWS = pa.schema(
 BY_VECTOR = "a hash of the image vector and caption"
 """The source of the uid of a row that has neither a uid nor a place of its image."""
 
+BY_LINK = "a hash of url and caption"
+"""The source of the uid of a row that has a link and no uid."""
+
 WIDTH_COLUMNS = ("original_width", "width", "WIDTH", "image_width", "img_width")
 """Columns with the width in pixels; the first that exists counts."""
 

@@ -98,8 +98,8 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         ({"pool": {"shards": "a.tar", "captoin": "txt"}}, "pool has no key 'captoin'; did you mean caption?"),
         (
             {"pool": {"shards": "a.tar", "format": "webdatset"}},
-            "pool.format must be one of webdataset, parquet, datacomp, clip-retrieval, vectors, got 'webdatset'; "
-            "did you mean webdataset?",
+            "pool.format must be one of webdataset, parquet, datacomp, clip-retrieval, vectors, links, "
+            "got 'webdatset'; did you mean webdataset?",
         ),
         ({"pool": {"shards": "a.tar", "image": "jpg"}}, "pool.image"),
         (
@@ -224,7 +224,7 @@ def test_what_is_wrong_is_said(changes: dict[str, Any], message: str) -> None:
     [
         (
             {"embeddings": {"c": {"model": "x"}}},
-            "this pool has its own vectors (l14), so the job must not have embeddings",
+            "this pool has no images to embed: leave embeddings out, its own are l14",
         ),
         (
             {"shards": {}},
