@@ -142,9 +142,7 @@ def _check(job: Job) -> None:
     images = job.pool.reader.has_images
     names = tuple(job.embeddings) if images else job.pool.reader.encoders()
     if not images and job.embeddings:
-        raise JobError(
-            f"this pool has no images to embed: leave embeddings out, its own are {', '.join(names) or 'none'}"
-        )
+        raise JobError(f"this pool has no images: leave embeddings out, its own are {', '.join(names) or 'none'}")
     if not images and job.shards is not None:
         raise JobError("this pool has no images, so no shards can be written: leave shards out and use uids.npy")
     text = {name: _has_text(job, name) for name in names}

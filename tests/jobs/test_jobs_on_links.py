@@ -151,7 +151,7 @@ def test_grown_pools_take_over_links(tmp_path: Path) -> None:
         ),
         (
             {"embeddings": {"c": {"model": "x"}}},
-            "this pool has no images to embed: leave embeddings out, its own are none",
+            "this pool has no images: leave embeddings out, its own are none",
         ),
         ({"shards": {}}, "no shards can be written: leave shards out and use uids.npy"),
     ],

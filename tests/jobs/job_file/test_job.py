@@ -224,7 +224,7 @@ def test_what_is_wrong_is_said(changes: dict[str, Any], message: str) -> None:
     [
         (
             {"embeddings": {"c": {"model": "x"}}},
-            "this pool has no images to embed: leave embeddings out, its own are l14",
+            "this pool has no images: leave embeddings out, its own are l14",
         ),
         (
             {"shards": {}},
