@@ -169,7 +169,8 @@ class Duplicates(Cut):
         """See Cut.check; `exact: true` needs a pool with the bytes of images, `tower: text` an encoder of captions."""
         super().check(given)
         if self.exact is True and not given.images:
-            other = "set exact: false and an epsilon" if given.encoders else "for links use cap with by: a url and most: 1"
+            links = "for links use cap with by: a url and most: 1"
+            other = "set exact: false and an epsilon" if given.encoders else links
             raise JobError(
                 f"duplicates.exact compares the bytes of images, but this pool has none; {other}, or exact: caption"
             )

@@ -130,6 +130,17 @@ def test_no_torch_is_imported(tmp_path: Path) -> None:
     assert done.stdout.split() == ["False", "True"] or done.stdout.split() == ["False", "False"]
 
 
+def test_one_row_for_each_caption_or_link(tmp_path: Path) -> None:
+    values = job_on(tmp_path, 7, f"{tmp_path}/store", [{"duplicates": {"exact": "caption"}}])
+    rows = planted()
+    read = [n for n in range(N) if n not in FAULTS]
+    kept = run_job(parse(values), LocalExecutor(2), lambda line: None).counts["kept"]
+    assert kept == len({rows["TEXT"][n] for n in read})
+    policy = [{"cap": {"by": "url", "most": 1}}]
+    kept = run_job(parse({**values, "policy": policy}), LocalExecutor(2), lambda line: None).counts["kept"]
+    assert kept == len({rows["URL"][n] for n in read})
+
+
 def test_grown_pools_take_over_links(tmp_path: Path) -> None:
     values = job_on(tmp_path, 7, f"{tmp_path}/store")
     run_job(parse(values), LocalExecutor(2), lambda line: None)
