@@ -178,7 +178,8 @@ def _record(job: Job, counts: Mapping[str, object], steps: list[tuple[str, StepR
 
 def _versions(job: Job) -> Mapping[str, str]:
     """The versions of winnow, of the libraries that results depend on, and of the plugins that the job names."""
-    used = [origin_of(type(part)) for part in (job.pool.reader, *job.embeddings.values(), *job.policy)]
+    cuts = [one for cut in job.policy for one in (cut, *cut.nested())]
+    used = [origin_of(type(part)) for part in (job.pool.reader, *job.embeddings.values(), *cuts)]
     found = {origin.name: origin.version for origin in used if origin is not None}
     for name in ("winnow", *_VERSIONS):
         try:

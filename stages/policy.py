@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.stage import Stage, artifact_of
-from winnow.stages.cuts.cut import Cut
+from winnow.stages.cuts.cut import Cut, names_of
 from winnow.stages.distinct import Distinct
 from winnow.stages.encoders import Encoding
 from winnow.stages.encoders.encoder import Encoder
@@ -26,7 +26,8 @@ class Path:
     """The stages of a job in order, and the artifact of each cut.
 
     stages: (label, stage) each. The vectors of an encoder have the label `vectors.<encoder>`, a field `field.<name>`,
-    and a stage that prepares a cut `<cut>.<stage>`, such as `density.clusters`.
+    and a stage that prepares a cut `<cut>.<stage>`, such as `density.clusters`. In a union, the stages of each cut have
+    the union's name before theirs: `any.density.clusters`, `any.density`.
     cuts: (name, artifact) of each cut of the policy. A second cut of the same kind is named `<kind>_2`.
     """
 
@@ -39,13 +40,6 @@ class Path:
     def deciding(self) -> tuple[tuple[str, Stage], ...]:
         """The stages that decide. Manifest and shards only write what was decided."""
         return tuple(step for step in self.stages if not isinstance(step[1], Manifest | Shards))
-
-
-def names_of(policy: Sequence[Cut]) -> list[str]:
-    """The name of each cut in a job: its kind, and `<kind>_2` for the second cut of that kind."""
-    kinds = [cut.kind for cut in policy]
-    again = [kinds[:number].count(kind) for number, kind in enumerate(kinds)]
-    return [f"{kind}_{times + 1}" if times else kind for kind, times in zip(kinds, again, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -121,9 +115,9 @@ def lay_out(
     distinct = survivors.source
     cuts: list[tuple[str, Artifact]] = []
     for name, cut in zip(names_of(policy), policy, strict=True):
-        *before, last = cut.stages(survivors, store)
+        *before, (_, last) = cut.steps(survivors, store)
         made = artifact_of(last, store)
-        stages += [*[(f"{name}.{stage.name}", stage) for stage in before], (name, last)]
+        stages += [*[(f"{name}.{label}", stage) for label, stage in before], (name, last)]
         cuts.append((name, made))
         survivors = replace(survivors, last=made)
     manifest = Manifest(survivors.samples, distinct, tuple(cuts), survivors.fields)

@@ -23,9 +23,9 @@ from winnow.jobs.run import JobResult, run_job
 from winnow.pipeline.artifact import read_table
 from winnow.pipeline.errors import PoolError, SampleError, ShardError
 from winnow.pipeline.executors.local import LocalExecutor
+from winnow.stages.cuts.cut import names_of
 from winnow.stages.encoders import Bank, Encoding
 from winnow.stages.encoders.pixels.decoding import decode
-from winnow.stages.policy import names_of
 from winnow.stages.pools.formats import FORMATS
 from winnow.stages.pools.sample import Reject
 from winnow.stages.rejects import NO_VECTORS, REPEATED, UNREADABLE, read_rejects

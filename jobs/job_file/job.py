@@ -11,12 +11,12 @@ from winnow.jobs.job_file.options import (
     changed_fields,
     given,
     known_keys,
-    list_of,
     mapping_of,
     options_of,
     plain_options,
     unknown_kind,
 )
+from winnow.jobs.job_file.policy_list import cuts_of, plain_cuts
 from winnow.jobs.job_file.resources import Resources, check_resources
 from winnow.jobs.job_file.yaml_text import loads
 from winnow.pipeline import storage
@@ -25,7 +25,6 @@ from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.stage import Limits
 from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.cut import Cut
-from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.encoders import Encoding
 from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.encoders.kinds import ENCODERS, chosen_by
@@ -120,7 +119,7 @@ def parse(values: Mapping[str, object]) -> Job:
         name: _encoder(name, mapping_of(f"embeddings.{name}", options))
         for name, options in mapping_of("embeddings", given(values, "embeddings", {})).items()
     }
-    policy = tuple(_cut(number, entry) for number, entry in enumerate(list_of("policy", given(values, "policy", []))))
+    policy = cuts_of("policy", given(values, "policy", []))
     shards = values.get("shards")
     job = Job(
         name=str(values["name"]),
@@ -232,21 +231,6 @@ def _encoder(name: str, values: Mapping[str, object]) -> Encoder:
         raise error if str(error).startswith(where) else JobError(f"{where}: {error}") from error
 
 
-def _cut(number: int, entry: object) -> Cut:
-    values = mapping_of(f"policy.{number}", entry)
-    if len(values) != 1:
-        raise JobError(f"policy.{number} must be one cut, such as rules: {{min_words: 3}}, got {list(values)}")
-    [(kind, options)] = values.items()
-    if kind not in CUTS:
-        raise JobError(f"policy.{number} must be one of {', '.join(CUTS)}, got {kind!r}{unknown_kind(str(kind), CUTS)}")
-    where = f"policy.{number}.{kind}"
-    known = mapping_of(where, {} if options is None else options)
-    try:
-        return options_of(CUTS[kind], where, known)
-    except JobError as error:
-        raise error if str(error).startswith(where) else JobError(f"{where}: {error}") from error
-
-
 def _resolved(job: Job) -> Mapping[str, object]:
     """The whole job as plain values, every default written out."""
     return {
@@ -255,7 +239,7 @@ def _resolved(job: Job) -> Mapping[str, object]:
         "pool": _plain_pool(job.pool),
         "embeddings": {name: {**_kind(encoder), **plain_options(encoder)} for name, encoder in job.embeddings.items()},
         "encoding": plain_options(job.encoding),
-        "policy": [{cut.kind: plain_options(cut)} for cut in job.policy],
+        "policy": plain_cuts(job.policy, plain_options),
         "shards": None if job.shards is None else plain_options(job.shards),
         "resources": plain_options(job.resources),
         "limits": plain_options(job.limits),
@@ -274,7 +258,7 @@ def changed(job: Job) -> Mapping[str, object]:
         },
         "embeddings": {name: {**_kind(encoder), **changed_fields(encoder)} for name, encoder in job.embeddings.items()},
         "encoding": changed_fields(job.encoding),
-        "policy": [{cut.kind: changed_fields(cut)} for cut in job.policy],
+        "policy": plain_cuts(job.policy, changed_fields),
         "resources": changed_fields(job.resources),
         "limits": changed_fields(job.limits),
     }

@@ -51,7 +51,8 @@ class StageRow:
 class CutFacts:
     """One cut as a whole.
 
-    place: in the policy, from 0. options: with defaults, without nulls. shown: how the cut describes itself.
+    place: among all cuts of the page, from 0; those in the list of another come before it. options: with defaults,
+    without nulls. shown: how the cut describes itself.
     column: the number that it decided by, None if there is none. threshold: value of the last kept sample. concepts: a
     row for each cluster, None if the cut has no clusters. told: what its stages say, such as how many names of a list
     the pool lacks; "" for nothing.
@@ -77,6 +78,11 @@ class CutFacts:
     def kind(self) -> str:
         """Its kind in the policy."""
         return self.finished.kind
+
+    @property
+    def part_of(self) -> str | None:
+        """The cut that has it in its list; None for a cut of the policy itself."""
+        return self.finished.part_of
 
     @property
     def about(self) -> str:
@@ -128,7 +134,7 @@ def gather(finished: Finished) -> Facts:
         name=finished.job.name,
         counts=finished.counts,
         funnel=tuple(_funnel(finished.counts)),
-        cuts=tuple(_cut(cut, place, reports, record["job"]) for place, cut in enumerate(finished.cuts)),
+        cuts=tuple(_cut(cut, place, reports, record["job"]) for place, cut in enumerate(finished.judged)),
         stages=tuple(_stage(label, finished.artifacts[label], reports[label], record) for label in reports),
         versions=record["versions"],
         job=record["job"],
@@ -150,7 +156,10 @@ def _funnel(counts: Mapping[str, Any]) -> Iterator[FunnelRow]:
 def _cut(cut: FinishedCut, place: int, reports: Mapping[str, Mapping[str, Any]], job: Mapping[str, Any]) -> CutFacts:
     report = reports[cut.name]
     stages = [made for label, made in reports.items() if label == cut.name or label.startswith(f"{cut.name}.")]
-    options = {key: value for key, value in job["policy"][place][cut.kind].items() if value is not None}
+    given: Any = job
+    for step in cut.path.split("."):
+        given = given[int(step)] if isinstance(given, list) else given[step]
+    options = {} if cut.options.nests else {key: value for key, value in given.items() if value is not None}
     shown = cut.options.shown()
     return CutFacts(
         finished=cut,

@@ -142,7 +142,9 @@ def data_of(view: View) -> dict[str, Any]:
 
 
 def slides(cut: CutFacts, looked: Looked) -> bool:
-    """Whether the page can show what another amount would keep."""
+    """Whether the page can show what another amount would keep; not for one of several cuts that keep together."""
+    if cut.part_of is not None:
+        return False
     if cut.concepts is not None:
         return cut.asks_a_fraction and len(cut.concepts) <= _SLIDING_CONCEPTS and cut.came > 0
     return cut.asks_a_fraction and cut.slides and cut.name in looked.part.histograms
@@ -162,9 +164,9 @@ def _scatter(concepts: Sequence[Concept]) -> dict[str, Any]:
 
 def _slider(cut: CutFacts, view: View) -> dict[str, Any]:
     """The data of a slider: samples that came, samples kept, and how later cuts would shrink another number."""
-    path = f"policy.{cut.place}.{cut.kind}.fraction"
+    path = f"{cut.finished.path}.fraction"
     found = {"came": cut.came, "kept": cut.kept, "of": cut.options.get("of", "survivors"), "path": path}
-    later = [_later(other) for other in view.facts.cuts[cut.place + 1 :]]
+    later = [_later(other) for other in view.facts.cuts[cut.place + 1 :] if other.part_of is None]
     if cut.concepts is None:
         return {**found, "later": later}
     size, share = (np.asarray(cut.concepts[name]) for name in ("size", "share"))

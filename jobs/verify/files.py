@@ -50,7 +50,7 @@ def files(job: Finished, run: Run) -> Findings:
 
     The file of a shard may lie in another artifact's folder; see pipeline/store/shard_files.py.
     """
-    found, cuts = Findings(), {cut.name: cut.options for cut in job.cuts}
+    found, cuts = Findings(), {cut.name: cut.options for cut in job.judged}
     joined = {f"{VECTORS}.{name}" for name, encoder in job.job.embeddings.items() if not encoder.has_model}
     for label, artifact in job.artifacts.items():
         known = Contents() if label in joined else _contents(label, artifact, cuts)
@@ -68,9 +68,9 @@ def files(job: Finished, run: Run) -> Findings:
 
 
 def _contents(label: str, artifact: Artifact, cuts: Mapping[str, Cut]) -> Contents:
-    """What one step leaves. cuts: by name, which is the first part of the step's label."""
-    step = label.partition(".")[0]
-    cut = cuts.get(step)
+    """What one step leaves. cuts: by name, which is the step's label, or its label up to the last dot."""
+    step, within = label.partition(".")[0], label.rpartition(".")[0]
+    cut = cuts.get(label) or cuts.get(within)  # the cut that decides there, or the one that the step prepares
     known = _OF_A_STEP.get(step) if cut is None else cut.contents().get(artifact.stage)
     return known or Contents()
 

@@ -3,7 +3,7 @@
 It needs none of the job's other inputs: weights, target sets and files of scores may be gone by now.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError
 from winnow.stages.cuts.contract.findings import reading
 from winnow.stages.cuts.contract.finished import FinishedCut, Readable, RowSample
+from winnow.stages.cuts.cut import Cut, names_of
 from winnow.stages.pool_field import FIELD, Field
 from winnow.stages.survivors import Survivors
 
@@ -68,12 +69,26 @@ class Finished:
         found: list[FinishedCut] = []
         before = self._before(self.distinct)
         names = [label for label in self.artifacts if "." not in label and label not in _UNNAMED]
-        for name, options in zip(names, self.job.policy, strict=True):
-            labels = [(*label.partition("."), made) for label, made in self.artifacts.items()]
-            prepared = {stage: made for cut, _, stage, made in labels if cut == name and stage}
-            found.append(FinishedCut(name, options, before, self.artifacts[name], prepared, self.samples))
+        for place, (name, options) in enumerate(zip(names, self.job.policy, strict=True)):
+            found.append(self._cut(name, options, before, f"policy.{place}.{options.kind}"))
             before = replace(before, last=self.artifacts[name])
         return tuple(found)
+
+    @property
+    def judged(self) -> tuple[FinishedCut, ...]:
+        """The cuts of the policy, in order, and before each of them those of its list."""
+        return tuple(one for cut in self.cuts for one in (*self._parts(cut), cut))
+
+    def _cut(self, name: str, options: Cut, before: Survivors, path: str, part_of: str | None = None) -> FinishedCut:
+        prefix = f"{name}."
+        prepared = {k.removeprefix(prefix): made for k, made in self.artifacts.items() if k.startswith(prefix)}
+        return FinishedCut(name, options, before, self.artifacts[name], prepared, self.samples, path, part_of)
+
+    def _parts(self, cut: FinishedCut) -> Iterator[FinishedCut]:
+        nested = cut.options.nested()
+        for place, (name, options) in enumerate(zip(names_of(nested), nested, strict=True)):
+            path = f"{cut.path}.{place}.{options.kind}"
+            yield self._cut(f"{cut.name}.{name}", options, cut.before, path, cut.name)
 
     @property
     def survivors(self) -> Survivors:
@@ -107,7 +122,7 @@ def read_finished(store: str, name: str, sample: RowSample) -> tuple[Finished, t
         job, counts = parse(record["job"]), {**record["counts"]}
         artifacts = artifacts_of(store, record)
         finished = Finished(replace(job, store=store), counts, artifacts, sample)
-        finished.cuts, finished.readable, finished.manifest  # noqa: B018  # each raises where the record lacks it
+        finished.judged, finished.readable, finished.manifest  # noqa: B018  # each raises where the record lacks it
     return finished, _shards(artifacts["pool"])
 
 

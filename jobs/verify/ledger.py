@@ -51,7 +51,7 @@ def _reports(
         kept = sums.get(f"kept {VECTORS}.{name}", 0)
         yield f"{VECTORS}.{name}", {"kept": kept, "rejected": readable - kept}
     yield "distinct", {"kept": readable - gone, "rejected": gone, "rejects": out}
-    for cut in job.cuts:
+    for cut in job.judged:
         dropped = sums.get(f"dropped {cut.name}", 0)
         came = sums.get(f"in {cut.name}", 0)
         yield cut.name, {"in": came, "kept": came - dropped, "dropped": dropped}
@@ -84,12 +84,13 @@ def _ledger_of(job: Finished, item: ShardItem) -> Findings:
     found += Findings(sums={f"{_OUT}{kind}": count for kind, count in out.items()})
     kinds = Counter({f"{_REJECT}{kind}": count for kind, count in (kinds + out).items()})
     expected = Counter(kinds)
-    for cut in job.cuts:
+    for cut in job.judged:
         came = int(inside.sum())
-        more, inside = _cut_of(job, item, cut.name, inside)
-        found += more
-        expected[cut.name] = came - int(inside.sum())
-        found += Findings(sums={f"in {cut.name}": came, f"dropped {cut.name}": expected[cut.name]})
+        more, stay = _cut_of(job, item, cut.name, inside)
+        lost = came - int(stay.sum())
+        found += more + Findings(sums={f"in {cut.name}": came, f"dropped {cut.name}": lost})
+        if cut.part_of is None:
+            inside, expected[cut.name] = stay, lost
     expected["kept"] = int(inside.sum())
     found += Findings(sums={"pool": size, "readable": n, "kept": expected["kept"], **kinds})
     return found + _verdicts_of(job, item, size, expected)

@@ -19,7 +19,7 @@ CutLook = tuple[Findings, list[PartStandings]]
 def cuts(job: Finished, run: Run) -> Findings | None:
     """Each cut keeps the highest values of each group, or the values above its threshold, and as many as it should."""
     found = Findings()
-    for cut in job.cuts:
+    for cut in job.judged:
         found += _cut(run, cut)
     return None if found == Findings() else found
 

@@ -51,7 +51,7 @@ class _KeptInManifest:
 def uids(job: Finished, run: Run) -> Findings:
     """uids.npy is sorted and holds the uid of each kept row of the manifest once; the same for subset files of cuts."""
     found = _compared(run, job.manifest.meta(UIDS), _KeptInManifest(job.manifest))
-    for cut in job.cuts:
+    for cut in job.judged:
         for file, named in cut.options.subsets(cut).items():
             found += _compared(run, cut.artifact.meta(file), named)
     return found

@@ -52,7 +52,7 @@ def brought(job: Finished, run: Run) -> Findings | None:
 
 def values(job: Finished, run: Run) -> Findings | None:
     """Every column of every cut follows from its scores, clusters, hash or rules; rules keep what breaks none."""
-    found = over(run, partial(_values_of, job.cuts), run.items, "values")
+    found = over(run, partial(_values_of, job.judged), run.items, "values")
     return None if found == Findings() else found
 
 

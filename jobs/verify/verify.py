@@ -44,7 +44,7 @@ def checks_of(cuts: Iterable[type[Cut]]) -> dict[str, _JobCheck]:
 
 def _of_cuts(name: str, job: Finished, run: Run) -> Findings | None:
     """Run a check that cuts define on each cut of the job that defines it, in order."""
-    looks = [(cut, cut.options.checks().get(name)) for cut in job.cuts]
+    looks = [(cut, cut.options.checks().get(name)) for cut in job.judged]
     found = sum((look(cut, run) for cut, look in looks if look is not None), Findings())
     return None if found == Findings() else found
 
@@ -84,7 +84,7 @@ def verify_job(store: str, name: str, executor: Executor, sample: RowSample) -> 
     """
     job, shards = read_finished(store, name, sample)
     run = run_of(job.job, executor, shards)
-    for check, look in checks_of(type(cut) for cut in job.job.policy).items():
+    for check, look in checks_of(type(cut.options) for cut in job.judged).items():
         try:
             findings = look(job, run)
         except WinnowError as error:

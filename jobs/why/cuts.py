@@ -13,7 +13,7 @@ class Said:
     """One cut's judgement of a sample.
 
     values: the sample's columns. facts: more from the cut's files.
-    decided: the reason of a drop that no limit explains.
+    decided: the reason of a drop that no limit explains. part_of: the cut that has this one in its list, and decides.
     """
 
     cut: str
@@ -23,12 +23,13 @@ class Said:
     limits: tuple[Limit, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     decided: str | None = None
+    part_of: str | None = None
 
     @classmethod
     def of(cls, asked: Asked, found: Explained) -> "Said":
         """From a question about a sample and the cut's explanation."""
-        cut = asked.cut
-        return cls(cut.name, cut.kind, asked.kept, asked.values, found.limits, found.facts, found.decided)
+        cut, values = asked.cut, asked.values
+        return cls(cut.name, cut.kind, asked.kept, values, found.limits, found.facts, found.decided, cut.part_of)
 
     @property
     def missed(self) -> Limit | None:
@@ -43,16 +44,19 @@ class Said:
 
 
 def deciding(job: Finished, place: FoundSample) -> tuple[list[int], list[tuple[Mapping[str, Any], bool]]]:
-    """The numbers of the cuts that judged the sample, up to the one that dropped it, and (values, kept) of each."""
+    """The numbers of the cuts that judged the sample, up to the one that dropped it, and (values, kept) of each.
+
+    Numbers are those of `job.judged`.
+    """
     numbers: list[int] = []
     found: list[tuple[Mapping[str, Any], bool]] = []
     if place.row is None or place.rejected is not None:
         return numbers, found
-    for number, cut in enumerate(job.cuts):
+    for number, cut in enumerate(job.judged):
         [row] = cut.artifact.read(place.item.index).slice(place.row, 1).to_pylist()
         kept = bool(row.pop("kept"))
         numbers.append(number)
         found.append((row, kept))
-        if not kept:
+        if not kept and cut.part_of is None:
             break
     return numbers, found

@@ -36,14 +36,14 @@ class Why:
         """`kept`, `dropped` or `rejected`."""
         if self.place.rejected is not None:
             return "rejected"
-        return "kept" if all(cut.kept for cut in self.said) else "dropped"
+        return "kept" if all(cut.kept for cut in self.said if cut.part_of is None) else "dropped"
 
     @property
     def reason(self) -> str | None:
         """The manifest's reason: None if kept, the cut's name if dropped, reject:<kind> if rejected."""
         if self.place.rejected is not None:
             return f"reject:{self.place.rejected.kind}"
-        return next((cut.cut for cut in self.said if not cut.kept), None)
+        return next((cut.cut for cut in self.said if not cut.kept and cut.part_of is None), None)
 
     def record(self) -> dict[str, object]:
         """Everything as plain JSON values."""
@@ -95,14 +95,14 @@ def explain(
 
 def _answer(job: Finished, run: Run, place: FoundSample, ranks: bool, workers: int) -> Why:
     numbers, verdicts = deciding(job, place)
-    wanted = [number for number in numbers if ranks and job.cuts[number].options.ranks]
+    wanted = [number for number in numbers if ranks and job.judged[number].options.ranks]
     mine = mine_of(job, place, wanted)
     stands = list(zip(mine, group_ranks(job, run, mine), strict=True))
     found: list[Said] = []
     repeats: str | None = None
     for number, (values, kept) in zip(numbers, verdicts, strict=True):
         mine_here = {me.ranking: (me, standing) for me, standing in stands if me.cut == number}
-        asked = Asked(job.cuts[number], place, values, kept, mine_here)
+        asked = Asked(job.judged[number], place, values, kept, mine_here)
         explained = asked.cut.options.explain(asked)
         found.append(Said.of(asked, explained))
         repeats = repeats or explained.repeats
@@ -116,5 +116,5 @@ def _twin(job: Finished, run: Run, named: str, workers: int) -> Twin:
     except JobError as error:  # the uid comes from the cut's file, not from the user, so it is damaged data
         raise DataError(f"a duplicate must name a sample of its job, but: {error}; run winnow verify") from error
     numbers, verdicts = deciding(job, place)
-    by = None if all(kept for _, kept in verdicts) else job.cuts[numbers[-1]].name
+    by = None if not numbers or verdicts[-1][1] else job.judged[numbers[-1]].name  # parts come before their cut
     return Twin(place, by)

@@ -23,7 +23,7 @@ class _RankInShard:
     mine: tuple[Mine, ...]
 
     def __call__(self, item: ShardItem) -> list[GroupRank]:
-        cuts, found = self.job.cuts, []
+        cuts, found = self.job.judged, []
         seen: dict[int, tuple[list[Ranking], CutRows]] = {}
         for me in self.mine:
             if me.cut not in seen:
@@ -56,7 +56,7 @@ def mine_of(job: Finished, place: FoundSample, cuts: Sequence[int]) -> list[Mine
         return []
     found = []
     for number in cuts:
-        every, rows = rankings(job.cuts[number], place.item)
+        every, rows = rankings(job.judged[number], place.item)
         for which, ranking in enumerate(every):
             group = int(ranking.group[place.row])
             if group >= 0:

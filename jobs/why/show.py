@@ -41,7 +41,8 @@ def show_why(why: Why, console: Console) -> None:
 def verdict_of(why: Why) -> str:
     """One line: kept, or which cut dropped it and by how much."""
     if why.verdict == "kept":
-        near = [(limit.margin, cut.cut, limit) for cut in why.said for limit in cut.limits if limit.margin is not None]
+        said = [cut for cut in why.said if cut.part_of is None]
+        near = [(limit.margin, cut.cut, limit) for cut in said for limit in cut.limits if limit.margin is not None]
         closest = min(near, key=lambda found: found[0] / max(abs(found[2].limit or 0), 1e-12), default=None)
         more = "" if closest is None else f"; nearest to its limit: {closest[1]}, {said_limit(closest[2])}"
         return f"kept by every cut{more}"

@@ -26,13 +26,14 @@ from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.contract.source import Source
 from winnow.stages.survivors import Survivors
 
-__all__ = ["Amount", "Cut", "Number", "Of"]  # what a cut's file needs
+__all__ = ["Amount", "Cut", "Number", "Of", "names_of"]  # what a cut's file needs
 
 
 class Cut:
     """One entry of a job's policy: a frozen dataclass with its options, and everything that is special about its kind.
 
     kind: its name in a job file. ranks: whether `winnow why` tells the rank of a sample in each of its rankings.
+    nests: whether its options are a list of cuts (`nested`), as those of `any`. The class is called with a tuple.
     draws_epochs: whether it draws another sample for each epoch of training. It must then be the last cut of a policy,
     and its artifact must be as in contract/drawn.py.
     A cut must define `stages`. All other methods have defaults that work for any cut whose artifact has `kept` for
@@ -43,10 +44,22 @@ class Cut:
     kind: ClassVar[str]
     ranks: ClassVar[bool] = True
     draws_epochs: ClassVar[bool] = False
+    nests: ClassVar[bool] = False
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """The stages that decide the cut, in order. The artifact of the last one has `kept` for every row."""
         raise NotImplementedError
+
+    def nested(self) -> tuple["Cut", ...]:
+        """The cuts in its list, each of which sees the samples that this cut sees. Default: none.
+
+        A cut that has any defines `steps` too, and names each nested cut's stages as in a policy (`names_of`).
+        """
+        return ()
+
+    def steps(self, survivors: Survivors, store: str) -> list[tuple[str, Stage]]:
+        """The stages with their labels in a job, without the cut's name before them. Default: the stages' own names."""
+        return [(stage.name, stage) for stage in self.stages(survivors, store)]
 
     def shown(self) -> Shown:
         """How `winnow report` shows the cut. Default: its value is the first column of numbers in its files."""
@@ -135,3 +148,10 @@ class Cut:
             note = f"{cut.name}: the cut gives no quotas of its groups, so the counts per group are not checked"
             found += Findings(notes=(note,))
         return found + as_many_as_asked(cut, standings[0])
+
+
+def names_of(policy: Sequence[Cut]) -> list[str]:
+    """The name of each cut in a job: its kind, and `<kind>_2` for the second cut of that kind."""
+    kinds = [cut.kind for cut in policy]
+    again = [kinds[:number].count(kind) for number, kind in enumerate(kinds)]
+    return [f"{kind}_{times + 1}" if times else kind for kind, times in zip(kinds, again, strict=True)]

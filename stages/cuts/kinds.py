@@ -5,12 +5,14 @@ import re
 from collections.abc import Mapping
 
 from winnow.pipeline.plugins import Offered
+from winnow.stages.cuts.any import AnyOf
 from winnow.stages.cuts.coverage import Coverage
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.cuts.density import Density
 from winnow.stages.cuts.duplicates import Duplicates
 from winnow.stages.cuts.epochs import Epochs
 from winnow.stages.cuts.fields.cap import Cap
+from winnow.stages.cuts.lists.subset import Listed
 from winnow.stages.cuts.mix import Mix
 from winnow.stages.cuts.negclip import Negclip
 from winnow.stages.cuts.normsim import Normsim
@@ -19,7 +21,6 @@ from winnow.stages.cuts.random import Random
 from winnow.stages.cuts.rules import Rules
 from winnow.stages.cuts.score import Score
 from winnow.stages.cuts.similarity import Similarity
-from winnow.stages.cuts.subset import Listed
 from winnow.stages.cuts.targets.feature_mapping import FeatureMapping
 from winnow.stages.cuts.targets.image_based import ImageBased
 
@@ -55,6 +56,7 @@ OWN: Mapping[str, type[Cut]] = {
         Score,
         Mix,
         Listed,
+        AnyOf,
         Epochs,
     )
 }

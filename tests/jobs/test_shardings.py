@@ -34,6 +34,12 @@ POLICY = [
     {"mix": {"values": [{"by": "clip"}, {"from": "SCORES", "column": "value", "weight": 0.5}], "fraction": 0.9}},
     {"subset": {"uids": "LIST", "keep": False}},
     {"cap": {"by": "side", "most": 2, "similarity": "clip"}},
+    {
+        "any": [
+            {"similarity": {"by": "clip", "fraction": 0.4}},
+            {"density": {"by": "clip", "fraction": 0.7, "clusters": 5}},
+        ]
+    },
     {"random": {"fraction": 0.9}},
     {"epochs": {"fraction": 0.3, "epochs": 2}},
 ]

@@ -104,7 +104,7 @@ def test_the_reason_is_that_of_the_manifest_for_every_cut(every: Finished) -> No
         assert found.place.key == row["key"]
         for cut in found.said:
             told = {name.removeprefix(f"{cut.cut}."): v for name, v in row.items() if name.startswith(f"{cut.cut}.")}
-            assert dict(cut.values) == told
+            assert {**cut.values, **({} if cut.part_of is None else {"kept": cut.kept})} == told
             margins = [limit.margin for limit in cut.limits if limit.margin is not None]
             if cut.kind not in ("coverage", "prototypes"):  # there a floor or a hash keeps what is beyond
                 assert all(margin >= 0 for margin in margins) if cut.kept else all(margin <= 0 for margin in margins)
@@ -121,7 +121,7 @@ def test_the_rank_is_that_of_a_sort(every: Finished) -> None:
     for row in inside[::17]:
         group = [r for r in inside if r["density.cluster"] == row["density.cluster"]]
         order = sorted(group, key=lambda r: (-r["density.distance"], r["uid"]))
-        stay = [r for r in group if r["kept"] or r["reason"] in ("subset", "cap", "mix", "random", "epochs")]
+        stay = [r for r in group if r["kept"] or r["reason"] in ("subset", "cap", "mix", "any", "random", "epochs")]
         [density] = [cut for cut in every.why(uid=row["uid"]).said if cut.cut == "density"]
         assert density.facts["cluster_rank"] == 1 + order.index(row)
         assert (density.facts["cluster_size"], density.facts["cluster_kept"]) == (len(group), len(stay))

@@ -43,7 +43,7 @@ def names(path: Stages) -> dict[str, str]:
 
 
 def test_every_cut_is_in_the_table_by_its_name() -> None:
-    others = "cap rules duplicates similarity negclip density prototypes coverage random score mix subset epochs"
+    others = "cap rules duplicates similarity negclip density prototypes coverage random score mix subset any epochs"
     assert set(CUTS) == {*others.split(), "normsim", "image_based", "feature_mapping"}
     assert all(name == cut.kind for name, cut in CUTS.items())
 

@@ -70,7 +70,8 @@ class FinishedCut:
     """One cut of a finished job. name: its name in the manifest. before: the samples that it saw.
 
     options: the cut itself. artifact: `kept` and its values. prepared: artifacts of the stages before the deciding one,
-    by name of the stage. pool: all samples that could be read.
+    by name of the stage. pool: all samples that could be read. path: its place in the job file. part_of: the name of
+    the cut that has it in its list, None for a cut of the policy itself.
     """
 
     name: str
@@ -79,6 +80,8 @@ class FinishedCut:
     artifact: Artifact
     prepared: Mapping[str, Artifact]
     pool: Readable
+    path: str = ""
+    part_of: str | None = None
 
     @property
     def kind(self) -> str:

@@ -132,7 +132,7 @@ def test_the_format_follows_the_name_or_is_said(pool: dict[str, Any], reader: ob
         (
             {"policy": [{"rules": {}}, {"densty": {}}]},
             "policy.1 must be one of rules, duplicates, similarity, negclip, density, prototypes, coverage, normsim, "
-            "image_based, feature_mapping, cap, random, score, mix, subset, epochs, got "
+            "image_based, feature_mapping, cap, random, score, mix, subset, any, epochs, got "
             "'densty'; did you mean density?",
         ),
         (

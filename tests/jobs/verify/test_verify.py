@@ -113,6 +113,7 @@ def every_cut(folder: Path) -> list[dict[str, Any]]:
         {"subset": {"uids": f"{folder}/takedown.txt", "keep": False}},
         {"cap": {"by": "side", "most": 4}},
         {"mix": {"values": [{"by": "l14"}, {"from": f"{folder}/el2n.parquet", "column": "el2n"}], "fraction": 0.95}},
+        {"any": [{"similarity": {"by": "l14", "fraction": 0.5}}, {"density": {**clusters, "fraction": 0.9}}]},
         {"random": {"fraction": 0.95}},
         {"epochs": {"epochs": 5, "fraction": 0.3}},
     ]
@@ -187,7 +188,7 @@ def test_an_undamaged_job_passes_and_says_what_was_looked_at(tar_job: Done, vect
     assert str(lines["shards"]) == "–    shards: this job has none"
     looked = lines["cuts"].findings
     assert looked is not None
-    assert looked.looked["cuts"] == 15
+    assert looked.looked["cuts"] == 17
 
 
 def parquet_pool(folder: Path) -> dict[str, Any]:
@@ -326,7 +327,7 @@ def test_every_column_of_every_cut_is_held_against_manifest_and_scores(vectors: 
                 assert uid in vectors.told(judge)
             Path(url).write_bytes(whole)
             seen += 1
-    assert seen == 44
+    assert seen == 50
     assert vectors.broken() == []
 
 
@@ -825,7 +826,7 @@ def test_the_command_and_its_exit_codes(
     edit(vectors.artifact("manifest").shard(0), "weight", 7)
     assert called(monkeypatch, *words, "--all") == 1
     out, err = capsys.readouterr()
-    assert "NOT  manifest: 4 shards, 240 rows, 34 columns; 1 violation\n" in out
+    assert "NOT  manifest: 4 shards, 240 rows, 39 columns; 1 violation\n" in out
     assert "\n       " in out
     assert err == "winnow: a finished job must be as it was left, but all fails ledger, manifest; see above\n"
     assert called(monkeypatch, *words[:2], "other", *words[3:]) == 2

@@ -35,8 +35,8 @@ from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.uid import UID, uids_from_hex
 from winnow.stages.cuts.contract.finished import RowSample
 from winnow.stages.cuts.lists import list_files, list_join
+from winnow.stages.cuts.lists.subset import Listed
 from winnow.stages.cuts.random import Random
-from winnow.stages.cuts.subset import Listed
 from winnow.stages.kernels.same_names import first_of_name
 from winnow.stages.pools.datacomp import Datacomp
 
