@@ -250,5 +250,5 @@ def test_pools_of_vectors_have_no_picture(
 ) -> None:
     words = ["why", every.store, every.name, every.rows[0]["uid"], "--image", str(tmp_path / "a.jpg")]
     assert called(monkeypatch, *words) == 2
-    assert "but this is a pool of vectors" in capsys.readouterr().err
+    assert "the pool must have images to write one" in capsys.readouterr().err
     assert not (tmp_path / "a.jpg").exists()
