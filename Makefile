@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 PROCESSES ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( cores < 4 ? cores + 1 : 4 )))
 unexport PYTHONDONTWRITEBYTECODE  # set in many images of containers; bytecode saves each process a second or two
 
-.PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates bench-gpu bench-loader bench-many bench-peer bench-scale bench-shards fuzz types clean evidence-datacomp evidence-demo evidence-filter
+.PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates bench-gpu bench-links bench-loader bench-many bench-peer bench-scale bench-shards fuzz types clean evidence-datacomp evidence-demo evidence-filter
 
 quickstart: $(VENV)/.installed  ## render a world, train a filter network on it, filter its noisy pool on Ray
 	$(RUN) -m winnow.jobs quickstart --folder out/quickstart
@@ -33,6 +33,9 @@ bench-duplicates: $(VENV)/.installed  ## what semantic deduplication of a millio
 
 bench-gpu: $(VENV)/.installed  ## embedding on one GPU beside its limits, on tars of photos: POOL='/photos/*.tar'; 1 GB of disk
 	$(RUN) -m winnow.jobs.lab.bench.gpu --folder out/bench-gpu --pool '$(POOL)'
+
+bench-links: $(VENV)/.installed  ## filtering 2,000,000 links, beside polars and duckdb; 1 GB of disk, 2 minutes on 2 cores
+	$(RUN) -m winnow.jobs.lab.bench.links --folder out/bench-links
 
 bench-loader: $(VENV)/.installed  ## training in place beside exported shards and the whole pool; 2 GB of disk, 3 minutes
 	$(RUN) -m winnow.jobs.lab.bench.loading --folder out/bench-loader

@@ -92,7 +92,7 @@ class Cap(Cut):
     def groups(self, survivors: Survivors, clusters: Artifact | None) -> GroupStage:
         """The stage that counts the groups. clusters: None if a field is the group."""
         if clusters is not None:
-            return GroupStage(survivors, ClusterGroups(survivors, clusters), self.most)
+            return GroupStage(survivors, ClusterGroups(clusters), self.most)
         return GroupStage(survivors, FieldGroups(survivors.field_named(self.by), self.domain), self.most)
 
     def groups_again(self, cut: FinishedCut) -> GroupStage:
@@ -117,7 +117,7 @@ class Cap(Cut):
 
     def made_again(self, cut: FinishedCut, item: ShardItem) -> Mapping[str, pa.Array]:
         """See Cut.made_again; sizes are counted by a check of the whole pool."""
-        groups = self.groups_again(cut).grouping.of(item.index)
+        groups = self.groups_again(cut).grouping.of(item.index, cut.before.mask(item.index))
         return {"group": groups, "value": pa.array(self._values(cut.before).of(item))}
 
     def rankings(self, cut: FinishedCut, rows: CutRows) -> Iterator[Ranking]:

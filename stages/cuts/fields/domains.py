@@ -5,7 +5,7 @@ counts, so a.blogspot.com is of blogspot.com.
 """
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +28,7 @@ def registered_domains(links: pa.ChunkedArray) -> pa.Array:
     return domains.take(known.indices)
 
 
+@lru_cache(maxsize=1 << 17)  # about 20 MB; hosts come back in the next shard, and a look-up takes some microseconds
 def _domain(host: str) -> str | None:
     host = host.strip(".")
     if not host or _ADDRESS.fullmatch(host):

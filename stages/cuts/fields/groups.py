@@ -81,24 +81,24 @@ class FieldGroups:
         """What a sample without a group lacks."""
         return self.field.name
 
-    def of(self, index: int) -> pa.Array:
-        """The group of every row of a shard as text, null for a row without one."""
+    def of(self, index: int, mask: np.ndarray) -> pa.Array:
+        """The group of every row of a shard that is in as text, null for the others and for a row without one."""
         values = self.field.read(index).cast(pa.string())
-        return registered_domains(values) if self.domain else values.combine_chunks()
+        within = pc.if_else(pa.array(mask), values, pa.scalar(None, pa.string()))  # most links may be out already
+        return registered_domains(within) if self.domain else within.combine_chunks()
 
 
 @dataclass(frozen=True)
 class ClusterGroups:
     """Samples of one cluster are a group."""
 
-    survivors: Survivors
     clusters: Artifact
     name: ClassVar[str] = "cluster"
 
-    def of(self, index: int) -> pa.Array:
+    def of(self, index: int, mask: np.ndarray) -> pa.Array:
         """The number of every row's cluster as text, null for a row that was out."""
         members = Members.read(self.clusters, index)
-        return scattered(members.cluster, members.rows, len(self.survivors.mask(index))).cast(pa.string())
+        return scattered(members.cluster, members.rows, len(mask)).cast(pa.string())
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Counting:
     def _encoded(self, item: ShardItem) -> tuple[np.ndarray, pa.DictionaryArray]:
         """Which rows are in, and their groups."""
         mask = self.stage.survivors.mask(item.index)
-        groups = self.stage.grouping.of(item.index)
+        groups = self.stage.grouping.of(item.index, mask)
         return mask, pc.if_else(pa.array(mask), groups, pa.scalar(None, pa.string())).dictionary_encode()
 
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
