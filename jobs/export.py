@@ -23,13 +23,14 @@ def export_job(
 ) -> str:
     """Make the export of job `name` of a store, unless it exists; return the URL of its folder.
 
-    columns: of the pool, besides uid, key, caption and sizes: json fields in tars, columns of parquet. dropped: list
+    columns: besides uid, key, caption and sizes: json fields in tars, columns of parquet or of the job. dropped: list
     the dropped and rejected samples with their reason instead of the kept ones. say: is called for a column that no
     sample has. Raises JobError for an unknown job and for columns that every export has; AccountingError if the
     number of samples differs from the job's count.
     """
     job, shards = read_finished(store, name, RowSample(None))
-    stage = Export(job.places, job.manifest, job.job.pool.reader, tuple(columns), dropped)
+    computed = tuple(field for field in job.columns if field.name in columns)
+    stage = Export(job.places, job.manifest, job.job.pool.reader, tuple(columns), dropped, computed)
     with running(job.job.store, name, {"artifacts": [artifact_of(stage, job.job.store).name]}):
         result = execute(stage, run_of(job.job, executor, shards))
     kept = job.counts["kept"]

@@ -55,6 +55,7 @@ def stages_of(job: Job, listing: PoolStage) -> Path:
         needs=job.needs,
         policy=job.policy,
         samples_per_shard=None if job.shards is None else job.shards.samples_per_shard,
+        columns=job.columns,
     )
 
 
@@ -179,7 +180,8 @@ def _record(job: Job, counts: Mapping[str, object], steps: list[tuple[str, StepR
 def _versions(job: Job) -> Mapping[str, str]:
     """The versions of winnow, of the libraries that results depend on, and of the plugins that the job names."""
     cuts = [one for cut in job.policy for one in (cut, *cut.nested())]
-    used = [origin_of(type(part)) for part in (job.pool.reader, *job.embeddings.values(), *cuts)]
+    parts = (job.pool.reader, *job.embeddings.values(), *job.columns.values(), *cuts)
+    used = [origin_of(type(part)) for part in parts]
     found = {origin.name: origin.version for origin in used if origin is not None}
     for name in ("winnow", *_VERSIONS):
         try:

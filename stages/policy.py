@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.stage import Stage, artifact_of
+from winnow.stages.columns.column import Column
+from winnow.stages.columns.laying import column_stages
 from winnow.stages.cuts.cut import Cut, names_of
 from winnow.stages.distinct import Distinct
 from winnow.stages.encoders import Encoding
 from winnow.stages.encoders.encoder import Encoder
 from winnow.stages.fields import field_stages
 from winnow.stages.one_decode import EmbedShards, Encoded
-from winnow.stages.pool_field import FIELD
 from winnow.stages.pools.pool import Pool, PoolStage
 from winnow.stages.results.manifest import Manifest
 from winnow.stages.results.shards import Shards
@@ -26,8 +27,8 @@ class Path:
     """The stages of a job in order, and the artifact of each cut.
 
     stages: (label, stage) each. The vectors of an encoder have the label `vectors.<encoder>`, a field `field.<name>`,
-    and a stage that prepares a cut `<cut>.<stage>`, such as `density.clusters`. In a union, the stages of each cut have
-    the union's name before theirs: `any.density.clusters`, `any.density`.
+    a column `column.<name>`, and a stage that prepares a cut `<cut>.<stage>`, such as `density.clusters`. In a union,
+    the stages of each cut have the union's name before theirs: `any.density.clusters`, `any.density`.
     cuts: (name, artifact) of each cut of the policy. A second cut of the same kind is named `<kind>_2`.
     """
 
@@ -58,8 +59,13 @@ def known_of(
     encoding: Encoding,
     needs: Needs,
     policy: Sequence[Cut],
+    columns: Mapping[str, Column] | None = None,
 ) -> Known:
-    """Samples, the vectors of each encoder, and `distinct`. Of vectors that the pool brings, those that a cut reads."""
+    """Samples, the vectors of each encoder, fields, columns, and `distinct`.
+
+    Of vectors that the pool brings, those that a cut or a column reads.
+    """
+    columns = columns or {}
     reader, encoding = pool.reader, resolved(encoding, needs)
     made: list[tuple[str, Vectors]] = []
     vectors: list[tuple[str, Stage]]
@@ -82,6 +88,7 @@ def known_of(
         samples = Samples(listed, reader, None)
         out = artifact_of(samples, store)
         read = {name for cut in policy for name in cut.encoders()}
+        read |= {name for column in columns.values() for name in column.encoders()}
         vectors = [
             (name, StoredVectors(out, reader, samples.recipe, name)) for name in reader.encoders() if name in read
         ]
@@ -92,7 +99,12 @@ def known_of(
         (samples.name, samples),
         *((f"{stage.name}.{name}", stage) for name, stage in vectors),
     ]
-    steps += [(f"{FIELD}.{field.name}", stage) for field, stage in zip(fields, reading, strict=True)]
+    # a stage without a recipe takes no files over, so what is made from it does not either
+    recipes = {name: getattr(stage, "recipe", artifact_of(stage, store).name) for name, stage in vectors}
+    everyone = Survivors(out, None, reader, encoded)
+    computing, computed = column_stages(columns, everyone, samples.recipe, recipes, store)
+    fields = (*fields, *computed)
+    steps += [(field.label, stage) for field, stage in zip(fields, [*reading, *computing], strict=True)]
     survivors = Survivors(out, artifact_of(distinct, store), reader, encoded, tuple(made), fields)
     return Known((*steps, (distinct.name, distinct)), survivors)
 
@@ -106,10 +118,11 @@ def lay_out(
     needs: Needs,
     policy: Sequence[Cut],
     samples_per_shard: int | None,
+    columns: Mapping[str, Column] | None = None,
 ) -> Path:
     """Lay out every stage of a job. Computes fingerprints but runs nothing; O(shards), for their identities."""
     listed = artifact_of(listing, store)
-    known = known_of(store, pool, listed, embeddings, encoding, needs, policy)
+    known = known_of(store, pool, listed, embeddings, encoding, needs, policy, columns)
     stages: list[tuple[str, Stage]] = [(listing.name, listing), *known.stages]
     survivors = known.survivors
     distinct = survivors.source

@@ -40,8 +40,8 @@ class Survivors:
     the first cut. encoded: for each encoder that the job has or a cut names, the artifact of its vectors, row by row
     beside the samples. embedders: the stages that made them, for cuts that embed other images in the same way; none if
     the vectors came with the pool. Vectors are read from these artifacts, or in place from such a pool.
-    fields: of the pool, as the job names them. A stage that uses one has it as a field of its own, so that one that it
-    does not use is not in its fingerprint.
+    fields: of the pool, and computed columns, as the job names them. A stage that uses one has it as a field of its
+    own, so that one that it does not use is not in its fingerprint.
     """
 
     samples: Artifact
@@ -116,10 +116,11 @@ class Survivors:
         return column(made.read(index, [SIMILARITY]), SIMILARITY) if SIMILARITY in made.columns(index) else None
 
     def field_named(self, name: str) -> Field:
-        """The field of the pool that the job calls `name`. Raises JobError if there is none."""
+        """The field or computed column that the job calls `name`. Raises JobError if there is none."""
         known = {field.name: field for field in self.fields}
         if name not in known:
-            raise JobError(f"pool.fields must have {name}, but has {', '.join(known) or 'nothing'}; add it there")
+            there = ", ".join(known) or "nothing"
+            raise JobError(f"pool.fields or columns must have {name}, but they have {there}; add it there")
         return known[name]
 
     def vectors(self, index: int, url: str, name: str, tower: Tower, rows: np.ndarray) -> np.ndarray:

@@ -20,6 +20,8 @@ from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.pipeline.stage import Limits, Run, StepResult, artifact_of, execute
+from winnow.stages.columns.column import Column
+from winnow.stages.columns.laying import column_stages
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.distinct import Distinct
 from winnow.stages.encoders import Encoding, OpenClip
@@ -305,3 +307,27 @@ def opened_with(samples: Samples, said: Mapping[str, Sequence[object]], shards: 
     stages, fields = field_stages({name: name for name in said}, before.samples, before.reader, "", pool.run.store)
     steps = [execute(stage, pool.run) for stage in stages]
     return replace(pool, survivors=replace(before, fields=fields), steps=(*pool.steps, *steps))
+
+
+@dataclass(frozen=True)
+class WithColumns:
+    """A pool with computed columns."""
+
+    filtered: Filtered
+
+    def read(self, name: str) -> list[object]:
+        """The values of a column in all shards."""
+        field = self.filtered.survivors.field_named(name)
+        return [value for item in self.filtered.run.items for value in field.read(item.index).to_pylist()]
+
+
+def opened_with_columns(samples: Samples, columns: Mapping[str, Column], shards: int = 1) -> WithColumns:
+    """Samples as a pool of so many shards in memory, with these columns computed."""
+    root = f"memory://{uuid.uuid4().hex}"
+    pool = opened(write_vectors(f"{root}/pool", samples, shards), store=f"{root}/store")
+    everyone = replace(pool.survivors, last=None)
+    recipes = {name: made.name for name, made in everyone.encoded}
+    stages, fields = column_stages(columns, everyone, everyone.samples.name, recipes, pool.run.store)
+    steps = [execute(stage, pool.run) for stage in stages]
+    survivors = replace(pool.survivors, fields=fields)
+    return WithColumns(replace(pool, survivors=survivors, steps=(*pool.steps, *steps)))

@@ -45,6 +45,7 @@ HOMES = {
 """Files, or folders that end in a slash, which may import a library."""
 
 BETWEEN_STAGES = {
+    ("captions", "column"): "is the column whose other numbers are made shard by shard",
     ("density", "clusters"): "clusters the survivors before it decides, and reads their centroids",
     ("duplicates", "clusters"): "clusters the survivors before it compares them, and reads their centroids",
     ("duplicates", "fixpoint"): "compares bytes, then meaning",
@@ -83,6 +84,7 @@ NO_CUT = {
     "jobs/verify/verify.py": {"similarity"},  # the check of that column
     "stages/clusters/clustered.py": {"random"},  # an order
     "stages/clusters/members.py": {"random"},  # an order
+    "stages/columns/language.py": {"score"},  # a column: how sure the model is
     "stages/cuts/contract/drawn.py": {"epochs"},  # a column, and a number of the report
     "stages/cuts/fields/cap.py": {"similarity"},  # an option: the encoder whose cosine orders a group
     "stages/cuts/fields/capping.py": {"cap"},  # the stage by which that cut decides

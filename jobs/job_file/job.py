@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from winnow.jobs.job_file.changes import change
+from winnow.jobs.job_file.columns import check_columns, chosen_options, columns_of
 from winnow.jobs.job_file.options import (
     changed_fields,
     given,
@@ -23,6 +24,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.errors import JobError, StorageError
 from winnow.pipeline.executors.contract import Needs
 from winnow.pipeline.stage import Limits
+from winnow.stages.columns.column import Column
 from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.cut import Cut
 from winnow.stages.encoders import Encoding
@@ -32,7 +34,7 @@ from winnow.stages.pools.formats import FORMATS, format_of
 from winnow.stages.pools.pool import POOL_KEYS, Pool
 from winnow.stages.pools.reader import Reader
 
-_KEYS = ("name", "store", "pool", "embeddings", "encoding", "policy", "shards", "resources", "limits")
+_KEYS = ("name", "store", "pool", "embeddings", "encoding", "columns", "policy", "shards", "resources", "limits")
 _PATTERNS = ("::", "{", "}")  # webdataset splits and expands names at these
 _FIELD = re.compile(r"\w[\w-]*")  # it names columns of the manifest
 _NAME = re.compile(r"\w[\w.-]*")  # it names a file of the store
@@ -57,6 +59,7 @@ class Job:
     pool: Pool
     embeddings: Mapping[str, Encoder]
     encoding: Encoding
+    columns: Mapping[str, Column]
     policy: tuple[Cut, ...]
     shards: ShardOptions | None
     resources: Resources
@@ -119,6 +122,7 @@ def parse(values: Mapping[str, object]) -> Job:
         name: _encoder(name, mapping_of(f"embeddings.{name}", options))
         for name, options in mapping_of("embeddings", given(values, "embeddings", {})).items()
     }
+    columns = columns_of(mapping_of("columns", given(values, "columns", {})))
     policy = cuts_of("policy", given(values, "policy", []))
     shards = values.get("shards")
     job = Job(
@@ -127,6 +131,7 @@ def parse(values: Mapping[str, object]) -> Job:
         pool=pool,
         embeddings=embeddings,
         encoding=options_of(Encoding, "encoding", mapping_of("encoding", given(values, "encoding", {}))),
+        columns=columns,
         policy=policy,
         shards=None if shards is None else options_of(ShardOptions, "shards", mapping_of("shards", shards)),
         resources=options_of(Resources, "resources", mapping_of("resources", given(values, "resources", {}))),
@@ -145,8 +150,10 @@ def _check(job: Job) -> None:
     if not images and job.shards is not None:
         raise JobError("this pool has no images, so no shards can be written: leave shards out and use uids.npy")
     text = {name: _has_text(job, name) for name in names}
+    offered = Given(text, images, (*job.pool.fields, *job.columns))
+    check_columns(job.columns, job.pool.fields, offered)
     for cut in job.policy:
-        cut.check(Given(text, images, tuple(job.pool.fields)))
+        cut.check(offered)
     if early := [cut.kind for cut in job.policy[:-1] if cut.draws_epochs]:
         raise JobError(
             f"{early[0]} must be the last cut of a policy, because a later cut would remove samples from some epochs"
@@ -239,6 +246,7 @@ def _resolved(job: Job) -> Mapping[str, object]:
         "pool": _plain_pool(job.pool),
         "embeddings": {name: {**_kind(encoder), **plain_options(encoder)} for name, encoder in job.embeddings.items()},
         "encoding": plain_options(job.encoding),
+        **({"columns": {name: plain_options(one) for name, one in job.columns.items()}} if job.columns else {}),
         "policy": plain_cuts(job.policy, plain_options),
         "shards": None if job.shards is None else plain_options(job.shards),
         "resources": plain_options(job.resources),
@@ -258,6 +266,7 @@ def changed(job: Job) -> Mapping[str, object]:
         },
         "embeddings": {name: {**_kind(encoder), **changed_fields(encoder)} for name, encoder in job.embeddings.items()},
         "encoding": changed_fields(job.encoding),
+        "columns": {name: chosen_options(column) for name, column in job.columns.items()},
         "policy": plain_cuts(job.policy, changed_fields),
         "resources": changed_fields(job.resources),
         "limits": changed_fields(job.limits),

@@ -8,6 +8,7 @@ from winnow.pipeline.adoption import PARTS
 from winnow.pipeline.artifact import DONE, Artifact, shard_name
 from winnow.pipeline.stage import Run
 from winnow.pipeline.store.shard_files import FILES
+from winnow.stages.columns.column import COLUMN
 from winnow.stages.cuts.contract.findings import Findings, looked, violated
 from winnow.stages.cuts.contract.finished import Contents
 from winnow.stages.cuts.cut import Cut
@@ -52,15 +53,17 @@ def files(job: Finished, run: Run) -> Findings:
     """
     found, cuts = Findings(), {cut.name: cut.options for cut in job.judged}
     joined = {f"{VECTORS}.{name}" for name, encoder in job.job.embeddings.items() if not encoder.has_model}
+    own = dict.fromkeys(joined, Contents())
+    own |= {f"{COLUMN}.{name}": column.contents() for name, column in job.job.columns.items()}
     for label, artifact in job.artifacts.items():
-        known = Contents() if label in joined else _contents(label, artifact, cuts)
+        known = own[label] if label in own else _contents(label, artifact, cuts)
         wanted = set(_wanted(artifact, known, len(run.shards)))
         there = {file.url for folder in (artifact.folder, artifact.meta_folder) for file in storage.listing(folder)}
         by_shard = {url for url in there if url.startswith(f"{artifact.folder}/") and url.endswith(".parquet")}
         # two runs at once may both have made a file that one of them takes over
-        own = {artifact.file(shard_name(index)) for index in range(len(run.shards) if artifact.shard_files else 0)}
+        mine = {artifact.file(shard_name(index)) for index in range(len(run.shards) if artifact.shard_files else 0)}
         there |= {artifact.shard(index) for index in artifact.present()}
-        missing, strange = sorted(wanted - there), sorted(by_shard - wanted - own)
+        missing, strange = sorted(wanted - there), sorted(by_shard - wanted - mine)
         found += looked(artifacts=1, files=len(wanted))
         found += violated(*(f"{url} must exist, but does not" for url in missing))
         found += violated(*(f"{url} belongs to none of the {len(run.shards)} input shards" for url in strange))

@@ -17,6 +17,8 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_table
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError
+from winnow.stages.columns.column import COLUMN
+from winnow.stages.columns.laying import fields_of
 from winnow.stages.cuts.contract.findings import reading
 from winnow.stages.cuts.contract.finished import FinishedCut, Readable, RowSample
 from winnow.stages.cuts.cut import Cut, names_of
@@ -60,8 +62,14 @@ class Finished:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """The fields of the pool that the job names."""
-        return tuple(Field(name, self.artifacts[f"{FIELD}.{name}"]) for name in self.job.pool.fields)
+        """The fields of the pool that the job names, and its computed columns."""
+        brought = [Field(name, self.artifacts[f"{FIELD}.{name}"]) for name in self.job.pool.fields]
+        return (*brought, *self.columns)
+
+    @property
+    def columns(self) -> tuple[Field, ...]:
+        """The computed columns of the job."""
+        return fields_of(self.job.columns, [self.artifacts[f"{COLUMN}.{name}"] for name in self.job.columns])
 
     @property
     def cuts(self) -> tuple[FinishedCut, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from winnow.jobs.run import run_of
-from winnow.jobs.verify import files, ledger, orders, tars, uids, values
+from winnow.jobs.verify import columns, files, ledger, orders, tars, uids, values
 from winnow.jobs.verify.finished import Finished, read_finished
 from winnow.pipeline.errors import WinnowError
 from winnow.pipeline.executors.contract import Executor
@@ -26,6 +26,7 @@ _CHECKS: dict[str, _JobCheck] = {
     "shards": tars.shards,
     "members": tars.members,
     "brought": values.brought,
+    "columns": columns.columns,
     "similarity": values.similarity,
     "values": values.values,
     "cuts": orders.cuts,

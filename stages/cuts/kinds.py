@@ -33,6 +33,7 @@ _TAKEN = (
     "samples",
     "vectors",
     "field",
+    "column",
     "distinct",
     "manifest",
     "shards",

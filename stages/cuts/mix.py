@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import field as plain_field
 from functools import partial
 from typing import ClassVar, Literal, cast
 
@@ -15,6 +16,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_json, write_json
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError
+from winnow.pipeline.fingerprint import IF_GIVEN
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.stages.cuts.contract.findings import Findings, looked, over, unequal, unless_equal
 from winnow.stages.cuts.contract.finished import Check, Contents, FinishedCut
@@ -22,6 +24,7 @@ from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.shown import Shown
 from winnow.stages.cuts.contract.source import Source
 from winnow.stages.cuts.cut import Amount, Cut, Of
+from winnow.stages.cuts.fields.value import FieldValue
 from winnow.stages.cuts.keeping import Ranked
 from winnow.stages.cuts.score import Joined, join_of
 from winnow.stages.cuts.similarity import Cosine
@@ -33,13 +36,15 @@ SCALES = "scales.json"
 
 Normalise = Literal["z", "minmax", "none"]
 
+_Source = Cosine | FieldValue | Joined
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True))
 class Part:
     """One value of a mix, and its weight; with a weight below 0 low values are better.
 
-    by: the image-text cosine of this encoder. Or from, column, uid, key, shard and missing: a column of parquet files,
-    as in `score`.
+    by: the image-text cosine of this encoder. Or field: a field of the pool, or a column of the job. Or from, column,
+    uid, key and shard: a column of parquet files. missing: of the two latter, as in `score`.
     """
 
     weight: float = 1.0
@@ -50,15 +55,24 @@ class Part:
     key: str | None = None
     shard: str | None = None
     missing: Literal["error", "drop"] = "error"
+    field: str | None = plain_field(default=None, metadata=IF_GIVEN)
 
     def __post_init__(self) -> None:
         joined = self.source is not None and self.column is not None
         alone = self.source is None and self.column is None
-        if not (alone if self.by is not None else joined):
+        own = [name for name in (self.by, self.field) if name is not None]
+        if not (alone and len(own) == 1 if own else joined):
             raise JobError(
-                "a value of a mix must have by (an encoder), or both from and column (of parquet files), got by = "
-                f"{self.by}, from = {self.source}, column = {self.column}"
+                "a value of a mix must have one of by (an encoder), field (of the pool), and from with column (of "
+                f"parquet files), got by = {self.by}, field = {self.field}, from = {self.source}, "
+                f"column = {self.column}"
             )
+
+    def stored(self, survivors: Survivors) -> "Cosine | FieldValue | None":
+        """The source of a value that the store has; None for a column of files, which is joined first."""
+        if self.field is not None:
+            return FieldValue(survivors, survivors.field_named(self.field), "highest", self.missing)
+        return None if self.by is None else Cosine(survivors, self.by)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -97,14 +111,16 @@ class Mix(Cut):
             if part.by is not None:
                 given.check_encoder(self.kind, part.by)
                 given.check_text(self.kind, part.by)
+            if part.field is not None:
+                given.check_field("mix.values.field", part.field)
 
     def stages(self, survivors: Survivors, store: str) -> list[Stage]:
         """A join for each column of files, the sums of all samples, then the selection. No vector is read."""
         joins: list[Stage] = []
-        sources: list[Cosine | Joined] = []
+        sources: list[_Source] = []
         for part in self.values:
-            if part.by is not None:
-                sources.append(Cosine(survivors, part.by))
+            if (own := part.stored(survivors)) is not None:
+                sources.append(own)
                 continue
             names = Names.of(survivors, part.uid, part.key, part.shard)
             files = cast(str | tuple[str, ...], part.source)
@@ -142,10 +158,7 @@ class Mix(Cut):
     def sources(self, cut: FinishedCut) -> tuple[Source, ...]:
         """Where the values of a finished cut come from."""
         joins = iter(made for stage, made in cut.prepared.items() if stage != MixedStage.name)
-        return tuple(
-            Cosine(cut.before, part.by) if part.by is not None else Joined(cut.before, next(joins), "highest")
-            for part in self.values
-        )
+        return tuple(part.stored(cut.before) or Joined(cut.before, next(joins), "highest") for part in self.values)
 
 
 def check_mixed(cut: FinishedCut, run: Run) -> Findings:
@@ -246,7 +259,7 @@ class MixedStage:
     """Two passes: the exact mean, deviation and range of each value, then the weighted sum of every sample."""
 
     survivors: Survivors
-    sources: tuple[Cosine | Joined, ...]
+    sources: tuple[_Source, ...]
     weights: tuple[float, ...]
     normalise: Normalise
     name: ClassVar[str] = "mixed"

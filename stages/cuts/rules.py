@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.fingerprint import IF_GIVEN
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary
+from winnow.stages.columns.caption_counts import count_chars, count_words
 from winnow.stages.cuts.contract.explained import Asked, Explained, Limit, at_least, at_most
 from winnow.stages.cuts.contract.finished import CutRows, FinishedCut
 from winnow.stages.cuts.contract.given import Given
@@ -67,7 +67,7 @@ class Rules(Cut):
         return [RulesStage(self, survivors, tuple(survivors.field_named(name) for name in self.fields or {}))]
 
     def check(self, given: Given) -> None:
-        """See Cut.check: the fields must be fields of the pool."""
+        """See Cut.check: the fields must be fields of the pool, or columns."""
         for name in self.fields or {}:
             given.check_field("rules.fields", name)
 
@@ -98,11 +98,12 @@ class Rules(Cut):
         """The values of the sample's fields as facts; their ranges are added to the limits."""
         facts: dict[str, Any] = {}
         for name, asks in (self.fields or {}).items():
-            value = asked.cut.before.field_named(name).read(asked.place.item.index)[asked.place.row or 0].as_py()
+            field = asked.cut.before.field_named(name)
+            value = field.read(asked.place.item.index)[asked.place.row or 0].as_py()
             if value is None:
                 facts["note"] = f"the pool has no {name} of it, so it breaks every rule on {name}"
                 continue
-            facts[f"field.{name}"] = value
+            facts[field.label] = value
             if asks.min is not None:
                 limits.append(at_least(f"fields.{name}", value, asks.min, ties=False))
             if asks.max is not None:
@@ -129,9 +130,7 @@ class Rules(Cut):
 def _counts(caption: str) -> Mapping[str, int]:
     """The numbers of words and characters of a caption, as the rules count them."""
     text = pa.array([caption])
-    trimmed = pc.utf8_trim_whitespace(text)
-    words = len(pc.utf8_split_whitespace(trimmed)[0]) if len(trimmed[0].as_py()) else 0
-    return {"words": words, "chars": pc.utf8_length(text)[0].as_py()}
+    return {"words": int(count_words(text)[0]), "chars": int(count_chars(text)[0])}
 
 
 def broken_rules(
@@ -145,11 +144,9 @@ def broken_rules(
     broken: dict[str, np.ndarray] = {}
     captions = table["caption"]
     if rules.min_words is not None or rules.max_words is not None:
-        words = _numbers(pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(captions))))
-        words[_numbers(pc.utf8_length(pc.utf8_trim_whitespace(captions))) == 0] = 0  # "" splits into one empty word
-        _between(broken, "words", words, rules.min_words, rules.max_words)
+        _between(broken, "words", count_words(captions), rules.min_words, rules.max_words)
     if rules.min_chars is not None or rules.max_chars is not None:
-        _between(broken, "chars", _numbers(pc.utf8_length(captions)), rules.min_chars, rules.max_chars)
+        _between(broken, "chars", count_chars(captions), rules.min_chars, rules.max_chars)
     if rules.min_side is not None or rules.max_aspect is not None:
         width, height = column(table, "width", null=0), column(table, "height", null=0)
         short, long = np.minimum(width, height), np.maximum(width, height)
@@ -171,10 +168,6 @@ def _between(broken: dict[str, np.ndarray], what: str, values: np.ndarray, least
         broken[f"min_{what}"] = values < least
     if most is not None:
         broken[f"max_{what}"] = values > most
-
-
-def _numbers(values: pa.ChunkedArray) -> np.ndarray:
-    return np.array(values.to_numpy(), np.int64)
 
 
 @plain_dataclass(frozen=True)

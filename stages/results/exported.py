@@ -1,6 +1,6 @@
 """The stage `export`: uid, caption and link of the kept samples, for other programs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 from winnow.pipeline.artifact import Artifact, read_schema
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import AccountingError, JobError
+from winnow.pipeline.fingerprint import IF_GIVEN
 from winnow.pipeline.stage import Run, ShardItem, Summary
+from winnow.stages.pool_field import Field
 from winnow.stages.pools.fields import as_type, json_values, one_field_type, typed
 from winnow.stages.pools.reader import Reader
 from winnow.stages.pools.unchanged import check_unchanged
@@ -25,7 +27,8 @@ REASON = "reason"
 class Export:
     """The kept samples, or all others, with fields of the pool; no image and no vector.
 
-    columns: fields of a sample's json in tars, or columns of a parquet pool. dropped: list the samples that did not
+    columns: fields of a sample's json in tars, columns of a parquet pool, or names of `computed`, the columns that the
+    job computed. dropped: list the samples that did not
     stay, with their reason. Columns of each file: uid (32 hex digits), key, caption, width and height (null if the
     pool does not have them), `columns`, and reason if dropped. Rows are in the order of the pool; a shard without such
     samples has a file without rows. A column has the same type in all files: bool, int64, float64 or string.
@@ -38,6 +41,7 @@ class Export:
     reader: Reader
     columns: tuple[str, ...] = (URL,)
     dropped: bool = False
+    computed: tuple[Field, ...] = field(default=(), metadata=IF_GIVEN)
     name: ClassVar[str] = "export"
     version: ClassVar[int] = 3
 
@@ -109,7 +113,8 @@ def named_rows(stage: Export, item: ShardItem) -> pa.Table:
     verdicts = stage.manifest.read(item.index, [*_SAID, "kept", REASON])
     there = stage.samples.columns(item.index)
     brought = [URL] if URL in stage.columns and URL in there else []  # a pool of vectors has it
-    asked = [name for name in stage.columns if name not in brought]
+    computed = {field.name: field.read(item.index) for field in stage.computed}
+    asked = [name for name in stage.columns if name not in brought and name not in computed]
     where = stage.reader.place_columns(there)
     known = stage.samples.read(item.index, list(dict.fromkeys(["position", *_SIDES, *brought, *where])))
     position = column(known, "position")
@@ -119,11 +124,12 @@ def named_rows(stage: Export, item: ShardItem) -> pa.Table:
             f"{len(verdicts)}; run the job again"
         )
     wanted = column(verdicts, "kept") != stage.dropped
-    known = known.filter(pa.array(wanted[position]))
+    listed = pa.array(wanted[position])
+    known, found = known.filter(listed), {name: values.filter(listed) for name, values in computed.items()}
     position, rows = column(known, "position"), np.flatnonzero(wanted)
     place = pc.index_in(pa.array(rows), pa.array(position))  # null for samples that could not be read
     table = verdicts.filter(pa.array(wanted)).select(_SAID)
-    found = {name: known[name] for name in (*_SIDES, *brought)}
+    found |= {name: known[name] for name in (*_SIDES, *brought)}
     if asked and len(known):
         check_unchanged(stage.samples, item.index, item.url, stage.reader)
         said = stage.reader.fields(item.url, known, asked)

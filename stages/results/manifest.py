@@ -16,7 +16,7 @@ from winnow.pipeline.fingerprint import IF_GIVEN
 from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.totals import Totals
 from winnow.pipeline.uid import bytes_of
-from winnow.stages.pool_field import FIELD, Field
+from winnow.stages.pool_field import Field
 from winnow.stages.rejects import REPEATED, read_rejects
 from winnow.stages.results.subset import Subset, write_subsets
 
@@ -29,7 +29,7 @@ class Manifest:
 
     distinct: artifact that rejects samples without a vector, and those that repeat the uid of another. cuts: (name,
     artifact) in the order of the policy; each artifact has `kept` and the cut's values for every row. fields: of the
-    pool, as the job names them.
+    pool, and computed columns, as the job names them.
     """
 
     samples: Artifact
@@ -88,7 +88,7 @@ def manifest_rows(stage: Manifest, item: ShardItem) -> pa.Table:
 
     Columns: uid (32 hex digits, null for a reject), shard (url), key, caption (null if it was not read), kept,
     reason (null, a cut's name, or reject:<kind>), weight (float32, 1 for kept and 0 otherwise), then <cut>.<value> of
-    every cut, and field.<name> of every field (null for a reject).
+    every cut, field.<name> of every field and column.<name> of every computed column (null for a reject).
     """
     table = stage.samples.read(item.index, ["position", "key", "uid", "caption"])
     n = table.num_rows
@@ -106,7 +106,7 @@ def manifest_rows(stage: Manifest, item: ShardItem) -> pa.Table:
         for value in verdict.column_names:
             if value != "kept":
                 values[f"{name}.{value}"] = verdict[value]
-    values |= {f"{FIELD}.{field.name}": field.read(item.index) for field in stage.fields}
+    values |= {field.label: field.read(item.index) for field in stage.fields}
     names = pa.array([*(name for name, _ in stage.cuts), None], pa.string())
     readable = pa.table(
         {

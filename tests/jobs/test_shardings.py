@@ -19,8 +19,14 @@ from winnow.pipeline.uid import uids_from_hex
 from winnow.stages.cuts.kinds import CUTS
 from winnow.stages.results.manifest import UIDS
 
+COLUMNS = {
+    "copies": {"captions": "count"},
+    "repeated": {"captions": "repetition", "n": 2},
+    "lang": {"language": "caption"},
+    "sure": {"language": "caption", "value": "score"},
+}
 POLICY = [
-    {"rules": {"min_words": 3}},
+    {"rules": {"min_words": 3, "fields": {"copies": {"max": 3}, "lang": {"not_in": ["xx"]}}}},
     {"duplicates": {"by": "clip", "exact": False, "epsilon": 0.1, "clusters": 6, "probes": 2}},
     {"similarity": {"by": "clip", "fraction": 0.9}},
     {"negclip": {"by": "clip", "fraction": 0.9, "batch": 64, "partitions": 2}},
@@ -31,7 +37,12 @@ POLICY = [
     {"prototypes": {"by": "clip", "fraction": 0.9, "clusters": 5, "balance": 0.5}},
     {"density": {"by": "clip", "fraction": 0.8, "clusters": 7}},
     {"score": {"from": "SCORES", "column": "value", "fraction": 0.9}},
-    {"mix": {"values": [{"by": "clip"}, {"from": "SCORES", "column": "value", "weight": 0.5}], "fraction": 0.9}},
+    {
+        "mix": {
+            "values": [{"by": "clip"}, {"from": "SCORES", "column": "value", "weight": 0.5}, {"field": "sure"}],
+            "fraction": 0.9,
+        }
+    },
     {"subset": {"uids": "LIST", "keep": False}},
     {"cap": {"by": "side", "most": 2, "similarity": "clip"}},
     {
@@ -84,7 +95,7 @@ def decided(folder: Path, shards: int, executor: Executor) -> tuple[str, dict[st
     }
     pool |= {"image": "image", "text": "text", "fields": {"side": "width"}}
     store = str(folder / f"store-{type(executor).__name__}-{shards}")
-    job = parse({"name": "all", "store": store, "pool": pool, "policy": json.loads(text)})
+    job = parse({"name": "all", "store": store, "pool": pool, "columns": COLUMNS, "policy": json.loads(text)})
     result = run_job(job, executor, lambda line: None)
     kept = storage.read_bytes(result.path.manifest.meta(UIDS))
     return hashlib.sha256(kept).hexdigest(), dict(result.counts["dropped"])  # type: ignore[call-overload]  # counts by cut

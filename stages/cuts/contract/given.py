@@ -11,7 +11,7 @@ class Given:
     """What a job offers its cuts, known before anything runs.
 
     encoders: by name, whether the encoder has text vectors too. images: whether the pool has the bytes of images, and
-    not only vectors. fields: names of the pool's fields.
+    not only vectors. fields: names of the pool's fields and of the job's columns.
     """
 
     encoders: Mapping[str, bool]
@@ -27,10 +27,13 @@ class Given:
             raise JobError(f"{kind}.by must be an encoder of the job ({', '.join(self.encoders)}), got {by!r}")
 
     def check_field(self, option: str, name: str) -> None:
-        """Raises JobError unless `name`, given by that option of a cut, is a field of the pool."""
+        """Raises JobError unless `name`, given by that option of a cut, is a field of the pool or a column."""
         if name not in self.fields:
-            known = f"pool.fields ({', '.join(self.fields)})" if self.fields else "pool.fields, of which there are none"
-            raise JobError(f"{option} must name one of {known}, got {name!r}; add {name}: json:KEY or a column there")
+            known = f"({', '.join(self.fields)})" if self.fields else "which are none"
+            raise JobError(
+                f"{option} must name one of pool.fields and columns {known}, got {name!r}; add {name}: json:KEY or a "
+                "column of the pool to pool.fields"
+            )
 
     def check_text(self, kind: str, by: str) -> None:
         """Raises JobError unless that encoder has text vectors too."""

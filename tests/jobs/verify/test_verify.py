@@ -92,6 +92,9 @@ def finished(values: dict[str, Any], executor: Executor | None = None) -> Done:
 DATACOMP = {"format": "datacomp", "use": ["l14"], "fields": {"side": "original_height"}}
 
 
+COLUMNS = {"words": {"captions": "words"}, "copies": {"captions": "count"}, "lang": {"language": "caption"}}
+
+
 def every_cut(folder: Path) -> list[dict[str, Any]]:
     """A policy of all cuts that need no image, in an order in which each has something to do; `side` is a field."""
     (folder / "takedown.txt").write_text("\n".join(near_sets().uid[7::30]))
@@ -137,7 +140,8 @@ def vectors_job(tmp_path_factory: pytest.TempPathFactory) -> Done:
     write_parquet(str(folder / "el2n.parquet"), pa.table({"uid": samples.uid, "el2n": el2n}))
     np.save(folder / "target.npy", unit(30, 16, 9))
     pool = {"shards": list(write_datacomp(folder / "pool", samples, 4)), **DATACOMP}
-    return finished({"name": "all", "store": str(folder / "store"), "pool": pool, "policy": every_cut(folder)})
+    job = {"name": "all", "store": str(folder / "store"), "pool": pool, "columns": COLUMNS, "policy": every_cut(folder)}
+    return finished(job)
 
 
 def test_captions_verify_too(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ POOL = {"shards": "x.parquet", "format": "datacomp", "use": ["l14"]}
 def test_a_cut_names_fields_of_the_job(cut: dict[str, Any]) -> None:
     pool = {**POOL, "fields": {"a": "c"}}
     with pytest.raises(
-        JobError, match=r"must name one of pool.fields \(a\), got 'b'; add b: json:KEY or a column there"
+        JobError, match=r"must name one of pool.fields and columns \(a\), got 'b'; add b: json:KEY or a column of"
     ):
         parse({"name": "a", "store": "memory://s", "pool": pool, "policy": [cut]})
 

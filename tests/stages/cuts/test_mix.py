@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pools import Samples, answers, filtered, write_datacomp, write_parquet
+from tests.pools import Samples, answers, filtered, opened_with, write_datacomp, write_parquet
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import run_job
 from winnow.jobs.verify.verify import verify_job
@@ -102,11 +102,24 @@ def test_a_threshold_and_a_constant(tmp_path: Path) -> None:
     assert out.step("mixed").report["scales"][1] == (7.0, 0.0)
 
 
+def test_a_field_is_mixed_as_the_same_column_of_a_file(tmp_path: Path) -> None:
+    values = three(tmp_path)
+    by_files = filtered(SAMPLES, Mix(values=values, count=9), shards=2)
+    said = {"a": A.tolist(), "b": [None if n == 5 else int(value) for n, value in enumerate(B)]}
+    fields = Part(field="a", weight=2), Part(field="b", weight=-1.5, missing="drop")
+    by_fields = opened_with(SAMPLES, said, 3).through(Mix(values=(values[0], *fields), count=9))
+    assert by_fields.step("mixed").report["missing"] == 1
+    whole = opened_with(SAMPLES, {**said, "b": B.tolist()}, 3).through(Mix(values=(values[0], *fields), count=9))
+    assert sorted(whole.kept) == sorted(by_files.kept)
+
+
 def test_what_cannot_be_mixed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"mix\.values must have at least one value"):
         Mix(values=(), count=1)
-    with pytest.raises(JobError, match=r"a value of a mix must have by \(an encoder\), or both from and column"):
+    with pytest.raises(JobError, match=r"must have one of by \(an encoder\), field \(of the pool\), and from with col"):
         Part(by="clip", column="a")
+    with pytest.raises(JobError, match=r"got by = clip, field = a, from = None, column = None"):
+        Part(by="clip", field="a")
     infinite = Part(**scores(tmp_path, "a", np.where(np.arange(60) == 4, np.inf, A)))
     with pytest.raises((DataError, FailedShards), match=r"must be finite, but value 0 of shard .* is inf in row 4"):
         filtered(SAMPLES, Mix(values=(infinite,), count=1))
