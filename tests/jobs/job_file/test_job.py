@@ -309,7 +309,7 @@ def test_wrong_changes_are_said(tmp_path: Path, change: str, message: str) -> No
     [
         (
             "- a\n- b\n",
-            "job.yaml must be a mapping with name, store, pool, embeddings, encoding, policy, shards",
+            "job.yaml must be a mapping with name, store, pool, embeddings, encoding, columns, policy, shards",
         ),
         ("", "but it holds NoneType"),
         ("a: [", "job.yaml must be YAML: "),
