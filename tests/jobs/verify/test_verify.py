@@ -830,7 +830,7 @@ def test_the_command_and_its_exit_codes(
     edit(vectors.artifact("manifest").shard(0), "weight", 7)
     assert called(monkeypatch, *words, "--all") == 1
     out, err = capsys.readouterr()
-    assert "NOT  manifest: 4 shards, 240 rows, 39 columns; 1 violation\n" in out
+    assert "NOT  manifest: 4 shards, 240 rows, 42 columns; 1 violation\n" in out
     assert "\n       " in out
     assert err == "winnow: a finished job must be as it was left, but all fails ledger, manifest; see above\n"
     assert called(monkeypatch, *words[:2], "other", *words[3:]) == 2
