@@ -25,6 +25,7 @@ from winnow.pipeline.errors import PoolError, SampleError, ShardError
 from winnow.pipeline.executors.local import LocalExecutor
 from winnow.stages.cuts.cut import names_of
 from winnow.stages.encoders import Bank, Encoding
+from winnow.stages.encoders.brought.joined import NO_VECTOR
 from winnow.stages.encoders.pixels.decoding import decode
 from winnow.stages.pools.formats import FORMATS
 from winnow.stages.pools.sample import Reject
@@ -108,7 +109,7 @@ def test_the_corpus_is_large_and_its_cases_differ() -> None:
     assert len({(case.format, *case.options, *case.files.values()) for case in CORPUS}) == len(CORPUS)
     kinds = {outcome[1:] for case in CORPUS for outcome in case.outcomes if outcome.startswith(BAD)}
     told = re.findall(r"^\| `([\w-]+)` \|", section(ROOT / "docs/pools.md", "What is rejected"), re.MULTILINE)
-    assert sorted(kinds | {UNREADABLE, REPEATED, NO_VECTORS}) == sorted(told)
+    assert sorted(kinds | {UNREADABLE, REPEATED, NO_VECTORS, NO_VECTOR}) == sorted(told)
 
 
 def jobs(folder: Path) -> list[tuple[dict[str, Any], list[Case]]]:

@@ -6,6 +6,7 @@ them, so that what is intact is seen to be read.
 
 from tests.corpus.case import BAD, Case
 from tests.corpus.contents import contents, images
+from tests.corpus.links import links
 from tests.corpus.rows import rows
 from tests.corpus.structures import structures
 from tests.corpus.training import training
@@ -13,5 +14,5 @@ from tests.corpus.vectors import WITNESS, vectors
 
 __all__ = ["BAD", "CORPUS", "WITNESS", "Case"]
 
-CORPUS: tuple[Case, ...] = (*structures(), *contents(), *images(), *training(), *rows(), *vectors())
+CORPUS: tuple[Case, ...] = (*structures(), *contents(), *images(), *training(), *rows(), *links(), *vectors())
 """Every case; their names differ."""
