@@ -25,6 +25,30 @@ settings.register_profile("winnow", deadline=None)
 settings.load_profile("winnow")
 
 
+_LONG = (
+    "pipeline/executors/test_ray_pool",
+    "pipeline/executors/test_ray_address",
+    "deploy/test_wheel",
+    "jobs/test_run",
+)
+"""Files whose tests mostly wait for processes that start, up to a minute each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that wait come first: of several processes, none is left alone with them at the end.
+
+    Those that need Ray follow. The first process gets most of them, so fewer processes start a cluster.
+    """
+    here = Path(__file__).parent
+
+    def turn(item: pytest.Item) -> int:
+        if item.path.relative_to(here).with_suffix("").as_posix() in _LONG:
+            return 0
+        return 1 if "[ray" in item.name or "ray_cluster" in getattr(item, "fixturenames", ()) else 2
+
+    items.sort(key=turn)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray cluster of two cores that every test of a session shares."""

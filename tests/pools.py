@@ -198,6 +198,10 @@ def tiny_clip(folder: Path) -> OpenClip:
     return OpenClip(str(config), "random")
 
 
+ON_EACH = [(1, "local"), (7, "local"), (40, "local"), (40, "ray")]
+"""Numbers of shards, and the executor, for a test of one answer."""
+
+
 @dataclass(frozen=True)
 class Filtered:
     """A pool after some cuts."""

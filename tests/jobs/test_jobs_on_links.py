@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.jobs.test_cli import called
+from tests.pools import ON_EACH
 from tests.stages.pools.test_links import FAULTS, N, land, planted
 from winnow.jobs.export import export_job
 from winnow.jobs.job_file.job import parse
@@ -67,7 +68,7 @@ def passing() -> list[int]:
     return capped
 
 
-@pytest.mark.parametrize("shards", [1, 7, 40])
+@pytest.mark.parametrize(("shards", "executor"), ON_EACH, indirect=["executor"])
 def test_a_job_on_links(tmp_path: Path, shards: int, executor: Executor) -> None:
     values = job_on(tmp_path, shards, f"{tmp_path}/store")
     before = {"policy": values["policy"][:3], "name": "capped"}

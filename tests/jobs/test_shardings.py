@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.pools import Samples, normed, unit, write_vectors
+from tests.pools import ON_EACH, Samples, normed, unit, write_vectors
 from winnow.jobs.job_file.job import parse
 from winnow.jobs.run import run_job
 from winnow.pipeline import storage
@@ -112,6 +112,6 @@ def test_every_cut_takes_part(one_shard: tuple[str, dict[str, int]]) -> None:
     assert all(one_shard[1].values()), one_shard[1]
 
 
-@pytest.mark.parametrize("shards", [1, 7, 40])
+@pytest.mark.parametrize(("shards", "executor"), ON_EACH, indirect=["executor"])
 def test_one_answer(pools: Path, one_shard: tuple[str, dict[str, int]], shards: int, executor: Executor) -> None:
     assert decided(pools, shards, executor) == one_shard

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.pools import jpeg, members, pair, read_tar, write_parquet, write_tar
+from tests.pools import ON_EACH, jpeg, members, pair, read_tar, write_parquet, write_tar
 from winnow.jobs.job_file.job import Job, parse
 from winnow.jobs.plan.inputs import look_at_inputs
 from winnow.jobs.run import JobResult, laid_out, run_job
@@ -119,7 +119,7 @@ def test_the_vectors_cut_the_tars_and_no_model_runs(tmp_path: Path) -> None:
     assert all(check.holds for check in verify_job(made.store, made.name, LocalExecutor(2), RowSample(None)))
 
 
-@pytest.mark.parametrize("shards", [1, 7, 40])
+@pytest.mark.parametrize(("shards", "executor"), ON_EACH, indirect=["executor"])
 def test_one_answer(tmp_path: Path, shards: int, executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     if isinstance(executor, LocalExecutor):  # several parts of a file, and several of the exchange
         monkeypatch.setattr(vector_parts, "_PART_BYTES", 7 * 4 * WIDTH)
