@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-# Of the tests: one more than cores, up to four, for a third of their time they wait for processes that start.
-PROCESSES ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( cores < 4 ? cores + 1 : 4 )))
+# Of the tests: two more than cores, up to four, for a third of their time they wait for processes that start.
+PROCESSES ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( cores < 3 ? cores + 2 : 4 )))
 unexport PYTHONDONTWRITEBYTECODE  # set in many images of containers; bytecode saves each process a second or two
 
 .PHONY: quickstart test test-chaos check format bench bench-decide bench-duplicates bench-gpu bench-links bench-loader bench-many bench-peer bench-scale bench-shards fuzz types clean evidence-datacomp evidence-demo evidence-filter
