@@ -14,6 +14,7 @@ from winnow.jobs import loader
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_table
 from winnow.pipeline.storage.urls import is_local
+from winnow.stages.results.record import record_of
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -82,6 +83,6 @@ class FinishedJob:
 def open(store: str, name: str) -> FinishedJob:
     """The finished job `name` of a store. Raises JobError if the store has no such job."""
     store = storage.rooted(store).rstrip("/")
-    record = loader.record_of(store, name)
+    record = record_of(store, name)
     folders = {label: storage.join(store, folder) for label, folder in record["artifacts"].items()}
     return FinishedJob(store, name, record["counts"], folders, record["job"])

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from winnow.pipeline import storage
-from winnow.pipeline.artifact import Artifact, read_json
+from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.errors import DataError, JobError
 from winnow.stages.cuts.contract.drawn import Drawn
-from winnow.stages.pools.formats import FORMATS
-from winnow.stages.pools.pool import POOL_KEYS
 from winnow.stages.pools.reader import Reader
+from winnow.stages.results.record import artifacts_of, last_of, reader_of, record_of
 from winnow.stages.results.selected import ReadPlan, Selected
 
 if TYPE_CHECKING:
@@ -55,11 +54,11 @@ def open_kept_samples(store: str, name: str, *, epoch: int | None = None, gap_by
     record = record_of(store, name)
     try:
         artifacts = artifacts_of(store, record)
-        labels, pool = list(artifacts), artifacts["pool"]
+        pool = artifacts["pool"]
         reader = _reader(name, record["job"]["pool"])
         count = int(record["counts"]["kept"])
         selected = Selected(artifacts["samples"], artifacts["manifest"], reader, gap_bytes=gap_bytes)
-        last = artifacts[labels[labels.index("manifest") - 1]]  # only the last cut of a policy may draw epochs
+        last = last_of(artifacts)  # only the last cut of a policy may draw epochs
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"the record of {name} in {store} must be as its run left it, but: {error!r}; run it again"
@@ -118,24 +117,6 @@ class _Samples:
             yield from self.kept.samples(shard)
 
 
-def record_of(store: str, name: str) -> dict[str, Any]:
-    """The record of a finished job of a store. Raises JobError if there is none."""
-    folder = storage.join(store, "jobs")
-    url = storage.join(folder, f"{name}.json")
-    if not storage.exists(url):
-        listed = [storage.name_of(found.url).removesuffix(".json") for found in storage.listing(folder)]
-        raise JobError(
-            f"a job must have finished before it is read, but {store} has none called {name!r}; "
-            f"it has {', '.join(listed) or 'no finished job'}"
-        )
-    return read_json(url)
-
-
-def artifacts_of(store: str, record: Mapping[str, Any]) -> dict[str, Artifact]:
-    """The artifacts that a job's record names, by label, in the order of its stages."""
-    return {label: Artifact.named(store, folder) for label, folder in record["artifacts"].items()}
-
-
 def _done(artifact: Artifact) -> dict[str, int]:
     report = artifact.done()
     if report is None:
@@ -144,11 +125,7 @@ def _done(artifact: Artifact) -> dict[str, int]:
 
 
 def _reader(name: str, pool: Mapping[str, Any]) -> Reader:
-    plain = {key: value for key, value in pool.items() if key not in POOL_KEYS}
-    options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
-    if pool["format"] not in FORMATS:
-        raise JobError(f"the format of {name}'s pool must be installed, got {pool['format']!r}; install its package")
-    reader = FORMATS[pool["format"]](**options)
+    reader = reader_of(name, pool)
     if reader.has_images:
         return reader
     raise JobError(

@@ -1,5 +1,7 @@
 """Converts Parquet columns to numpy arrays and back, without a copy where the layouts agree."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -54,3 +56,14 @@ def split_rows(group: np.ndarray) -> list[tuple[int, np.ndarray]]:
     order = np.argsort(group, kind="stable")
     found, starts = np.unique(group[order], return_index=True)
     return list(zip(found.tolist(), np.split(order, starts[1:]), strict=True)) if len(found) else []
+
+
+def split_table(table: pa.Table, group: np.ndarray) -> dict[int, pa.Table]:
+    """The rows of a table by group, in their order. group: integers (n,), one for each row."""
+    return {number: table.take(pa.array(rows)) for number, rows in split_rows(group)}
+
+
+def tables_of(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
+    """Those of the tables that have this schema, as one in one piece."""
+    found = [table for table in tables if table.schema == schema]
+    return pa.concat_tables([schema.empty_table(), *found]).combine_chunks()

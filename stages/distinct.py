@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.pipeline.artifact import Artifact, read_schema
-from winnow.pipeline.columns import column, places_in, split_rows
+from winnow.pipeline.columns import column, places_in, split_table
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
@@ -73,7 +73,7 @@ class _Compare:
         if self.parts == 1:
             return {0: placed}
         part = (hash64(uids_from_bytes(placed["uid"]), 0) % np.uint64(self.parts)).astype(np.int64)
-        return {number: placed.take(pa.array(at)) for number, at in split_rows(part)}
+        return split_table(placed, part)
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         table = pa.concat_tables(tables)
@@ -86,7 +86,7 @@ class _Compare:
         shard, position = column(table, "shard"), column(table, "position")
         again, first = at[~new], first[~new]
         found = pa.table([position[again], shard[first], position[first]], schema=_FIRST)
-        return {index: found.take(pa.array(rows)) for index, rows in split_rows(shard[again])}
+        return split_table(found, shard[again])
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
         position = column(self.samples.read(item.index, ["position"]), "position")

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float
 
-from winnow.jobs.loader import artifacts_of, record_of
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, JobError, StorageError
@@ -21,6 +20,7 @@ from winnow.stages.pools.brought import brought_schema, read_brought
 from winnow.stages.pools.columns import uid_bytes_of
 from winnow.stages.pools.labelled import captioned_images, labelled_images, read_classnames
 from winnow.stages.pools.sample import Reject
+from winnow.stages.results.record import artifacts_of, record_of
 from winnow.stages.survivors import SIMILARITY
 
 if TYPE_CHECKING:
@@ -97,9 +97,8 @@ def filter_quality(
     """ROC AUC and precision of a score of a finished job, on a pool with known truth.
 
     score: a numeric column of the job's manifest or samples, or `<encoder>.similarity`; None for the cosine of its only
-    encoder with text. Rejected
-    samples have no score and are counted as unread. Memory: about 300 bytes per sample of the truth.
-    Fractions that keep no sample are left out.
+    encoder with text. Rejected samples have no score and are counted as unread. Fractions that keep no sample are left
+    out. Memory: about 300 bytes per sample of the truth.
     Raises JobError for a missing job or column; DataError if job and truth share no sample, or one kind is missing.
     """
     artifacts = artifacts_of(store, record_of(store, name))

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.compute as pc
 
 from winnow.jobs.job_file.job import Job, parse
-from winnow.jobs.loader import artifacts_of, record_of
 from winnow.jobs.run import job_url
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, read_table
@@ -23,6 +22,7 @@ from winnow.stages.cuts.contract.findings import reading
 from winnow.stages.cuts.contract.finished import FinishedCut, Readable, RowSample
 from winnow.stages.cuts.cut import Cut, names_of
 from winnow.stages.pool_field import FIELD, Field
+from winnow.stages.results.record import artifacts_of, record_of
 from winnow.stages.survivors import Survivors
 
 _UNNAMED = ("pool", "samples", "distinct", "manifest", "shards")  # labels in a record that are not cuts

@@ -14,16 +14,16 @@ import pyarrow.compute as pc
 from winnow.jobs.verify.finished import Finished
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.columns import column, split_rows
-from winnow.pipeline.errors import DataError, FailedShards
+from winnow.pipeline.columns import column, split_table
+from winnow.pipeline.errors import DataError
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.pipeline.uid import UID, bytes_of, uids_from_bytes, uids_to_bytes, uids_to_hex
 from winnow.stages.cuts.contract.findings import (
     Findings,
     looked,
+    met,
     reading,
     unless_equal,
-    unreadable,
     violated,
     violated_rows,
 )
@@ -87,10 +87,7 @@ def _compared(run: Run, url: str, named: NamedRows) -> Findings:
     ]
     items: list[ShardItem | _Chunk] = [*run.items, *chunks]
     work = _MeetEntries(url, named, max(1, -(-entries // _PART)))
-    try:
-        found = sum(run.exchange_apart(work, items, f"verify: {storage.name_of(url)}"), found)
-    except FailedShards as error:
-        return found + unreadable(error)
+    found += met(run, work, items, storage.name_of(url))
     if repeated := found.sums.get("repeated", 0):
         found += violated(f"{url}: a uid must name one sample, but {repeated} of its uids name more than one")
     return found
@@ -134,7 +131,7 @@ class _MeetEntries:
                 }
             )
             part = (hash64(found, 0) % np.uint64(self.parts)).astype(np.int64)
-            return {number: table.take(pa.array(at)) for number, at in split_rows(part)}
+            return split_table(table, part)
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         """The rows and entries of one part that have no partner, returned to the items that they came from."""
@@ -153,7 +150,7 @@ class _MeetEntries:
         # the i-th of one side is the partner of the i-th of the other; those beyond the other's count have none
         lost = order[place >= count[group, 1 - side]]
         sent = pa.table([pa.array(row[lost]), table["uid"].take(pa.array(lost)), np.zeros(len(lost), np.int64)], _SENT)
-        found = {index: sent.take(pa.array(at)) for index, at in split_rows(item[lost])}
+        found = split_table(sent, item[lost])
         if repeated := int((count[:, 0] > 1).sum()):
             note = pa.table([[-1], pa.array([bytes(16)], pa.binary(16)), [repeated]], _SENT)
             found[0] = pa.concat_tables([note, *([found[0]] if 0 in found else [])])

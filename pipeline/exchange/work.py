@@ -4,10 +4,15 @@ It is for work that needs rows of many items at once: samples with one uid, the 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pyarrow as pa
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Numbered = TypeVar("Numbered", bound="DataclassInstance")
 I_contra = TypeVar("I_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
@@ -40,3 +45,8 @@ class Exchange(Protocol[I_contra, R_co]):
         tables: rows in order of part, one table for the rows of one or more parts; no table if no part had rows.
         """
         ...
+
+
+def numbered(parts: Sequence[Numbered], begin: int) -> tuple[Numbered, ...]:
+    """Parts of files as items of an exchange whose numbers begin there: dataclasses with `number`."""
+    return tuple(replace(part, number=begin + at) for at, part in enumerate(parts))

@@ -11,22 +11,20 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.columns import column, split_rows
-from winnow.pipeline.errors import FailedShards, JobError
+from winnow.pipeline.columns import column
+from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary
-from winnow.pipeline.uid import UID_ARROW, content_hash, uids_from_bytes
 from winnow.stages.columns.caption_counts import count_chars, count_words, numbers
 from winnow.stages.columns.column import COLUMN, Beside, Column, FinishedColumn, column_report
-from winnow.stages.cuts.contract.findings import Findings, looked, unequal, unreadable
+from winnow.stages.cuts.contract.findings import Findings, looked, met, unequal
 from winnow.stages.cuts.contract.finished import Contents
-from winnow.stages.kernels.uid_hash import hash64
+from winnow.stages.kernels.text_counts import answers_of, scatter_counts, sizes_of, told_of
 from winnow.stages.pool_field import VALUE
 from winnow.stages.survivors import Survivors
 
 _SPECIAL = r"[^\pL\pM\pN\s\pZ]"
 _SHARES = ("repetition", "special")
 _PART_ROWS = 2_000_000  # captions of shards that meet in one part of the exchange: 40 bytes each
-_COUNTED = pa.schema([("hash", UID_ARROW), ("count", pa.int64()), ("shard", pa.int64())])
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -72,10 +70,7 @@ class Captions(Column):
         if self.captions != "count":
             return super().verify(made, run)
         again = _CountAgain(made.known.samples, parts_of(made.known.samples), made)
-        try:
-            return sum(run.exchange_apart(again, run.items, f"verify: {made.field.label}"), Findings())
-        except FailedShards as error:
-            return unreadable(error)
+        return met(run, again, run.items, made.field.label)
 
 
 def special(captions: pa.Array) -> np.ndarray:
@@ -120,44 +115,27 @@ class CountStage:
 
 @plain_dataclass(frozen=True)
 class _Counting:
-    """Sends the count of each caption in a shard to the part of its hash; the answer is its count in the pool."""
+    """The exchange without its end: counts of captions meet, and each shard hears the counts in the pool."""
 
     samples: Artifact
     parts: int
 
-    def _hashes(self, item: ShardItem) -> tuple[pa.Array, np.ndarray]:
-        """The hash of each different caption of a shard, and the number of that caption for each row (n,)."""
-        known = self.samples.read(item.index, ["caption"])["caption"].combine_chunks().dictionary_encode()
-        hashes = [content_hash(text.encode()) for text in known.dictionary.to_pylist()]
-        return pa.array(hashes, UID_ARROW), numbers(known.indices)
+    def _texts(self, item: ShardItem) -> pa.DictionaryArray:
+        return self.samples.read(item.index, ["caption"])["caption"].combine_chunks().dictionary_encode()
 
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
-        """For each part: hash, count and shard of the captions of a shard."""
-        hashes, number = self._hashes(item)
-        counts = np.bincount(number, minlength=len(hashes))
-        table = pa.table([hashes, pa.array(counts), pa.array(np.full(len(hashes), item.index))], schema=_COUNTED)
-        part = (hash64(uids_from_bytes(table["hash"]), 0) % np.uint64(self.parts)).astype(np.int64)
-        return {at: table.take(pa.array(rows)) for at, rows in split_rows(part)}
+        """For each part: the counts of the captions of a shard."""
+        return scatter_counts(self._texts(item), item.index, self.parts)
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
-        """For each shard: hash and count in the pool of its captions."""
+        """For each shard: the count in the pool of its captions."""
         del part
-        table = pa.concat_tables(tables)
-        _, same = np.unique(uids_from_bytes(table["hash"]), return_inverse=True)
-        counts = np.zeros(int(same.max(initial=-1)) + 1, np.int64)
-        np.add.at(counts, same, column(table, "count"))
-        answers = pa.table({"hash": table["hash"], "count": counts[same]})
-        return {shard: answers.take(pa.array(rows)) for shard, rows in split_rows(column(table, "shard"))}
+        table, text, size = sizes_of(tables)
+        return answers_of(table, {"count": pa.array(size[text])})
 
     def counts(self, item: ShardItem, tables: Sequence[pa.Table]) -> np.ndarray:
         """The count of the caption of every row of a shard: int64 (n,)."""
-        hashes, number = self._hashes(item)
-        if not len(number):
-            return number
-        told = pa.concat_tables(tables)
-        place = numbers(pc.index_in(hashes, told["hash"].combine_chunks()))
-        found: np.ndarray = column(told, "count")[place][number]
-        return found
+        return numbers(told_of(self._texts(item), tables, "count"))
 
 
 @plain_dataclass(frozen=True)

@@ -14,7 +14,7 @@ from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.fingerprint import canonical, fingerprint
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary
 from winnow.pipeline.store.shard_files import FILES
-from winnow.stages.cuts.contract.findings import Findings, looked, over, violated_rows
+from winnow.stages.cuts.contract.findings import Findings, looked, over, unequal
 from winnow.stages.cuts.contract.finished import Contents, Readable
 from winnow.stages.cuts.contract.given import Given
 from winnow.stages.pool_field import KINDS, VALUE, Field
@@ -192,14 +192,6 @@ def _again(column: Column, made: FinishedColumn, item: ShardItem) -> Findings:
     stored = made.field.made.read(item.index).take(pa.array(rows))
     found = looked(column_values=len(rows))
     for name, anew in values.items():
-        wanted, seen = anew.to_pylist(), stored[name].to_pylist()
-        wrong = [at for at in range(len(rows)) if wanted[at] != seen[at]]
-        said = {int(rows[at]): (wanted[at], seen[at]) for at in wrong}
-        what = f"{made.field.label}.{name}"
-        found += violated_rows(item, list(said), partial(_said, made.pool, item, what, said))
+        wanted, seen = (np.array(one.to_pylist(), object) for one in (anew, stored[name]))
+        found += unequal(item, f"{made.field.label}.{name}", rows, wanted, seen, made.pool.who)
     return found
-
-
-def _said(pool: Readable, item: ShardItem, what: str, said: Mapping[int, tuple[object, object]], row: int) -> str:
-    must, came = said[row]
-    return f"{pool.who(item, row)}: {what} must be {must!r}, but is {came!r}"

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.columns import split_rows
+from winnow.pipeline.columns import split_table
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.fingerprint import IF_GIVEN
 from winnow.pipeline.order import key_places, key_uids, keys_from_bytes, keys_to_bytes, order_keys
@@ -264,7 +264,7 @@ class _Exact:
         keys = order_keys(quality, survivors.uids(item.index)[rows], item.index, rows)
         table = pa.table({"image_hash": hashes, "key": keys_to_bytes(keys)})
         part = uids_from_bytes(hashes)["f0"] % np.uint64(self.parts)
-        return {number: table.take(pa.array(at)) for number, at in split_rows(part.astype(np.int64))}
+        return split_table(table, part.astype(np.int64))
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         table = pa.concat_tables(tables)
@@ -276,7 +276,7 @@ class _Exact:
         shard, row = key_places(keys[~first])
         columns = [pa.array(row), uids_to_bytes(key_uids(best[~first])), pa.array(np.ones(len(row), np.float32))]
         found = pa.table(columns, schema=DUPLICATES)
-        return {index: found.take(pa.array(at)) for index, at in split_rows(shard)}
+        return split_table(found, shard)
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
         return commit_duplicates(self.out, item, self.stage.survivors.mask(item.index), tables)

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.columns import column, matrix, scattered, split_rows, vector_column
+from winnow.pipeline.columns import column, matrix, scattered, split_rows, split_table, vector_column
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
 from winnow.pipeline.uid import uids_from_bytes, uids_to_bytes
@@ -152,7 +152,7 @@ class _Batches:
         places = {"shard": pa.array(np.full(len(rows), index)), "row": pa.array(rows)}
         table = pa.table({"uid": uids_to_bytes(uids), "batch": pa.array(batch), **places, **vectors})
         part = batch * self.parts // self.batches
-        return {number: table.take(pa.array(entries)) for number, entries in split_rows(part)}
+        return split_table(table, part)
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         """Compute the value of every pair, batch by batch. Rows are sorted by uid and place, for any sharding."""
@@ -166,7 +166,7 @@ class _Batches:
             rows = order[entries]
             values[rows] = contrasts(image[rows], text[rows], self.stage.temperature)
         found = pa.table({"row": pa.array(row), "contrast": pa.array(values)})
-        return {index: found.take(pa.array(entries)) for index, entries in split_rows(shard)}
+        return split_table(found, shard)
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
         """Commit `contrast` of one shard: float64, null for rows that were out already."""

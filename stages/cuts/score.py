@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field, replace
+from dataclasses import field
 from typing import ClassVar, Literal, cast
 
 import numpy as np
@@ -14,6 +14,7 @@ from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
 from winnow.pipeline.errors import DataError, FailedShards, JobError
+from winnow.pipeline.exchange.work import numbered
 from winnow.pipeline.keep_top import Rows
 from winnow.pipeline.order import reversed_order
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary, artifact_of
@@ -158,7 +159,7 @@ class JoinStage:
         scored = sum(part.scored for part in parts)
         if nan := sum(part.nan for part in parts):
             raise DataError(f"column {self.column} must hold numbers, but {nan} of {scored} are NaN")
-        parts = [replace(part, number=len(run.items) + at) for at, part in enumerate(parts)]
+        parts = list(numbered(parts, len(run.items)))
         count = max(1, -(-(self.survivors.count() + scored) // _PART_ROWS))
         work = ScoreJoin(self.survivors, self.files, self.column, self.names, kind.str, out, count)
         told = Told()

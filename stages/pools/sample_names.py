@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.columns import column, split_rows
+from winnow.pipeline.columns import column, split_table
 from winnow.pipeline.errors import DataError, JobError
 from winnow.pipeline.fingerprint import IF_GIVEN
 from winnow.pipeline.stage import Run, ShardItem, Summary
@@ -173,7 +173,7 @@ class _Repeats:
         shard = pa.array(np.full(len(rows), item.index))
         placed = pa.table([uids_to_bytes(names), shard, pa.array(rows)], schema=_PLACED)
         part = (hash64(names, 0) % np.uint64(self.parts)).astype(np.int64)
-        return {number: placed.take(pa.array(at)) for number, at in split_rows(part)}
+        return split_table(placed, part)
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         table = pa.concat_tables(tables).combine_chunks()
@@ -181,7 +181,7 @@ class _Repeats:
         order = np.lexsort((row, shard, names["f1"], names["f0"]))
         again = np.flatnonzero(names[order][1:] == names[order][:-1]) + 1
         found = pa.table([pa.array(row[order[again]]), pa.array(shard[order[again - 1]])], schema=_SAME)
-        return {index: found.take(pa.array(at)) for index, at in split_rows(shard[order[again]])}
+        return split_table(found, shard[order[again]])
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
         found = pa.concat_tables([_SAME.empty_table(), *tables]).sort_by("row")

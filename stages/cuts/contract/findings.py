@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.pipeline.errors import DataError, FailedShards
+from winnow.pipeline.exchange.work import Exchange
 from winnow.pipeline.executors.contract import Item, Reduction, Result, Stateless, Task
 from winnow.pipeline.stage import Run, ShardItem
 
@@ -94,7 +95,8 @@ def unequal(
     by_row = dict(zip(rows[at].tolist(), at.tolist(), strict=True))
 
     def say(row: int) -> str:
-        wanted, seen = made[by_row[row]].tolist(), stored[by_row[row]].tolist()
+        one = slice(by_row[row], by_row[row] + 1)  # not the value itself: it may be an object of Python
+        [wanted], [seen] = made[one].tolist(), stored[one].tolist()
         return f"{who(item, row)}: {what} must be {wanted!r}, but is {seen!r}"
 
     return violated_rows(item, rows[at], say)
@@ -161,6 +163,14 @@ def over(
     except FailedShards as error:
         found += unreadable(error)
     return found
+
+
+def met(run: Run, work: Exchange[Item, Findings], items: Sequence[Item], label: str) -> Findings:
+    """The findings of an exchange over any items. An item that cannot be read is a violation."""
+    try:
+        return sum(run.exchange_apart(work, items, f"verify: {label}"), Findings())
+    except FailedShards as error:
+        return unreadable(error)
 
 
 def _merge_findings(parts: Sequence[Any]) -> Any:

@@ -11,12 +11,12 @@ from pydantic.dataclasses import dataclass
 
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
-from winnow.pipeline.errors import FailedShards, JobError
+from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import Run, ShardItem, Stage, artifact_of
 from winnow.stages.clusters.clustered import CLUSTER_FILES, CLUSTERS, check_clusters
 from winnow.stages.clusters.clusters import ClustersOption, clusters_of
 from winnow.stages.cuts.contract.explained import Asked, Explained
-from winnow.stages.cuts.contract.findings import Findings, looked, over, unequal, unreadable, violated_rows
+from winnow.stages.cuts.contract.findings import Findings, looked, met, over, unequal, violated_rows
 from winnow.stages.cuts.contract.finished import Check, Contents, CutRows, FinishedCut
 from winnow.stages.cuts.contract.given import Given
 from winnow.stages.cuts.contract.orders import Ranking
@@ -143,13 +143,8 @@ class Cap(Cut):
 def _caps(cut: FinishedCut, run: Run) -> Findings:
     """Sizes are those of a new count; small groups stay whole, and samples without a group as `missing` says."""
     groups = cast(Cap, cut.options).groups_again(cut)
-    found = over(run, _OthersStay(cut), run.items, "caps")
-    try:
-        return sum(
-            run.exchange_apart(_CountAgain(groups, groups.parts(), cut), run.items, f"verify: {cut.name}"), found
-        )
-    except FailedShards as error:
-        return found + unreadable(error)
+    again = _CountAgain(groups, groups.parts(), cut)
+    return over(run, _OthersStay(cut), run.items, "caps") + met(run, again, run.items, cut.name)
 
 
 @plain_dataclass(frozen=True)

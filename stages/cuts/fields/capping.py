@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.columns import column, split_rows
+from winnow.pipeline.columns import column, split_rows, split_table
 from winnow.pipeline.errors import AccountingError
 from winnow.pipeline.keep_top import Rows, Thresholds, kept
 from winnow.pipeline.order import order_keys, reversed_order
@@ -110,7 +110,7 @@ class _First:
         packed = pa.FixedSizeBinaryArray.from_buffers(kind, len(keys), [None, pa.py_buffer(np.ascontiguousarray(keys))])
         columns = {"group": number[at], "key": packed, "shard": np.full(len(at), item.index), "row": at}
         table = pa.table(columns)
-        return {part: table.take(pa.array(rows)) for part, rows in split_rows(number[at] % self.parts)}
+        return split_table(table, number[at] % self.parts)
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         del part

@@ -12,12 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.columns import column, scattered, split_rows
+from winnow.pipeline.columns import scattered
 from winnow.pipeline.stage import Run, ShardItem, Summary
-from winnow.pipeline.uid import UID_ARROW, content_hash, uids_from_bytes
 from winnow.stages.clusters.clusters import Members
 from winnow.stages.cuts.fields.domains import registered_domains
-from winnow.stages.kernels.uid_hash import hash64
+from winnow.stages.kernels.text_counts import answers_of, scatter_counts, sizes_of, told_of
 from winnow.stages.pool_field import Field
 from winnow.stages.survivors import Survivors
 
@@ -25,7 +24,6 @@ GIANT = 2_000_000
 """Samples of a group from which on its samples do not meet on one worker."""
 
 _PART_ROWS = 2_000_000  # groups of shards that meet in one part: 40 bytes each
-_COUNTED = pa.schema([("hash", UID_ARROW), ("count", pa.int64()), ("shard", pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -103,53 +101,33 @@ class ClusterGroups:
 
 @dataclass(frozen=True)
 class Counting:
-    """Sends the count of each group in a shard to the part of its hash, and answers with the size in the pool."""
+    """The exchange without its end: counts of groups meet, and each shard hears the sizes in the pool."""
 
     stage: GroupStage
     parts: int
 
-    def _encoded(self, item: ShardItem) -> tuple[np.ndarray, pa.DictionaryArray]:
-        """Which rows are in, and their groups."""
-        mask = self.stage.survivors.mask(item.index)
-        groups = self.stage.grouping.of(item.index, mask)
-        return mask, pc.if_else(pa.array(mask), groups, pa.scalar(None, pa.string())).dictionary_encode()
-
     def scatter(self, item: ShardItem) -> Mapping[int, pa.Table]:
-        """For each part: hash, count and shard of the groups of a shard."""
-        _, known = self._encoded(item)
-        hashes = [content_hash(text.encode()) for text in known.dictionary.to_pylist()]
-        number = np.asarray(known.indices.drop_null())
-        count = np.bincount(number, minlength=len(hashes))
-        columns = [pa.array(hashes, UID_ARROW), pa.array(count, pa.int64()), pa.array(np.full(len(hashes), item.index))]
-        table = pa.table(columns, schema=_COUNTED)
-        part = (hash64(uids_from_bytes(table["hash"]), 0) % np.uint64(self.parts)).astype(np.int64)
-        return {at: table.take(pa.array(rows)) for at, rows in split_rows(part)}
+        """For each part: the counts of the groups of a shard."""
+        return scatter_counts(self._groups(item, self.stage.survivors.mask(item.index)), item.index, self.parts)
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
-        """For each shard: hash, size, number and giant of its groups."""
-        table = pa.concat_tables(tables)
-        _, group = np.unique(uids_from_bytes(table["hash"]), return_inverse=True)
-        size = np.bincount(group, column(table, "count")).astype(np.int64)
-        found = {"hash": table["hash"], "size": pa.array(size[group])}
+        """For each shard: size, number and giant of its groups."""
+        table, group, size = sizes_of(tables)
+        found = {"size": pa.array(size[group])}
         for name, chosen in (("number", size > self.stage.most), ("giant", size >= max(GIANT, self.stage.most + 1))):
             number = np.cumsum(chosen) - 1  # numbers of all parts interleave, so they are dense
             found[name] = pa.array((number * self.parts + part)[group], mask=~chosen[group])
-        answers = pa.table(found)
-        return {shard: answers.take(pa.array(rows)) for shard, rows in split_rows(column(table, "shard"))}
+        return answers_of(table, found)
 
     def columns(self, item: ShardItem, tables: Sequence[pa.Table]) -> tuple[np.ndarray, dict[str, pa.Array]]:
         """Which rows are in, bool (n,); and group, size, number and giant of every row, null for those that are out."""
-        mask, known = self._encoded(item)
-        columns = {"group": known.cast(pa.string())}
-        told = pa.concat_tables(tables) if tables else None
-        hashes = pa.array([content_hash(text.encode()) for text in known.dictionary.to_pylist()], UID_ARROW)
-        for name in ("size", "number", "giant"):
-            if told is None:
-                columns[name] = pa.nulls(len(mask), pa.int64())
-            else:
-                by_group = told[name].combine_chunks().take(pc.index_in(hashes, told["hash"].combine_chunks()))
-                columns[name] = by_group.take(known.indices)
-        return mask, columns
+        mask = self.stage.survivors.mask(item.index)
+        groups = self._groups(item, mask)
+        told = {name: told_of(groups, tables, name) for name in ("size", "number", "giant")}
+        return mask, {"group": groups.cast(pa.string()), **told}
+
+    def _groups(self, item: ShardItem, mask: np.ndarray) -> pa.DictionaryArray:
+        return self.stage.grouping.of(item.index, mask).dictionary_encode()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -62,11 +62,6 @@ class ToParts:
         check_names(brought_schema(file.url), [self.names.column], file.url)
         groups = brought_groups(file.url)
         return [ListPart(file.url, form, group, group + 1, rows) for group, rows in enumerate(groups) if rows]
-
-
-def numbered(parts: Sequence[ListPart], begin: int) -> tuple[ListPart, ...]:
-    """The parts as items of an exchange whose numbers begin there."""
-    return tuple(replace(part, number=begin + at) for at, part in enumerate(parts))
 
 
 def form_of(url: str) -> Form:

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from winnow.pipeline import storage
-from winnow.pipeline.columns import column, split_rows
+from winnow.pipeline.columns import column, split_table, tables_of
+from winnow.pipeline.exchange.work import numbered
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.pipeline.uid import UID_ARROW, uids_from_bytes, uids_to_bytes
-from winnow.stages.cuts.lists.list_files import ListPart, ToParts, names_in, numbered
+from winnow.stages.cuts.lists.list_files import ListPart, ToParts, names_in
 from winnow.stages.cuts.lists.list_names import ListNames
 from winnow.stages.kernels.same_names import first_of_name
 from winnow.stages.kernels.uid_hash import hash64
@@ -71,8 +72,8 @@ class ListJoin(Generic[R_co]):
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         """See Exchange.decide."""
-        listed = _joined([table for table in tables if table.schema == _OF_LIST], _OF_LIST)
-        asked = _joined([table for table in tables if table.schema == _OF_POOL], _OF_POOL)
+        listed = tables_of(tables, _OF_LIST)
+        asked = tables_of(tables, _OF_POOL)
         unknown = asked.filter(asked["name"].is_null())
         asked = asked.filter(asked["name"].is_valid())
         m = len(listed)
@@ -90,7 +91,7 @@ class ListJoin(Generic[R_co]):
         ]
         every = pa.concat_tables(answers)
         whose, told = column(every, "item"), every.drop_columns("item")
-        return {item: told.take(pa.array(at)) for item, at in split_rows(whose)}
+        return split_table(told, whose)
 
     def settle(self, item: ShardItem | ListPart, tables: Sequence[pa.Table]) -> R_co:
         """See Exchange.settle."""
@@ -110,7 +111,7 @@ class ListJoin(Generic[R_co]):
             return {0: table}
         hashes = np.where(known, hash64(names, 0), np.arange(len(names), dtype=np.uint64))
         part = (hashes % np.uint64(self.parts)).astype(np.int64)
-        return {number: table.take(pa.array(at)) for number, at in split_rows(part)}
+        return split_table(table, part)
 
 
 def joining(
@@ -125,10 +126,6 @@ def joining(
 
 def _same(number: int, times: int) -> pa.Array:
     return pa.array(np.full(times, number, np.int32))
-
-
-def _joined(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
-    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
 
 
 def _answer(item: np.ndarray, what: int, number: np.ndarray) -> pa.Table:

@@ -15,7 +15,7 @@ from winnow.pipeline.columns import column
 from winnow.pipeline.errors import JobError
 from winnow.pipeline.stage import Run, ShardItem, Stage, Summary
 from winnow.stages.cuts.contract.explained import Asked, Explained
-from winnow.stages.cuts.contract.findings import Findings, looked, unequal
+from winnow.stages.cuts.contract.findings import Findings, looked, met, unequal
 from winnow.stages.cuts.contract.finished import Check, CutRows, FinishedCut
 from winnow.stages.cuts.contract.orders import Ranking
 from winnow.stages.cuts.contract.shown import Shown
@@ -107,7 +107,7 @@ def check_list(cut: FinishedCut, run: Run) -> Findings:
     names = cast(Listed, cut.options).names(cut.before)
     join, parts = joining(run, cut.before, files, names, _Compare(cut))
     items: list[ShardItem | ListPart] = [*run.items, *parts]
-    return sum(run.exchange_apart(join, items, f"verify: {cut.name}"), Findings())
+    return met(run, join, items, cut.name)
 
 
 @plain_dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.columns import column, split_rows
+from winnow.pipeline.columns import column, split_table, tables_of
 from winnow.pipeline.stage import ShardItem, Summary
 from winnow.pipeline.uid import UID_ARROW, uids_from_bytes, uids_to_bytes, uids_to_hex
 from winnow.stages.cuts.scores.score_files import ScorePart, read_part
@@ -50,8 +50,8 @@ class ScoreJoin:
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         """See Exchange.decide."""
-        scores = _joined([table for table in tables if table.schema == _OF_FILE], _OF_FILE)
-        asked = _joined([table for table in tables if table.schema == _OF_POOL], _OF_POOL)
+        scores = tables_of(tables, _OF_FILE)
+        asked = tables_of(tables, _OF_POOL)
         m, bits = len(scores), column(scores, "bits")
         first = first_of_name(np.concatenate([uids_from_bytes(scores["name"]), uids_from_bytes(asked["name"])]))
         found, again = first[m:] < m, first[:m] != np.arange(m)
@@ -59,7 +59,7 @@ class ScoreJoin:
         row = np.concatenate([column(asked, "row")[found], column(scores, "row")[again]])
         value = np.concatenate([bits[first[m:][found]], bits[again]])
         answer = pa.table([row, value], schema=_ANSWER)
-        return {item: answer.take(pa.array(at)) for item, at in split_rows(whose)}
+        return split_table(answer, whose)
 
     def settle(self, item: ShardItem | ScorePart, tables: Sequence[pa.Table]) -> Summary:
         """See Exchange.settle: commits `value` of a shard. Tells what lacks a value, and which names are repeated."""
@@ -95,7 +95,7 @@ class ScoreJoin:
         if self.parts == 1:
             return {0: table}
         part = (hash64(names, 0) % np.uint64(self.parts)).astype(np.int64)
-        return {number: table.take(pa.array(at)) for number, at in split_rows(part)}
+        return split_table(table, part)
 
     @property
     def _kind(self) -> np.dtype:
@@ -128,7 +128,3 @@ class Told:
                 self.repeated += count
                 found = (name, index, row)
                 self.smallest = found if self.smallest is None else min(self.smallest, found)
-
-
-def _joined(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
-    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()

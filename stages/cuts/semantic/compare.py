@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from winnow.pipeline import storage
 from winnow.pipeline.artifact import Artifact, shard_name, write_table
-from winnow.pipeline.columns import column, matrix, split_rows, vector_column
+from winnow.pipeline.columns import column, matrix, split_rows, split_table, vector_column
 from winnow.pipeline.fingerprint import IF_GIVEN
 from winnow.pipeline.order import KEY, key_places, keys_from_bytes, keys_to_bytes, order_keys
 from winnow.pipeline.stage import ShardItem, Summary
@@ -203,7 +203,7 @@ def _sent_back(
     asked = _links_table(keys, cell, better[once], worse[once], cosine[once], asked=True)
     both = pa.concat_tables([pairs, asked]).combine_chunks()
     of = np.concatenate([shard[worse], shard[better[once]]])
-    return {part: both.take(pa.array(at)) for part, at in split_rows(of)}
+    return split_table(both, of)
 
 
 def _links_table(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float32, Int8, Shaped
 
-from winnow.pipeline.columns import column, places_in, split_rows
+from winnow.pipeline.columns import column, places_in, split_table
 from winnow.pipeline.order import KEY, key_places, keys_from_bytes, keys_to_bytes
 from winnow.pipeline.stage import ShardItem, Summary
 from winnow.stages.cuts.semantic.state import (
@@ -142,7 +142,7 @@ class Decide:
         )
         # an answer goes to the cell that asked, a link to the home of its own sample
         cell = np.where(told, column(links, "other_cell")[chosen], column(links, "cell")[chosen])
-        return {part: sent.take(pa.array(rows)) for part, rows in split_rows(cell % self.parts)}
+        return split_table(sent, cell % self.parts)
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         """Decide what can be decided in this part; return the new decisions by shard."""
@@ -160,7 +160,7 @@ class Decide:
         shard, row = key_places(found.key[new])
         columns = [pa.array(row), pa.array(found.status[new]), keys_to_bytes(found.named[new])]
         news = pa.table([*columns, pa.array(found.cosine[new])], schema=_NEWS)
-        return {index: news.take(pa.array(at)) for index, at in split_rows(shard)}
+        return split_table(news, shard)
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
         """Commit the state of one shard, updated with the new decisions."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.columns import column, places_in, split_rows
+from winnow.pipeline.columns import column, places_in, split_table
 from winnow.pipeline.order import key_uids, keys_from_bytes
 from winnow.pipeline.stage import ShardItem, Summary
 from winnow.pipeline.uid import UID_ARROW, bytes_of, hex_of, uids_from_bytes, uids_to_bytes
@@ -51,7 +51,7 @@ class Name:
         told = told.append_column("uid", uids_to_bytes(uids))
         both = pa.concat_tables([asked, told]).combine_chunks()
         part = uids_from_bytes(both["uid"])["f1"] % np.uint64(self.parts)
-        return {number: both.take(pa.array(at)) for number, at in split_rows(part.astype(np.int64))}
+        return split_table(both, part.astype(np.int64))
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         table = pa.concat_tables(tables).combine_chunks()
@@ -62,7 +62,7 @@ class Name:
         gone = at >= 0
         found = table.select(["duplicate_of", "cosine"]).take(pa.array(told[at[gone]]))
         found = found.add_column(0, "row", table["row"].take(pa.array(asked[gone])))
-        return {index: found.take(pa.array(rows)) for index, rows in split_rows(shard[asked[gone]])}
+        return split_table(found, shard[asked[gone]])
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Summary:
         before = self.survivors.mask(item.index)

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.columns import column, split_rows
-from winnow.pipeline.errors import DataError, FailedShards
+from winnow.pipeline.columns import column, split_table
+from winnow.pipeline.errors import DataError
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.pipeline.uid import UID_ARROW, bytes_of, uids_from_bytes
-from winnow.stages.cuts.contract.findings import Findings, looked, reading, unreadable, violated_rows
+from winnow.stages.cuts.contract.findings import Findings, looked, met, reading, violated_rows
 from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.cuts.semantic.sameness import What, hashes_of
 from winnow.stages.kernels.uid_hash import hash64
@@ -73,11 +73,7 @@ def check_dropping(run: Run, dropping: Dropping) -> Findings:
     Cosines are computed anew from the vectors of a sample of the dropped.
     """
     work = _MeetRepeats(dropping, dropping.dropped, max(1, -(-dropping.cut.pool.count // _PART)))
-    label = f"verify: {dropping.artifact.stage}"
-    try:
-        return sum(run.exchange_apart(work, run.items, label), Findings())
-    except FailedShards as error:
-        return unreadable(error)
+    return met(run, work, run.items, dropping.artifact.stage)
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ class _MeetRepeats:
                 schema=_SENT,
             )
             part = (hash64(uids_from_bytes(sent["uid"]), 0) % np.uint64(self.parts)).astype(np.int64)
-            return {number: sent.take(pa.array(at)) for number, at in split_rows(part)}
+            return split_table(sent, part)
 
     def _read(self, item: ShardItem) -> tuple[np.ndarray, np.ndarray, pa.Table]:
         """The rows that are kept, the rows that this artifact dropped, and its table."""
@@ -178,7 +174,7 @@ class _MeetRepeats:
         mine = np.r_[np.full(len(lost), -1), row[order[start[group[sure]]]]]
         asked = table.select(_ASKED.names[1:]).take(pa.array(order[np.r_[lost, sure]]))
         asked = asked.add_column(0, _ASKED.field("mine"), pa.array(mine))
-        return {index: asked.take(pa.array(at)) for index, at in split_rows(target)}
+        return split_table(asked, target)
 
     def settle(self, item: ShardItem, tables: Sequence[pa.Table]) -> Findings:
         with reading(item.url):

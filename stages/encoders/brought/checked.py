@@ -6,9 +6,8 @@ import numpy as np
 
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column, matrix
-from winnow.pipeline.errors import FailedShards
 from winnow.pipeline.stage import Run, ShardItem
-from winnow.stages.cuts.contract.findings import Findings, looked, reading, unequal, unreadable
+from winnow.stages.cuts.contract.findings import Findings, looked, met, reading, unequal
 from winnow.stages.cuts.contract.finished import Readable
 from winnow.stages.encoders.brought.joined import JoinedVectors
 from winnow.stages.encoders.brought.vector_join import FoundVectors, VectorJoin
@@ -23,10 +22,7 @@ def check_vectors(stage: JoinedVectors, made: Artifact, pool: Readable, run: Run
     settled = _Compare(stage, made, pool)
     work = VectorJoin(stage.survivors, stage.files, names, settled, found.width, parts, pool.sample, pool.count)
     items: list[ShardItem | VectorPart] = [*run.items, *found.parts]
-    try:
-        return sum(run.exchange_apart(work, items, f"verify: {stage.label}"), Findings())
-    except FailedShards as error:
-        return unreadable(error)
+    return met(run, work, items, stage.label)
 
 
 @dataclass(frozen=True)

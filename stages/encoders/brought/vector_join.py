@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.pipeline import storage
-from winnow.pipeline.columns import column, matrix, split_rows
+from winnow.pipeline.columns import column, matrix, split_rows, split_table, tables_of
 from winnow.pipeline.errors import PoolError
+from winnow.pipeline.exchange.work import numbered
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.pipeline.uid import UID_ARROW, uids_from_bytes, uids_to_bytes
 from winnow.stages.cuts.contract.finished import RowSample
-from winnow.stages.encoders.brought.vector_parts import ToParts, VectorFiles, VectorPart, names_of, numbered, vectors_of
+from winnow.stages.encoders.brought.vector_parts import ToParts, VectorFiles, VectorPart, names_of, vectors_of
 from winnow.stages.kernels.same_names import first_of_name
 from winnow.stages.kernels.uid_hash import hash64
 from winnow.stages.pools.precomputed.widths import WIDTHS, Widths
@@ -91,12 +92,12 @@ class VectorJoin(Generic[R_co]):
         if self.parts == 1:
             return {0: table}
         part = (hash64(names, 0) % np.uint64(self.parts)).astype(np.int64)
-        return {to: table.take(pa.array(at)) for to, at in split_rows(part)}
+        return split_table(table, part)
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         """See Exchange.decide."""
-        brought = _joined([table for table in tables if table.schema == self._of_file], self._of_file)
-        asked = _joined([table for table in tables if table.schema == _OF_POOL], _OF_POOL)
+        brought = tables_of(tables, self._of_file)
+        asked = tables_of(tables, _OF_POOL)
         m = len(brought)
         first = first_of_name(np.concatenate([uids_from_bytes(brought["name"]), uids_from_bytes(asked["name"])]))
         again, hit = first[:m] != np.arange(m), first[m:] < m
@@ -189,7 +190,3 @@ def divided(run: Run, files: VectorFiles, names: Names, called: str) -> Divided:
         )
     items = numbered([part for at in range(len(files.shards)) for part in found[at]], len(run.items))
     return Divided(items, width, sum(part.stop - part.first for part in items))
-
-
-def _joined(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
-    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()

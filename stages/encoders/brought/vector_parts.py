@@ -1,7 +1,6 @@
 """The files of vectors that another program made, read in parts: what names each row, and its unit vectors."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -148,8 +147,3 @@ def first_name(part: VectorPart, names: Names) -> str:
     """What names the first row of a part, as the file has it, for messages."""
     table = read_brought(part.url, names.columns)
     return "/".join(str(value) for value in table.slice(part.first, 1).to_pylist()[0].values())
-
-
-def numbered(parts: Sequence[VectorPart], begin: int) -> tuple[VectorPart, ...]:
-    """The parts as items of an exchange whose numbers begin there."""
-    return tuple(replace(part, number=begin + at) for at, part in enumerate(parts))

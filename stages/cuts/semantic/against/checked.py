@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from winnow.pipeline.artifact import Artifact
 from winnow.pipeline.columns import column
-from winnow.pipeline.errors import FailedShards, WinnowError
+from winnow.pipeline.errors import WinnowError
 from winnow.pipeline.fingerprint import canonical
 from winnow.pipeline.stage import Run, ShardItem
 from winnow.pipeline.uid import UID, uids_from_bytes, uids_to_hex
-from winnow.stages.cuts.contract.findings import Findings, looked, over, unequal, unreadable
+from winnow.stages.cuts.contract.findings import Findings, looked, met, over, unequal
 from winnow.stages.cuts.contract.finished import FinishedCut
 from winnow.stages.cuts.semantic.against.near import NearOther, Span, blocks_of, nearest_of, spans_of
 from winnow.stages.cuts.semantic.against.other_job import OtherBlock, OtherJob, OtherShard
@@ -50,10 +50,7 @@ def check_same(stage: SameAsOther, cut: FinishedCut, made: Artifact, run: Run) -
     """Check that exactly the samples that repeat a kept one of the other job are dropped, each for the right one."""
     work = Same(stage.survivors, stage.other, stage.what, _Compare(cut, made), parts_of(stage.survivors, stage.other))
     items: list[ShardItem | OtherShard] = [*run.items, *stage.other.shards(len(run.items))]
-    try:
-        return sum(run.exchange_apart(work, items, f"verify: {made.stage}"), Findings())
-    except FailedShards as error:
-        return unreadable(error)
+    return met(run, work, items, made.stage)
 
 
 @dataclass(frozen=True)

@@ -152,14 +152,15 @@ def _read_block(other: OtherJob, block: OtherBlock, tower: Tower) -> tuple[np.nd
 
 def _near_span(stage: NearOther, out: Artifact, blocks: Sequence[OtherBlock], span: Span) -> None:
     survivors = stage.survivors
-    rows = {item: np.flatnonzero(survivors.mask(item.index)) for item in span.shards}
+    masks = {item: survivors.mask(item.index) for item in span.shards}
+    rows = {item: np.flatnonzero(before) for item, before in masks.items()}
     limit = 1.0 - stage.epsilon
     found = nearest_of(survivors, stage.other, stage.by, stage.tower, limit, blocks, rows)
     for item, (best, named) in found.items():
         hit = best > 0
         columns = [pa.array(rows[item][hit]), uids_to_bytes(named[hit]), pa.array(best[hit].astype(np.float32))]
         tables = [pa.table(columns, schema=DUPLICATES)]
-        before = survivors.mask(item.index)
+        before = masks[item]
         if stage.same is not None:
             same = exact_rows(stage.same, item.index)
             before[column(same, "row")] = True  # these were in before this cut

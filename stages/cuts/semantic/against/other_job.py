@@ -1,24 +1,20 @@
 """What another finished job kept, in this store or in another: its samples, their hashes and vectors."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as options
 
 from winnow.pipeline import storage
-from winnow.pipeline.artifact import Artifact, read_json, read_table
+from winnow.pipeline.artifact import Artifact, read_table
 from winnow.pipeline.errors import JobError
-from winnow.stages.pools.formats import FORMATS
-from winnow.stages.pools.pool import POOL_KEYS
 from winnow.stages.pools.reader import Reader
+from winnow.stages.results.record import artifacts_of, last_of, reader_of, record_of
 from winnow.stages.survivors import Survivors
 from winnow.stages.vectors import Vectors
-
-_NO_CUT = ("pool", "samples", "manifest", "shards")
 
 
 @options(frozen=True, config=ConfigDict(extra="forbid"))
@@ -74,14 +70,8 @@ def other_job(given: Against, by: str | None, embedder: Vectors | None) -> Other
 
     Raises JobError if there is no such job, if it has no vectors of the encoder, or if they are of another model.
     """
-    record = _record(given)
-    made = {label: Artifact.named(given.store, folder) for label, folder in record["artifacts"].items()}
-    last = [label for label in made if "." not in label and label not in _NO_CUT][-1]
-    plain = {key: value for key, value in record["job"]["pool"].items() if key not in POOL_KEYS}
-    kind = record["job"]["pool"]["format"]
-    if kind not in FORMATS:
-        raise JobError(f"the format of {given.job}'s pool must be installed, got {kind!r}; install its package")
-    reader = TypeAdapter(FORMATS[kind]).validate_json(json.dumps(plain))
+    record = record_of(given.store, given.job, "against must name a finished job")
+    made, reader = artifacts_of(given.store, record), reader_of(given.job, record["job"]["pool"])
     encoder = given.by or by or ""
     vectors = made.get(f"vectors.{encoder}")
     if by is not None and vectors is None:
@@ -92,19 +82,7 @@ def other_job(given: Against, by: str | None, embedder: Vectors | None) -> Other
         )
     if by is not None and vectors is not None and embedder is not None:
         _check_same_model(vectors, embedder, given)
-    return OtherJob(made["samples"], made[last], None if by is None else vectors, encoder, reader, made["pool"])
-
-
-def _record(given: Against) -> Mapping[str, Any]:
-    folder = storage.join(given.store, "jobs")
-    url = storage.join(folder, f"{given.job}.json")
-    if not storage.exists(url):
-        names = [storage.name_of(found.url).removesuffix(".json") for found in storage.listing(folder)]
-        raise JobError(
-            f"against must name a finished job, but {given.store} has none called {given.job!r}; it has "
-            f"{', '.join(sorted(names)) or 'no finished job'}"
-        )
-    return read_json(url)
+    return OtherJob(made["samples"], last_of(made), None if by is None else vectors, encoder, reader, made["pool"])
 
 
 def _check_same_model(vectors: Artifact, embedder: Vectors, given: Against) -> None:

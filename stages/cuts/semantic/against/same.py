@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.pipeline.artifact import Artifact
-from winnow.pipeline.columns import column, split_rows
+from winnow.pipeline.columns import column, split_table, tables_of
 from winnow.pipeline.stage import Run, ShardItem, Summary
 from winnow.pipeline.uid import UID_ARROW, uids_from_bytes, uids_to_bytes
 from winnow.stages.cuts.keeping import funnel
@@ -59,12 +59,12 @@ class Same(Generic[R_co]):
         else:
             table = pa.table([hashes, np.full(len(rows), item.index, np.int32), rows], schema=_OURS)
         part = (uids_from_bytes(hashes)["f0"] % np.uint64(self.parts)).astype(np.int64)
-        return {number: table.take(pa.array(at)) for number, at in split_rows(part)}
+        return split_table(table, part)
 
     def decide(self, part: int, tables: Sequence[pa.Table]) -> Mapping[int, pa.Table]:
         """See Exchange.decide."""
-        theirs = pa.concat_tables([_THEIRS.empty_table(), *(t for t in tables if t.schema == _THEIRS)]).combine_chunks()
-        ours = pa.concat_tables([_OURS.empty_table(), *(t for t in tables if t.schema == _OURS)]).combine_chunks()
+        theirs = tables_of(tables, _THEIRS)
+        ours = tables_of(tables, _OURS)
         uids = uids_from_bytes(theirs["uid"])
         order = np.lexsort((uids["f1"], uids["f0"]))  # so that the first of a hash is that of the smallest uid
         m, hashes = len(order), uids_from_bytes(theirs["hash"])[order]
@@ -73,7 +73,7 @@ class Same(Generic[R_co]):
         named = uids_to_bytes(uids[order][first[hit]])
         cosine = pa.array(np.ones(int(hit.sum()), np.float32))
         found = pa.table([pa.array(column(ours, "row")[hit]), named, cosine], schema=DUPLICATES)
-        return {item: found.take(pa.array(at)) for item, at in split_rows(column(ours, "item")[hit])}
+        return split_table(found, column(ours, "item")[hit])
 
     def settle(self, item: ShardItem | OtherShard, tables: Sequence[pa.Table]) -> R_co:
         """See Exchange.settle."""
